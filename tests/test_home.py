@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genmote import home
+from genmote.errors import SpecError
+
+
+def test_home_is_where_the_variable_says(own_home: Path) -> None:
+    assert home.home() == own_home
+    assert home.models_dir() == own_home / "models"
+    assert home.cache_dir() == own_home / "cache"
+    assert not own_home.exists(), "asking for the home must not make it"
+
+
+def test_home_without_the_variable_is_the_users_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GENMOTE_HOME", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert home.home() == tmp_path / "genmote"
+
+
+def test_no_home_folder_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.delenv("GENMOTE_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(SpecError, match="set GENMOTE_HOME"):
+        home.home()
+
+
+def test_usable_makes_the_folder_and_the_layout(own_home: Path) -> None:
+    assert home.usable(home.cache_dir())
+    assert (own_home / "layout").read_text() == f"{home.LAYOUT}\n"
+    home.check_layout()
+
+
+def test_a_newer_layout_is_refused(own_home: Path) -> None:
+    own_home.mkdir()
+    (own_home / "layout").write_text("99\n")
+    with pytest.raises(SpecError, match="layout 99, this genmote knows up to 1: update genmote"):
+        home.check_layout()
+
+
+def test_a_folder_that_cannot_be_made_is_not_usable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert not home.usable(tmp_path / "file" / "cache")
+    assert not home.usable(Path("/proc/genmote"))
+
+
+def test_atomic_write_places_a_whole_file_with_the_users_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    with home.atomic_write(path) as out:
+        out.write(b"whole")
+        assert not path.exists(), "the file may appear only when it is whole"
+    assert path.read_bytes() == b"whole"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
+def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path: Path, fault: type[BaseException]) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(fault), home.atomic_write(path, "w") as out:
+        out.write("half")
+        raise fault
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_living_writers_file_is_not(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from genmote.home import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as out:\n    out.write(b'half'); out.flush(); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "file.bin"
+    subprocess.run([sys.executable, "-c", code, str(path)], env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False)
+    assert len(list(tmp_path.iterdir())) == 1 and not path.exists()
+    with home.atomic_write(path) as first:
+        first.write(b"first")
+        assert len(list(tmp_path.iterdir())) == 1, "the killed writer's file must be gone"
+        with home.atomic_write(path) as second:
+            second.write(b"second")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    assert path.read_bytes() == b"first"
