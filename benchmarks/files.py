@@ -1,0 +1,81 @@
+"""The model files that are measured: made here from the named models, or from seeds, and kept under build/."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.process import REPOSITORY
+from benchmarks.record import SEED
+
+FOLDER = REPOSITORY / "build" / "bench-models"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file comes to be: a named model as it is, one with another tensor type, or a shape with seeded weights."""
+
+    title: str
+    source: str
+    type_name: str | None = None
+    shape: bool = False
+
+
+RECIPES = {
+    "smollm2-q4_1": Recipe("SmolLM2-135M Q4_1", "smollm2-135m"),
+    "smollm2-q4_0": Recipe("SmolLM2-135M Q4_0", "smollm2-135m", "Q4_0"),
+    "smollm2-q8_0": Recipe("SmolLM2-135M Q8_0", "smollm2-135m", "Q8_0"),
+    "llama1b-q4_0": Recipe("Llama-3.2-1B shape Q4_0", "llama-3.2-1b", "Q4_0", shape=True),
+    "gemma3": Recipe("Gemma-3-270M, its own mix", "gemma3-270m"),
+}
+
+
+def title(name: str) -> str:
+    """A file's name in a table."""
+    return RECIPES[name].title
+
+
+def path(name: str, folder: Path = FOLDER) -> Path:
+    """The file of a recipe, made on first use. Another name is taken for a path.
+
+    Raises what making it raises: the pull or the requantising says in one line what is wrong.
+    """
+    if name not in RECIPES:
+        return Path(name)
+    recipe = RECIPES[name]
+    from genmote.models import store
+
+    if recipe.type_name is None:
+        return store.resolve(recipe.source)
+    target = folder / f"{name}.gguf"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"bench: making {target.name}", file=sys.stderr, flush=True)
+    fresh = folder / f"{name}.{os.getpid()}.part"
+    try:
+        if recipe.shape:
+            from genmote.models import make_model
+
+            make_model.make_model(recipe.source, fresh, type_name=recipe.type_name, seed=SEED)
+        else:
+            from genmote.models import requantise
+
+            requantise.requantise(store.resolve(recipe.source), fresh, recipe.type_name)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return target
+
+
+def weight_bytes(file: Path) -> int:
+    """Bytes of weights that one decoded token reads: all tensors, but a table only used to look up one row."""
+    from genmote.models.gguf import ModelFile
+
+    tensors = ModelFile.open(file).tensors
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if "output.weight" in tensors:
+        total -= tensors["token_embd.weight"].nbytes
+    return total

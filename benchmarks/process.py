@@ -1,0 +1,112 @@
+"""Run a contestant as a fresh process and say what it took: output, wall time, peak memory, energy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import energy
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class ContestantError(Exception):
+    """A contestant failed or took too long; its row then says so, and the other rows go on."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a finished process left behind. `peak_rss_bytes` is the kernel's high-water mark of resident pages."""
+
+    output: str
+    wall_ms: float
+    peak_rss_bytes: int
+    energy_mj: float | None
+
+    def json(self) -> Any:
+        """The output's last line that is a JSON object or the whole of it, as a value."""
+        text = self.output.strip()
+        try:
+            return json.loads(text)
+        except ValueError:
+            return json.loads(text.splitlines()[-1])
+
+
+def run(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 900, errors: bool = False
+) -> Ran:
+    """Run `command` to its end.
+
+    `env` is added to this process's environment; `errors` puts standard error into the output. Raises
+    `ContestantError` when it cannot start, exits with another status than 0, or takes longer than `timeout_s`.
+    """
+    merged = os.environ | {"PYTHONPATH": str(REPOSITORY)} | dict(env or {})
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        before = energy.read_uj()
+        started = time.perf_counter()
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out if errors else err, env=merged
+            )
+        except OSError as why:
+            raise ContestantError(f"{Path(command[0]).name} did not start: {why}") from why
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.start()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        finally:
+            timer.cancel()
+        child.returncode = os.waitstatus_to_exitcode(status)
+        wall_ms = (time.perf_counter() - started) * 1e3
+        used = energy.since_mj(before)
+        out.seek(0)
+        output = out.read().decode(errors="replace")
+        if late.is_set():
+            raise ContestantError(f"{Path(command[0]).name} took longer than {timeout_s:.0f} s")
+        if child.returncode:
+            err.seek(0)
+            said = (err.read().decode(errors="replace") or output).strip().splitlines() or ["nothing said"]
+            raise ContestantError(f"{Path(command[0]).name} exited with {child.returncode}: {said[-1][:300]}")
+        return Ran(output, wall_ms, usage.ru_maxrss * 1024, used)
+
+
+def python(module: str, *arguments: str, **options: Any) -> Ran:
+    """Run one of our modules in a fresh interpreter, with the options of `run`."""
+    return run([sys.executable, "-m", module, *arguments], **options)
+
+
+@contextmanager
+def spinning(core: int, *, limit_s: float = 600) -> Iterator[None]:
+    """Another program that does nothing but keep one core busy, pinned there, while the body runs.
+
+    It also ends by itself after `limit_s`, so that nothing is left behind if this process dies.
+    """
+    loop = f"import os,time\nos.sched_setaffinity(0,{{{core}}})\nend=time.monotonic()+{limit_s}\n"
+    loop += "while time.monotonic()<end: pass\n"
+    spinner = subprocess.Popen([sys.executable, "-c", loop])
+    try:
+        time.sleep(0.3)  # let it start, so that all of the body is disturbed
+        yield
+    finally:
+        spinner.kill()
+        spinner.wait()

@@ -1,0 +1,105 @@
+"""Measure genmote beside its peers and keep the records.
+
+    python -m benchmarks [--quick] [--only MEASURE,...] [--no-record] [--json]
+
+`--quick` (about three minutes once the peers are built) asks the same questions with fewer repeats. The peers are
+built on the first run, which takes minutes. Every number that was asked for prints one line: asked, measured, met or
+not. The exit status is 0 also where a number is missed: this is a measuring instrument, not a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measures, peers, record
+from benchmarks.bench import Bench
+from benchmarks.record import Row
+from genmote import records
+
+
+def available() -> list[str]:
+    """The measures, by their files' names."""
+    return sorted(module.name for module in pkgutil.iter_modules(measures.__path__))
+
+
+def prepare(quick: bool) -> Bench:
+    """Build or find the peers."""
+    bench = Bench(quick=quick, cores=len(os.sched_getaffinity(0)))
+    for variant in peers.VARIANTS:
+        try:
+            bench.peers[variant] = peers.build(variant, jobs=bench.cores)
+        except peers.PeerError as why:
+            bench.absent[variant] = str(why)
+    return bench
+
+
+def versions(bench: Bench) -> dict[str, str]:
+    """Versions of everything that ran."""
+    found = records.versions() | {"commit": record.commit()}
+    found |= {f"llama.cpp {name}": f"{peer.version}; {peer.compiler}" for name, peer in bench.peers.items()}
+    if importlib.util.find_spec("xllamacpp"):
+        found["xllamacpp"] = importlib.metadata.version("xllamacpp")
+    return found
+
+
+def line(row: Row) -> str:
+    """A row for people: met or not, asked, measured, the two sides."""
+    verdict = {True: "met   ", False: "MISSED", None: "      "}[row.met]
+    if row.value is None:
+        return f"  -     {row.name}: not measured ({row.note})"
+    asked = f", asked {row.sense} {row.asked:g}" if row.asked is not None else ""
+    aim = f", aim {row.aim:g}" if row.aim is not None else ""
+    peer = f" against {row.peer:.4g}" if row.peer is not None else ""
+    sides = f" [{row.ours:.4g}{peer} {row.unit}]" if row.ours is not None and row.unit != row.value_unit else ""
+    return f"  {verdict} {row.name}: {row.value:.3g} {row.value_unit}{asked}{aim}{sides}"
+
+
+def record_path(machine: Mapping[str, Any]) -> Path:
+    """Where a run's records go: one file a run, named by date and CPU."""
+    cpu = re.sub(r"[^a-z0-9]+", "-", str(machine["cpu"]).lower()).strip("-")
+    return record.RECORDS / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{cpu}.jsonl"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure genmote beside its peers.")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats; about three minutes")
+    parser.add_argument("--only", help=f"measures to run, comma-separated: {','.join(available())}")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    parser.add_argument("--json", action="store_true", help="print the records instead of lines")
+    chosen = parser.parse_args(arguments)
+    names = chosen.only.split(",") if chosen.only else available()
+    if unknown := sorted(set(names) - set(available())):
+        parser.error(f"no measure {unknown[0]!r}; there are {', '.join(available())}")
+    bench = prepare(chosen.quick)
+    started = time.monotonic()
+    machine, ran = record.device(), versions(bench)
+    target = record_path(machine)
+    rows: list[Row] = []
+    for name in names:
+        for row in importlib.import_module(f"benchmarks.measures.{name}").measure(bench):
+            rows.append(row)
+            entry = record.as_record(row, machine=machine, versions=ran, quick=chosen.quick)
+            if not chosen.no_record:
+                records.append(target, entry)
+            print(entry.line() if chosen.json else line(row), flush=True)
+    met, missed = sum(row.met is True for row in rows), sum(row.met is False for row in rows)
+    bench.say(f"{met} met, {missed} missed, {len(rows) - met - missed} told, {time.monotonic() - started:.0f} s")
+    if not chosen.no_record:
+        bench.say(f"records in {target.relative_to(record.RECORDS.parent.parent)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
