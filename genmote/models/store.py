@@ -1,0 +1,165 @@
+"""Models by name: where they come from, where they lie, what is here.
+
+A name is one of
+
+* a named model, described by ``models/sources/NAME.toml`` (a new file there is a new name),
+* ``hf:ORG/REPO/FILE.gguf``, a file on the Hugging Face hub,
+* the stem of a file that the user put into the models folder,
+* a path.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from genmote import home, spec
+from genmote.errors import GenmoteError, ModelNameError
+from genmote.models import fetch, hub
+from genmote.models.fetch import Part, Progress, quiet
+from genmote.registry import near
+
+SOURCES = Path(__file__).parent / "sources"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a named model comes from: members of packages, joined in order, and what the whole must be."""
+
+    title: str
+    licence: str
+    size_bytes: int
+    sha256: str
+    parts: tuple[Part, ...]
+    download_bytes: int = 0
+
+    def faults(self) -> list[str]:
+        return [] if self.parts else ["parts is empty, wanted at least one [[parts]]"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model file that is here; `fault` says why it cannot be read, and the rest is unknown then."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    licence: str | None = None
+    architecture: str | None = None
+    parameters: int | None = None
+    bits_per_weight: float | None = None
+    fault: str | None = None
+
+
+def names() -> list[str]:
+    """The named models, here or not."""
+    return sorted(path.stem for path in SOURCES.glob("*.toml"))
+
+
+@lru_cache
+def source(name: str) -> Source:
+    """What is known of the named model `name`."""
+    return spec.from_toml(Source, SOURCES / f"{name}.toml")
+
+
+def find(name: str | os.PathLike[str]) -> Path | None:
+    """The file that `name` means, if it is here; never fetches. An ill-formed ``hf:`` name is a `ModelNameError`."""
+    name = os.fspath(name)
+    if name in names():
+        path = home.models_dir() / f"{name}.gguf"
+        # Another size is not the model that was checked when it was placed.
+        return path if path.is_file() and path.stat().st_size == source(name).size_bytes else None
+    if name.startswith("hf:"):
+        path = hub.parse(name).path(home.models_dir())
+        return path if path.is_file() else None
+    if (path := Path(name).expanduser()).is_file():
+        return path
+    if Path(name).name == name and (path := home.models_dir() / f"{name}.gguf").is_file():
+        return path
+    return None
+
+
+def resolve(name: str | os.PathLike[str], *, progress: Progress = quiet) -> Path:
+    """The file that `name` means, fetched first if it is a named model or hub file that is not here.
+
+    Raises `ModelNameError` for a name that means nothing, `PullError` when fetching fails.
+    """
+    found = find(name)
+    return found if found is not None else pull(os.fspath(name), progress=progress)
+
+
+def pull(name: str, *, progress: Progress = quiet) -> Path:
+    """Fetch a named model or a hub file if it is not here, and return its path."""
+    if name not in names() and not name.startswith("hf:"):
+        raise unknown(name)
+    found = find(name)
+    if found is not None:
+        return found
+    home.check_layout()
+    if name.startswith("hf:"):
+        file = hub.parse(name)
+        return hub.pull(file, file.path(home.models_dir()), progress)
+    s = source(name)
+    target = home.models_dir() / f"{name}.gguf"
+    return fetch.packages(
+        s.parts, target, size_bytes=s.size_bytes, sha256=s.sha256, download_bytes=s.download_bytes, progress=progress
+    )
+
+
+def unknown(name: str) -> ModelNameError:
+    """The error for a name that means no model."""
+    known = [*names(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))]
+    if "/" in name or name.endswith(".gguf"):
+        said = "is a folder, wanted a model file" if Path(name).is_dir() else "is not there"
+        return ModelNameError(f"{name} {said}: check the path, or use a name ({', '.join(sorted(set(known)))})")
+    return ModelNameError(
+        f"no model is called {name!r}{near(name, known)}: known are {', '.join(sorted(set(known)))}, "
+        "hf:ORG/REPO/FILE.gguf, or a path to a .gguf file"
+    )
+
+
+def list_models() -> list[Entry]:
+    """The model files in the models folder, by name; a damaged one is listed with its fault."""
+    root = home.models_dir()
+    files = sorted(p for p in root.rglob("*.gguf") if p.is_file() and ".staging" not in p.relative_to(root).parts)
+    return [describe(path, _name_of(path.relative_to(root))) for path in files]
+
+
+def _name_of(relative: Path) -> str:
+    pieces = relative.parts
+    if pieces[0] == "hf" and len(pieces) > 3:
+        return "hf:" + "/".join(pieces[1:])
+    return relative.stem if len(pieces) == 1 else str(relative)
+
+
+def describe(path: Path, name: str | None = None) -> Entry:
+    """What a model file says of itself; bits per weight count every tensor's bytes over every tensor's values."""
+    from genmote.models.gguf import ModelFile
+
+    name = name or path.stem
+    size = path.stat().st_size
+    try:
+        model = ModelFile.open(path)
+        values = sum(_count(tensor.shape) for tensor in model.tensors.values())
+        stored = sum(tensor.nbytes for tensor in model.tensors.values())
+        licence = model.metadata.get("general.license")
+        return Entry(
+            name=name,
+            path=path,
+            size_bytes=size,
+            licence=source(name).licence if name in names() else str(licence) if licence else None,
+            architecture=model.architecture,
+            parameters=values,
+            bits_per_weight=round(8 * stored / values, 3) if values else None,
+        )
+    except GenmoteError as fault:
+        return Entry(name=name, path=path, size_bytes=size, fault=str(fault))
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
