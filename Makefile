@@ -1,0 +1,84 @@
+# make demo | test | test-slow | check | bench | docs | wheels | native | models | clean
+# Everything runs from .venv, which is made on first use and again only when pyproject.toml or constraints.txt change.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+STAMP := $(VENV)/.up-to-date
+NATIVE := build/native
+ARM_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user
+SETS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench docs docs-generate wheels native models debian clean venv
+
+help:
+	@sed -n 1p Makefile | cut -c3-
+
+venv: $(STAMP)
+
+# All extras at once, so that it shows when they do not resolve together. The tree itself is put on the path by one
+# line, not installed: edits to Python files count at once, and `make native` puts the kernels beside them.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV)"
+	@$(PY) tools/requirements.py > $(VENV)/requirements.txt
+	@$(PIP) install --quiet --constraint constraints.txt --requirement $(VENV)/requirements.txt
+	@pwd > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/genmote-tree.pth"
+	@printf '#!%s\nimport sys\nfrom genmote.cli import main\nsys.exit(main())\n' "$$(pwd)/$(PY)" > $(VENV)/bin/genmote
+	@chmod +x $(VENV)/bin/genmote
+	@touch $@
+
+# The kernels, built in place. Without a compiler everything still works on the numpy op set, slowly.
+native: $(STAMP)
+	@$(PY) tools/build_native.py $(NATIVE)
+
+models: $(STAMP)
+	@$(VENV)/bin/genmote pull smollm2-135m gemma3-270m || echo "models: not here; tests that need them are skipped"
+
+# Debian packages of the ARM tests; where they cannot be installed, those tests are skipped and say so.
+debian:
+	@if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(ARM_PACKAGES) > /dev/null 2>&1; then \
+		echo "installing $(ARM_PACKAGES)"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $(ARM_PACKAGES); } > build/debian.log 2>&1 \
+			|| echo "debian: could not install them (build/debian.log); ARM tests are skipped"; \
+	fi
+
+build:
+	@mkdir -p build
+
+debian: | build
+
+demo: native
+	@$(VENV)/bin/genmote demo
+
+test: native models debian
+	@$(PY) -m pytest -q $(SETS)
+
+test-slow: native models debian
+	@$(PY) -m pytest -q --slow -m slow $(SETS)
+
+check: $(STAMP)
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "run: $(VENV)/bin/ruff format ."; exit 1; }
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy
+	@$(PY) -m pytest -q tests/test_floors.py tests/test_docs.py
+	@$(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
+
+bench: native models
+	@$(PY) -m benchmarks $(SETS)
+
+docs: $(STAMP)
+	@$(PY) -m genmote.cli._reference docs/cli.md
+	@$(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
+	@echo "docs: build/site/index.html"
+
+wheels: $(STAMP) debian
+	@$(PY) tools/wheels.py dist
+
+clean:
+	rm -rf build dist site genmote/ops/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
