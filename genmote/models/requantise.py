@@ -48,28 +48,34 @@ def convert_type(
     type or one that the numbers do not fit.
     """
     model = ModelFile.open(source)
-    kind = _weights(type)
-    tied = "output.weight" not in model.tensors
-    sensitive = "Q6_K" if kind.bits_per_weight < quant.TYPES["Q6_K"].bits_per_weight else kind.name
-    by_name = {"token_embd.weight": sensitive if tied else kind.name, "output.weight": sensitive}
-    if embedding_type is not None:
-        by_name = dict.fromkeys(by_name, _weights(embedding_type).name)
+    types = MatrixTypes(type, "output.weight" not in model.tensors, embedding_type)
     tensors: list[Tensor] = []
     for info in model.tensors.values():
-        wanted = stored_type(info, by_name.get(info.name, kind.name))
+        wanted = types.of(info.name, info.shape, info.type)
         data = model.raw(info.name) if wanted == info.type else Pieces(model, info, wanted)
         tensors.append((info.name, wanted, info.shape, data))
     metadata = model.typed_metadata()
-    metadata["general.file_type"] = np.uint32(FILE_TYPES[kind.name])
+    metadata["general.file_type"] = np.uint32(FILE_TYPES[types.matrices])
     write_gguf(target, metadata, tensors)
 
 
-def stored_type(info: TensorInfo, wanted: str) -> str:
-    """The type in which a tensor is stored when its model's matrices are to be ``wanted``."""
-    is_matrix = len(info.shape) > 1 and info.name.endswith(".weight") and quant.by_name(info.type).codec
-    if not is_matrix or info.name.endswith(_KEPT) or info.name.endswith("_norm.weight"):
-        return info.type
-    return quant.fallback(wanted, info.shape[-1])
+class MatrixTypes:
+    """Which type each tensor of a model gets when its matrices are to be stored as ``type``; see ``convert_type``."""
+
+    def __init__(self, type: str, tied: bool, embedding_type: str | None = None) -> None:
+        kind = _weights(type)
+        sensitive = "Q6_K" if kind.bits_per_weight < quant.TYPES["Q6_K"].bits_per_weight else kind.name
+        self.matrices = kind.name
+        self.special = {"token_embd.weight": sensitive if tied else kind.name, "output.weight": sensitive}
+        if embedding_type is not None:
+            self.special = dict.fromkeys(self.special, _weights(embedding_type).name)
+
+    def of(self, name: str, shape: tuple[int, ...], now: str) -> str:
+        """The type for a tensor that is stored as ``now``: vectors, tables and whatever holds no weights stay so."""
+        is_matrix = len(shape) > 1 and name.endswith(".weight") and quant.by_name(now).codec
+        if not is_matrix or name.endswith(_KEPT):
+            return now
+        return quant.fallback(self.special.get(name, self.matrices), shape[-1])
 
 
 class Pieces:
