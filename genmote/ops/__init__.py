@@ -1,8 +1,8 @@
 """Op sets: implementations of `ops.protocol.Ops`, each one file `NAME_ops.py` with a function `create`, found by name.
 
-    numpy    the reference, slow and plain                     needs NumPy
-    native   C++ kernels on quantised weights, for devices     needs the compiled extension `_native`
-    torch    differentiable, for training                      needs PyTorch
+numpy    the reference, slow and plain                     needs NumPy
+native   C++ kernels on quantised weights, for devices     needs the compiled extension `_native`
+torch    differentiable, for training                      needs PyTorch
 """
 
 from __future__ import annotations
@@ -43,5 +43,7 @@ def load(name: str | None = None, **options: Any) -> Ops:
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise OpsError(f"op set {name!r} has no such option: {', '.join(options)}; see the docstring of create") from error
+        raise OpsError(
+            f"op set {name!r} has no such option: {', '.join(options)}; see the docstring of create"
+        ) from error
     return ops

@@ -27,7 +27,7 @@ Float64 = NDArray[np.float64]
 
 
 def _horner(coefficients: list[float], x: Float64) -> Float64:
-    total = np.full_like(x, coefficients[0])
+    total: Float64 = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         total *= x
         total += coefficient
@@ -46,7 +46,7 @@ def exp(x: NDArray[np.floating]) -> Float64:
     r = (clipped - n * _LN2_HIGH) - n * _LN2_LOW
     with np.errstate(invalid="ignore"):  # NaN has no integer exponent; it comes back through r
         power = ((n.astype(np.int64) + 1023) << 52).view(np.float64)
-    result = _horner(_EXP, r) * power
+    result: Float64 = _horner(_EXP, r) * power
     result[x < -700.0] = 0.0
     result[x > 700.0] = np.inf
     result[np.isnan(x)] = np.nan

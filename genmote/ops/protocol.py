@@ -121,6 +121,10 @@ class Ops(Protocol):
 
     def scale(self, x: Array, factor: float) -> Array: ...
 
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """cap * tanh(x / cap)."""
+        ...
+
     def experts(self, x: Array, experts: Experts, activation: Activation) -> Array:
         """Softmax over the router's scores, the `used` best (ties: lower index first), their weights normalised if
         asked, sum of weight * down(activation(gate(x)) * up(x)) in order of falling score: (N, D) → (N, D)."""

@@ -1,0 +1,167 @@
+"""The whole forward pass, once, over any op set. Read from top to bottom.
+
+N rows (tokens of one or several sessions), D model width, H query heads, Hkv key/value heads, Dh head width,
+F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import ContextError, SpecError
+from genmote.models.config import Config
+from genmote.models.weights import WeightSource
+from genmote.ops.layer import Array, Layer, Norm
+from genmote.ops.protocol import KVCache, Ops, Rotary, Span
+
+Rows = Literal["last", "all"] | Sequence[int]  # "last": one row for each span, in the order of the spans
+
+
+def block(ops: Ops, x: Array, layer: Layer, rotary: Rotary | None, spans: Sequence[Span]) -> Array:
+    """One transformer block, (N, D) → (N, D). An op set's own `block` must give these very bits."""
+    spec = layer.spec
+    rows = x.shape[0]
+
+    h = ops.norm(x, layer.attn_norm)  # (N, D)
+    q = _heads(ops, ops.linear(h, layer.q), spec.n_heads, layer.q_norm)  # (N, H, Dh)
+    k = _heads(ops, ops.linear(h, layer.k), spec.n_kv_heads, layer.k_norm)  # (N, Hkv, Dh)
+    v = ops.linear(h, layer.v).reshape(rows, spec.n_kv_heads, spec.head_dim)  # (N, Hkv, Dh)
+    if rotary is not None:
+        q = ops.rope(q, rotary, spec.rope_interleaved)
+        k = ops.rope(k, rotary, spec.rope_interleaved)
+    h = ops.linear(ops.attend(q, k, v, spans, layer), layer.o)  # (N, H*Dh) → (N, D)
+    x = ops.add(x, h if layer.post_attn_norm is None else ops.norm(h, layer.post_attn_norm))
+
+    h = feed_forward(ops, ops.norm(x, layer.ffn_norm), layer)
+    return ops.add(x, h if layer.post_ffn_norm is None else ops.norm(h, layer.post_ffn_norm))
+
+
+def feed_forward(ops: Ops, h: Array, layer: Layer) -> Array:
+    """The second half of a block, before its residual: gated, plain, or a mixture of experts, (N, D) → (N, D)."""
+    activation = layer.spec.activation
+    if layer.experts is not None:
+        return ops.experts(h, layer.experts, activation)
+    if layer.up is None or layer.down is None:
+        raise SpecError(f"layer {layer.spec.index} has no feed-forward: give it up and down, or experts")
+    up = ops.linear(h, layer.up)  # (N, F)
+    inner = ops.activate(up, activation) if layer.gate is None else ops.glu(ops.linear(h, layer.gate), up, activation)
+    return ops.linear(inner, layer.down)
+
+
+def _heads(ops: Ops, x: Array, n_heads: int, norm: Norm | None) -> Array:
+    """(N, H*Dh) → (N, H, Dh), normalised over each head or over all of them, as the norm's width says."""
+    rows, width = x.shape
+    if norm is not None and norm.gain.shape[0] == width:
+        x, norm = ops.norm(x, norm), None
+    x = x.reshape(rows, n_heads, width // n_heads)
+    return x if norm is None else ops.norm(x, norm)
+
+
+class Decoder:
+    """A model ready to run: what it computes (`config`), its weights, and the op set that computes it."""
+
+    def __init__(self, config: Config, weights: WeightSource, ops: Ops, *, fused: bool = True) -> None:
+        """`fused` lets the op set run its own form of a block where it has one; the bits are the same."""
+        self.config, self.weights, self.ops = config, weights, ops
+        self._block = getattr(ops, "block", None) if fused else None
+
+    def cache(self, capacity: int) -> KVCache:
+        """An empty KV cache for one session of at most `capacity` tokens."""
+        config = self.config
+        return self.ops.cache(config.n_layers, config.n_kv_heads, config.head_dim, capacity)
+
+    def forward(
+        self, inputs: Any, spans: Sequence[Span], *, logits: Rows | None = "last"
+    ) -> NDArray[np.float32] | None:
+        """Run the rows through the model; float32 logits (M, V) of the rows asked for, None if none are.
+
+        `inputs`: token ids (N,), or embeddings (N, D) float32 (see `embed`). The spans cover the rows in order. Each
+        span's cache then holds its rows; after an exception every cache is as it was. A long prompt is fed in chunks
+        by the caller: memory grows with N. Raises ContextError where a cache is full, SpecError for a bad token.
+        """
+        x = self.run(inputs, spans)
+        result = None if logits is None else self.ops.numpy(self.head(self._pick(x, spans, logits)))
+        self._advance(spans)
+        return result
+
+    def hidden(self, inputs: Any, spans: Sequence[Span], *, rows: Rows = "all") -> NDArray[np.float32]:
+        """Like `forward`, but the final normalised states (M, D) instead of logits."""
+        x = self.run(inputs, spans)
+        result = self.ops.numpy(self.ops.norm(self._pick(x, spans, rows), self.weights.output_norm))
+        self._advance(spans)
+        return result
+
+    def embed(self, tokens: Any) -> Array:
+        """Input embeddings of token ids, (N,) → (N, D), scaled as the model wants them (Gemma: by sqrt(D))."""
+        ids = np.asarray(tokens, dtype=np.int32).reshape(-1)
+        bad = ids[(ids < 0) | (ids >= self.config.vocab_size)]
+        if bad.size:
+            raise SpecError(
+                f"token {bad[0]}: the vocabulary has {self.config.vocab_size}; use the model's own tokenizer"
+            )
+        x = self.ops.embed(self.weights.embedding, ids)
+        return x if self.config.embedding_scale == 1.0 else self.ops.scale(x, self.config.embedding_scale)
+
+    def run(self, inputs: Any, spans: Sequence[Span]) -> Array:
+        """All blocks, (N,) ids or (N, D) embeddings → (N, D) before the final norm; no cache's length is moved."""
+        config, ops = self.config, self.ops
+        embedded = getattr(inputs, "ndim", 1) == 2
+        self._check(inputs.shape[0] if embedded else len(inputs), spans)
+        positions = np.concatenate(
+            [np.arange(s.cache.position, s.cache.position + s.count, dtype=np.int32) for s in spans]
+        )  # (N,)
+        x = (ops.array(inputs) if isinstance(inputs, np.ndarray) else inputs) if embedded else self.embed(inputs)
+        if self.weights.position_embedding is not None:
+            x = ops.add(x, ops.embed(self.weights.position_embedding, self._learned(positions)))
+
+        tables = [ops.rotary(positions, rope.inv_freq, rope.scale) for rope in config.ropes]
+        for layer in self.weights.layers:
+            rotary = tables[layer.spec.rope] if layer.spec.rope >= 0 else None
+            x = self._block(x, layer, rotary, spans) if self._block else block(ops, x, layer, rotary, spans)
+        return x
+
+    def head(self, x: Array) -> Array:
+        """Final norm and output matrix, (M, D) → logits (M, V)."""
+        logits = self.ops.linear(self.ops.norm(x, self.weights.output_norm), self.weights.head)
+        return self.ops.soft_cap(logits, self.config.logit_cap) if self.config.logit_cap else logits
+
+    def _pick(self, x: Array, spans: Sequence[Span], rows: Rows) -> Array:
+        if rows == "all":
+            return x
+        return x[[s.start + s.count - 1 for s in spans] if rows == "last" else list(rows)]
+
+    def _advance(self, spans: Sequence[Span]) -> None:
+        for span in spans:
+            span.cache.length += span.count
+            span.cache.position += span.count
+
+    def _check(self, n_rows: int, spans: Sequence[Span]) -> None:
+        start = 0
+        for span in spans:
+            if span.start != start or span.count < 1:
+                raise SpecError(
+                    f"a span of {span.count} rows at {span.start}: spans cover the rows in order, from {start}"
+                )
+            start += span.count
+            if span.cache.length + span.count > span.cache.capacity:
+                raise ContextError(
+                    f"{span.cache.length} + {span.count} tokens: the context holds {span.cache.capacity}; "
+                    "shorten the text or ask for a larger context"
+                )
+        if start != n_rows or not spans:
+            raise SpecError(
+                f"{n_rows} rows but spans for {start}: each row belongs to one span, and there is at least one"
+            )
+        if len({id(span.cache) for span in spans}) != len(spans):
+            raise SpecError("two spans of one batch share a cache; join them into one span")
+
+    def _learned(self, positions: NDArray[np.int32]) -> NDArray[np.int32]:
+        if positions.max() >= self.config.context_length:
+            raise ContextError(
+                f"position {positions.max()}: the model learned {self.config.context_length}; shorten the text"
+            )
+        return positions

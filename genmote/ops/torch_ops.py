@@ -1,0 +1,243 @@
+"""The op set that trains: PyTorch tensors, differentiable, on any device that PyTorch has. Never imported by a device.
+
+Weights are dequantised once and kept as floats. Rounding (of inputs to 8 bits, of keys and values to float16) passes
+gradients straight through (Bengio et al. 2013, arXiv 1308.3432). PyTorch orders its sums by the shape of a batch, so
+here the last bits of a row do depend on its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import OpsError, SpecError
+from genmote.ops import quant
+from genmote.ops.elementary import sin_cos
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
+from genmote.ops.numpy_ops import GROUP, PLAIN, check_state
+from genmote.ops.protocol import Rotary, Span
+
+try:
+    import torch
+    from torch.nn import functional as F
+except ModuleNotFoundError as error:
+    raise OpsError("op set 'torch' needs PyTorch, which is not installed: run pip install torch") from error
+
+Tensor = torch.Tensor
+
+
+def create(*, device: str = "cpu", dtype: str = "float32", round_inputs: bool = True) -> TorchOps:
+    """The PyTorch op set. `dtype`: float32, bfloat16 or float16. `round_inputs` False leaves out the 8-bit rounding of
+    the inputs of quantised matrices, which is part of the definition: for training that should not see it."""
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise OpsError(f"dtype {dtype!r}: the torch op set computes in float32, bfloat16 or float16")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OpsError(f"device {device!r} cannot be used by this PyTorch; try cpu") from error
+    return TorchOps(torch.device(device), getattr(torch, dtype), round_inputs)
+
+
+def round_q8(x: Tensor) -> Tensor:
+    """`numpy_ops.round_q8`, (N, K) → (N, K), gradient straight through."""
+    groups = x.detach().float().reshape(*x.shape[:-1], -1, GROUP)
+    largest = groups.abs().amax(dim=-1, keepdim=True)
+    inverse = torch.where(largest < 1e-30, 0.0, 127.0 / largest)
+    rounded = torch.round(groups * inverse) * (largest / 127.0)
+    return _straight_through(rounded.reshape(x.shape).to(x.dtype), x)
+
+
+def round_half(x: Tensor) -> Tensor:
+    """Through float16 and back, gradient straight through."""
+    return _straight_through(x.detach().half().to(x.dtype), x)
+
+
+def _straight_through(value: Tensor, source: Tensor) -> Tensor:
+    """`value`'s bits, with the gradient of `source`: what is added is exactly zero."""
+    result: Tensor = value + (source - source.detach())
+    return result
+
+
+@dataclass(eq=False)
+class Matrix:
+    """A weight (out, in) as floats. `rounds`: its input is rounded to 8 bits. A trainer may replace `weight`."""
+
+    weight: Tensor
+    rounds: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+
+class TorchCache:
+    """Keys and values of one session, all layers: (L, rows, Hkv, D) float16, without gradients."""
+
+    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, device: torch.device) -> None:
+        self.length = 0
+        self.position = 0
+        self.capacity = capacity
+        self.k = torch.zeros((n_layers, 0, n_kv_heads, head_dim), dtype=torch.float16, device=device)
+        self.v = self.k.clone()
+
+    @property
+    def nbytes(self) -> int:
+        layers, _, heads, dim = self.k.shape
+        return 2 * 2 * layers * self.length * heads * dim
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise SpecError(f"cannot cut a cache of {self.length} rows to {length}; give a number from 0 to its length")
+        self.position -= self.length - length
+        self.length = length
+
+    def export(self) -> dict[str, NDArray[Any]]:
+        return {name: x[:, : self.length].cpu().numpy().copy() for name, x in (("k", self.k), ("v", self.v))}
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        k, v = check_state(state, tuple(self.k.shape), self.capacity)
+        self.k, self.v = (torch.tensor(x, device=self.k.device) for x in (k, v))
+        self.length = self.position = k.shape[1]
+
+    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write rows (n, Hkv, D) after the valid ones; the decoder moves `length` when all layers are through."""
+        end = self.length + k.shape[0]
+        if end > self.k.shape[1]:
+            rows = min(max(end, 2 * self.k.shape[1], 64), self.capacity) - self.k.shape[1]
+            more = self.k.new_zeros(self.k.shape[0], rows, *self.k.shape[2:])
+            self.k, self.v = torch.cat([self.k, more], dim=1), torch.cat([self.v, more], dim=1)
+        self.k[layer, self.length : end] = k.detach()
+        self.v[layer, self.length : end] = v.detach()
+
+
+class TorchOps:
+    """Implements `ops.protocol.Ops`."""
+
+    name = "torch"
+    exact = False
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, round_inputs: bool) -> None:
+        self.device, self.dtype, self.round_inputs = device, dtype, round_inputs
+
+    # -- weights ------------------------------------------------------------------------------------------------
+
+    def matrix(self, type_name: str, shape: tuple[int, int], raw: NDArray[np.uint8]) -> Matrix:
+        floats = torch.from_numpy(quant.dequantize(type_name, raw, shape)).to(self.device, self.dtype)
+        return Matrix(floats, quant.by_name(type_name).name not in PLAIN)
+
+    def vector(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> TorchCache:
+        return TorchCache(n_layers, n_kv_heads, head_dim, capacity, self.device)
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def array(self, values: NDArray[np.float32]) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
+
+    def numpy(self, x: Tensor) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = x.detach().float().cpu().numpy()
+        return result
+
+    def embed(self, table: Matrix, tokens: NDArray[np.int32]) -> Tensor:
+        return table.weight[torch.as_tensor(tokens, dtype=torch.long, device=self.device)]
+
+    def linear(self, x: Tensor, weight: Linear) -> Tensor:
+        y = self._product(x, weight.matrix)
+        if weight.bias is not None:
+            y = y + weight.bias.to(y.dtype)
+        for adapter in weight.adapters:
+            y = y + adapter.scale * self._product(self._product(x, adapter.down), adapter.up)
+        return y
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        y: Tensor = x.float()
+        if norm.centre:
+            y = y - y.mean(dim=-1, keepdim=True)
+        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + norm.eps) * norm.gain
+        y = y if norm.bias is None else y + norm.bias
+        return y.to(x.dtype)
+
+    def rotary(self, positions: NDArray[np.int32], inv_freq: NDArray[np.float64], scale: float) -> Rotary:
+        sin, cos = sin_cos(positions[:, None].astype(np.float64) * inv_freq)  # (N, rot/2)
+        return Rotary(self.array((cos * scale).astype(np.float32)), self.array((sin * scale).astype(np.float32)))
+
+    def rope(self, x: Tensor, rotary: Rotary, interleaved: bool) -> Tensor:
+        half = rotary.cos.shape[1]
+        cos, sin = rotary.cos[:, None], rotary.sin[:, None]  # (N, 1, rot/2)
+        turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+        a, b = (turned[..., 0::2], turned[..., 1::2]) if interleaved else (turned[..., :half], turned[..., half:])
+        pair = (a * cos - b * sin, a * sin + b * cos)  # (N, H, rot/2) each
+        joined = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
+        return torch.cat([joined, rest], dim=-1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], layer: Layer) -> Tensor:
+        parts = []
+        for span in spans:
+            cache, rows = span.cache, slice(span.start, span.start + span.count)
+            past = cache.length
+            cache.store(layer.spec.index, k[rows], v[rows])
+            keys, values = (
+                torch.cat([stored[layer.spec.index, :past].to(self.dtype), round_half(new[rows])])
+                for stored, new in ((cache.k, k), (cache.v, v))
+            )  # (T, Hkv, D): this batch's rows keep their gradients
+            parts.append(self._attend_span(q[rows], keys, values, layer))
+        return torch.cat(parts)
+
+    def glu(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        return self.activate(gate, activation) * up
+
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        if activation == "relu":
+            return F.relu(x)
+        return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        return cap * torch.tanh(x / cap)
+
+    def experts(self, x: Tensor, experts: Experts, activation: Activation) -> Tensor:
+        shares = torch.softmax(self.linear(x, experts.router).float(), dim=-1)  # (N, E)
+        chosen = torch.argsort(shares, dim=-1, descending=True, stable=True)[:, : experts.used]  # (N, used)
+        weights = shares.gather(1, chosen)
+        if experts.normalise:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        total = torch.zeros_like(x)
+        for expert in torch.unique(chosen).tolist():
+            rows, places = torch.nonzero(chosen == expert, as_tuple=True)
+            gate, up = self._product(x[rows], experts.gate[expert]), self._product(x[rows], experts.up[expert])
+            part = self._product(self.glu(gate, up, activation), experts.down[expert])
+            total = total.index_add(0, rows, weights[rows, places, None].to(x.dtype) * part)
+        return total
+
+    # -- helpers ------------------------------------------------------------------------------------------------
+
+    def _product(self, x: Tensor, matrix: Matrix) -> Tensor:
+        """(N, in) → (N, out) with the input rounded as the matrix's type asks."""
+        return F.linear(round_q8(x) if matrix.rounds and self.round_inputs else x, matrix.weight)
+
+    def _attend_span(self, q: Tensor, keys: Tensor, values: Tensor, layer: Layer) -> Tensor:
+        """The last n rows' attention: q (n, H, D) over keys and values (T, Hkv, D) → (n, H*D)."""
+        spec = layer.spec
+        n, total = q.shape[0], keys.shape[0]
+        grouped = q.reshape(n, spec.n_kv_heads, -1, spec.head_dim)  # (n, Hkv, G, D)
+        scores = torch.einsum("nhgd,thd->hgnt", grouped, keys).float() * spec.scale
+        if spec.score_cap:
+            scores = self.soft_cap(scores, spec.score_cap)
+        own = torch.arange(total - n, total, device=self.device)[:, None]  # the key row of each query row
+        key = torch.arange(total, device=self.device)
+        hidden = key > own
+        if spec.window:
+            hidden |= key <= own - spec.window
+        shares = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1).to(values.dtype)
+        return torch.einsum("hgnt,thd->nhgd", shares, values).reshape(n, -1)
