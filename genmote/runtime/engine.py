@@ -1,0 +1,313 @@
+"""The engine: a model file, its tokenizer and an op set, ready to generate.
+
+>>> from genmote.runtime.fake import fake_engine
+>>> with fake_engine() as engine:
+...     engine.generate("ab ab", max_tokens=5).text
+' ab a'
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import ContextError, SpecError, TemplateError
+from genmote.runtime import loading
+from genmote.runtime.generation import Prompt, Request, Result
+from genmote.runtime.grammar import Constraint, Grammar, GrammarVocabulary
+from genmote.runtime.measures import Perplexity, Score, perplexity, text_logprobs, text_vector
+from genmote.runtime.pool import SessionPool
+from genmote.runtime.prompt import Rows
+from genmote.runtime.sample import Sampling
+from genmote.runtime.session import Session
+from genmote.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from genmote.models.chat import ChatTemplate
+    from genmote.models.config import Config
+    from genmote.models.decoder import Decoder
+    from genmote.models.tokenizer import Tokenizer
+
+Adapters = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Engine:
+    """Generates, scores and embeds with one model. Methods may be called from several threads; they take turns.
+
+    `Engine.load` makes one from a model's name or path. Close it, or use it in a `with` statement.
+    """
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        adapter: Adapters | None = None,
+        ops: str | None = None,
+        isa: str | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        progress: Callable[..., None] | None = None,
+    ) -> Engine:
+        """A model by name (fetched first if it is not here) or path.
+
+        `ops`: op set, None for GENMOTE_OPS or the fastest that runs here; `isa`: instruction set of the native kernels;
+        `threads`: None for one a physical core; `context`: most tokens that prompt and text may take, None for what the
+        model was trained for; `adapter`: a LoRA file, or several with their scales. Raises ModelNameError,
+        ModelFileError, PullError, OpsError, SpecError.
+        """
+        return loading.load(
+            cls, model, adapter=adapter, ops=ops, isa=isa, threads=threads, context=context, progress=progress
+        )
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        *,
+        chat_template: ChatTemplate | None = None,
+        context: int | None = None,
+        model_path: Path | None = None,
+        identity: str | Callable[[], str] = "unnamed",
+        threads: int = 1,
+        load_ms: float = 0.0,
+    ) -> None:
+        """`identity` names the model's weights: a saved prefix is good for one identity only."""
+        trained = decoder.config.context_length
+        if context is not None and (
+            isinstance(context, bool) or not isinstance(context, int) or not 1 <= context <= trained
+        ):
+            raise SpecError(f"context={context!r}: this model takes 1 to {trained} tokens")
+        self.decoder, self.tokenizer, self.chat_template = decoder, tokenizer, chat_template
+        self.context = context or trained
+        self.model_path, self.threads, self.load_ms = model_path, threads, load_ms
+        self.lock = threading.RLock()
+        self.version = 0  # counts changes of the adapters: keys and values of another version mean nothing
+        self.adapters: tuple[tuple[Path, float], ...] = ()
+        self._identity = identity
+        self._base: Any = getattr(decoder, "weights", None)  # without adapters
+        self.pool = SessionPool(self, keep=1)
+        self._vocabulary: GrammarVocabulary | None = None
+        self._closers: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of caches and of the model file."""
+        self.pool.clear()
+        closers, self._closers = self._closers, []
+        for close in closers:
+            close()
+
+    @property
+    def config(self) -> Config:
+        return self.decoder.config
+
+    @property
+    def ops_name(self) -> str:
+        return self.decoder.ops.name
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """Greatest resident memory of this process so far."""
+        return loading.peak_rss_bytes()
+
+    def identity(self) -> str:
+        """Names the weights, adapters included."""
+        own = self._identity if isinstance(self._identity, str) else self._identity()
+        return own + "".join(f"+{loading.file_sha256(path)}*{scale:g}" for path, scale in self.adapters)
+
+    def set_adapters(self, adapters: Adapters | None) -> None:
+        """Put these LoRA adapters in the place of those that are set; None for none. Texts in the making go on with
+        the new ones, prompts are read anew."""
+        from genmote.models.lora import AdaptedWeights
+
+        found = loading.read_adapters(self.decoder, adapters or ())
+        weights = AdaptedWeights(self._base, [(lora, scale) for _, scale, lora in found]) if found else self._base
+        with self.lock:
+            self.decoder.weights = weights
+            self.adapters = tuple((path, scale) for path, scale, _ in found)
+            self.version += 1
+
+    # -- prompts ------------------------------------------------------------------------------------------------------
+    def rows(self, prompt: Prompt) -> Rows:
+        """Rows of a prompt: text, token ids, embeddings (N, D), or a list of such segments. Text at the beginning gets
+        the model's begin token. Raises SpecError for what cannot be a prompt, ContextError where it is too long."""
+        rows = Rows()
+        vocab_size = self.config.vocab_size
+        for number, segment in enumerate(_segments(prompt)):
+            if isinstance(segment, str):
+                rows.add_tokens(self.tokenizer.encode(segment, bos=None if number == 0 else False), vocab_size)
+            elif isinstance(segment, np.ndarray) and segment.ndim != 1:
+                rows.add_embeddings(segment, self.config.width)
+            else:
+                rows.add_tokens(segment, vocab_size)
+        if not len(rows):
+            raise SpecError("the prompt is empty, and this model has no begin token to start from: give some text")
+        if len(rows) > self.context:
+            raise ContextError(
+                f"the prompt has {len(rows)} tokens, the context is {self.context}: shorten it, or load with a larger "
+                f"context (this model can {self.config.context_length})"
+            )
+        return rows
+
+    def chat_prompt(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Token ids of a conversation in the model's own format, ready for the assistant's answer."""
+        if self.chat_template is None:
+            raise TemplateError("this model has no chat template (it is a base model): use generate to continue a text")
+        text = self.chat_template.render(messages, tools=tools, add_generation_prompt=True)
+        tokens = self.tokenizer.encode(text, bos=False, special=True)
+        begin = self.begin_token
+        return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
+
+    @property
+    def begin_token(self) -> int | None:
+        """The token that this model's texts begin with, if they do."""
+        begin = self.tokenizer.encode("")
+        return begin[0] if begin else None
+
+    # -- texts --------------------------------------------------------------------------------------------------------
+    def request(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 128,
+        stop: str | Sequence[str] = (),
+        json_schema: Mapping[str, Any] | bool | str | None = None,
+        regex: str | None = None,
+        grammar: Grammar | None = None,
+        sampling: Sampling | None = None,
+        speculate: bool = False,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        ignore_eos: bool = False,
+        **settings: Any,
+    ) -> Request:
+        """A checked request; `settings` are fields of `Sampling` (temperature, top_k, top_p, min_p, seed, …)."""
+        if settings:
+            known = {field.name for field in fields(Sampling)}
+            unknown = sorted(set(settings) - known)
+            if unknown or sampling is not None:
+                wanted = f"unknown {', '.join(unknown)}" if unknown else "give sampling or its fields, not both"
+                raise SpecError(f"{wanted}; settings of sampling are {', '.join(sorted(known))}")
+            sampling = Sampling(**settings)
+        rules = [rule for rule in (json_schema, regex, grammar) if rule is not None]
+        if len(rules) > 1:
+            raise SpecError("json_schema, regex and grammar are each a constraint of the whole text: give one of them")
+        if json_schema is not None:
+            grammar = Grammar.json_schema(json_schema)
+        elif regex is not None:
+            grammar = Grammar.regex(regex)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        return Request(
+            prompt, max_tokens, sampling or Sampling(), stops, grammar, speculate, logprobs, top_logprobs, ignore_eos
+        )
+
+    def stream(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Stream:
+        """Pieces of the text as they come; options as for `request`. Afterwards the stream has a `result`.
+
+        Without a `session` of your own, the engine's keeps the last text, so that a prompt that begins alike is not
+        read again.
+        """
+        return Stream(self, self.request(prompt, **options), session)
+
+    def generate(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Result:
+        """Continue the prompt; options as for `request`."""
+        stream = self.stream(prompt, session=session, **options)
+        for _ in stream:
+            pass
+        return stream.result
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        session: Session | None = None,
+        **options: Any,
+    ) -> Result:
+        """The assistant's answer to a conversation ({"role": …, "content": …} each)."""
+        return self.generate(self.chat_prompt(messages, tools=tools), session=session, **options)
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        session: Session | None = None,
+        **options: Any,
+    ) -> Stream:
+        """`chat`, in pieces."""
+        return self.stream(self.chat_prompt(messages, tools=tools), session=session, **options)
+
+    def session(self) -> Session:
+        """A session of your own: its rows stay until you drop it."""
+        return Session(self)
+
+    def constraint(self, grammar: Grammar) -> Constraint:
+        """A grammar ready to constrain one text. Raises GrammarError."""
+        with self.lock:
+            if self._vocabulary is None:
+                self._vocabulary = GrammarVocabulary(self.tokenizer, self.config.vocab_size)
+            return self._vocabulary.compile(grammar)
+
+    # -- measures -----------------------------------------------------------------------------------------------------
+    def score(self, prompt: str | Sequence[int], continuation: str | Sequence[int] | None = None) -> Score:
+        """Log-probabilities of the continuation's tokens after the prompt; without one, of the prompt's own tokens
+        from the second on."""
+        tokens = self.rows(prompt).ids
+        first = 1
+        if continuation is not None:
+            first = len(tokens)
+            more = Rows()
+            given = self.tokenizer.encode(continuation, bos=False) if isinstance(continuation, str) else continuation
+            more.add_tokens(given, self.config.vocab_size)
+            tokens = tokens + more.ids
+        return Score(tokens[first:], text_logprobs(self, tokens, first))
+
+    def embed(self, text: str | Sequence[int], pooling: Literal["mean", "last"] = "mean") -> NDArray[np.float32]:
+        """A vector (D,) of unit length for the text: the mean of the model's final states, or the last one."""
+        return text_vector(self, self.rows(text).ids, pooling)
+
+    def perplexity(
+        self,
+        text: str | Sequence[int],
+        *,
+        context: int = 512,
+        chunks: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Perplexity:
+        """Perplexity of a text by llama.cpp's definition; `chunks` windows of `context` tokens, None for all."""
+        if isinstance(text, str):
+            tokens = self.tokenizer.encode(text, special=False)
+        else:
+            rows = Rows()
+            rows.add_tokens(text, self.config.vocab_size)
+            tokens = rows.ids
+        return perplexity(self, tokens, bos=self.begin_token, context=context, chunks=chunks, progress=progress)
+
+
+def _segments(prompt: Prompt) -> Sequence[Any]:
+    if isinstance(prompt, str | np.ndarray):
+        return [prompt]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise SpecError(
+            f"a prompt of type {type(prompt).__name__}: give text, token ids, embeddings, or a list of these"
+        )
+    nested = any(isinstance(item, str | np.ndarray | Sequence) for item in prompt)
+    return prompt if nested else [prompt]

@@ -1,0 +1,212 @@
+"""Constrain the text to a JSON schema, a regular expression or a grammar (llguidance, imported only when used).
+
+Each step gets a mask of the tokens that the grammar allows next. Where only one continuation is possible (the keys of
+an object), its tokens are taken without asking the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import GrammarError
+
+if TYPE_CHECKING:
+    from genmote.models.tokenizer import Tokenizer
+
+KINDS = ("json_schema", "regex", "lark", "gbnf")
+# One optional space after , and : and no other white space: a small model otherwise drifts into endless line feeds.
+_JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What the text must match: `kind` is one of `KINDS`, `text` its source.
+
+    >>> Grammar.json_schema({"type": "integer"})
+    Grammar(kind='json_schema', text='{"type": "integer"}')
+    """
+
+    kind: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise GrammarError(f"grammar kind {self.kind!r}: use one of {', '.join(KINDS)}")
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise GrammarError(f"the {self.kind} grammar is empty: give its text")
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
+        """From a JSON schema as a mapping or as text; `{"type": "object"}` for any JSON object."""
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except ValueError as error:
+                raise GrammarError(f"the JSON schema is no JSON: {error}") from None
+        if not isinstance(schema, Mapping | bool):
+            raise GrammarError(
+                f"a JSON schema is an object, got {type(schema).__name__}: write for instance {{'type': 'object'}}"
+            )
+        try:
+            return cls("json_schema", json.dumps(schema))
+        except (TypeError, ValueError) as error:
+            raise GrammarError(f"the JSON schema cannot be written as JSON: {error}") from None
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        return cls("regex", pattern)
+
+    @classmethod
+    def lark(cls, text: str) -> Grammar:
+        return cls("lark", text)
+
+    @classmethod
+    def gbnf(cls, text: str) -> Grammar:
+        return cls("gbnf", text)
+
+
+class GrammarVocabulary:
+    """A tokenizer as llguidance sees it. Building takes a moment and memory: make one for a model, when first used."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        """`size` is the length of the model's logits; token ids from the tokenizer's size on are never allowed."""
+        self.size = size
+        self._tokenizer = tokenizer
+        tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        ends = sorted(tokenizer.eog_ids)
+        if not ends:  # a model that never ends by itself: an end token beyond the model's vocabulary
+            ends = [len(tokens)]
+            tokens.append(b"<end>")
+        self._ids = _longest_first(tokens)
+        self._view = _View(tokens, ends, _special_ids(tokenizer, ends), tokenizer.bos_id, self._encode)
+        self.ll = _llguidance().LLTokenizer(self._view, eos_token=ends)
+
+    def _encode(self, text: bytes | str) -> list[int]:
+        """Tokens whose bytes are exactly `text`: as the tokenizer has it, or greedily where it adds its own bytes."""
+        raw = text.encode() if isinstance(text, str) else bytes(text)
+        try:
+            tokens = list(self._tokenizer.encode(raw.decode("utf-8"), bos=False, special=False))
+        except UnicodeDecodeError:
+            tokens = []
+        if b"".join(self._view.tokens[t] for t in tokens) == raw:
+            return tokens
+        tokens, place = [], 0
+        while place < len(raw):
+            for length in range(min(self._ids[1], len(raw) - place), 0, -1):
+                token = self._ids[0].get(raw[place : place + length])
+                if token is not None:
+                    tokens.append(token)
+                    place += length
+                    break
+            else:
+                raise GrammarError(f"this model's vocabulary has no token for byte {raw[place]:#x}")
+        return tokens
+
+    def compile(self, grammar: Grammar) -> Constraint:
+        return Constraint(self, grammar)
+
+
+class Constraint:
+    """One text's place in a grammar."""
+
+    def __init__(self, vocabulary: GrammarVocabulary, grammar: Grammar) -> None:
+        ll = _llguidance()
+        self._size = vocabulary.size
+        try:
+            source = _compiled(grammar, ll)
+        except ValueError as error:
+            raise GrammarError(f"bad {grammar.kind}: {_one_line(error)}") from None
+        self._matcher = ll.LLMatcher(vocabulary.ll, source, log_level=0)
+        self._check(grammar.kind)
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Mask (V,) of the tokens that may come next."""
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        self._check("grammar")
+        mask = np.zeros(self._size, np.bool_)
+        count = min(self._size, len(bits))
+        mask[:count] = bits[:count]
+        return mask
+
+    def accept(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            self._check("grammar")
+            raise GrammarError(f"token {token} does not fit the grammar here")
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next, whatever the model thinks; often none."""
+        return list(self._matcher.compute_ff_tokens())
+
+    @property
+    def complete(self) -> bool:
+        """The text matches and nothing can be added."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def accepting(self) -> bool:
+        """The text matches if it ends here."""
+        return bool(self._matcher.is_accepting())
+
+    def _check(self, what: str) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"bad {what}: {_one_line(self._matcher.get_error())}")
+
+
+class _View:
+    """The attributes that `llguidance.LLTokenizer` reads."""
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokens: list[bytes], ends: list[int], special: list[int], bos: int | None, encode: Any) -> None:
+        self.tokens = tokens
+        self.eos_token_id = ends[0]
+        self.bos_token_id = bos
+        self.special_token_ids = special
+        self._encode = encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(self._encode(text))
+
+
+def _longest_first(tokens: Sequence[bytes]) -> tuple[dict[bytes, int], int]:
+    """Lowest id of each byte string, and the length of the longest."""
+    ids: dict[bytes, int] = {}
+    for token, raw in enumerate(tokens):
+        ids.setdefault(raw, token)
+    return ids, max(map(len, tokens), default=0)
+
+
+def _special_ids(tokenizer: Tokenizer, ends: list[int]) -> list[int]:
+    """Tokens that stand for no text: the decoder leaves them out."""
+    silent = [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) and not tokenizer.decode([i])]
+    return sorted({*silent, *ends})
+
+
+def _compiled(grammar: Grammar, ll: Any) -> str:
+    if grammar.kind == "json_schema":
+        return str(ll.LLMatcher.grammar_from_json_schema(grammar.text, defaults=_JSON_LAYOUT))
+    if grammar.kind == "regex":
+        return str(ll.LLMatcher.grammar_from_regex(grammar.text))
+    return str(ll.grammar_from("gbnf" if grammar.kind == "gbnf" else "lark", grammar.text))
+
+
+def _one_line(error: object) -> str:
+    """A parser's message (several lines, with a picture of the place) in one line."""
+    parts = [part.strip() for part in str(error).splitlines()]
+    return " ".join(part for part in parts if part.strip("^| ") and not part[0].isdigit())[:300] or str(error)[:300]
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise GrammarError(
+            "a grammar or JSON schema needs a package that is absent: pip install 'genmote[grammar]' (or llguidance)"
+        ) from None
+    return llguidance

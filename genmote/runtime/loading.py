@@ -1,0 +1,125 @@
+"""From a model's name to an engine: find the file, choose the op set, read tokenizer and template."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genmote import ops as opsets
+from genmote.errors import ModelNameError, OpsError, SpecError
+from genmote.runtime.threads import checked_threads
+
+if TYPE_CHECKING:
+    from genmote.models.decoder import Decoder
+    from genmote.models.lora import Lora
+    from genmote.ops.protocol import Ops
+    from genmote.runtime.engine import Adapters, Engine
+
+
+def load(
+    cls: type[Engine],
+    model: str | os.PathLike[str],
+    *,
+    adapter: Adapters | None,
+    ops: str | None,
+    isa: str | None,
+    threads: int | None,
+    context: int | None,
+    progress: Callable[..., None] | None,
+) -> Engine:
+    """What `Engine.load` does."""
+    from genmote.models import store
+    from genmote.models.chat import ChatTemplate
+    from genmote.models.decoder import Decoder
+    from genmote.models.gguf import ModelFile
+    from genmote.models.tokenizer import load_tokenizer
+    from genmote.models.weights import GgufWeights
+
+    count = checked_threads(threads)
+    opset = choose_ops(ops, isa, count)  # before a model is fetched for nothing
+    path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
+    started = time.perf_counter()
+    file = ModelFile.open(path)
+    weights = GgufWeights(file, opset)
+    engine = cls(
+        Decoder(weights.config, weights, opset),
+        load_tokenizer(file),
+        chat_template=ChatTemplate.of(file),
+        context=context,
+        model_path=path,
+        identity=file.sha256,
+        threads=count,
+    )
+    if adapter is not None:
+        engine.set_adapters(adapter)
+    engine.load_ms = (time.perf_counter() - started) * 1e3
+    return engine
+
+
+def read_adapters(decoder: Decoder, adapters: Adapters) -> list[tuple[Path, float, Lora]]:
+    """Adapter files with their scales; a lone path has scale 1."""
+    from genmote.models.gguf import ModelFile
+    from genmote.models.lora import read_lora
+
+    pairs = [(adapters, 1.0)] if isinstance(adapters, str | os.PathLike) else list(adapters)
+    found = []
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], int | float):
+            raise SpecError(f"adapter {pair!r}: give a path, or pairs (path, scale)")
+        path = Path(pair[0])
+        if not path.is_file():
+            raise ModelNameError(f"{path}: no adapter file is there; check the path")
+        found.append((path, float(pair[1]), read_lora(ModelFile.open(path), decoder.config, decoder.ops)))
+    return found
+
+
+def choose_ops(name: str | None, isa: str | None, threads: int) -> Ops:
+    """The op set called `name`, or GENMOTE_OPS, or the fastest that runs here. One line on standard error tells of the
+    slow one, where nobody asked for it."""
+    wanted = name or os.environ.get("GENMOTE_OPS") or None
+    if wanted is None:
+        wanted = "native" if importlib.util.find_spec("genmote.ops._native") else "numpy"
+        if wanted == "numpy":
+            print(
+                "genmote: the native kernels are not built here, NumPy computes instead (slow); "
+                "install a C++ compiler and reinstall genmote",
+                file=sys.stderr,
+            )
+    if wanted == "native":
+        return opsets.load(wanted, isa=isa, threads=threads)
+    if isa is not None:
+        raise OpsError(f"isa={isa!r}: only the native op set has instruction sets, this is {wanted}; leave isa out")
+    return opsets.load(wanted)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, remembered while the file does not change."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+def peak_rss_bytes() -> int:
+    """Greatest resident memory of this process so far."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,131 @@
+"""What a model makes of a text that is given: log-probabilities, perplexity, a vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import ContextError, SpecError
+from genmote.ops.protocol import KVCache, Span
+from genmote.runtime.sample import token_logprobs
+from genmote.runtime.session import CHUNK
+
+if TYPE_CHECKING:
+    from genmote.runtime.engine import Engine
+
+_LOGITS_BYTES = 16 << 20  # logits held at once: a large vocabulary times a whole window would be half a gigabyte
+
+Progress = Callable[[int, int], None]  # windows done, windows in all
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probability (natural) of each token, given all before it."""
+
+    tokens: list[int]
+    logprobs: NDArray[np.float64]
+
+    @property
+    def total(self) -> float:
+        return float(self.logprobs.sum())
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood over `tokens` scored tokens; `stderr` is its standard error."""
+
+    value: float
+    stderr: float
+    tokens: int
+    windows: int
+    context: int
+
+
+def perplexity(
+    engine: Engine,
+    tokens: Sequence[int],
+    *,
+    bos: int | None,
+    context: int,
+    chunks: int | None,
+    progress: Progress | None,
+) -> Perplexity:
+    """By llama.cpp's definition, so that figures compare: the text is cut into windows of `context` tokens, the last
+    part dropped; `bos` (where the model begins texts with one) takes the place of each window's first token; the
+    predictions from position context // 2 on are scored, so that each has at least half a window before it."""
+    if not 4 <= context <= engine.context:
+        raise ContextError(
+            f"context={context}: use a window of 4 to {engine.context} tokens, which this model was loaded with"
+        )
+    if chunks is not None and chunks < 1:
+        raise SpecError(f"chunks={chunks}: use at least 1, or None for the whole text")
+    windows = len(tokens) // context
+    if not windows:
+        raise SpecError(
+            f"the text has {len(tokens)} tokens, one window takes {context}: give a longer text or a smaller context"
+        )
+    windows = min(windows, chunks or windows)
+    first = context // 2
+    cache = engine.decoder.cache(context)
+    losses: list[NDArray[np.float64]] = []
+    for window in range(windows):
+        text = list(tokens[window * context : (window + 1) * context])
+        if bos is not None:
+            text[0] = bos
+        losses.append(-text_logprobs(engine, text, first + 1, cache))
+        if progress is not None:
+            progress(window + 1, windows)
+    loss = np.concatenate(losses)
+    mean = float(loss.mean())
+    variance = max(0.0, float((loss**2).mean()) - mean**2)
+    value = math.exp(mean)
+    stderr = value * math.sqrt(variance / (len(loss) - 1)) if len(loss) > 1 else math.nan
+    return Perplexity(value, stderr, len(loss), windows, context)
+
+
+def text_logprobs(
+    engine: Engine, tokens: Sequence[int], first: int, cache: KVCache | None = None
+) -> NDArray[np.float64]:
+    """Log-probability of each of tokens[first:] after all before it, (len(tokens) - first,); first is at least 1.
+
+    `cache` is used anew, where one is at hand.
+    """
+    decoder = engine.decoder
+    last = len(tokens) - 1  # the last token's own prediction is not needed
+    if last > engine.context:
+        raise ContextError(f"got {len(tokens)} tokens, the context is {engine.context}: score a shorter text")
+    found: list[NDArray[np.float64]] = []
+    rows = max(1, _LOGITS_BYTES // (4 * decoder.config.vocab_size))
+    with engine.lock:
+        cache = cache or decoder.cache(max(1, last))
+        cache.truncate(0)
+        for start in range(0, last, CHUNK):
+            stop = min(start + CHUNK, last)
+            x = decoder.run(np.array(tokens[start:stop], np.int32), [Span(cache, 0, stop - start)])
+            cache.length += stop - start
+            cache.position += stop - start
+            for at in range(max(start, first - 1), stop, rows):
+                end = min(at + rows, stop)
+                logits = decoder.ops.numpy(decoder.head(x[at - start : end - start]))
+                found.append(token_logprobs(logits, np.array(tokens[at + 1 : end + 1], np.int64)))
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def text_vector(engine: Engine, tokens: Sequence[int], pooling: str) -> NDArray[np.float32]:
+    """Unit vector (D,): the mean of the final normalised states of all tokens, or the last one's."""
+    if pooling not in ("mean", "last"):
+        raise SpecError(f"pooling={pooling!r}: use 'mean' or 'last'")
+    total = np.zeros(engine.config.width)
+    with engine.lock:
+        cache = engine.decoder.cache(len(tokens))
+        for start in range(0, len(tokens), CHUNK):
+            part = np.array(tokens[start : start + CHUNK], np.int32)
+            states = engine.decoder.hidden(part, [Span(cache, 0, len(part))]).astype(np.float64)  # (N, D)
+            total = states[-1] if pooling == "last" else total + states.sum(0)
+    length = float(np.linalg.norm(total))
+    return np.asarray(total / length if length > 0 else total, np.float32)

@@ -1,0 +1,56 @@
+"""Recently used sessions, kept for the next prompt that begins alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from genmote.runtime.prompt import Rows, common_prefix
+from genmote.runtime.session import Session
+
+if TYPE_CHECKING:
+    from genmote.runtime.engine import Engine
+
+
+class SessionPool:
+    """At most `keep` idle sessions; the least recently used goes first. Used from one thread at a time."""
+
+    def __init__(self, engine: Engine, keep: int) -> None:
+        self.engine, self.keep = engine, keep
+        self._idle: list[Session] = []  # oldest first
+
+    def take(self, rows: Rows, reserve: int, active: Iterable[Session] = ()) -> Session:
+        """A session for the prompt, holding as much of its beginning as any session here or in `active` does.
+
+        A session that goes on with its own text is taken; where only a beginning is shared (a system prompt), that part
+        is copied, so that the other text stays cached too.
+        """
+        best, shared = self._longest(rows, active)
+        if best is None:
+            session = self._idle.pop(0) if len(self._idle) >= self.keep > 0 else Session(self.engine)
+            session.truncate(0)
+        elif best in self._idle and (2 * shared >= len(best) or len(self._idle) >= self.keep):
+            self._idle.remove(best)
+            session = best
+        else:
+            session = best.fork(shared)
+        session.match(rows)
+        session.reserve(reserve)
+        return session
+
+    def give(self, session: Session) -> None:
+        """Back from use, whatever state it is in."""
+        self._idle.append(session)
+        del self._idle[: max(0, len(self._idle) - self.keep)]
+
+    def clear(self) -> None:
+        self._idle.clear()
+
+    def _longest(self, rows: Rows, active: Iterable[Session]) -> tuple[Session | None, int]:
+        best: Session | None = None
+        longest = 0
+        for session in [*self._idle, *active]:
+            shared = common_prefix(session.ids, rows.ids) if session.current else 0
+            if shared > longest:
+                best, longest = session, shared
+        return best, longest

@@ -1,0 +1,80 @@
+"""Saved prompt prefixes: a KV cache on disk, so that a long system prompt is run once for all starts of a program.
+
+The file, little-endian: the line ``GENMOTE-PREFIX 1\\n``; a 4-byte length; that many bytes of JSON
+``{"model": …, "ids": [...], "arrays": {name: [dtype, shape]}}``; the arrays' bytes in that order; the SHA-256 of
+all that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import ModelFileError, SpecError
+from genmote.home import atomic_write
+
+MAGIC = b"GENMOTE-PREFIX 1\n"
+_DTYPES = ("float16", "float32", "uint8", "int8", "uint16", "int32", "int64")
+
+
+def write(path: Path, model: str, ids: Sequence[int], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a prefix whole or not at all. `model` says what the arrays were computed with."""
+    shapes = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+    header = json.dumps({"model": model, "ids": list(ids), "arrays": shapes}).encode()
+    digest = hashlib.sha256()
+    try:
+        with atomic_write(path) as out:
+            for part in (MAGIC, len(header).to_bytes(4, "little"), header):
+                digest.update(part)
+                out.write(part)
+            for array in arrays.values():
+                raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                digest.update(raw)
+                out.write(raw)
+            out.write(digest.digest())
+    except OSError as error:
+        raise SpecError(f"{path}: cannot save the prefix there ({error.strerror}); choose another path") from None
+
+
+def read(path: Path, model: str) -> tuple[list[int], dict[str, NDArray[Any]]]:
+    """The ids and arrays that `write` was given, checked against damage and against another model."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: no saved prefix can be read there ({error.strerror}); save one first") from None
+    if not raw.startswith(MAGIC):
+        raise damaged(path, "it does not begin as one")
+    body = memoryview(raw)[:-32]
+    if len(raw) < len(MAGIC) + 36 or hashlib.sha256(body).digest() != raw[-32:]:
+        raise damaged(path, "its checksum does not match")
+    at = len(MAGIC) + 4 + int.from_bytes(raw[len(MAGIC) : len(MAGIC) + 4], "little")
+    try:
+        header = json.loads(bytes(body[len(MAGIC) + 4 : at]))
+        ids, found = [int(i) for i in header["ids"]], str(header["model"])
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, (dtype, shape) in header["arrays"].items():
+            if dtype not in _DTYPES or any(not isinstance(n, int) or n < 0 for n in shape):
+                raise ValueError(f"array of type {dtype}")
+            count = math.prod(shape)
+            arrays[name] = np.frombuffer(body, dtype, count, at).reshape(shape)
+            at += arrays[name].nbytes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, str(error)) from None
+    if at != len(body):
+        raise damaged(path, f"{len(body) - at} bytes are left over")
+    if found != model:
+        raise SpecError(
+            f"{path}: saved with another model or other adapters ({found[:12]}…, this is {model[:12]}…); save it anew"
+        )
+    return ids, arrays
+
+
+def damaged(path: Path, why: str) -> ModelFileError:
+    return ModelFileError(f"{path} is no whole saved prefix: {why}; delete it and save it anew")
