@@ -11,6 +11,7 @@ from benchmarks import files
 from benchmarks.peers import Peer
 from benchmarks.process import ContestantError
 from benchmarks.record import AT_LEAST, Row, sha256
+from genmote.errors import GenmoteError
 
 
 @dataclass
@@ -33,8 +34,11 @@ class Bench:
         return self.peers[variant]
 
     def file(self, name: str) -> Path:
-        """A model file, made on first use."""
-        return files.path(name)
+        """A model file, made on first use. Raises `ContestantError` with the reason where it cannot be had."""
+        try:
+            return files.path(name)
+        except (GenmoteError, OSError) as why:
+            raise ContestantError(str(why)) from why
 
     def say(self, line: str) -> None:
         """One line of progress, on standard error."""

@@ -38,6 +38,7 @@ class Speed:
     decode: float | None
     peak_rss_bytes: int
     energy_mj: float | None
+    isa: str | None = None
 
 
 Contestant = Callable[[Work], Speed]
@@ -52,7 +53,8 @@ def genmote(isa: str | None = None) -> Contestant:
         words = ("speed", str(work.model), "--threads", str(work.threads), *sizes)
         ran = process.python("benchmarks.ours", *words, env=env, timeout_s=work.timeout_s)
         told = ran.json()
-        return Speed(told["prefill_tokens_per_s"], told["decode_tokens_per_s"], told["peak_rss_bytes"], ran.energy_mj)
+        speeds = told["prefill_tokens_per_s"], told["decode_tokens_per_s"]
+        return Speed(*speeds, told["peak_rss_bytes"], ran.energy_mj, told["isa"])
 
     return sample
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,19 +53,15 @@ def path(name: str, folder: Path = FOLDER) -> Path:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     print(f"bench: making {target.name}", file=sys.stderr, flush=True)
-    fresh = folder / f"{name}.{os.getpid()}.part"
-    try:
-        if recipe.shape:
-            from genmote.models import make_model
+    # Both writers put the whole file in place at the end, so an interrupted one leaves nothing half.
+    if recipe.shape:
+        from genmote.models import make_model
 
-            make_model.make_model(recipe.source, fresh, type_name=recipe.type_name, seed=SEED)
-        else:
-            from genmote.models import requantise
+        make_model.make_model(recipe.source, recipe.type_name, target, seed=SEED)
+    else:
+        from genmote.models.requantise import convert_type
 
-            requantise.requantise(store.resolve(recipe.source), fresh, recipe.type_name)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
+        convert_type(store.resolve(recipe.source), target, recipe.type_name)
     return target
 
 

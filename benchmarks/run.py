@@ -101,5 +101,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def guarded() -> int:
+    """`main`, with Ctrl-C ending in one line and status 130."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("bench: stopped; what was measured so far is kept", file=sys.stderr)
+        return 130
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded())

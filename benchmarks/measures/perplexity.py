@@ -47,7 +47,7 @@ def row(bench: Bench, file: str, name: str, chunks: int) -> Row:
         raise ContestantError("llama-perplexity gave no final estimate")
     theirs = float(found.group(1))
     sizes = ["--context", str(CONTEXT), "--chunks", str(chunks), "--threads", str(bench.cores)]
-    ran = process.python("genmote", "perplexity", str(model), str(text), *sizes, "--json")
+    ran = process.python("benchmarks.ours", "perplexity", str(model), "--text", str(text), *sizes)
     ours = float(ran.json()["perplexity"])
     return Row(
         name=name,

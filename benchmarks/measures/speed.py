@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from benchmarks import contestants, files, process
 from benchmarks.bench import Bench, about, missing
 from benchmarks.contestants import Contestant, Work
+from benchmarks.peers import cpu_flags
 from benchmarks.process import ContestantError
 from benchmarks.record import Row, compare
 
@@ -23,7 +24,6 @@ class Match:
     decode: float | None
     prefill: float | None
     decode_aim: float | None = None
-    prefill_aim: float | None = None
     isa: str | None = None
     large: bool = False
     everyday: bool = True  # part of a quick run
@@ -31,6 +31,7 @@ class Match:
 
 AVX512, AMX, XLLAMACPP, AVX2 = "avx512", "amx", "xllamacpp", "avx2"
 BANDWIDTH_AIM = 0.75
+PREFILL_AIM_WITH_AMX = 5.0
 MATCHES = (
     Match("smollm2-q4_0", 1, AVX512, 1.6, 2.0, decode_aim=2.0),
     Match("smollm2-q4_1", 1, AVX512, 1.6, 2.0, decode_aim=2.0),
@@ -38,7 +39,7 @@ MATCHES = (
     Match("llama1b-q4_0", 1, AVX512, 1.6, 2.0, decode_aim=2.0, large=True),
     Match("smollm2-q4_0", 2, AVX512, None, None),
     Match("llama1b-q4_0", 2, AVX512, None, None, large=True, everyday=False),
-    Match("smollm2-q4_0", 1, AMX, 1.15, 1.2, prefill_aim=5.0),
+    Match("smollm2-q4_0", 1, AMX, 1.15, 1.2),
     Match("smollm2-q4_0", 2, AMX, 1.15, 1.2),
     Match("llama1b-q4_0", 1, AMX, 1.15, 1.2, large=True),
     Match("llama1b-q4_0", 2, AMX, 1.15, 1.2, large=True),
@@ -92,11 +93,12 @@ def play(bench: Bench, match: Match) -> Iterator[Row]:
         "value_unit": "x",
         "ours_energy_mj": contestants.total_energy(ours),
         "peer_energy_mj": contestants.total_energy(theirs),
-        "details": {"prefill_tokens": prefill, "decode_tokens": decode, "isa": match.isa or "chosen"},
+        "details": {"prefill_tokens": prefill, "decode_tokens": decode, "isa": ours[0].isa},
     }
+    amx = "amx_int8" in cpu_flags()
     for what, asked, aim in (
         ("decode", match.decode, match.decode_aim),
-        ("prefill", match.prefill, match.prefill_aim),
+        ("prefill", match.prefill, PREFILL_AIM_WITH_AMX if match.peer == AVX512 and amx else None),
     ):
         mine = [float(getattr(sample, what)) for sample in ours]
         other = [float(getattr(sample, what)) for sample in theirs]

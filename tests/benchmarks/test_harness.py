@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contestants, energy, peers, plain_read, process, record, run
+from benchmarks import contestants, energy, files, peers, plain_read, process, record, run
 from benchmarks.bench import Bench
 from benchmarks.contestants import Speed, Work
 from genmote import records
+from genmote.errors import PullError
 
 
 def test_the_ratio_is_the_median_of_pairs_not_of_sides():
@@ -170,6 +171,24 @@ def test_an_absent_peer_gives_its_reason():
     bench = Bench(quick=True, absent={"amx": "this CPU cannot run the amx build"})
     with pytest.raises(process.ContestantError, match="cannot run the amx build"):
         bench.peer("amx")
+
+
+def test_a_model_that_cannot_be_made_gives_its_reason(monkeypatch):
+    def broken(name):
+        raise PullError("no network: try again")
+
+    monkeypatch.setattr(files, "path", broken)
+    with pytest.raises(process.ContestantError, match="no network: try again"):
+        Bench(quick=True).file("smollm2-q4_0")
+
+
+def test_ctrl_c_is_one_line_and_130(monkeypatch, capsys):
+    def pressed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "main", pressed)
+    assert run.guarded() == 130
+    assert capsys.readouterr().err == "bench: stopped; what was measured so far is kept\n"
 
 
 def test_an_unknown_measure_is_a_usage_error(capsys):
