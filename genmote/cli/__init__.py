@@ -1,0 +1,130 @@
+"""The command line: one file a verb, found by its name.
+
+A verb's module has a docstring (its help), a frozen dataclass `Settings` (its arguments and flags, see `spec.py`) and
+``run(settings, out)``. Modules whose name starts with an underscore are helpers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
+
+from genmote import __version__, registry, spec
+from genmote.cli._output import Output
+from genmote.errors import GenmoteError, UserError
+
+INTERRUPTED, TERMINATED, PIPE_GONE = 130, 143, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose faults are our errors: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def verbs() -> dict[str, str]:
+    """Every verb with the first line of its help."""
+    return {name: summary(registry.load("genmote.cli", name)) for name in registry.names("genmote.cli")}
+
+
+def summary(module: ModuleType) -> str:
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def parser_of(verb: str) -> tuple[Parser, ModuleType]:
+    """The argument parser of a verb, and its module; an unknown verb is a `UserError`."""
+    module = registry.load("genmote.cli", verb, what="verb", error=UserError)
+    parser = Parser(
+        prog=f"genmote {verb}",
+        description=inspect.getdoc(module),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    spec.add_flags(parser, module.Settings)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return parser, module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 (failed), 2 (a user's mistake), 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            # A terminal that cannot show a character shows a question mark, not a traceback.
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    name = f"genmote {words[0]}" if words and not words[0].startswith("-") else "genmote"
+    with _terminated():
+        try:
+            status = _run(words)
+            sys.stdout.flush()
+            return status
+        except GenmoteError as fault:
+            return _tell(name, str(fault), fault.exit_status)
+        except KeyboardInterrupt:
+            return _tell(name, "interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read our output has gone (`| head`): what is still buffered must not complain either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE_GONE
+        except MemoryError:
+            return _tell(name, "not enough memory: use a smaller model, --context or --threads", 1)
+        except OSError as fault:
+            where = f"{fault.filename}: " if fault.filename else ""
+            return _tell(name, f"{where}{fault.strerror or fault}", 1)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"genmote {__version__}")
+        return 0
+    if words[0].startswith("-"):
+        raise UserError(f"{words[0]} stands before any verb: write genmote VERB, see genmote --help")
+    parser, module = parser_of(words[0])
+    namespace = parser.parse_args(words[1:])
+    settings: Any = spec.from_flags(module.Settings, namespace)
+    status = module.run(settings, Output(json=namespace.json))
+    return int(status or 0)
+
+
+def overview() -> str:
+    """What `genmote --help` prints."""
+    listed = verbs()
+    width = max(map(len, listed))
+    lines = [f"  {name:<{width}}  {text}" for name, text in listed.items()]
+    head = f"genmote {__version__}: generative AI on IoT devices\n\nusage: genmote VERB [arguments]\n"
+    return "\n".join([head, *lines, "\n`genmote VERB --help` tells more; every verb takes --json."])
+
+
+def _tell(name: str, message: str, status: int) -> int:
+    with contextlib.suppress(OSError):
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _terminated() -> Any:
+    """While the block runs, SIGTERM unwinds it like Ctrl-C does, so that nothing half stays behind."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,117 @@
+"""What the verbs that load a model share: its flags, finding its file, loading the engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmote.cli._output import Bar
+from genmote.errors import UserError
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.runtime.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """The model, and how it is run."""
+
+    model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
+    adapter: tuple[str, ...] = setting("a LoRA adapter's path, or PATH:SCALE; may be repeated", default=())
+    ops: str | None = setting("op set: native, numpy or torch (default: the fastest here)", default=None)
+    isa: str | None = setting("instruction set of the native kernels (default: the best here)", default=None)
+    threads: int | None = setting("threads (default: one a physical core)", default=None)
+    context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """How tokens are drawn, and what constrains them."""
+
+    max_tokens: int = setting("most tokens to generate", default=128, short="-n")
+    temperature: float = setting("0 takes the likeliest token; higher is freer", default=0.0)
+    top_k: int = setting("keep the K likeliest tokens; 0 keeps all", default=0)
+    top_p: float = setting("keep the fewest tokens that reach this probability", default=1.0)
+    min_p: float = setting("keep tokens at least this times as likely as the likeliest", default=0.0)
+    repetition_penalty: float = setting("divide the logits of recent tokens by this", default=1.0)
+    seed: int | None = setting("number that fixes the random draws", default=None)
+    stop: tuple[str, ...] = setting("text that ends the generation; may be repeated", default=())
+    schema: Path | None = setting("JSON schema that the text must fit", default=None)
+    grammar: Path | None = setting("grammar (.lark or .gbnf) that the text must fit", default=None)
+    speculate: bool = setting("guess tokens from the prompt: the same text in fewer steps", default=False)
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the engine."""
+        from genmote.runtime.grammar import Grammar
+        from genmote.runtime.sample import Sampling
+
+        grammar = None
+        if self.grammar is not None:
+            make = Grammar.gbnf if self.grammar.suffix == ".gbnf" else Grammar.lark
+            grammar = make(read_text(self.grammar))
+        return {
+            "max_tokens": self.max_tokens,
+            "stop": self.stop,
+            "json_schema": None if self.schema is None else read_text(self.schema),
+            "grammar": grammar,
+            "speculate": self.speculate,
+            "sampling": Sampling(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+                seed=self.seed,
+            ),
+        }
+
+
+def find(name: str) -> Path:
+    """The file that a model's name means, fetched with a progress bar if it is not here."""
+    from genmote.models.store import resolve
+
+    with Bar() as bar:
+        return resolve(name, progress=bar)
+
+
+def load(flags: ModelFlags) -> Engine:
+    """The engine that the flags describe."""
+    from genmote import Engine
+
+    with Bar() as bar:
+        return Engine.load(
+            flags.model,
+            adapter=[scaled(text) for text in flags.adapter] or None,
+            ops=flags.ops,
+            isa=flags.isa,
+            threads=flags.threads,
+            context=flags.context,
+            progress=bar,
+        )
+
+
+def scaled(text: str) -> tuple[str, float]:
+    """`PATH:SCALE` or `PATH`, whose scale is 1.
+
+    >>> scaled("style.gguf:0.5"), scaled("C:style.gguf")
+    (('style.gguf', 0.5), ('C:style.gguf', 1.0))
+    """
+    path, colon, scale = text.rpartition(":")
+    try:
+        return (path, float(scale)) if colon else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def read_text(path: Path) -> str:
+    """A text file's content, ``-`` for standard input; what cannot be read is a `UserError`."""
+    try:
+        if str(path) == "-":
+            return sys.stdin.read()
+        return path.read_text(encoding="utf-8")
+    except OSError as fault:
+        raise UserError(f"{path} cannot be read ({fault.strerror}): wanted a text file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: wanted a text file") from None

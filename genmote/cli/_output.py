@@ -1,0 +1,135 @@
+"""What verbs print: text or one JSON object on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class Output:
+    """Where a verb prints; with `json` only :meth:`result`'s object appears on standard output."""
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+
+    def result(self, values: Mapping[str, Any], text: str) -> None:
+        """The verb's result: `values` as one JSON object, or `text`."""
+        if self.json:
+            # NaN and infinity are not JSON: what could not be measured is null.
+            print(json.dumps({key: _plain(value) for key, value in values.items()}, ensure_ascii=False))
+        elif text:
+            print(text)
+
+    def flush(self) -> None:
+        """Show what was printed at once, also in a pipe."""
+        sys.stdout.flush()
+
+    def say(self, text: str, end: str = "\n") -> None:
+        """Text for people, at once; silent with ``--json``."""
+        if not self.json:
+            print(text, end=end, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def note(text: str) -> None:
+    """One line beside the result, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> size(98362432), size(512), size(2_400_000_000)
+    ('98.4 MB', '512 B', '2.4 GB')
+    """
+    if abs(count) < 1000:
+        return f"{count:.0f} B"
+    thousands = min(3, (len(str(int(abs(count)))) - 1) // 3)
+    return f"{count / 1000**thousands:.1f} {'BkMG'[thousands]}B"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in aligned columns, the first row being the heads."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+class Bar:
+    """Progress of anything over a second: a bar on a terminal, otherwise one plain line at each tenth.
+
+    Call it with what is being done, how much is done and how much there is (0: unknown); :meth:`close` ends the line.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, unit_bytes: bool = True) -> None:
+        self._stream = stream or sys.stderr
+        self._tty = self._stream.isatty()
+        self._bytes = unit_bytes
+        self._started = self._shown = time.monotonic()
+        self._what = ""
+        self._tenth = -1
+        self._wide = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self.close()
+            self._what, self._tenth, self._started = what, -1, now
+        elif self._tty and now - self._shown < 0.1 and done != total:
+            return
+        self._shown = now
+        if self._tty:
+            self._draw(done, total, now)
+        elif total and self._tenth < 10 * done // total:
+            self._tenth = 10 * done // total
+            self._print(f"{what}: {10 * self._tenth}% of {self._amount(total)}\n")
+        elif not total and self._tenth < 0:
+            self._tenth = 0
+            self._print(f"{what}\n")
+
+    def _draw(self, done: int, total: int, now: float) -> None:
+        room = shutil.get_terminal_size().columns - 1
+        amount = self._amount(done) + (f" / {self._amount(total)}" if total else "") if done or total else ""
+        rate = done / max(now - self._started, 1e-3)
+        if total and 0 < done < total and now - self._started > 1:
+            amount += f"  {(total - done) / rate:.0f} s left"
+        cells = min(30, room - len(self._what) - len(amount) - 6)
+        bar = ""
+        if total and cells >= 5:
+            full = cells * min(done, total) // total
+            bar = f"[{'#' * full}{'.' * (cells - full)}] "
+        line = f"{self._what}  {bar}{amount}"[:room]
+        self._print("\r" + line + " " * max(0, self._wide - len(line)))
+        self._wide = len(line)
+
+    def close(self) -> None:
+        """End the bar's line, if one was drawn."""
+        if self._wide:
+            self._print("\n")
+        self._wide = 0
+
+    def _amount(self, count: int) -> str:
+        return size(count) if self._bytes else str(count)
+
+    def _print(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,83 @@
+"""Continue a text, as a stream or (with --json) as one object with its figures.
+
+    genmote generate smollm2-135m --prompt "The capital of France is" --max-tokens 20
+    genmote generate smollm2-135m --file report.txt --schema answer.json --json
+
+The prompt is taken as it is. For a conversation in the model's own format use genmote chat.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmote.cli._model import ModelFlags, SamplingFlags, load, read_text
+from genmote.cli._output import Output, note, size
+from genmote.errors import UserError
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.runtime.engine import Engine
+    from genmote.runtime.generation import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(SamplingFlags, ModelFlags):
+    prompt: str | None = setting("the text to continue (default: standard input)", default=None, short="-p")
+    file: Path | None = setting("a file with the text to continue", default=None)
+    stats: bool = setting("tell speed and memory afterwards, on standard error", default=False)
+
+
+def run(settings: Settings, out: Output) -> None:
+    prompt = prompt_of(settings)
+    options = settings.options()
+    with load(settings) as engine:
+        stream = engine.stream(prompt, **options)
+        for piece in stream:
+            out.say(piece.text, end="")
+        out.say("")
+        values = figures(engine, stream.result)
+    if settings.stats and not out.json:
+        note(stats(values))
+    out.result(values, "")
+
+
+def prompt_of(settings: Settings) -> str:
+    if settings.prompt is not None and settings.file is not None:
+        raise UserError("--prompt and --file are both given: wanted one text to continue")
+    if settings.prompt is not None:
+        return settings.prompt
+    if settings.file is not None:
+        return read_text(settings.file)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("no text to continue: give --prompt TEXT or --file FILE, or pipe it in")
+    return read_text(Path("-"))
+
+
+def figures(engine: Engine, result: Result) -> dict[str, Any]:
+    """What one generation was and took."""
+    return {
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "prefill_tokens_per_s": round(result.prefill_tokens_per_s, 2),
+        "decode_tokens": result.decode_tokens,
+        "decode_tokens_per_s": round(result.decode_tokens_per_s, 2),
+        "first_token_ms": round(result.first_token_ms, 2),
+        "load_ms": round(engine.load_ms, 2),
+        "peak_rss_bytes": engine.peak_rss_bytes,
+        "seed": result.seed,
+        "ops": engine.ops_name,
+        "threads": engine.threads,
+        "model": engine.model_path,
+    }
+
+
+def stats(values: dict[str, Any]) -> str:
+    return (
+        f"prompt {values['prompt_tokens']} tokens at {values['prefill_tokens_per_s']:.1f}/s, "
+        f"text {values['decode_tokens']} tokens at {values['decode_tokens_per_s']:.1f}/s, "
+        f"first after {values['first_token_ms']:.0f} ms, loaded in {values['load_ms']:.0f} ms, "
+        f"peak memory {size(values['peak_rss_bytes'])}, {values['ops']} on {values['threads']} threads"
+    )
