@@ -78,14 +78,14 @@ class NumpyCache:
         end = self.length + k.shape[0]
         if end > self.k.shape[1]:
             rows = min(max(end, 2 * self.k.shape[1], 64), self.capacity)
-            self.k, self.v = (_grown(x, rows, self.length) for x in (self.k, self.v))
+            self.k, self.v = (_grown(x, rows) for x in (self.k, self.v))
         with np.errstate(over="ignore"):
             self.k[layer, self.length : end] = k
             self.v[layer, self.length : end] = v
 
 
-def _grown(x: NDArray[np.float16], rows: int, keep: int) -> NDArray[np.float16]:
-    grown = np.zeros((x.shape[0], rows, *x.shape[2:]), np.float16)
+def _grown(x: NDArray[np.float16], rows: int) -> NDArray[np.float16]:
+    grown = np.zeros((x.shape[0], rows, *x.shape[2:]), x.dtype)
     grown[:, : x.shape[1]] = x
     return grown
 
