@@ -45,7 +45,7 @@ def test_sizes_and_decoding_are_those_of_the_reference(name: str) -> None:
     raw = np.random.default_rng(1).integers(0, 256, quant.nbytes(name, (rows, cols)), dtype=np.uint8)
     with np.errstate(all="ignore"):
         want = gguf.quants.dequantize(raw.reshape(rows, -1), reference)
-        got = quant.dequantize(name, raw, (rows, cols))
+    got = quant.dequantize(name, raw, (rows, cols))
     assert np.array_equal(np.isnan(got), np.isnan(want))
     number = ~np.isnan(want)
     assert np.array_equal(got.view(np.uint32)[number], want.view(np.uint32)[number])

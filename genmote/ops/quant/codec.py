@@ -118,11 +118,12 @@ def _decode(kind: TensorType, raw: NDArray[np.uint8], out: Floats) -> None:
     """Blocks ``raw`` (bytes,) into ``out`` (numbers,)."""
     layout = _LAYOUTS.get(kind.name)
     if layout is not None:
-        parts = layout.unpack(raw.view(layout.record))
-        result = out.reshape(*parts.scale.shape, -1)
-        np.multiply(parts.codes.reshape(result.shape), parts.scale[:, :, None], out=result)
-        if parts.offset is not None:
-            result += parts.offset[:, :, None]
+        with np.errstate(all="ignore"):  # a damaged file's scales may be anything; its numbers are then, too
+            parts = layout.unpack(raw.view(layout.record))
+            result = out.reshape(*parts.scale.shape, -1)
+            np.multiply(parts.codes.reshape(result.shape), parts.scale[:, :, None], out=result)
+            if parts.offset is not None:
+                result += parts.offset[:, :, None]
     elif kind.name == "BF16":
         np.left_shift(raw.view("<u2"), 16, out=out.view(np.uint32), dtype=np.uint32)
     else:
