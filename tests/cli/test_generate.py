@@ -1,0 +1,156 @@
+"""generate, chat, perplexity: what they print around an engine that needs no model."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genmote.cli import generate
+from genmote.errors import UserError
+from tests.cli.conftest import Genmote
+
+KEYS = {
+    "text",
+    "prompt_tokens",
+    "prefill_tokens_per_s",
+    "decode_tokens",
+    "decode_tokens_per_s",
+    "first_token_ms",
+    "load_ms",
+    "peak_rss_bytes",
+}
+
+
+def test_generate_streams_the_text(genmote: Genmote, echo: dict[str, Any]) -> None:
+    ran = genmote("generate", "m", "--prompt", "ab ab", "--max-tokens", "5", "--threads", "2", "--isa", "avx2")
+    assert (ran.status, ran.out, ran.err) == (0, " ab a\n", "")
+    assert (echo["model"], echo["threads"], echo["isa"], echo["adapter"]) == ("m", 2, "avx2", None)
+
+
+def test_generate_as_json_has_the_promised_keys(genmote: Genmote, echo: dict[str, Any]) -> None:
+    told = genmote("generate", "m", "--prompt", "ab ab", "--max-tokens", "5", "--temperature", "0", "--json").json
+    assert set(told) >= KEYS
+    assert told["text"] == " ab a" and told["prompt_tokens"] == 6 and told["decode_tokens"] == 5
+    assert told["finish_reason"] == "length" and told["peak_rss_bytes"] > 10**6
+
+
+def test_prompts_from_files_and_pipes(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("ab ab")
+    assert genmote("generate", "m", "--file", str(tmp_path / "p.txt"), "-n", "5").out == " ab a\n"
+    assert genmote("generate", "m", "-n", "5", stdin="ab ab").out == " ab a\n"
+
+
+def test_stats_go_to_standard_error(genmote: Genmote, echo: dict[str, Any]) -> None:
+    ran = genmote("generate", "m", "-p", "ab ab", "-n", "5", "--stats")
+    assert ran.out == " ab a\n" and ran.err.startswith("prompt 6 tokens at ") and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt", "a", "--file", "b"], "--prompt and --file are both given: wanted one text"),
+        (["--file", "/no/such"], "/no/such cannot be read (No such file or directory): wanted a text file"),
+        (["-p", "a", "--schema", "/no/such"], "/no/such cannot be read"),
+        (["-p", "a", "--max-tokens", "0"], "max_tokens=0: use a whole number of at least 1"),
+        (["-p", "a", "--top-p", "7", "--min-p", "-1"], "top_p=7.0"),
+        (["-p", "a" * 5000], "5001 tokens, the context is 4096"),
+    ],
+)
+def test_bad_input_is_one_line(genmote: Genmote, echo: dict[str, Any], words: list[str], message: str) -> None:
+    ran = genmote("generate", "m", *words)
+    assert ran.status == 2 and ran.out == ""
+    assert message in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_file_that_is_no_text(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "p.bin").write_bytes(b"\xff\xfe\x00")
+    ran = genmote("generate", "m", "--file", str(tmp_path / "p.bin"))
+    assert ran.status == 2 and "is not UTF-8 text" in ran.err
+
+
+def test_no_prompt_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    with pytest.raises(UserError, match="no text to continue: give --prompt TEXT or --file FILE, or pipe it in"):
+        generate.prompt_of(generate.Settings(model="m"))
+
+
+def test_grammar_files(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "g.lark").write_text('start: "yes" | "no"\n')
+    assert genmote("generate", "m", "-p", "a", "--grammar", str(tmp_path / "g.lark")).out in ("yes\n", "no\n")
+    (tmp_path / "g.gbnf").write_text('root ::= "on" | "off"\n')
+    assert genmote("generate", "m", "-p", "a", "--grammar", str(tmp_path / "g.gbnf")).out in ("on\n", "off\n")
+    (tmp_path / "s.json").write_text('{"enum": ["x"]}')
+    assert genmote("generate", "m", "-p", "a", "--schema", str(tmp_path / "s.json")).out == '"x"\n'
+    (tmp_path / "bad.json").write_text("{")
+    ran = genmote("generate", "m", "-p", "a", "--schema", str(tmp_path / "bad.json"))
+    assert ran.status == 2 and "the JSON schema is no JSON" in ran.err
+
+
+def test_chat_remembers_turns(genmote: Genmote, talking_echo: dict[str, Any]) -> None:
+    ran = genmote("chat", "m", "-n", "3", "--json", stdin="xyz xyz\nmore\n/reset\nxyz xyz\n/quit\nnever\n")
+    first, second, third = (json.loads(line) for line in ran.out.splitlines())
+    assert ran.status == 0 and first["role"] == "assistant"
+    assert second["prompt_tokens"] > first["prompt_tokens"] == third["prompt_tokens"]
+    assert third["content"] == first["content"]
+
+
+def test_chat_with_a_system_message(genmote: Genmote, talking_echo: dict[str, Any]) -> None:
+    words = ("chat", "m", "-n", "2", "--json", "--system", "S")
+    ran = genmote(*words, stdin="a\n/system longer words\na\n/system\na\n")
+    counts = [json.loads(line)["prompt_tokens"] for line in ran.out.splitlines()]
+    assert counts == [1 + len("[s]S[u]a[a]"), 1 + len("[s]longer words[u]a[a]"), 1 + len("[u]a[a]")]
+
+
+def test_chat_forgets_the_oldest_turn_where_the_context_is_full(genmote: Genmote, talking_echo: dict[str, Any]) -> None:
+    ran = genmote("chat", "m", "-n", "3", "--context", "64", stdin="\n".join(["twelve words"] * 8) + "\n")
+    assert ran.status == 0 and len(ran.out.splitlines()) == 8
+    assert "(the context is full: the oldest turn is forgotten)" in ran.err
+
+
+def test_chat_with_a_turn_that_never_fits(genmote: Genmote, talking_echo: dict[str, Any]) -> None:
+    ran = genmote("chat", "m", "--context", "64", stdin="x" * 100 + "\n")
+    assert ran.status == 2 and "the context is 64" in ran.err
+
+
+def test_a_base_model_says_so_and_continues(genmote: Genmote, echo: dict[str, Any]) -> None:
+    ran = genmote("chat", "m", "-n", "5", stdin="ab ab\n/system x\n/what\n")
+    assert ran.status == 0 and ran.out == " ab a\n"
+    notes = ran.err.splitlines()
+    assert notes[0] == "this model has no chat template (it is a base model): it continues the text you write"
+    assert "a base model takes no instructions" in notes[1] and notes[2].startswith("/what is no command; /reset")
+
+
+def test_a_base_model_takes_no_system_message(genmote: Genmote, echo: dict[str, Any]) -> None:
+    ran = genmote("chat", "m", "--system", "x", stdin="")
+    assert ran.status == 2 and "--system needs a model with a chat template" in ran.err
+
+
+def test_perplexity(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("ab" * 600)
+    ran = genmote("perplexity", "m", str(tmp_path / "t.txt"), "--context", "64", "--chunks", "3", "--json")
+    told = ran.json
+    assert told["chunks"] == 3 and told["context"] == 64 and 1 <= told["perplexity"] < 2
+    assert "windows scored: 100% of 3" in ran.err
+    ran = genmote("perplexity", "m", str(tmp_path / "t.txt"), "--context", "64")
+    assert ran.out.startswith("perplexity 1.") and "over 18 windows of 64 tokens" in ran.out
+
+
+def test_perplexity_of_what_cannot_be_read(genmote: Genmote, echo: dict[str, Any]) -> None:
+    ran = genmote("perplexity", "m", "/no/such")
+    assert ran.status == 2 and "/no/such cannot be read" in ran.err
+    ran = genmote("perplexity", "m", "-", "--context", "512", stdin="short")
+    assert ran.status == 2 and "one window takes 512" in ran.err
+
+
+def test_adapters_with_scales(genmote: Genmote, echo: dict[str, Any]) -> None:
+    genmote("generate", "m", "-p", "a", "-n", "1", "--adapter", "x.gguf", "--adapter", "y.gguf:0.5")
+    assert echo["adapter"] == [("x.gguf", 1.0), ("y.gguf", 0.5)]

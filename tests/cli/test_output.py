@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from genmote.cli._output import Bar, Output, columns, size
+
+
+def test_result_is_text_or_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"path": Path("/a"), "nan": float("nan"), "list": [float("inf"), 1.5], "inner": {"x": Path("b")}}
+    Output().result(values, "text")
+    assert capsys.readouterr().out == "text\n"
+    quiet = Output(json=True)
+    quiet.say("not shown")
+    quiet.result(values, "text")
+    assert json.loads(capsys.readouterr().out) == {"path": "/a", "nan": None, "list": [None, 1.5], "inner": {"x": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (98362432, "98.4 MB"), (999_999, "1000.0 kB"), (3e12, "3000.0 GB")],
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert size(count) == shown
+
+
+def test_columns_are_aligned() -> None:
+    assert columns([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc  d"
+
+
+def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
+    out = io.StringIO()
+    with Bar(out) as bar:
+        for done in range(0, 1001, 5):
+            bar("model", done * 1000, 1_000_000)
+        bar("waiting", 0, 0)
+        bar("waiting", 0, 0)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "model: 0% of 1.0 MB" and lines[10] == "model: 100% of 1.0 MB" and lines[11:] == ["waiting"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_is_one_line_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = Terminal()
+    with Bar(out) as bar:
+        for done in (0, 500, 1000):
+            bar("model", done * 1000, 1_000_000)
+    drawn = out.getvalue().split("\r")
+    assert drawn[-1].endswith("1.0 MB / 1.0 MB\n") and "#" in drawn[-1]
+    assert all(len(line.rstrip("\n")) < 60 for line in drawn)
+
+
+def test_a_narrow_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out = Terminal()
+    with Bar(out) as bar:
+        bar("a-model-with-a-name", 1, 10)
+    assert all(len(line.rstrip("\n")) < 20 for line in out.getvalue().split("\r"))
