@@ -178,8 +178,7 @@ class Engine:
     @property
     def begin_token(self) -> int | None:
         """The token that this model's texts begin with, if they do."""
-        begin = self.tokenizer.encode("")
-        return begin[0] if begin else None
+        return self.tokenizer.bos_id if self.tokenizer.add_bos else None
 
     # -- texts --------------------------------------------------------------------------------------------------------
     def request(
@@ -263,7 +262,7 @@ class Engine:
         """A grammar ready to constrain one text. Raises GrammarError."""
         with self.lock:
             if self._vocabulary is None:
-                self._vocabulary = GrammarVocabulary(self.tokenizer, self.config.vocab_size)
+                self._vocabulary = GrammarVocabulary(self.tokenizer)
             return self._vocabulary.compile(grammar)
 
     # -- measures -----------------------------------------------------------------------------------------------------

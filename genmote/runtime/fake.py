@@ -9,22 +9,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote.models.tokenizer import GrammarVocabulary
 from genmote.runtime.engine import Engine
 
 
 class EchoTokenizer:
     """Bytes, then begin (256) and end (257)."""
 
-    vocab_size, bos_id, eos_id, eog_ids = 258, 256, 257, frozenset({257})
+    vocab_size, bos_id, eos_id, eog_ids, space_prefix = 258, 256, 257, frozenset({257}), False
+
+    def __init__(self, add_bos: bool = True) -> None:
+        self.add_bos = add_bos
 
     def encode(self, text: str, *, bos: bool | None = None, special: bool = True) -> list[int]:
-        return ([256] if bos is not False else []) + list(text.encode())
+        return ([256] if (self.add_bos if bos is None else bos) else []) + list(text.encode())
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         return b"".join(self.token_bytes(i) for i in ids if i < 256 or special).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else (b"<s>", b"</s>")[token - 256]
+
+    def is_special(self, token: int) -> bool:
+        return token >= 256
+
+    def tokens_for_grammar(self) -> GrammarVocabulary:
+        return GrammarVocabulary([self.token_bytes(i) for i in range(258)], [256, 257], 257, 256, list)
 
 
 class EchoCache:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SpecError
+from genmote.models.tokenizer import StreamDecoder
 from genmote.runtime.grammar import Constraint, Grammar
 from genmote.runtime.sample import Sampler, Sampling, token_logprobs, top_logprobs
 from genmote.runtime.speculate import PromptLookup
@@ -115,8 +116,6 @@ class Generation:
         constraint: Constraint | None = None,
     ) -> None:
         """`prompt`: ids of all prompt rows (below 0: embeddings); `context`: how many rows a cache may hold."""
-        from genmote.models.tokenizer import StreamDecoder
-
         self.request = request
         self.sampler = Sampler(request.sampling, prompt)
         self.tokens: list[int] = []
@@ -128,6 +127,7 @@ class Generation:
             self.lookup.extend(prompt)
         self._pending: list[int] = []  # joined the text, not yet fed
         self._draft: list[int] = []
+        self._vocab_size = tokenizer.vocab_size  # the model may compute more logits: padding, which means nothing
         self._ends = frozenset() if request.ignore_eos else tokenizer.eog_ids
         self._room = context - len(prompt)  # tokens that can still be fed
         self._stream = StreamDecoder(tokenizer)
@@ -158,7 +158,7 @@ class Generation:
             self._started = True
             if self._force_tokens(pieces):
                 return pieces
-        for row, guess in zip(logits, [*draft, None], strict=True):
+        for row, guess in zip(logits[:, : self._vocab_size], [*draft, None], strict=True):
             allowed = None if self._constraint is None else self._constraint.allowed()
             token = self.sampler.sample(row, allowed)
             pieces.append(self._join(token, row))

@@ -7,7 +7,7 @@ an object), its tokens are taken without asking the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,39 +74,11 @@ class Grammar:
 class GrammarVocabulary:
     """A tokenizer as llguidance sees it. Building takes a moment and memory: make one for a model, when first used."""
 
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        """`size` is the length of the model's logits; token ids from the tokenizer's size on are never allowed."""
-        self.size = size
-        self._tokenizer = tokenizer
-        tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-        ends = sorted(tokenizer.eog_ids)
-        if not ends:  # a model that never ends by itself: an end token beyond the model's vocabulary
-            ends = [len(tokens)]
-            tokens.append(b"<end>")
-        self._ids = _longest_first(tokens)
-        self._view = _View(tokens, ends, _special_ids(tokenizer, ends), tokenizer.bos_id, self._encode)
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.size = tokenizer.vocab_size
+        self._view = _View(tokenizer)
+        ends = sorted(tokenizer.eog_ids | {self._view.eos_token_id})
         self.ll = _llguidance().LLTokenizer(self._view, eos_token=ends)
-
-    def _encode(self, text: bytes | str) -> list[int]:
-        """Tokens whose bytes are exactly `text`: as the tokenizer has it, or greedily where it adds its own bytes."""
-        raw = text.encode() if isinstance(text, str) else bytes(text)
-        try:
-            tokens = list(self._tokenizer.encode(raw.decode("utf-8"), bos=False, special=False))
-        except UnicodeDecodeError:
-            tokens = []
-        if b"".join(self._view.tokens[t] for t in tokens) == raw:
-            return tokens
-        tokens, place = [], 0
-        while place < len(raw):
-            for length in range(min(self._ids[1], len(raw) - place), 0, -1):
-                token = self._ids[0].get(raw[place : place + length])
-                if token is not None:
-                    tokens.append(token)
-                    place += length
-                    break
-            else:
-                raise GrammarError(f"this model's vocabulary has no token for byte {raw[place]:#x}")
-        return tokens
 
     def compile(self, grammar: Grammar) -> Constraint:
         return Constraint(self, grammar)
@@ -163,29 +135,13 @@ class _View:
 
     is_tokenizer_wrapper = True
 
-    def __init__(self, tokens: list[bytes], ends: list[int], special: list[int], bos: int | None, encode: Any) -> None:
-        self.tokens = tokens
-        self.eos_token_id = ends[0]
-        self.bos_token_id = bos
-        self.special_token_ids = special
-        self._encode = encode
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._source = tokenizer.tokens_for_grammar()
+        self.tokens, self.special_token_ids = self._source.tokens, self._source.special_token_ids
+        self.eos_token_id, self.bos_token_id = self._source.eos_token_id, self._source.bos_token_id
 
     def __call__(self, text: bytes | str) -> list[int]:
-        return list(self._encode(text))
-
-
-def _longest_first(tokens: Sequence[bytes]) -> tuple[dict[bytes, int], int]:
-    """Lowest id of each byte string, and the length of the longest."""
-    ids: dict[bytes, int] = {}
-    for token, raw in enumerate(tokens):
-        ids.setdefault(raw, token)
-    return ids, max(map(len, tokens), default=0)
-
-
-def _special_ids(tokenizer: Tokenizer, ends: list[int]) -> list[int]:
-    """Tokens that stand for no text: the decoder leaves them out."""
-    silent = [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) and not tokenizer.decode([i])]
-    return sorted({*silent, *ends})
+        return self._source(text)
 
 
 def _compiled(grammar: Grammar, ll: Any) -> str:
@@ -207,6 +163,6 @@ def _llguidance() -> Any:
         import llguidance
     except ImportError:
         raise GrammarError(
-            "a grammar or JSON schema needs a package that is absent: pip install 'genmote[grammar]' (or llguidance)"
+            "a grammar or JSON schema needs a package that is absent here: pip install llguidance"
         ) from None
     return llguidance

@@ -60,7 +60,8 @@ class PromptLookup:
         for n in range(min(self.longest, len(self._text)), self.shortest - 1, -1):
             place = self._after[n].get(tuple(self._text[-n:]))
             if place is not None:
-                guess = self._text[place : place + max(room, 0)]
+                period = len(self._text) - place  # a guess beyond the end repeats itself, as such texts do
+                guess = [self._text[place + i % period] for i in range(room)]
                 stop = next((i for i, token in enumerate(guess) if token < 0), len(guess))  # rows of embeddings
                 return guess[:stop]
         return []
