@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from genmote import Engine
 
 PROSE = "A patient's heart beats sixty times a minute at rest, and the watch on the wrist counts every beat of it. "
-TEN_TOKENS = "The heart beats sixty times a minute at rest"
+TEN_TOKENS = "The heart beats sixty times a minute at rest."
 
 
 def load(chosen: argparse.Namespace, context: int) -> Engine:
@@ -117,8 +117,8 @@ def streams(chosen: argparse.Namespace) -> dict[str, Any]:
 def perplexity(chosen: argparse.Namespace) -> dict[str, Any]:
     """Perplexity of a text file by llama.cpp's definition."""
     engine = load(chosen, chosen.context)
-    # llama-perplexity leaves out the file's last line end.
-    text = Path(chosen.text).read_text(encoding="utf-8").removesuffix("\n")
+    # As bytes, so that CR LF stays what it is; llama-perplexity leaves out the file's last line end.
+    text = Path(chosen.text).read_bytes().decode("utf-8").removesuffix("\n")
     found = engine.perplexity(text, context=chosen.context, chunks=chosen.chunks)
     return {"perplexity": found.value, "stderr": found.stderr, "tokens": found.tokens}
 
