@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, cast
 
 import numpy as np
@@ -21,11 +21,19 @@ from genmote.ops import quant
 # Bytes of a tensor: a buffer, pieces of it in order, or a function that makes either.
 Data = Any
 Tensor = tuple[str, str, tuple[int, ...], Data]
+# Called with what is done, bytes done and bytes in all.
+Progress = Callable[[str, int, int], None]
 
 _IDS = {kind.dtype: type_id for type_id, kind in VALUE_TYPES.items() if kind.dtype is not None and type_id != BOOL}
 
 
-def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensors: Iterable[Tensor]) -> None:
+def write_gguf(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    tensors: Iterable[Tensor],
+    *,
+    progress: Progress | None = None,
+) -> None:
     """Write a model file; nothing appears at ``path`` unless all of it could be written.
 
     ``metadata`` values: str, bool, int (stored in 32 bits where it fits), float (float32), NumPy scalars and arrays
@@ -50,8 +58,12 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensor
             out.write(infos)
             # Each tensor begins and, as other writers do it, also ends on a whole multiple.
             out.write(bytes(-out.tell() % alignment))
+            done = 0
             for (name, _, _, data), size in zip(plan, sizes, strict=True):
-                _write_data(out, name, data, size)
+                for count in _write_data(out, name, data, size):
+                    done += count
+                    if progress is not None:
+                        progress(f"writing {os.path.basename(path)}", done, sum(sizes))
                 out.write(bytes(-size % alignment))
     except OSError as error:
         raise ModelFileError(
@@ -78,7 +90,8 @@ def _tensor_infos(plan: list[Tensor], alignment: int) -> tuple[bytes, list[int]]
     return bytes(section), sizes
 
 
-def _write_data(out: IO[bytes], name: str, data: Data, size: int) -> None:
+def _write_data(out: IO[bytes], name: str, data: Data, size: int) -> Iterator[int]:
+    """Write a tensor piece by piece; yields the bytes of each."""
     if isinstance(data, Callable):  # type: ignore[arg-type]  # mypy: Callable is no plain class
         data = data()
     pieces = [data] if _is_buffer(data) else data
@@ -91,6 +104,7 @@ def _write_data(out: IO[bytes], name: str, data: Data, size: int) -> None:
         if written > size:
             break
         out.write(view)
+        yield len(view)
     if written != size:
         got = f"at least {written}" if written > size else written
         raise SpecError(f"tensor {name} takes {size} bytes; got {got}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from genmote import registry, spec
 from genmote.errors import SpecError
 from genmote.models import requantise
-from genmote.models.gguf_write import Tensor, write_gguf
+from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.models.make_vocabulary import byte_level, sentence_piece
 from genmote.ops import quant
 
@@ -85,12 +85,21 @@ def load_shape(name: str) -> Shape:
 
 
 def make_model(
-    shape: str, type: str, path: str | os.PathLike[str], seed: int = 0, *, embedding_type: str | None = None
+    shape: str,
+    type: str,
+    path: str | os.PathLike[str],
+    seed: int = 0,
+    *,
+    embedding_type: str | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write a model of ``shape`` with its matrices stored as ``type`` to ``path``, streamed.
 
-    ``embedding_type`` as in :func:`requantise.convert_type`. ``SpecError`` for an unknown shape or type.
+    ``embedding_type`` as in :func:`requantise.convert_type`. ``SpecError`` for an unknown shape or type and for a
+    negative seed.
     """
+    if not 0 <= seed < 1 << 64:
+        raise SpecError(f"seed={seed}: wanted 0 to 2**64 - 1")
     form = load_shape(shape)
     types = requantise.MatrixTypes(type, form.tied, embedding_type)
     tensors: list[Tensor] = []
@@ -109,7 +118,7 @@ def make_model(
         "genmote.shape": shape,
         "genmote.seed": np.uint64(seed),
     }
-    write_gguf(path, metadata, tensors)
+    write_gguf(path, metadata, tensors, progress=progress)
 
 
 def tensor_list(form: Shape) -> Iterator[tuple[str, tuple[int, ...], float, float]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile, TensorInfo
-from genmote.models.gguf_write import Tensor, write_gguf
+from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.ops import quant
 
 # `general.file_type`: what a reader shows as the file's type (llama.h); it decides nothing.
@@ -37,7 +37,12 @@ _PIECE = 1 << 22
 
 
 def convert_type(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], type: str, *, embedding_type: str | None = None
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    type: str,
+    *,
+    embedding_type: str | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write ``source`` to ``target`` with its matrices stored as ``type``; metadata and vectors stay as they are.
 
@@ -56,7 +61,7 @@ def convert_type(
         tensors.append((info.name, wanted, info.shape, data))
     metadata = model.typed_metadata()
     metadata["general.file_type"] = np.uint32(FILE_TYPES[types.matrices])
-    write_gguf(target, metadata, tensors)
+    write_gguf(target, metadata, tensors, progress=progress)
 
 
 class MatrixTypes:

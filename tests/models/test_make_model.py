@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from genmote.errors import SpecError
 from genmote.models import make_vocabulary
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import llama3_factors, load_shape, make_model, shape_names, tensor_list
+from genmote.models.make_model import Shape, llama3_factors, load_shape, make_model, shape_names, tensor_list
 from genmote.ops import quant
 
 TINY = [name for name in shape_names() if name.startswith("tiny-")]
@@ -159,7 +161,40 @@ def test_errors_say_what_is_known(tmp_path: Path) -> None:
         make_vocabulary.byte_level(100, "gpt-2")
     with pytest.raises(SpecError, match="vocab_size=300: a SentencePiece vocabulary takes at least 354"):
         make_vocabulary.sentence_piece(300, ("<unk>", "<s>", "</s>"))
+    with pytest.raises(SpecError, match=r"seed=-1: wanted 0 to 2\*\*64 - 1"):
+        make_model("tiny-llama", "q4_0", tmp_path / "m", -1)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_verb_makes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from genmote.cli import main
+
+    make_model("tiny-qwen3", "q8_0", tmp_path / "a.gguf", 7, embedding_type="f16")
+    words = ["make-model", "tiny-qwen3", str(tmp_path / "b.gguf"), "--type", "q8_0", "--embedding-type", "f16"]
+    assert main([*words, "--seed", "7", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["path"] == str(tmp_path / "b.gguf")
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+    assert told["size_bytes"] == (tmp_path / "a.gguf").stat().st_size
+    assert main(["make-model", "tiny", str(tmp_path / "c.gguf")]) == 2
+    assert "no model shape is called 'tiny'" in capsys.readouterr().err
+    assert main(["make-model", "tiny-opt", str(tmp_path / "absent" / "c.gguf")]) == 2
+    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_progress_reaches_the_whole(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    make_model("tiny-llama", "q8_0", tmp_path / "m.gguf", progress=lambda *told: seen.append(told))
+    model = ModelFile.open(tmp_path / "m.gguf")
+    assert {what for what, _, _ in seen} == {"writing m.gguf"}
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1][1] == seen[-1][2] == sum(info.nbytes for info in model.tensors.values())
+
+
+def test_the_formats_page_tells_of_every_field() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert not [field.name for field in fields(Shape) if f"`{field.name}`" not in text]
+    assert not [kind for kind in quant.TYPES if f"`{kind}`" not in text]
 
 
 @pytest.fixture
