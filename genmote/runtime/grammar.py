@@ -60,6 +60,7 @@ class Grammar:
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
+        """From a regular expression in Rust's syntax: ``\\d`` is a digit of any script, so write ``[0-9]``."""
         return cls("regex", pattern)
 
     @classmethod

@@ -1,0 +1,112 @@
+"""Scores, vectors and perplexity against their definitions, computed one token at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from genmote.errors import ContextError, SpecError
+from genmote.runtime import measures
+from genmote.runtime.engine import Engine
+from genmote.runtime.fake import fake_engine
+
+TEXT = "the cat sat on the mat and the cat sat on the dog " * 8
+
+
+def slow_logprobs(engine: Engine, tokens: list[int]) -> list[float]:
+    """Log-probability of tokens[1:], from a fresh session, one step each."""
+    session = engine.session()
+    found = []
+    for token, following in zip(tokens, tokens[1:], strict=False):
+        logits = session.step(token).astype(np.float64)
+        found.append(float(logits[following] - logits.max() - np.log(np.exp(logits - logits.max()).sum())))
+    return found
+
+
+def defined_perplexity(
+    engine: Engine, tokens: list[int], context: int, chunks: int, bos: int | None
+) -> tuple[float, float]:
+    """llama.cpp's tools/perplexity, read aloud: windows of `context`; the first token becomes BOS; the logits at
+    positions first .. context - 2 are scored, first = context // 2; the error is that of the mean."""
+    nll = nll2 = 0.0
+    count = 0
+    for i in range(min(chunks, len(tokens) // context)):
+        window = tokens[i * context : (i + 1) * context]
+        if bos is not None:
+            window = [bos, *window[1:]]
+        for position, logprob in enumerate(slow_logprobs(engine, window)):
+            if position >= context // 2:
+                nll -= logprob
+                nll2 += logprob**2
+                count += 1
+    nll, nll2 = nll / count, nll2 / count
+    return math.exp(nll), math.exp(nll) * math.sqrt((nll2 - nll * nll) / (count - 1))
+
+
+@pytest.mark.parametrize("context", [4, 17, 64, 100])
+@pytest.mark.parametrize("bos", [True, False])
+def test_perplexity_is_its_definition(context: int, bos: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "_LOGITS_BYTES", 258 * 4 * 5)  # five rows of logits at once: seams in every window
+    engine = fake_engine(sure=2.0)
+    engine.tokenizer.add_bos = bos
+    tokens = engine.tokenizer.encode(TEXT)
+    seen: list[tuple[int, int]] = []
+    found = engine.perplexity(TEXT, context=context, chunks=3, progress=lambda done, of: seen.append((done, of)))
+    value, error = defined_perplexity(fake_engine(sure=2.0), tokens, context, 3, 256 if bos else None)
+    assert found.value == pytest.approx(value, rel=1e-6)
+    assert found.stderr == pytest.approx(error, rel=1e-4)
+    assert found.tokens == 3 * (context - 1 - context // 2)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert engine.perplexity(tokens, context=context, chunks=3) == found
+
+
+def test_all_windows_and_windows_longer_than_a_chunk() -> None:
+    engine = fake_engine(sure=2.0)
+    tokens = engine.tokenizer.encode(TEXT * 5)
+    found = engine.perplexity(tokens, context=700)
+    assert found.windows == len(tokens) // 700 == 2
+    assert found.value == pytest.approx(defined_perplexity(fake_engine(sure=2.0), tokens, 700, 9, 256)[0], rel=1e-6)
+
+
+def test_scores() -> None:
+    engine = fake_engine(sure=2.0)
+    score = engine.score("ab ab", " abx")
+    np.testing.assert_allclose(score.logprobs, slow_logprobs(engine, [256, *b"ab ab abx"])[5:], rtol=1e-5)
+    assert score.tokens == list(b" abx")
+    assert score.total == pytest.approx(score.logprobs.sum())
+    whole = engine.score("ab ab")
+    np.testing.assert_allclose(whole.logprobs, slow_logprobs(engine, [256, *b"ab ab"]), rtol=1e-5)
+    assert len(engine.score("").logprobs) == 0
+    assert engine.score(list(b"ab"), list(b"c")).tokens == [99]
+
+
+def test_vectors() -> None:
+    engine = fake_engine()
+    mean, last = engine.embed("ab" * 400), engine.embed("ab" * 400, "last")
+    assert mean.shape == last.shape == (4,) and mean.dtype == np.float32
+    assert np.linalg.norm(mean) == pytest.approx(1) and np.linalg.norm(last) == pytest.approx(1)
+    session = engine.session()
+    rows = engine.rows("ab" * 400)
+    states = engine.decoder.run(
+        np.array(rows.ids), [type("S", (), {"cache": session.ready(801), "start": 0, "count": 801})]
+    )
+    sums = (states[:, :1] + np.arange(4)).sum(0)
+    np.testing.assert_allclose(mean, sums / np.linalg.norm(sums), rtol=1e-5)
+    with pytest.raises(SpecError, match="pooling='max': use 'mean' or 'last'"):
+        engine.embed("a", "max")  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_measured_is_told() -> None:
+    engine = fake_engine(context=64)
+    with pytest.raises(ContextError, match="context=65: use a window of 4 to 64 tokens"):
+        engine.perplexity(TEXT, context=65)
+    with pytest.raises(ContextError, match="context=3: use a window"):
+        engine.perplexity(TEXT, context=3)
+    with pytest.raises(SpecError, match="the text has 6 tokens, one window takes 64: give a longer text or a smaller"):
+        engine.perplexity("short", context=64)
+    with pytest.raises(SpecError, match="chunks=0: use at least 1"):
+        engine.perplexity(TEXT, context=64, chunks=0)
+    with pytest.raises(SpecError, match="token 999: this model's tokens"):
+        engine.perplexity([999] * 64, context=64)
