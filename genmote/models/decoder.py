@@ -121,7 +121,8 @@ class Decoder:
         tables = [ops.rotary(positions, rope.inv_freq, rope.scale) for rope in config.ropes]
         for layer in self.weights.layers:
             rotary = tables[layer.spec.rope] if layer.spec.rope >= 0 else None
-            x = self._block(x, layer, rotary, spans) if self._block else block(ops, x, layer, rotary, spans)
+            fused = self._block(x, layer, rotary, spans) if self._block else None
+            x = block(ops, x, layer, rotary, spans) if fused is None else fused
         return x
 
     def head(self, x: Array) -> Array:

@@ -131,5 +131,5 @@ class Ops(Protocol):
         ...
 
     # -- optional fused form --------------------------------------------------------------------------------------
-    # block(x, layer, rotary | None, spans) -> x : the whole of `decoder.block`, bit-identical to the steps above.
-    # Absent (no attribute) where an op set has none.
+    # block(x, layer, rotary | None, spans) -> x | None : the whole of `decoder.block`, bit-identical to the steps above,
+    # possibly in place of x; None for a layer that it has no fused form for. No attribute where an op set has none.

@@ -1,0 +1,256 @@
+"""The native op set: C++ kernels on re-laid quantised weights, what a device runs.
+
+Every result has the same bits on every instruction set, for any number of threads and any company in the batch: see
+`native/kernels.h` for the one order in which a row's floats are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import OpsError, SpecError
+from genmote.ops import quant
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
+from genmote.ops.numpy_ops import check_state
+from genmote.ops.protocol import Rotary, Span
+
+try:
+    from genmote.ops import _native
+except ImportError as error:  # built without a compiler, or for another Python
+    raise OpsError(
+        f"the native kernels are not here ({error}); install a C++ compiler and reinstall genmote, or use the numpy op set"
+    ) from error
+
+Float32 = NDArray[np.float32]
+ACTIVATIONS: dict[str, int] = {"silu": 0, "gelu": 1, "relu": 2}
+MAX_HEAD_DIM = 1024
+
+
+def create(*, isa: str | None = None, threads: int | None = None) -> NativeOps:
+    """The native op set on `threads` threads (None: one a core). `isa` None: GENMOTE_ISA, or the best that runs here.
+
+    Raises OpsError for an instruction set that is unknown, not built in, or absent from this processor.
+    """
+    name = isa or os.environ.get("GENMOTE_ISA") or _native.best_isa()
+    here = [n for n in _native.isa_names() if _native.isa_runs(n)]
+    if name not in here:
+        raise OpsError(f"instruction set {name!r}: this machine runs {', '.join(here)}; choose one of these or leave it out")
+    return NativeOps(name, threads or len(os.sched_getaffinity(0)))
+
+
+class NativeCache(_native.KVCache):  # type: ignore[misc]
+    """`protocol.KVCache` in native memory; pages are taken as rows arrive."""
+
+    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> None:
+        super().__init__(n_layers, n_kv_heads, head_dim, capacity)
+        self.shape = (n_layers, 0, n_kv_heads, head_dim)
+        self.limit = capacity
+
+    @property
+    def capacity(self) -> int:
+        return self.limit
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self.length:
+            raise SpecError(f"cannot cut a cache of {self.length} rows to {length}; give a number from 0 to its length")
+        self.position -= self.length - length
+        self.length = length
+
+    def export(self) -> dict[str, NDArray[Any]]:
+        layers, _, heads, dim = self.shape
+        k = np.empty((layers, self.length, heads, dim), np.float16)
+        v = np.empty_like(k)
+        self.read(k.view(np.uint16), v.view(np.uint16))
+        return {"k": k, "v": v}
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        k, v = (np.ascontiguousarray(x) for x in check_state(state, self.shape, self.capacity))
+        self.write(k.view(np.uint16), v.view(np.uint16))
+
+
+class NativeOps:
+    """Implements `ops.protocol.Ops`, with a fused `block`."""
+
+    name = "native"
+    exact = True
+
+    def __init__(self, isa: str, threads: int) -> None:
+        self.machine = _native.Machine(isa, threads)
+        self.isa, self.threads = isa, threads
+        self._spans: tuple[Sequence[Span], Any] = ((), None)
+
+    # -- weights --------------------------------------------------------------------------------------------------
+
+    def matrix(self, type_name: str, shape: tuple[int, int], raw: NDArray[np.uint8]) -> Any:
+        return self.packed_matrix(type_name, shape, self.pack(type_name, shape, raw))
+
+    def packed_bytes(self, type_name: str, shape: tuple[int, int]) -> int:
+        """Size of a matrix in the kernels' layout. Raises OpsError for a type or width that they have no layout for."""
+        type_ = quant.by_name(type_name)
+        size = int(_native.packed_bytes(type_.ggml_id, *shape))
+        if not size or shape[1] % type_.block_size:
+            raise OpsError(f"a {shape[0]}x{shape[1]} {type_name} matrix: the native kernels take none; convert the model to another type")
+        return size
+
+    def pack(self, type_name: str, shape: tuple[int, int], raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A GGUF matrix re-laid for the kernels (docs/formats.md), without loss."""
+        packed = aligned(self.packed_bytes(type_name, shape))
+        self.machine.pack(quant.by_name(type_name).ggml_id, *shape, np.ascontiguousarray(raw).reshape(-1), packed)
+        return packed
+
+    def packed_matrix(self, type_name: str, shape: tuple[int, int], packed: NDArray[np.uint8]) -> Any:
+        """A matrix over bytes that `pack` gave, for instance out of a memory-mapped file."""
+        return _native.Matrix(quant.by_name(type_name).ggml_id, *shape, packed)
+
+    def vector(self, values: Float32) -> Float32:
+        return np.array(values, np.float32)
+
+    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> NativeCache:
+        if head_dim > MAX_HEAD_DIM:
+            raise OpsError(f"heads of {head_dim} dimensions: the native kernels take up to {MAX_HEAD_DIM}; use the numpy op set")
+        return NativeCache(n_layers, n_kv_heads, head_dim, capacity)
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def array(self, values: Float32) -> Float32:
+        return np.array(values, np.float32, order="C")  # a copy: a fused block works in place
+
+    def numpy(self, x: Float32) -> Float32:
+        return x
+
+    def embed(self, table: Any, tokens: NDArray[np.int32]) -> Float32:
+        y = np.empty((len(tokens), table.shape[1]), np.float32)
+        self.machine.embed(table, tokens, y)
+        return y
+
+    def linear(self, x: Float32, weight: Linear) -> Float32:
+        y = self._product(x, weight.matrix, weight.bias)
+        for adapter in weight.adapters:
+            y += np.float32(adapter.scale) * self._product(self._product(x, adapter.down), adapter.up)
+        return y
+
+    def norm(self, x: Float32, norm: Norm) -> Float32:
+        y = np.empty_like(x)
+        self.machine.norm(x, norm.gain, norm.bias, norm.eps, norm.centre, y)
+        return y
+
+    def rotary(self, positions: NDArray[np.int32], inv_freq: NDArray[np.float64], scale: float) -> Rotary:
+        cos = np.empty((len(positions), len(inv_freq)), np.float32)
+        sin = np.empty_like(cos)
+        _native.rotary(positions, inv_freq, scale, cos, sin)
+        return Rotary(cos, sin)
+
+    def rope(self, x: Float32, rotary: Rotary, interleaved: bool) -> Float32:
+        y = np.array(x)
+        self.machine.rope(y, rotary.cos, rotary.sin, interleaved)
+        return y
+
+    def attend(self, q: Float32, k: Float32, v: Float32, spans: Sequence[Span], layer: Layer) -> Float32:
+        spec = layer.spec
+        out = np.empty((q.shape[0], spec.n_heads * spec.head_dim), np.float32)
+        rows = (np.ascontiguousarray(a) for a in (q, k, v))
+        self.machine.attend(*rows, self._native_spans(spans), spec.index, spec.scale, spec.score_cap, spec.window, out)
+        return out
+
+    def glu(self, gate: Float32, up: Float32, activation: Activation) -> Float32:
+        y = np.empty_like(up)
+        self.machine.glu(gate, up, ACTIVATIONS[activation], y)
+        return y
+
+    def activate(self, x: Float32, activation: Activation) -> Float32:
+        y = np.empty_like(x)
+        self.machine.activate(x, ACTIVATIONS[activation], y)
+        return y
+
+    def add(self, a: Float32, b: Float32) -> Float32:
+        return a + b
+
+    def scale(self, x: Float32, factor: float) -> Float32:
+        return x * np.float32(factor)
+
+    def soft_cap(self, x: Float32, cap: float) -> Float32:
+        y = np.empty_like(x)
+        self.machine.soft_cap(x, cap, y)
+        return y
+
+    def experts(self, x: Float32, experts: Experts, activation: Activation) -> Float32:
+        shares = self.linear(x, experts.router)  # (N, E)
+        self.machine.softmax(shares)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]  # (N, used), best first
+        weights = np.take_along_axis(shares, chosen, axis=-1)
+        if experts.normalise:
+            total = weights[:, 0].copy()
+            for place in range(1, experts.used):  # one order for any number of rows
+                total += weights[:, place]
+            weights = weights / total[:, None]
+        parts = np.empty((*chosen.shape, x.shape[1]), np.float32)  # (N, used, D)
+        for expert in np.unique(chosen):
+            rows, places = np.nonzero(chosen == expert)
+            h = x[rows]
+            inner = self.glu(self._product(h, experts.gate[expert]), self._product(h, experts.up[expert]), activation)
+            parts[rows, places] = self._product(inner, experts.down[expert])
+        out = np.zeros_like(x)
+        for place in range(experts.used):
+            out += weights[:, place, None] * parts[:, place]
+        return out
+
+    # -- the fused form -------------------------------------------------------------------------------------------
+
+    def block(self, x: Float32, layer: Layer, rotary: Rotary | None, spans: Sequence[Span]) -> Float32 | None:
+        """All of `decoder.block` in one call, in place of `x`; None where the layer has experts or adapters."""
+        if layer.fused is None:
+            layer.fused = _compile(layer)
+        if layer.fused is False:
+            return None
+        cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
+        self.machine.block(layer.fused, x, cos, sin, self._native_spans(spans))
+        return x
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _native_spans(self, spans: Sequence[Span]) -> Any:
+        if self._spans[0] is not spans:  # the same list comes with every layer of a forward pass
+            self._spans = (spans, _native.Spans([(s.cache, s.start, s.count) for s in spans]))
+        return self._spans[1]
+
+    def _product(self, x: Float32, matrix: Any, bias: Float32 | None = None) -> Float32:
+        rows = matrix.shape[0]
+        y = np.empty((x.shape[0], (rows + 15) // 16 * 16), np.float32)
+        self.machine.linear(matrix, bias, np.ascontiguousarray(x), y)
+        return y if y.shape[1] == rows else np.ascontiguousarray(y[:, :rows])
+
+
+def _compile(layer: Layer) -> Any:
+    """The layer as the fused block takes it, or False where only the single steps can run it."""
+    linears = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
+    if layer.experts is not None or layer.up is None or any(w is not None and w.adapters for w in linears):
+        return False
+    spec = layer.spec
+    norms = (layer.attn_norm, layer.ffn_norm, layer.q_norm, layer.k_norm, layer.post_attn_norm, layer.post_ffn_norm)
+    return _native.Block(
+        spec.index,
+        spec.n_heads,
+        spec.n_kv_heads,
+        spec.head_dim,
+        spec.scale,
+        spec.score_cap,
+        ACTIVATIONS[spec.activation],
+        spec.window,
+        spec.rope >= 0,
+        spec.rope_interleaved,
+        layer.attn_norm.gain.shape[0],
+        [n and (n.gain, n.bias, n.eps, n.centre) for n in norms],
+        [w and (w.matrix, w.bias) for w in linears],
+    )
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Uninitialised bytes that begin on a cache line."""
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]

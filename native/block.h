@@ -1,0 +1,105 @@
+// What the kernels add up to: linear layers, attention over a cache, and a whole transformer block, on a thread pool.
+// Every step is exported on its own too; the fused block calls the same code in the same order, so its bits are the same.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "genmote.h"
+#include "threads.h"
+
+namespace genmote {
+
+// Keys and values of one session, float16: for each layer and head, keys [capacity/16][D][16], then values [capacity][D].
+// The memory is reserved at once and taken page by page as rows arrive.
+class KVCache {
+  public:
+    KVCache(int layers, int heads, int dim, int64_t capacity);
+    ~KVCache();
+    KVCache(const KVCache&) = delete;
+    KVView view(int layer, int head) const;
+    void put(int layer, int head, int64_t row, const uint16_t* k, const uint16_t* v);  // (D,) each
+    int64_t bytes() const { return length * layers * heads * dim * 4; }
+
+    const int layers, heads, dim;
+    const int64_t capacity;
+    int64_t length = 0, position = 0;
+
+  private:
+    uint16_t* base_;
+    size_t size_;
+};
+
+struct Span {
+    KVCache* cache;
+    int64_t start, count;
+};
+
+struct Linear {
+    const Matrix* w = nullptr;
+    const float* bias = nullptr;
+};
+
+struct Norm {
+    const float *gain = nullptr, *bias = nullptr;
+    int64_t size = 0;
+    float eps = 0;
+    bool centre = false;
+};
+
+struct Block {
+    int index, heads, kv_heads, dim;
+    float scale, cap;
+    Act act;
+    int64_t window;
+    bool rope, interleaved;
+    int64_t width;  // of x
+    Norm attn_norm, ffn_norm, q_norm, k_norm, post_attn, post_ffn;
+    Linear q, k, v, o, gate, up, down;
+};
+
+class Buffer {  // grows, never shrinks; 64-byte aligned
+  public:
+    template <typename T> T* get(size_t n) { return static_cast<T*>(raw(n * sizeof(T))); }
+    ~Buffer();
+
+  private:
+    void* raw(size_t bytes);
+    void* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Kernels, threads and scratch memory. One call at a time; others wait.
+class Machine {
+  public:
+    Machine(const Kernels& kernels, int threads) : kernels(kernels), pool(threads), scratch_(pool.threads()) {}
+    const Kernels& kernels;
+    Pool pool;
+    std::mutex busy;
+
+    void quantise(const float* x, int64_t rows, int64_t ld, int64_t n, Group* out);
+    void linear(const Linear& w, const float* x, int64_t rows, float* y, int64_t ldy);
+    void norm(const Norm& n, const float* x, int64_t rows, float* y);
+    void embed(const Matrix& w, const int32_t* tokens, int64_t rows, float* y);
+    void rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
+    void store(const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, int layer, int heads, int dim);
+    void attend(const float* q, int64_t ldq, float* out, int64_t ldo, const std::vector<Span>& spans, const Block& b);
+    void block(const Block& b, float* x, int64_t rows, const float* cos, const float* sin, int64_t half, const std::vector<Span>& spans);
+
+  private:
+    struct Input;
+    Input prepare(const float* x, int64_t rows, int64_t ld, int64_t n, bool quantised);
+    void rows_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1, int worker);
+    void feed_forward(const Block& b, const Input& x, int64_t rows);
+    template <typename F> void each_row(int64_t rows, F&& f);
+    int64_t chunk(int64_t panels, int64_t rows, int64_t cols) const;
+    void add_branch(const Linear& w, const Norm& post, const Input& in, float* x, int64_t rows, int64_t width);
+
+    struct Worker { Buffer spelt, gate, up, scores; };
+    std::vector<Worker> scratch_;
+    Buffer normed_, quantised_, q_, k_, v_, attended_, hidden_, hidden_q_, branch_;
+};
+
+void rotary(const int32_t* positions, int64_t rows, const double* inv_freq, int64_t half, float scale, float* cos, float* sin);
+
+}  // namespace genmote

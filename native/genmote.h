@@ -1,0 +1,110 @@
+// genmote's native kernels: one header.
+//
+// Everything is laid out for *panels* of 16 rows: lane r of a vector is row r of the panel, so that a dot product never
+// needs a sum across lanes. Each row's float sum runs over the groups of its columns in order, one fused multiply-add
+// after the other, on every instruction set and for every number of rows and threads: the bits are the same everywhere.
+// The layouts are described in docs/formats.md (packed weights) and have a NumPy twin in genmote/ops/packed.py.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace genmote {
+
+constexpr int kPanel = 16;  // rows of a panel
+constexpr int kGroup = 32;  // columns of a group
+
+// Tensor types by their GGUF number.
+enum Type : int {
+    F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
+    Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20, BF16 = 30,
+};
+
+// How a quantised panel lies in memory: code planes of all groups, then the scale planes.
+struct Layout {
+    int code_bytes;   // bytes of code planes per group of 32 columns x 16 rows
+    bool nibble, two, one, byte;  // which planes a group has, in this order
+    int offset;       // value = code - offset (0: none)
+    bool half;        // scales per 16 columns instead of 32
+    bool super;       // two-level scales: float16 per 256 columns times an integer per (half) group
+    bool min;         // a subtracted or added minimum besides the scale
+    bool codebook;    // nibbles index the IQ4_NL table
+    int src_block;    // columns of a GGUF block
+    int src_bytes;    // bytes of a GGUF block
+};
+
+bool layout_of(int type, Layout* out);  // false: not a quantised type that the kernels know
+bool is_float_type(int type);
+size_t row_bytes(int type, int64_t cols);                   // GGUF bytes of a row
+size_t panel_bytes(int type, int64_t cols);                 // packed bytes of a panel
+size_t packed_bytes(int type, int64_t rows, int64_t cols);  // packed bytes of a matrix
+// Re-lay rows [16 p, 16 p + 16) of a GGUF matrix; rows past the end become zero.
+void pack_panel(int type, int64_t rows, int64_t cols, const uint8_t* src, int64_t p, uint8_t* dst);
+
+struct Matrix {
+    int type;
+    int64_t rows, cols;
+    const uint8_t* data;  // packed panels
+    int64_t panels() const { return (rows + kPanel - 1) / kPanel; }
+    const uint8_t* panel(int64_t p) const { return data + static_cast<size_t>(p) * panel_bytes(type, cols); }
+    bool quantised() const { return !is_float_type(type); }
+};
+
+// A row of activations rounded to 8 bits, a group of 32 columns each. One cache line.
+struct alignas(64) Group {
+    int8_t q[32];
+    float d;                   // x ~ d * q
+    int32_t nsum, nlo, nhi;    // minus the sum of q: of all 32, of the first and of the last 16
+    float dsum, dlo, dhi;      // d * sum, likewise
+    int32_t pad;
+};
+
+// Keys and values of one layer and key-value head as attention reads them.
+struct KVView {
+    uint16_t* k;  // [capacity / 16][D][16] float16
+    uint16_t* v;  // [capacity][D] float16
+};
+
+constexpr int kMaxQueries = 8;
+
+// One tile of queries that share a key-value head.
+struct AttendTile {
+    int n;                          // queries
+    const float* q[kMaxQueries];    // (D,)
+    float* out[kMaxQueries];        // (D,)
+    int64_t begin[kMaxQueries];     // first row that the query sees
+    int64_t end[kMaxQueries];       // one past the last
+    KVView kv;
+    int head_dim;
+    float scale, cap;
+    float* scores;                  // scratch: n * stride floats
+    int64_t stride;                 // >= largest end rounded up to 16
+};
+
+enum class Act : int { silu = 0, gelu = 1, relu = 2 };
+
+// One instruction set's kernels.
+struct Kernels {
+    const char* name;
+    void (*quantise_row)(const float* x, int64_t n, Group* out);
+    // y[t * ldy + row] for rows of panels [p0, p1) and T rows of activations; scratch of scratch_bytes() a thread.
+    void (*matmul)(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch);
+    void (*matmul_float)(const Matrix& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1);
+    void (*dequantise_row)(const Matrix& w, int64_t row, float* out);
+    void (*rms_norm)(const float* x, const float* gain, int64_t n, float eps, float* y);
+    void (*layer_norm)(const float* x, const float* gain, const float* bias, int64_t n, float eps, float* y);
+    void (*glu)(const float* gate, const float* up, int64_t n, Act act, float* y);
+    void (*activate)(const float* x, int64_t n, Act act, float* y);
+    void (*soft_cap)(const float* x, int64_t n, float cap, float* y);
+    void (*softmax)(float* x, int64_t n);
+    void (*attend)(const AttendTile& tile);
+    void (*to_half)(const float* x, int64_t n, uint16_t* y);
+};
+
+size_t scratch_bytes(int64_t cols);  // of matmul, per thread
+
+const Kernels* kernels_named(const char* name);  // nullptr: not built in, or not runnable here
+const char* const* kernel_names();               // built in, best first, then nullptr
+bool cpu_has(const char* name);
+const Kernels& best_kernels();
+
+}  // namespace genmote

@@ -1,0 +1,3 @@
+#include "kernels.h"
+
+GENMOTE_KERNELS(kernels_scalar, "scalar")

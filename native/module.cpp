@@ -1,0 +1,284 @@
+// The Python face of the kernels: thin, no policy. Arrays are checked for shape here, for meaning in genmote/ops/native_ops.py.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <optional>
+
+#include "block.h"
+#include "genmote.h"
+
+namespace nb = nanobind;
+using namespace genmote;
+
+void bind_tokenizer(nb::module_&);
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using BytesOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using FloatsOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Halves = nb::ndarray<const uint16_t, nb::c_contig, nb::device::cpu>;
+using HalvesOut = nb::ndarray<uint16_t, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void need(bool ok, const char* what) {
+    if (!ok) throw nb::value_error(what);
+}
+
+struct PyMatrix {
+    Matrix m;
+    nb::object owner;
+};
+
+PyMatrix make_matrix(int type, int64_t rows, int64_t cols, Bytes data) {
+    Layout l;
+    need(rows > 0 && cols > 0, "matrix: rows and columns must be positive");
+    need(is_float_type(type) || (layout_of(type, &l) && cols % l.src_block == 0), "matrix: type or columns unsupported");
+    need(data.shape(0) >= packed_bytes(type, rows, cols), "matrix: too few packed bytes");
+    return {{type, rows, cols, data.data()}, nb::cast(data)};
+}
+
+struct PySpans {
+    std::vector<Span> spans;
+    nb::list owners;
+    int64_t rows = 0;
+};
+
+struct PyBlock {
+    Block b;
+    nb::list owners;
+};
+
+const float* floats(const std::optional<Floats>& a, size_t n, nb::list& keep) {
+    if (!a) return nullptr;
+    need(a->size() == n, "vector has the wrong length");
+    keep.append(nb::cast(*a));
+    return a->data();
+}
+
+Linear linear_of(const nb::object& o, nb::list& keep) {  // None, or (matrix, bias | None)
+    if (o.is_none()) return {};
+    auto t = nb::cast<nb::tuple>(o);
+    const PyMatrix& m = nb::cast<const PyMatrix&>(t[0]);
+    keep.append(t[0]);
+    std::optional<Floats> bias;
+    if (!t[1].is_none()) bias = nb::cast<Floats>(t[1]);
+    return {&m.m, floats(bias, static_cast<size_t>(m.m.rows), keep)};
+}
+
+Norm norm_of(const nb::object& o, nb::list& keep) {  // None, or (gain, bias | None, eps, centre)
+    if (o.is_none()) return {};
+    auto t = nb::cast<nb::tuple>(o);
+    auto gain = nb::cast<Floats>(t[0]);
+    keep.append(t[0]);
+    std::optional<Floats> bias;
+    if (!t[1].is_none()) bias = nb::cast<Floats>(t[1]);
+    return {gain.data(), floats(bias, gain.size(), keep), static_cast<int64_t>(gain.size()), nb::cast<float>(t[2]), nb::cast<bool>(t[3])};
+}
+
+void check_spans(const PySpans& s, int64_t rows, int layer, int heads, int dim) {
+    need(s.rows == rows, "spans do not cover the rows");
+    for (const Span& p : s.spans) {
+        need(p.cache->layers > layer && p.cache->heads == heads && p.cache->dim == dim, "cache has another shape");
+        need(p.cache->length + p.count <= p.cache->capacity, "cache is full");
+    }
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.def("isa_names", [] {
+        std::vector<std::string> v;
+        for (auto n = kernel_names(); *n; n++) v.emplace_back(*n);
+        return v;
+    }, "Instruction sets whose kernels are built in, best first.");
+    m.def("isa_runs", [](const std::string& n) { return kernels_named(n.c_str()) != nullptr; });
+    m.def("best_isa", [] { return std::string(best_kernels().name); });
+    m.def("packed_bytes", [](int type, int64_t rows, int64_t cols) { return packed_bytes(type, rows, cols); });
+
+    nb::class_<PyMatrix>(m, "Matrix")
+        .def("__init__", [](PyMatrix* self, int type, int64_t rows, int64_t cols, Bytes data) { new (self) PyMatrix(make_matrix(type, rows, cols, data)); })
+        .def_prop_ro("shape", [](const PyMatrix& p) { return std::make_tuple(p.m.rows, p.m.cols); })
+        .def_prop_ro("type", [](const PyMatrix& p) { return p.m.type; })
+        .def_prop_ro("nbytes", [](const PyMatrix& p) { return packed_bytes(p.m.type, p.m.rows, p.m.cols); });
+
+    nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
+        .def(nb::init<int, int, int, int64_t>())
+        .def_rw("length", &KVCache::length)
+        .def_rw("position", &KVCache::position)
+        .def_ro("capacity", &KVCache::capacity)
+        .def_prop_ro("nbytes", &KVCache::bytes)
+        .def("read", [](const KVCache& c, HalvesOut k, HalvesOut v) {  // (L, T, H, D) each, rows [0, T)
+            size_t T = k.ndim() == 4 ? k.shape(1) : 0;
+            need(k.ndim() == 4 && v.ndim() == 4 && v.size() == k.size() && k.size() == T * c.layers * c.heads * c.dim && int64_t(T) <= c.length, "read: wrong shape");
+            for (int l = 0; l < c.layers; l++)
+                for (int h = 0; h < c.heads; h++) {
+                    KVView s = c.view(l, h);
+                    for (size_t t = 0; t < T; t++) {
+                        size_t at = ((size_t(l) * T + t) * c.heads + h) * c.dim;
+                        for (int d = 0; d < c.dim; d++) k.data()[at + d] = s.k[t / 16 * 16 * c.dim + d * 16 + t % 16];
+                        std::memcpy(v.data() + at, s.v + t * c.dim, size_t(c.dim) * 2);
+                    }
+                }
+        })
+        .def("write", [](KVCache& c, Halves k, Halves v) {
+            size_t T = k.ndim() == 4 ? k.shape(1) : 0;
+            need(k.ndim() == 4 && v.ndim() == 4 && v.size() == k.size() && k.size() == T * c.layers * c.heads * c.dim && int64_t(T) <= c.capacity, "write: wrong shape");
+            for (int l = 0; l < c.layers; l++)
+                for (size_t t = 0; t < T; t++)
+                    for (int h = 0; h < c.heads; h++) {
+                        size_t at = ((size_t(l) * T + t) * c.heads + h) * c.dim;
+                        c.put(l, h, static_cast<int64_t>(t), k.data() + at, v.data() + at);
+                    }
+            c.length = c.position = static_cast<int64_t>(T);
+        });
+
+    nb::class_<PySpans>(m, "Spans")
+        .def("__init__", [](PySpans* self, nb::list items) {
+            new (self) PySpans();
+            for (nb::handle h : items) {
+                auto t = nb::cast<nb::tuple>(h);
+                Span s{nb::cast<KVCache*>(t[0]), nb::cast<int64_t>(t[1]), nb::cast<int64_t>(t[2])};
+                need(s.cache && s.count > 0 && s.start == self->rows, "spans must be in order, without gaps");
+                self->rows += s.count;
+                self->spans.push_back(s);
+                self->owners.append(t[0]);
+            }
+        });
+
+    nb::class_<PyBlock>(m, "Block")
+        .def("__init__", [](PyBlock* self, int index, int heads, int kv_heads, int dim, float scale, float cap, int act, int64_t window, bool rope, bool interleaved,
+                            int64_t width, nb::list norms, nb::list linears) {
+            new (self) PyBlock();
+            Block& b = self->b;
+            need(norms.size() == 6 && linears.size() == 7 && act >= 0 && act <= 2, "block: wrong parts");
+            need(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && dim > 0 && dim <= 1024, "block: wrong heads");
+            b.index = index; b.heads = heads; b.kv_heads = kv_heads; b.dim = dim; b.scale = scale; b.cap = cap; b.act = static_cast<Act>(act);
+            b.window = window; b.rope = rope; b.interleaved = interleaved; b.width = width;
+            Norm* n[] = {&b.attn_norm, &b.ffn_norm, &b.q_norm, &b.k_norm, &b.post_attn, &b.post_ffn};
+            for (size_t i = 0; i < 6; i++) *n[i] = norm_of(norms[i], self->owners);
+            Linear* l[] = {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down};
+            for (size_t i = 0; i < 7; i++) *l[i] = linear_of(linears[i], self->owners);
+            const int64_t dq = int64_t(heads) * dim, dk = int64_t(kv_heads) * dim;
+            auto shape = [](const Linear& w, int64_t rows, int64_t cols) { return w.w && w.w->rows == rows && w.w->cols == cols; };
+            const int64_t inner = b.up.w ? b.up.w->rows : 0;
+            need(shape(b.q, dq, width) && shape(b.k, dk, width) && shape(b.v, dk, width) && shape(b.o, width, dq), "block: attention weights have wrong shapes");
+            need(shape(b.up, inner, width) && (!b.gate.w || shape(b.gate, inner, width)) && shape(b.down, width, inner), "block: feed-forward weights have wrong shapes");
+            need(b.attn_norm.size == width && b.ffn_norm.size == width && (!b.post_attn.gain || b.post_attn.size == width) && (!b.post_ffn.gain || b.post_ffn.size == width),
+                 "block: norms have wrong lengths");
+            need((!b.q_norm.gain || b.q_norm.size == dim || b.q_norm.size == dq) && (!b.k_norm.gain || b.k_norm.size == dim || b.k_norm.size == dk), "block: head norms");
+        });
+
+    nb::class_<Machine>(m, "Machine")
+        .def("__init__", [](Machine* self, const std::string& isa, int threads) {
+            const Kernels* k = kernels_named(isa.c_str());
+            need(k != nullptr, "machine: instruction set is not available");
+            new (self) Machine(*k, threads);
+        })
+        .def_prop_ro("isa", [](const Machine& s) { return std::string(s.kernels.name); })
+        .def_prop_ro("threads", [](const Machine& s) { return s.pool.threads(); })
+        .def("pack", [](Machine& s, int type, int64_t rows, int64_t cols, Bytes src, BytesOut dst) {
+            Layout l;
+            need(is_float_type(type) || (layout_of(type, &l) && cols % l.src_block == 0), "pack: type or columns unsupported");
+            need(src.shape(0) >= row_bytes(type, cols) * rows && dst.shape(0) >= packed_bytes(type, rows, cols), "pack: buffers are too small");
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            const int64_t panels = (rows + kPanel - 1) / kPanel, per = 16;
+            const size_t bytes = panel_bytes(type, cols);
+            s.pool.run(static_cast<int>((panels + per - 1) / per), [&](int task, int) {
+                for (int64_t p = task * per; p < std::min(panels, (task + 1) * per); p++) pack_panel(type, rows, cols, src.data(), p, dst.data() + p * bytes);
+            });
+        })
+        .def("linear", [](Machine& s, const PyMatrix& w, std::optional<Floats> bias, Floats x, FloatsOut y) {
+            need(x.ndim() == 2 && y.ndim() == 2 && int64_t(x.shape(1)) == w.m.cols && x.shape(0) == y.shape(0) && y.shape(1) % 16 == 0 && int64_t(y.shape(1)) >= w.m.rows,
+                 "linear: wrong shapes");
+            need(!bias || int64_t(bias->size()) == w.m.rows, "linear: wrong bias");
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.linear({&w.m, bias ? bias->data() : nullptr}, x.data(), static_cast<int64_t>(x.shape(0)), y.data(), static_cast<int64_t>(y.shape(1)));
+        }, nb::arg(), nb::arg().none(), nb::arg(), nb::arg())
+        .def("embed", [](Machine& s, const PyMatrix& w, Ints tokens, FloatsOut y) {
+            need(y.ndim() == 2 && y.shape(0) == tokens.shape(0) && int64_t(y.shape(1)) == w.m.cols, "embed: wrong shapes");
+            for (size_t i = 0; i < tokens.shape(0); i++) need(tokens.data()[i] >= 0 && tokens.data()[i] < w.m.rows, "embed: token out of range");
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.embed(w.m, tokens.data(), static_cast<int64_t>(tokens.shape(0)), y.data());
+        })
+        .def("norm", [](Machine& s, Floats x, Floats gain, std::optional<Floats> bias, float eps, bool centre, FloatsOut y) {
+            need(gain.size() > 0 && x.size() % gain.size() == 0 && y.size() == x.size() && (!bias || bias->size() == gain.size()), "norm: wrong shapes");
+            std::lock_guard<std::mutex> lock(s.busy);
+            Norm n{gain.data(), bias ? bias->data() : nullptr, static_cast<int64_t>(gain.size()), eps, centre};
+            s.norm(n, x.data(), static_cast<int64_t>(x.size() / gain.size()), y.data());
+        }, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
+        .def("rope", [](Machine& s, FloatsOut x, Floats cos, Floats sin, bool interleaved) {
+            need(x.ndim() == 3 && cos.ndim() == 2 && cos.shape(0) == x.shape(0) && sin.size() == cos.size() && 2 * cos.shape(1) <= x.shape(2), "rope: wrong shapes");
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.rope(x.data(), static_cast<int64_t>(x.shape(1) * x.shape(2)), static_cast<int64_t>(x.shape(0)), static_cast<int>(x.shape(1)), static_cast<int>(x.shape(2)), cos.data(),
+                   sin.data(), static_cast<int64_t>(cos.shape(1)), interleaved);
+        })
+        .def("attend", [](Machine& s, Floats q, Floats k, Floats v, const PySpans& spans, int layer, float scale, float cap, int64_t window, FloatsOut out) {
+            need(q.ndim() == 3 && k.ndim() == 3 && v.size() == k.size() && k.shape(0) == q.shape(0) && k.shape(2) == q.shape(2) && out.size() == q.size(), "attend: wrong shapes");
+            const int heads = static_cast<int>(q.shape(1)), kv = static_cast<int>(k.shape(1)), dim = static_cast<int>(q.shape(2));
+            need(kv > 0 && heads % kv == 0 && dim <= 1024, "attend: wrong heads");
+            check_spans(spans, static_cast<int64_t>(q.shape(0)), layer, kv, dim);
+            Block b{};
+            b.index = layer; b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = scale; b.cap = cap; b.window = window;
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.store(k.data(), v.data(), int64_t(kv) * dim, spans.spans, layer, kv, dim);
+            s.attend(q.data(), int64_t(heads) * dim, out.data(), int64_t(heads) * dim, spans.spans, b);
+        })
+        .def("glu", [](Machine& s, Floats gate, Floats up, int act, FloatsOut y) {
+            need(gate.size() == up.size() && y.size() == up.size() && act >= 0 && act <= 2, "glu: wrong shapes");
+            s.kernels.glu(gate.data(), up.data(), static_cast<int64_t>(up.size()), static_cast<Act>(act), y.data());
+        })
+        .def("activate", [](Machine& s, Floats x, int act, FloatsOut y) {
+            need(y.size() == x.size() && act >= 0 && act <= 2, "activate: wrong shapes");
+            s.kernels.activate(x.data(), static_cast<int64_t>(x.size()), static_cast<Act>(act), y.data());
+        })
+        .def("soft_cap", [](Machine& s, Floats x, float cap, FloatsOut y) {
+            need(y.size() == x.size() && cap > 0, "soft_cap: wrong shapes");
+            s.kernels.soft_cap(x.data(), static_cast<int64_t>(x.size()), cap, y.data());
+        })
+        .def("softmax", [](Machine& s, FloatsOut x) {
+            need(x.ndim() == 2 && x.shape(1) > 0, "softmax: wrong shape");
+            for (size_t i = 0; i < x.shape(0); i++) s.kernels.softmax(x.data() + i * x.shape(1), static_cast<int64_t>(x.shape(1)));
+        })
+        .def("round_q8", [](Machine& s, Floats x, nb::ndarray<int8_t, nb::c_contig, nb::device::cpu> q, FloatsOut d) {  // for tests: what linear makes of its input
+            need(x.size() % kGroup == 0 && q.size() == x.size() && d.size() == x.size() / kGroup, "round_q8: wrong shapes");
+            std::vector<Group> g(x.size() / kGroup);
+            s.kernels.quantise_row(x.data(), static_cast<int64_t>(x.size()), g.data());
+            for (size_t i = 0; i < g.size(); i++) {
+                std::memcpy(q.data() + i * kGroup, g[i].q, kGroup);
+                d.data()[i] = g[i].d;
+            }
+        })
+        .def("block", [](Machine& s, const PyBlock& b, FloatsOut x, std::optional<Floats> cos, std::optional<Floats> sin, const PySpans& spans) {
+            need(x.ndim() == 2 && int64_t(x.shape(1)) == b.b.width, "block: wrong shape");
+            const int64_t rows = static_cast<int64_t>(x.shape(0));
+            int64_t half = 0;
+            if (b.b.rope) {
+                need(cos && sin && cos->ndim() == 2 && int64_t(cos->shape(0)) == rows && sin->size() == cos->size() && int64_t(2 * cos->shape(1)) <= b.b.dim, "block: wrong rotary table");
+                half = static_cast<int64_t>(cos->shape(1));
+            }
+            check_spans(spans, rows, b.b.index, b.b.kv_heads, b.b.dim);
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.block(b.b, x.data(), rows, half ? cos->data() : nullptr, half ? sin->data() : nullptr, half, spans.spans);
+        }, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg());
+
+    m.def("rotary", [](Ints positions, Doubles inv_freq, float scale, FloatsOut cos, FloatsOut sin) {
+        need(cos.size() == positions.shape(0) * inv_freq.shape(0) && sin.size() == cos.size(), "rotary: wrong shapes");
+        rotary(positions.data(), static_cast<int64_t>(positions.shape(0)), inv_freq.data(), static_cast<int64_t>(inv_freq.shape(0)), scale, cos.data(), sin.data());
+    });
+#ifdef GENMOTE_TOKENIZER
+    bind_tokenizer(m);
+#endif
+}
