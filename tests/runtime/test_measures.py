@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ def slow_logprobs(engine: Engine, tokens: list[int]) -> list[float]:
     """Log-probability of tokens[1:], from a fresh session, one step each."""
     session = engine.session()
     found = []
-    for token, following in zip(tokens, tokens[1:], strict=False):
+    for token, following in pairwise(tokens):
         logits = session.step(token).astype(np.float64)
         found.append(float(logits[following] - logits.max() - np.log(np.exp(logits - logits.max()).sum())))
     return found
@@ -89,9 +92,8 @@ def test_vectors() -> None:
     assert np.linalg.norm(mean) == pytest.approx(1) and np.linalg.norm(last) == pytest.approx(1)
     session = engine.session()
     rows = engine.rows("ab" * 400)
-    states = engine.decoder.run(
-        np.array(rows.ids), [type("S", (), {"cache": session.ready(801), "start": 0, "count": 801})]
-    )
+    span: Any = SimpleNamespace(cache=session.ready(801), start=0, count=801)
+    states = engine.decoder.run(np.array(rows.ids), [span])
     sums = (states[:, :1] + np.arange(4)).sum(0)
     np.testing.assert_allclose(mean, sums / np.linalg.norm(sums), rtol=1e-5)
     with pytest.raises(SpecError, match="pooling='max': use 'mean' or 'last'"):
