@@ -67,9 +67,9 @@ class ScriptedBackend:
                     if cancelled.is_set() or made == job.max_tokens:
                         return deliver(Piece(finish="cancelled" if cancelled.is_set() else "length"))
                     made += 1
-                    probs = [TokenProb(token, -0.5, [(token, -0.5), (0, -float("inf"))]) for token in text.encode()]
+                    probs = [TokenProb(t, -0.5, [(t, -0.5), (0, -float("inf"))]) for t in text.encode() if job.logprobs]
                     cached = len(job.prompt) // 2 if number == 0 else 0
-                    deliver(Piece(text, 1, probs if job.logprobs else (), cached))
+                    deliver(Piece(text, 1, probs, cached))
                 deliver(Piece(finish="stop"))
             finally:
                 self._turn.release()

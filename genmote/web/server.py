@@ -56,6 +56,7 @@ def announce(ready: Ready) -> None:
 def serve(
     model: str,
     *,
+    name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     key: str | None = None,
@@ -73,6 +74,7 @@ def serve(
 ) -> None:
     """Serve a model by name or path over the OpenAI HTTP API until SIGINT (`KeyboardInterrupt`) or SIGTERM (returns).
 
+    Clients call the model `name` (None: as it is called here, a file by its stem).
     `key` (or GENMOTE_API_KEY) is what clients must send; without one only this machine is listened to. `max_sessions`
     texts are generated at the same time, `queue` more requests may wait, a body has at most `body_limit` bytes.
     `ready` is called once it listens, with the real port where `port` is 0. Raises `ServeError`, and what
@@ -91,7 +93,7 @@ def serve(
         engine = Engine.load(
             model, context=context, threads=threads, adapter=adapter, ops=ops, isa=isa, progress=progress
         )
-        backend = LocalBackend(engine, names_of(model, engine.model_path), slots=max_sessions)
+        backend = LocalBackend(engine, names_of(name or model, engine.model_path), slots=max_sessions)
         run(backend, bound, key=key, queue=queue, body_limit=body_limit, ready=ready, log=log)
 
 

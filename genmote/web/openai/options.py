@@ -155,6 +155,6 @@ def token_ids(value: list[Any], param: str, vocab_size: int) -> list[int]:
     """A prompt given as token ids."""
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < vocab_size:
-            got = str(item)[:20] if isinstance(item, int) else kind(item)
+            got = str(item)[:20] if type(item) is int else kind(item)
             raise wrong(param, got, f"token ids from 0 to {vocab_size - 1}")
     return list(value)

@@ -197,7 +197,7 @@ def calls_in(text: str, names: Mapping[str, Any]) -> list[Call] | None:
         return None
     calls = []
     for item in found if isinstance(found, list) else [found]:
-        if not isinstance(item, dict) or item.get("name") not in names:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str) or item["name"] not in names:
             return None
         arguments = item.get("arguments", item.get("parameters", {}))
         if isinstance(arguments, str):
@@ -221,11 +221,16 @@ class CallReader:
         self._names = names
         self._held = ""
         self._begun = False  # something has been given out, so the message as a whole is no bare call
+        self._called = False  # the last part was a call: white space after it means nothing
 
     def push(self, text: str) -> list[str | Call]:
         self._held += text
         out: list[str | Call] = []
         while self._held:
+            if self._called:
+                self._held = self._held.lstrip()
+                if not self._held:
+                    break
             if not self._begun and self._bare():
                 break
             start = self._held.find(OPEN)
@@ -243,8 +248,8 @@ class CallReader:
                 self._give(out, end - start + len(CLOSE))
             else:
                 out.extend(calls)
-                self._begun = True
-                self._held = self._held[end - start + len(CLOSE) :].lstrip()
+                self._begun = self._called = True
+                self._held = self._held[end - start + len(CLOSE) :]
         return out
 
     def flush(self) -> list[str | Call]:
@@ -262,7 +267,7 @@ class CallReader:
         if count > 0:
             out.append(self._held[:count])
             self._held = self._held[count:]
-            self._begun = True
+            self._begun, self._called = True, False
 
 
 def _overlap(text: str, tag: str) -> int:
