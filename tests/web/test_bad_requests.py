@@ -135,6 +135,85 @@ def test_every_wrong_request(start: Any) -> None:
     assert running.load()["open"] == 0 and not running.service.backend.jobs[1:]
 
 
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    2,
+    1.5,
+    1e308,
+    2**70,
+    "",
+    "x",
+    "\x00\ud83d\ude00",
+    [],
+    [1],
+    ["a"],
+    [[1]],
+    [[]],
+    {},
+    {"a": 1},
+    {"1": 1},
+]
+FULL = {
+    CHAT: asking(
+        model="scripted",
+        temperature=1,
+        top_p=1,
+        top_k=1,
+        min_p=0,
+        seed=1,
+        n=1,
+        stop="x",
+        stream=False,
+        max_tokens=5,
+        max_completion_tokens=5,
+        logprobs=True,
+        top_logprobs=1,
+        logit_bias={"1": 1},
+        tools=[TOOL],
+        tool_choice="auto",
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+        stream_options={"include_usage": True},
+        presence_penalty=0,
+        frequency_penalty=0,
+    ),
+    TEXT: {"prompt": "a", "max_tokens": 3, "logprobs": 1, "echo": True, "best_of": 1, "suffix": None, "n": 1},
+    EMBED: {"input": "a", "encoding_format": "float", "dimensions": None},
+}
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, inner in items for place in _places(inner, (*at, key)))]
+
+
+def _with(value: Any, place: tuple[Any, ...], put: Any) -> Any:
+    if not place:
+        return put
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[place[0]] = _with(value[place[0]], place[1:], put)
+    return changed
+
+
+@pytest.mark.parametrize("path", FULL)
+def test_no_value_in_any_place_is_the_server_s_fault(start: Any, path: str) -> None:
+    """Every field of a full request takes every odd value: the answer is 200 or 4xx in the API's shape."""
+    running = start(ScriptedBackend())
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    for place in _places(FULL[path]):
+        for value in VALUES:
+            connection.request("POST", path, json.dumps(_with(FULL[path], place, value)))
+            response = connection.getresponse()
+            raw = response.read()
+            assert response.status < 500, (place, value, raw)
+            if response.status != 200:
+                assert set(json.loads(raw)["error"]) == {"message", "type", "param", "code"}, (place, value, raw)
+    connection.close()
+    assert running.load()["open"] == 0
+
+
 def test_unknown_model_path_and_method(start: Any) -> None:
     running = start(ScriptedBackend())
     for status, answer in (
@@ -357,6 +436,5 @@ def test_fault_of_the_server_itself(start: Any) -> None:
 def test_log_line_without_the_prompt(start: Any) -> None:
     running = start(ScriptedBackend())
     running.post(CHAT, saying(content="my secret"))
-    line = running.log[-1]
-    assert " 127.0.0.1 POST /v1/chat/completions 200 prompt=15 cached=7 generated=2 " in line
-    assert "secret" not in line
+    assert running.logs(" 127.0.0.1 POST /v1/chat/completions 200 prompt=15 cached=7 generated=2 ")
+    assert "secret" not in "".join(running.log)
