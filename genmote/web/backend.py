@@ -76,5 +76,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel what runs and end the thread."""
+        """Cancel what runs and end the thread; may be called more than once."""
         ...

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genmote.errors import ServeError
 from genmote.runtime.generation import FinishReason, Request
 from genmote.runtime.generation import Piece as EnginePiece
 from genmote.runtime.handle import Event
@@ -28,7 +29,10 @@ _UNLIMITED = 1 << 30  # how many may wait is the service's business
 
 
 class LocalBackend:
-    """An engine that is served. `names`: the id that it is served by, then others that mean it."""
+    """An engine that is served. `names`: the id that it is served by, then others that mean it.
+
+    Closing it leaves the engine open.
+    """
 
     def __init__(self, engine: Engine, names: Sequence[str], *, slots: int) -> None:
         self.engine, self.names, self.slots = engine, names, slots
@@ -37,6 +41,7 @@ class LocalBackend:
         path = engine.model_path
         self.created = int(path.stat().st_mtime if path is not None else time.time())
         self._scheduler = Scheduler(engine, max_sessions=slots, queue_limit=_UNLIMITED)
+        self._closed = False
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         return list(self.engine.tokenizer.encode(text, bos=None if begin else False))
@@ -74,6 +79,8 @@ class LocalBackend:
         rows, session = self.engine.rows(tokens), Session(self.engine)
         found = [TokenProb(rows.ids[0], None)]
         for start in range(0, len(rows) - 1, _SCORED):
+            if self._closed:
+                raise ServeError("the server is shutting down: try again later")
             found += self._scored(session, rows, start, min(start + _SCORED, len(rows) - 1), top)
         return found
 
@@ -93,8 +100,8 @@ class LocalBackend:
         return self._scheduler.load()
 
     def close(self) -> None:
+        self._closed = True
         self._scheduler.close()
-        self.engine.close()
 
 
 def _piece(piece: EnginePiece, cached: int) -> Piece:

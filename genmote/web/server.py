@@ -89,10 +89,12 @@ def serve(
             "wanted at least 1 session, a queue of 0 or more and a limit of at least 1 byte"
         )
     key = checked_key(host, key)
-    with bind(host, port, key) as bound:
-        engine = Engine.load(
+    with (
+        bind(host, port, key) as bound,
+        Engine.load(
             model, context=context, threads=threads, adapter=adapter, ops=ops, isa=isa, progress=progress
-        )
+        ) as engine,
+    ):
         backend = LocalBackend(engine, names_of(name or model, engine.model_path), slots=max_sessions)
         run(backend, bound, key=key, queue=queue, body_limit=body_limit, ready=ready, log=log)
 
@@ -141,15 +143,19 @@ def url_of(bound: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Tells when it listens; everything else is uvicorn's."""
+    """Tells when it listens, and ends the engine's work when it no longer does; everything else is uvicorn's."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._on_end = on_ready, on_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._on_end()  # before the loop waits for worker threads, which a long prompt may keep busy
 
 
 def make(
@@ -182,7 +188,7 @@ def make(
         timeout_graceful_shutdown=round(DRAIN_S),
     )
     told = Ready(url_of(bound), backend.names[0], backend.context, backend.slots)
-    return Server(config, lambda: ready(told)), service
+    return Server(config, lambda: ready(told), service.close), service
 
 
 def run(

@@ -93,6 +93,7 @@ class Service:
             raise problem_of(error) from error
 
     def close(self) -> None:
+        """End the engine's work; may be called more than once."""
         self._clerk.shutdown(wait=False, cancel_futures=True)
         self.backend.close()
 

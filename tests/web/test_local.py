@@ -6,6 +6,7 @@ import json
 import math
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -223,3 +224,17 @@ def test_base_model_says_so(start: Any) -> None:
 def test_names() -> None:
     assert names_of("smollm2-135m", None) == ["smollm2-135m"]
     assert names_of("hf:org/repo/file.gguf", None) == ["hf:org/repo/file.gguf"]
+
+
+def test_ending_does_not_wait_for_a_long_prompt_to_be_scored(serving: Any) -> None:
+    running = serving(context=100_000)
+    ask = {"prompt": "abc" * 30_000, "echo": True, "logprobs": 0, "max_tokens": 0}
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(running.post(TEXT, ask)))
+    asking.start()
+    assert running.settles(open=1)
+    began = time.monotonic()
+    running.stop()
+    assert time.monotonic() - began < 10
+    asking.join()
+    assert answers[0][0] == 503 and answers[0][1]["error"]["code"] == "shutting_down"
