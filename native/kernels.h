@@ -136,15 +136,19 @@ template <int TYPE> inline VF accumulate(VF acc, const VB* q, const Group& x, co
     return acc;
 }
 
+constexpr size_t kAhead = 8192;  // bytes: how far before their use weights are fetched; hardware stops at each page of 4096
+
 // One row of activations: weights go from memory into the sum, nothing is kept.
 template <int TYPE> void matvec(const Matrix& w, const Group* x, float* y, int64_t p0, int64_t p1) {
     using T = Traits<TYPE>;
     const int64_t groups = w.cols / kGroup;
+    const size_t ahead = panel_bytes(TYPE, w.cols) / static_cast<size_t>(groups);
     for (int64_t p = p0; p < p1; p++) {
         const uint8_t* panel = w.panel(p);
         Scales<TYPE> scales(panel, groups);
         VF acc[UNITS] = {};
-        for (int64_t g = 0; g < groups; g++)
+        for (int64_t g = 0; g < groups; g++) {
+            for (size_t i = 0; i < ahead; i += 64) __builtin_prefetch(panel + g * ahead + kAhead + i);
             for (int u = 0; u < UNITS; u++) {
                 VB q[8];
                 VF s[2], m[2];
@@ -152,6 +156,7 @@ template <int TYPE> void matvec(const Matrix& w, const Group* x, float* y, int64
                 scales.at(g, u, s, m);
                 acc[u] = accumulate<TYPE>(acc[u], q, x[g], s, m);
             }
+        }
         for (int u = 0; u < UNITS; u++) store(y + p * kPanel + u * LANES, acc[u]);
     }
 }
