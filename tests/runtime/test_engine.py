@@ -204,6 +204,7 @@ def test_overhead_of_a_token_is_small() -> None:
 
     decoder: Any = Instant(vocab_size=50_000)
     tokenizer: Any = EchoTokenizer()
+    tokenizer.vocab_size = 50_000
     engine = Engine(decoder, tokenizer)
     times = []
     for _ in range(5):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genmote.errors import GenmoteError, SpecError
-from genmote.runtime.sample import Sampler, Sampling, keep, token_logprobs, top_logprobs, uniform
+from genmote.runtime.sample import Sampler, Sampling, draw, keep, token_logprobs, top_logprobs, uniform
 
 Array = NDArray[np.float64]
 
@@ -52,9 +52,9 @@ def defined_distribution(logits: NDArray[np.float32], s: Sampling) -> Array:
 
 def kept_distribution(logits: NDArray[np.float32], s: Sampling) -> Array:
     tokens, weights = keep(logits, s)
-    assert all(a < b for a, b in pairwise(tokens))
+    assert tokens is None or all(a < b for a, b in pairwise(tokens))
     result = np.zeros(len(logits))
-    result[tokens] = weights / weights.sum()
+    result[slice(None) if tokens is None else tokens] = weights / weights.sum()
     return result
 
 
@@ -101,6 +101,31 @@ def test_draws_follow_the_distribution(s: Sampling) -> None:
     degrees = int(inside.sum()) - 1
     limit = degrees * (1 - 2 / (9 * degrees) + 4.75 * math.sqrt(2 / (9 * degrees))) ** 3
     assert statistic < limit
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1, 3, 511, 512, 513, 3000]),
+    st.floats(0, 1, exclude_max=True),
+    st.booleans(),
+)
+def test_a_draw_is_the_running_sums(seed: int, size: int, u: float, sparse: bool) -> None:
+    rng = np.random.default_rng(seed)
+    weights = np.exp(rng.standard_normal(size) * 8)
+    if sparse:
+        weights[rng.random(size) < 0.9] = 0.0
+        weights[rng.integers(size)] = 1.0
+    place = draw(weights, u)
+    assert weights[place] > 0
+    before, after = weights[:place].sum(), weights[: place + 1].sum()
+    assert before - 1e-9 * weights.sum() <= u * weights.sum() <= after + 1e-9 * weights.sum()
+
+
+def test_a_draw_never_falls_off_the_end() -> None:
+    weights = np.zeros(2000)
+    weights[[3, 700]] = 1.0, 0.1
+    assert draw(weights, 1 - 2**-53) == 700 and draw(weights, 0.0) == 3
 
 
 def test_numbers_are_even_and_independent_of_each_other() -> None:
