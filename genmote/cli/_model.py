@@ -110,7 +110,7 @@ def read_text(path: Path) -> str:
     try:
         if str(path) == "-":
             return sys.stdin.read()
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")  # as it is: CR LF is part of a text that is measured
     except OSError as fault:
         raise UserError(f"{path} cannot be read ({fault.strerror}): wanted a text file") from None
     except UnicodeDecodeError:
