@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
 _FINISH: dict[FinishReason, str] = {"length": "length", "context": "length", "cancelled": "cancelled"}  # else: stop
-_SCORED = 64  # prompt rows scored at once: their logits take 4 bytes for each token of the vocabulary
+_LOGITS = 1 << 22  # logits of a prompt held at once when it is scored: 16 MB
 _UNLIMITED = 1 << 30  # how many may wait is the service's business
 
 
@@ -78,10 +78,11 @@ class LocalBackend:
     def score(self, tokens: Sequence[int], top: int) -> Sequence[TokenProb]:
         rows, session = self.engine.rows(tokens), Session(self.engine)
         found = [TokenProb(rows.ids[0], None)]
-        for start in range(0, len(rows) - 1, _SCORED):
+        step = max(1, _LOGITS // self.vocab_size)
+        for start in range(0, len(rows) - 1, step):
             if self._closed:
                 raise ServeError("the server is shutting down: try again later")
-            found += self._scored(session, rows, start, min(start + _SCORED, len(rows) - 1), top)
+            found += self._scored(session, rows, start, min(start + step, len(rows) - 1), top)
         return found
 
     def _scored(self, session: Session, rows: Rows, start: int, stop: int, top: int) -> list[TokenProb]:

@@ -98,7 +98,8 @@ def test_context_bounds_the_text(serving: Any) -> None:
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", "messages")
 
 
-def test_logprobs_are_the_model_s(serving: Any) -> None:
+def test_logprobs_are_the_model_s(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genmote.web.local._LOGITS", 64 * 258)
     running = serving(sure=6.0)
     made = running.post(TEXT, {"prompt": "ab ab", "max_tokens": 4, "temperature": 0, "logprobs": 2})[1]["choices"][0]
     for logprob, top in zip(made["logprobs"]["token_logprobs"], made["logprobs"]["top_logprobs"], strict=True):
@@ -226,7 +227,8 @@ def test_names() -> None:
     assert names_of("hf:org/repo/file.gguf", None) == ["hf:org/repo/file.gguf"]
 
 
-def test_ending_does_not_wait_for_a_long_prompt_to_be_scored(serving: Any) -> None:
+def test_ending_does_not_wait_for_a_long_prompt_to_be_scored(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genmote.web.local._LOGITS", 64 * 258)
     running = serving(context=100_000)
     ask = {"prompt": "abc" * 30_000, "echo": True, "logprobs": 0, "max_tokens": 0}
     answers: list[Any] = []
