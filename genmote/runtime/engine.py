@@ -97,7 +97,6 @@ class Engine:
         self._base: Any = getattr(decoder, "weights", None)  # without adapters
         self.pool = SessionPool(self, keep=1)
         self._vocabulary: GrammarVocabulary | None = None
-        self._closers: list[Callable[[], None]] = []
 
     def __enter__(self) -> Engine:
         return self
@@ -108,11 +107,10 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Let go of caches and of the model file."""
-        self.pool.clear()
-        closers, self._closers = self._closers, []
-        for close in closers:
-            close()
+        """Let go of cached texts and of what grammars needed; the weights go with the engine itself."""
+        with self.lock:
+            self.pool.clear()
+            self._vocabulary = None
 
     @property
     def config(self) -> Config:

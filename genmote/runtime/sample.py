@@ -253,7 +253,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def token_logprobs(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
     """Log-probability of each row's target: (N, V), (N,) → (N,) float64, without a float64 copy of the logits."""
     best = logits.max(-1)
-    spread = np.exp(logits - best[:, None]).sum(-1, dtype=np.float64)
+    shifted = logits - best[:, None]
+    spread = np.exp(shifted, out=shifted).sum(-1, dtype=np.float64)
     picked = logits[np.arange(len(targets)), targets]
     return np.asarray(picked.astype(np.float64) - best - np.log(spread), np.float64)
 
