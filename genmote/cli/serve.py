@@ -9,8 +9,8 @@ them; more wait, up to --queue.
 
 from __future__ import annotations
 
-from genmote.cli._model import ModelFlags, find, scaled
-from genmote.cli._output import Output
+from genmote.cli._model import ModelFlags, scaled
+from genmote.cli._output import Bar, Output
 from genmote.errors import ServeError
 from genmote.spec import dataclass, setting
 
@@ -21,6 +21,7 @@ class Settings(ModelFlags):
     port: int = setting("port to listen on; 0 takes any free one", default=8080)
     key: str | None = setting("key that clients must send (better: GENMOTE_API_KEY)", default=None)
     max_sessions: int = setting("texts generated at the same time", default=4)
+    name: str | None = setting("what clients call the model (default: its name)", default=None)
     queue: int = setting("requests that may wait", default=16)
     body_limit: int = setting("most bytes of a request", default=4 * 1024 * 1024)
 
@@ -33,23 +34,28 @@ def run(settings: Settings, out: Output) -> None:
             raise
         raise ServeError(f"serving needs {fault.name}: pip install 'genmote[server]'") from None
 
-    def ready(told: server.Ready) -> None:
-        values = {"url": told.url, "model": told.model, "context": told.context, "slots": told.slots}
-        out.result(values, str(told))
-        out.flush()
+    with Bar() as bar:
 
-    server.checked_key(settings.host, settings.key)  # before a model is fetched for nothing
-    server.serve(
-        str(find(settings.model)),
-        host=settings.host,
-        port=settings.port,
-        key=settings.key,
-        max_sessions=settings.max_sessions,
-        queue=settings.queue,
-        body_limit=settings.body_limit,
-        context=settings.context,
-        threads=settings.threads,
-        adapter=[scaled(text) for text in settings.adapter] or None,
-        ops=settings.ops,
-        ready=ready,
-    )
+        def ready(told: server.Ready) -> None:
+            bar.close()
+            values = {"url": told.url, "model": told.model, "context": told.context, "slots": told.slots}
+            out.result(values, str(told))
+            out.flush()
+
+        server.serve(
+            settings.model,
+            name=settings.name,
+            host=settings.host,
+            port=settings.port,
+            key=settings.key,
+            max_sessions=settings.max_sessions,
+            queue=settings.queue,
+            body_limit=settings.body_limit,
+            context=settings.context,
+            threads=settings.threads,
+            adapter=[scaled(text) for text in settings.adapter] or None,
+            ops=settings.ops,
+            isa=settings.isa,
+            progress=bar,
+            ready=ready,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,13 @@ def test_perplexity_of_what_cannot_be_read(genmote: Genmote, echo: dict[str, Any
 def test_adapters_with_scales(genmote: Genmote, echo: dict[str, Any]) -> None:
     genmote("generate", "m", "-p", "a", "-n", "1", "--adapter", "x.gguf", "--adapter", "y.gguf:0.5")
     assert echo["adapter"] == [("x.gguf", 1.0), ("y.gguf", 0.5)]
+
+
+def test_serve_says_what_cannot_be(genmote: Genmote, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = genmote("serve", "m", "--host", "0.0.0.0")
+    assert ran.status == 2 and "set a key (--key or GENMOTE_API_KEY)" in ran.err
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "genmote.web.server", raising=False)
+    monkeypatch.delattr("genmote.web.server", raising=False)
+    ran = genmote("serve", "m")
+    assert ran.status == 2 and "serving needs uvicorn: pip install 'genmote[server]'" in ran.err
