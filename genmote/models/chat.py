@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -140,9 +140,9 @@ def _stepwise(pieces: Iterator[str]) -> Iterator[str]:
         nonlocal left
         left -= 1
         if left < 0:
-            raise _Limit(f"ran {MOST_STEPS} lines without coming to an end")
+            raise _Limit(f"runs {MOST_STEPS} lines without coming to an end")
         if time.monotonic() > end:
-            raise _Limit(f"ran {MOST_SECONDS:g} seconds without coming to an end")
+            raise _Limit(f"runs {MOST_SECONDS:g} seconds without coming to an end")
         return step
 
     before = sys.gettrace()
@@ -162,7 +162,7 @@ def _bounded_text(pieces: Iterable[str]) -> str:
     for piece in pieces:
         size += len(piece)
         if size > MOST_SIZE:
-            raise _Limit(f"wrote more than {MOST_SIZE} characters")
+            raise _Limit(f"writes more than {MOST_SIZE} characters")
         found.append(piece)
     return "".join(found)
 
@@ -176,13 +176,17 @@ def _measured(value: Any) -> Any:
             characters += len(item)
         elif isinstance(item, int):
             _check_number(item.bit_length())
-        elif isinstance(item, Mapping | list | tuple | set | range):
+        elif _is_container(item):
             items += len(item)
             if items <= MOST_ITEMS:
                 stack += item
                 stack += item.values() if isinstance(item, Mapping) else ()
         _check_size(characters, items)
     return value
+
+
+def _is_container(item: Any) -> bool:
+    return isinstance(item, Collection) and hasattr(type(item), "__len__")  # Jinja2's context is one without
 
 
 def _check_size(characters: int, items: int = 0) -> None:
@@ -220,7 +224,7 @@ def _check_call(function: Any, arguments: Iterable[Any]) -> None:
     product = 1
     for argument in (getattr(function, "__self__", None), *arguments):
         _measured(argument)
-        if isinstance(argument, str | list | tuple | Mapping):
+        if isinstance(argument, str) or _is_container(argument):
             product *= max(1, len(argument))
         elif isinstance(argument, int) and abs(argument) > MOST_ITEMS:
             raise _Limit(f"calls for a size of {argument:.3g}")

@@ -1,0 +1,211 @@
+"""Chat templates: the dialect, the real model's known text, and what a hostile template runs into."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genmote.errors import TemplateError
+from genmote.models import chat
+from genmote.models.chat import ChatTemplate
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
+
+HELLO = [{"role": "user", "content": "Hello <b> & 'q'"}]
+TOOL = {"type": "function", "function": {"name": "read", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_smollm2_speaks_chatml(smollm2: Path) -> None:
+    template = ChatTemplate.of(ModelFile.open(smollm2))
+    assert template is not None
+    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    asked = "<|im_start|>user\nHello <b> & 'q'<|im_end|>\n"
+    assert template.render(HELLO) == f"{system}{asked}<|im_start|>assistant\n"
+    answered = [{"role": "system", "content": "Be brief."}, *HELLO, {"role": "assistant", "content": "Hi!"}]
+    assert template.render(answered, add_generation_prompt=False) == (
+        f"<|im_start|>system\nBe brief.<|im_end|>\n{asked}<|im_start|>assistant\nHi!<|im_end|>\n"
+    )
+
+
+def test_a_base_model_has_none(gemma3: Path) -> None:
+    assert ChatTemplate.of(ModelFile.open(gemma3)) is None
+
+
+def write(path: Path, **metadata: Any) -> ModelFile:
+    names = {f"tokenizer.{key}": value for key, value in metadata.items()}
+    write_gguf(path, {**names, "tokenizer.ggml.tokens": ["a", "<s>", "</s>"]}, [])
+    return ModelFile.open(path)
+
+
+def test_tokens_and_the_template_for_tools_come_from_the_file(tmp_path: Path) -> None:
+    model = write(
+        tmp_path / "m.gguf",
+        **{"ggml.bos_token_id": 1, "ggml.eos_token_id": 2, "chat_template.tool_use": "tools: {{ tools | tojson }}"},
+        chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}",
+    )
+    template = ChatTemplate.of(model)
+    assert template is not None and template.render(HELLO) == "<s>Hello <b> & 'q'</s>"
+    assert template.render(HELLO, tools=[TOOL]).startswith('tools: [{"type": "function", "function": {"name": "read"')
+
+
+def test_a_template_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(TemplateError, match="its chat template is not text; the file is damaged"):
+        ChatTemplate.of(write(tmp_path / "m.gguf", chat_template=3))
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for m in messages %}\n  {% if true %}\n{{ m.role }}\n  {% endif %}\n{% endfor %}\nx", "user\nx"),
+        ("{{ {'b': 'é<', 'a': [1, none, true]} | tojson }}", '{"b": "é<", "a": [1, null, true]}'),
+        ("{{ {'b': 1, 'a': 2} | tojson(indent=2, sort_keys=true) }}", '{\n  "a": 2,\n  "b": 1\n}'),
+        ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
+        ("{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
+        ("{% generation %}{{ messages[0].role }}{% endgeneration %}!", "user!"),
+        ("{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
+        ("{{ messages[0]['content'].split(' ')[0] ~ '-' ~ 3 }}", "Hello-3"),
+        ("{% if not add_generation_prompt %}no{% endif %}{{ tools is none }}{{ thinking }}", "Trueyes"),
+        ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('a') + '{}-{:>3}'.format(1, 'b') + '%03d' % 7 }}", "[a]1-  b007"),
+        ("{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='role') | join(',') }}", "user"),
+        ("{{ messages[0].get('name', 'nobody') }}{{ missing }}{{ missing is defined }}", "nobodyFalse"),
+    ],
+)
+def test_dialect(source: str, text: str) -> None:
+    assert ChatTemplate(source).render(HELLO, thinking="yes") == text
+
+
+def test_today() -> None:
+    assert ChatTemplate("{{ strftime_now('%Y') }}").render([]) in {str(datetime.now().year + n) for n in (-1, 0)}
+
+
+def test_the_conversation_is_not_changed() -> None:
+    messages = [{"role": "user", "content": "a"}]
+    with pytest.raises(TemplateError, match="fails: .* is unsafe"):
+        ChatTemplate("{{ messages.append(1) }}").render(messages)
+    assert messages == [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{% for m in messages %}", "the chat template does not compile: Unexpected end of template"),
+        ("{{ raise_exception('Only users may ask') }}", "the chat template fails: Only users may ask; change"),
+        ("{{ messages[0].content.nope.nope }}", "the chat template fails: .* has no attribute 'nope'; change the"),
+        ("{{ 1 / 0 }}", "the chat template fails: division by zero"),
+        ("{{ messages[0].content + none }}", "the chat template fails: can only concatenate str"),
+        ("{{ ''.__class__.__mro__ }}", "the chat template fails: .*unsafe"),
+        ("{% include 'x' %}", "the chat template fails: no loader"),
+        ("x" * (chat.MOST_SOURCE + 1), "a chat template of 1048577 characters: at most 1048576 are compiled"),
+    ],
+)
+def test_a_template_that_fails(source: str, message: str) -> None:
+    with pytest.raises(TemplateError, match=message) as caught:
+        ChatTemplate(source).render(HELLO)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("message", [3, {"content": "a"}, {"role": 1, "content": "a"}])
+def test_a_message_without_a_role(message: Any) -> None:
+    with pytest.raises(TemplateError, match="message 1 is .*: wanted a mapping with a role and content"):
+        ChatTemplate("x").render([*HELLO, message])
+
+
+DOUBLING = (
+    "{{% set ns = namespace(s={start}) %}}"
+    "{{% for i in range(60) %}}{{% set ns.s = {step} %}}{{% endfor %}}{{{{ ns.s }}}}"
+)
+HOSTILE = {
+    "loops that write nothing": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a long range": "{% for a in range(10 ** 9) %}{% endfor %}",
+    "a long output": "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+    "a repeated text": "{{ 'x' * 10 ** 9 }}",
+    "a repeated list": "{{ [1] * 10 ** 9 }}",
+    "a doubled text": DOUBLING.format(start="'aaaa'", step="ns.s ~ ns.s"),
+    "an added text": DOUBLING.format(start="'aaaa'", step="ns.s + ns.s"),
+    "a nested list": DOUBLING.format(start="[1]", step="[ns.s, ns.s]"),
+    "a nested mapping": DOUBLING.format(start="[1]", step="{'a': ns.s, 'b': ns.s}"),
+    "a squared number": DOUBLING.format(start="9", step="ns.s * ns.s"),
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a doubled block": "{% set ns = namespace(s='aaaa') %}{% for i in range(60) %}"
+    "{% set t %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = t %}{% endfor %}",
+    "a wide filter": "{{ 'x' | center(10 ** 9) }}",
+    "a wide method": "{{ 'x'.ljust(10 ** 9) }}",
+    "a wide format": "{{ '{:>1000000000}'.format(3) }}",
+    "a wide nested format": "{{ '{:>{w}}'.format(3, w=99999) }}",
+    "a wide percent": "{{ '%1000000000d' % 3 }}",
+    "a wide star": "{{ '%*d' % (99999, 3) }}",
+    "a wide format filter": "{{ '%1000000000d' | format(3) }}",
+    "a replacement": "{{ ('x' * 2000000).replace('x', 'y' * 2000000) }}",
+    "a join": "{{ range(99999) | list | join('x' * 99999) }}",
+    "two calls of itself": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+    "a tree of calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(50) }}",
+}
+
+
+@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_template(source: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(TemplateError, match="the chat template .*: it is broken or hostile; give another template"):
+        ChatTemplate(source).render(HELLO)
+    assert time.perf_counter() - started < 2 * chat.MOST_SECONDS
+
+
+def test_limits_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    for source, message in (
+        (HOSTILE["a doubled text"], "makes a value of more than 4194304 characters or 131072 items"),
+        (HOSTILE["a squared number"], "makes a number of more than 4096 bits"),
+        (HOSTILE["a wide star"], "formats with a width that has no bound"),
+        (HOSTILE["a wide method"], r"calls for a size of 1e\+09"),
+        (HOSTILE["a long output"], "writes more than 4194304 characters"),
+        (HOSTILE["loops that write nothing"], "runs 1000000 lines without coming to an end"),
+        (HOSTILE["two calls of itself"], "ends in RecursionError"),
+    ):
+        with pytest.raises(TemplateError, match=f"the chat template {message}: it is broken"):
+            ChatTemplate(source).render(HELLO)
+    monkeypatch.setattr(chat, "MOST_SECONDS", 0.0)
+    with pytest.raises(TemplateError, match="runs 0 seconds without coming to an end"):
+        ChatTemplate(HOSTILE["loops that write nothing"]).render(HELLO)
+
+
+def test_a_long_conversation_is_within_the_limits(smollm2: Path) -> None:
+    template = ChatTemplate.of(ModelFile.open(smollm2))
+    assert template is not None
+    text = template.render([{"role": ("user", "assistant")[i % 2], "content": f"{i} " * 100} for i in range(2000)])
+    assert text.count("<|im_start|>") == 2002
+
+
+def test_a_tracer_stays_and_threads_render_at_once() -> None:
+    template = ChatTemplate("{% for i in range(3000) %}{{ messages[0].content }}{% endfor %}")
+    seen: list[bool] = []
+
+    def render(letter: str) -> None:
+        seen.append(template.render([{"role": "user", "content": letter}]) == letter * 3000)
+
+    def tracer(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        render("z")
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+    threads = [threading.Thread(target=render, args=(letter,)) for letter in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [True] * 4
+
+
+def test_jinja_is_imported_when_a_template_is_compiled() -> None:
+    code = "import sys; from genmote.models.chat import ChatTemplate as C; assert 'jinja2' not in sys.modules; C('x')"
+    subprocess.run([sys.executable, "-c", code], check=True)
