@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Speed:
     decode: float | None
     peak_rss_bytes: int
     energy_mj: float | None
+    others_cores: float | None = None
     isa: str | None = None
 
 
@@ -54,7 +55,7 @@ def genmote(isa: str | None = None) -> Contestant:
         ran = process.python("benchmarks.ours", *words, env=env, timeout_s=work.timeout_s)
         told = ran.json()
         speeds = told["prefill_tokens_per_s"], told["decode_tokens_per_s"]
-        return Speed(*speeds, told["peak_rss_bytes"], ran.energy_mj, told["isa"])
+        return Speed(*speeds, told["peak_rss_bytes"], ran.energy_mj, ran.others_cores, told["isa"])
 
     return sample
 
@@ -67,7 +68,7 @@ def llama_bench(peer: Peer) -> Contestant:
         command = [peer.program("llama-bench"), "-m", str(work.model), *sizes, "-r", "1", "-o", "json"]
         ran = process.run(command, timeout_s=work.timeout_s)
         tests = {"prefill" if test["n_gen"] == 0 else "decode": float(test["avg_ts"]) for test in ran.json()}
-        return Speed(tests.get("prefill"), tests.get("decode"), ran.peak_rss_bytes, ran.energy_mj)
+        return Speed(tests.get("prefill"), tests.get("decode"), ran.peak_rss_bytes, ran.energy_mj, ran.others_cores)
 
     return sample
 
@@ -82,7 +83,13 @@ def xllamacpp() -> Contestant:
         words = (str(work.model), "--threads", str(work.threads), *sizes)
         ran = process.python("benchmarks.xllama", *words, timeout_s=work.timeout_s)
         told = ran.json()
-        return Speed(told["prefill_tokens_per_s"], told["decode_tokens_per_s"], ran.peak_rss_bytes, ran.energy_mj)
+        return Speed(
+            told["prefill_tokens_per_s"],
+            told["decode_tokens_per_s"],
+            ran.peak_rss_bytes,
+            ran.energy_mj,
+            ran.others_cores,
+        )
 
     return sample
 
@@ -96,6 +103,12 @@ def interleave(ours: Contestant, peer: Contestant, work: Work, repeats: int) -> 
         for contestant, samples in turns if number % 2 == 0 else reversed(turns):
             samples.append(contestant(work))
     return first, second
+
+
+def disturbance(samples: Sequence[Speed | process.Ran]) -> float | None:
+    """Median of the cores that other programs kept busy, or None where the system does not tell."""
+    known = [sample.others_cores for sample in samples if sample.others_cores is not None]
+    return statistics.median(known) if known else None
 
 
 def total_energy(samples: list[Speed]) -> float | None:

@@ -26,12 +26,17 @@ class ContestantError(Exception):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a finished process left behind. `peak_rss_bytes` is the kernel's high-water mark of resident pages."""
+    """What a finished process left behind.
+
+    `peak_rss_bytes` is the kernel's high-water mark of resident pages; `others_cores` is how many cores all other
+    programs kept busy meanwhile (0 on a quiet machine), None where the system does not tell.
+    """
 
     output: str
     wall_ms: float
     peak_rss_bytes: int
     energy_mj: float | None
+    others_cores: float | None
 
     def json(self) -> Any:
         """The output's last line that is a JSON object or the whole of it, as a value."""
@@ -52,7 +57,7 @@ def run(
     """
     merged = os.environ | {"PYTHONPATH": str(REPOSITORY)} | dict(env or {})
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        before = energy.read_uj()
+        before, busy = energy.read_uj(), busy_s()
         started = time.perf_counter()
         try:
             child = subprocess.Popen(
@@ -79,6 +84,10 @@ def run(
         child.returncode = os.waitstatus_to_exitcode(status)
         wall_ms = (time.perf_counter() - started) * 1e3
         used = energy.since_mj(before)
+        others = None
+        if busy is not None and (now := busy_s()) is not None:
+            own_s = usage.ru_utime + usage.ru_stime
+            others = max(0.0, now - busy - own_s) / (wall_ms / 1e3)
         out.seek(0)
         output = out.read().decode(errors="replace")
         if late.is_set():
@@ -87,7 +96,17 @@ def run(
             err.seek(0)
             said = (err.read().decode(errors="replace") or output).strip().splitlines() or ["nothing said"]
             raise ContestantError(f"{Path(command[0]).name} exited with {child.returncode}: {said[-1][:300]}")
-        return Ran(output, wall_ms, usage.ru_maxrss * 1024, used)
+        return Ran(output, wall_ms, usage.ru_maxrss * 1024, used, others)
+
+
+def busy_s() -> float | None:
+    """Seconds of work that all cores have done since the machine started, None where the system does not tell."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    except (OSError, ValueError):
+        return None
+    idle, waiting = ticks[3], ticks[4]
+    return (sum(ticks[:8]) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 
 
 def python(module: str, *arguments: str, **options: Any) -> Ran:

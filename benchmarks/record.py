@@ -18,6 +18,7 @@ from genmote import records
 
 RECORDS = Path(__file__).resolve().parent / "records"
 SEED = 7  # of prompts and of the seeded weights
+QUIET_CORES = 0.15  # what other programs may use before a timing is called disturbed
 AT_LEAST, AT_MOST = "at least", "at most"
 
 
@@ -48,6 +49,7 @@ class Row:
     model_sha256: str | None = None
     ours_energy_mj: float | None = None
     peer_energy_mj: float | None = None
+    others_cores: float | None = None  # kept busy by other programs meanwhile
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -57,6 +59,11 @@ class Row:
         if self.value is None or self.asked is None:
             return None
         return self.value >= self.asked if self.sense == AT_LEAST else self.value <= self.asked
+
+
+def disturbed(others_cores: float | None) -> bool:
+    """Whether other programs used so much that a timing should be taken again."""
+    return others_cores is not None and others_cores > QUIET_CORES
 
 
 def compare(ours: list[float], peers: list[float]) -> float:

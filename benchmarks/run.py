@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import measures, peers, record
 from benchmarks.bench import Bench
-from benchmarks.record import Row
+from benchmarks.record import Row, disturbed
 from genmote import records
 
 
@@ -61,8 +61,11 @@ def line(row: Row) -> str:
     asked = f", asked {row.sense} {row.asked:g}" if row.asked is not None else ""
     aim = f", aim {row.aim:g}" if row.aim is not None else ""
     peer = f" against {row.peer:.4g}" if row.peer is not None else ""
-    sides = f" [{row.ours:.4g}{peer} {row.unit}]" if row.ours is not None and row.unit != row.value_unit else ""
-    return f"  {verdict} {row.name}: {row.value:.3g} {row.value_unit}{asked}{aim}{sides}"
+    sides = (
+        f" [{row.ours:.4g}{peer} {row.unit}]" if row.ours is not None and (peer or row.unit != row.value_unit) else ""
+    )
+    busy = f" (disturbed: other programs used {row.others_cores:.1f} cores)" if disturbed(row.others_cores) else ""
+    return f"  {verdict} {row.name}: {row.value:.3g} {row.value_unit}{asked}{aim}{sides}{busy}"
 
 
 def record_path(machine: Mapping[str, Any]) -> Path:

@@ -24,9 +24,13 @@ HEADER = "| what | ours | peer | measured | asked | |\n| --- | ---: | ---: | ---
 
 
 def latest(found: Iterable[Record]) -> list[Record]:
-    """The newest record of each row and CPU, a full run before a quick one; in the order of their first sight."""
+    """The newest record of each row and CPU; undisturbed before disturbed, a full run before a quick one."""
     chosen: dict[tuple[str, str], Record] = {}
-    for entry in sorted(found, key=lambda one: (not one.values["quick"], one.time)):
+
+    def rank(entry: Record) -> tuple[bool, bool, str]:
+        return not record.disturbed(entry.values["others_cores"]), not entry.values["quick"], entry.time
+
+    for entry in sorted(found, key=rank):
         key = (str(entry.values["name"]), cpu_name(entry))
         chosen[key] = entry
     return list(chosen.values())
@@ -58,6 +62,8 @@ def line(entry: Record) -> str:
     if told["aim"] is not None:
         asked = f"{asked} (aim {figure(told['aim'])})".strip()
     measured = figure(told["value"], value_unit) if told["value"] is not None else f"not measured: {told['note']}"
+    if record.disturbed(told["others_cores"]):
+        measured += " (disturbed)"
     verdict = {True: "met", False: "**missed**", None: ""}[told["met"]]
     return f"| {told['name']} | {ours} | {figure(told['peer'])} | {measured} | {asked} | {verdict} |\n"
 

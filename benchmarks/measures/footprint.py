@@ -6,7 +6,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 
-from benchmarks import files, process
+from benchmarks import contestants, files, process
 from benchmarks.bench import Bench, about, missing
 from benchmarks.process import ContestantError
 from benchmarks.record import AT_MOST, Row
@@ -37,7 +37,9 @@ def memory(bench: Bench, name: str, row_name: str) -> Row:
     """Peak resident bytes of a fresh process that loads, prefills and decodes, less the file and the KV cache."""
     path = bench.file(name)
     words = ("memory", str(path), "--threads", "2", "--context", str(CONTEXT), "--decode", str(TOKENS))
-    told = process.python("benchmarks.ours", *words).json()
+    # Twice: the first run may be the one that makes the cache file, and must stay within the same bound.
+    runs = [process.python("benchmarks.ours", *words).json() for _ in range(2)]
+    told = max(runs, key=lambda one: int(one["peak_rss_bytes"]))
     size = path.stat().st_size
     over = told["peak_rss_bytes"] - size - told["kv_cache_bytes"]
     return Row(
@@ -52,7 +54,7 @@ def memory(bench: Bench, name: str, row_name: str) -> Row:
         peer=llama_peak(bench, name),
         peer_name="llama.cpp, avx512 build" if "avx512" in bench.peers else None,
         threads=2,
-        details={"file_bytes": size, "kv_cache_bytes": told["kv_cache_bytes"], "prompt_and_new_tokens": CONTEXT},
+        details={"file_bytes": size, "kv_cache_bytes": told["kv_cache_bytes"], "prompt_and_new_tokens": told["tokens"]},
         **about(name),
     )
 
@@ -70,12 +72,9 @@ def first_token(bench: Bench, name: str, row_name: str) -> Row:
     """From the start of the load to the first token of a ten-token prompt, page cache warm."""
     words = ("first-token", str(bench.file(name)), "--threads", "2")
     process.python("benchmarks.ours", *words)  # makes the cache file and warms the page cache
-    samples, walls, told = [], [], {}
-    for _ in range(bench.pick(5, 3)):
-        ran = process.python("benchmarks.ours", *words)
-        told = ran.json()
-        samples.append(told["first_token_ms"])
-        walls.append(ran.wall_ms)
+    runs = [process.python("benchmarks.ours", *words) for _ in range(bench.pick(5, 3))]
+    told = [ran.json() for ran in runs]
+    samples = [float(one["first_token_ms"]) for one in told]
     return Row(
         name=row_name,
         measure="first_token",
@@ -87,7 +86,11 @@ def first_token(bench: Bench, name: str, row_name: str) -> Row:
         ours=statistics.median(samples),
         ours_samples=samples,
         threads=2,
-        details={"whole_process_ms": statistics.median(walls), "prompt_tokens": told["prompt_tokens"]},
+        others_cores=contestants.disturbance(runs),
+        details={
+            "whole_process_ms": statistics.median(ran.wall_ms for ran in runs),
+            "prompt_tokens": told[0]["prompt_tokens"],
+        },
         **about(name),
     )
 

@@ -93,6 +93,7 @@ def play(bench: Bench, match: Match) -> Iterator[Row]:
         "value_unit": "x",
         "ours_energy_mj": contestants.total_energy(ours),
         "peer_energy_mj": contestants.total_energy(theirs),
+        "others_cores": contestants.disturbance(ours + theirs),
         "details": {"prefill_tokens": prefill, "decode_tokens": decode, "isa": ours[0].isa},
     }
     amx = "amx_int8" in cpu_flags()

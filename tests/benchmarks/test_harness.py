@@ -66,6 +66,17 @@ def test_a_child_gives_output_time_and_peak_memory():
     assert ran.wall_ms > 1
 
 
+def test_what_other_programs_used_is_counted_without_the_child_itself():
+    work = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
+    alone = process.run([sys.executable, "-c", work]).others_cores
+    with process.spinning(min(os.sched_getaffinity(0)), limit_s=30):
+        beside = process.run([sys.executable, "-c", work]).others_cores
+    assert alone is not None and beside is not None
+    assert beside > 0.3  # of two cores, or half of the only one
+    # Both see what else the machine does; the spinner's share comes on top wherever a core is free for it.
+    assert beside < os.cpu_count() + 0.1
+
+
 def test_a_failing_child_says_its_last_line():
     with pytest.raises(process.ContestantError, match=r"exited with 3: it broke"):
         process.run([sys.executable, "-c", "import sys; print('it broke', file=sys.stderr); sys.exit(3)"])

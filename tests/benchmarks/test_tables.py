@@ -10,10 +10,12 @@ MACHINE = {"name": "Chip", "cpu": "Chip", "cores": 2, "machine": "x86_64", "cpu_
 MACHINE |= {"cpu_model": "1"}
 
 
-def entry(name="decode a", value=1.7, *, time, quick=False, measure="decode", cpu="Chip", asked=1.6, note=""):
+def entry(
+    name="decode a", value=1.7, *, time, quick=False, measure="decode", cpu="Chip", asked=1.6, note="", others=0.0
+):
     row = record.Row(
         name=name, measure=measure, value=value, value_unit="x", asked=asked, unit="tokens/s", ours=170.0, peer=100.0,
-        peer_name="llama.cpp 1", note=note,
+        peer_name="llama.cpp 1", others_cores=others, note=note,
     )  # fmt: skip
     made = record.as_record(
         row, machine=MACHINE | {"cpu": cpu}, versions={"genmote": "1", "commit": "abc"}, quick=quick
@@ -30,6 +32,13 @@ def test_the_newest_full_record_of_a_row_is_shown():
     ]
     (chosen,) = tables.latest(found)
     assert chosen.values["value"] == 1.1
+
+
+def test_a_quiet_record_goes_before_a_disturbed_one_and_a_lone_disturbed_one_is_marked():
+    loud = entry(value=9.0, time="2026-02-01T", others=1.3)
+    (chosen,) = tables.latest([entry(value=1.1, time="2026-01-03T", quick=True), loud])
+    assert chosen.values["value"] == 1.1
+    assert "9 x (disturbed)" in tables.table("decode", [loud])
 
 
 def test_each_cpu_has_its_own_table():
