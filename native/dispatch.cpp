@@ -9,7 +9,7 @@
 
 namespace genmote {
 
-size_t scratch_bytes(int64_t cols) { return static_cast<size_t>(cols / kGroup) * (512 + 4 * 16 * 4) + 64; }
+size_t scratch_bytes(int64_t cols) { return static_cast<size_t>(cols / kGroup) * (512 + 4 * 16 * 4) * 2; }  // two panels spelt out
 
 extern const Kernels kernels_scalar;
 #if defined(__x86_64__)

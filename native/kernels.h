@@ -138,6 +138,8 @@ template <int TYPE> inline VF accumulate(VF acc, const VB* q, const Group& x, co
 
 constexpr size_t kAhead = 8192;  // bytes: how far before their use weights are fetched; hardware stops at each page of 4096
 
+constexpr int64_t kCached = 512 * 1024;  // bytes of activations that are reused from the second-level cache
+
 // One row of activations: weights go from memory into the sum, nothing is kept.
 template <int TYPE> void matvec(const Matrix& w, const Group* x, float* y, int64_t p0, int64_t p1) {
     using T = Traits<TYPE>;
@@ -190,52 +192,73 @@ template <int TYPE> void spell(const Matrix& w, int64_t p, const Spelt& out) {
         }
 }
 
-template <int TYPE, int TN> void tile(const Spelt& w, int64_t groups, const Group* x, float* y, int64_t ldy) {
+// NP panels x TN rows of activations: their sums stay in registers.
+template <int TYPE, int NP, int TN> void tile(const Spelt* w, int64_t groups, const Group* x, float* y, int64_t ldy) {
     using T = Traits<TYPE>;
     constexpr int NS = T::half ? 2 : 1, NV = scale_vectors<TYPE>();
     for (int u = 0; u < UNITS; u++) {
-        VF acc[TN] = {};
-        const uint8_t* codes = w.codes + u * groups * 8 * UB;
-        const float* f = w.scales + u * groups * NV * LANES;
-        for (int64_t g = 0; g < groups; g++, codes += 8 * UB, f += NV * LANES) {
-            VB q[8];
-            VF s[2], m[2];
-            for (int j = 0; j < 8; j++) q[j] = load(codes + j * UB);
-            for (int i = 0; i < NS; i++) {
-                s[i] = load(f + i * LANES);
-                if constexpr (T::min) m[i] = load(f + (NS + i) * LANES);
+        VF acc[NP][TN] = {};
+        const int64_t base = u * groups;
+        for (int64_t g = 0; g < groups; g++) {
+            VB q[NP][8];
+            VF s[NP][2], m[NP][2];
+            for (int p = 0; p < NP; p++) {
+                for (int j = 0; j < 8; j++) q[p][j] = load(w[p].codes + ((base + g) * 8 + j) * UB);
+                const float* f = w[p].scales + (base + g) * NV * LANES;
+                for (int i = 0; i < NS; i++) {
+                    s[p][i] = load(f + i * LANES);
+                    if constexpr (T::min) m[p][i] = load(f + (NS + i) * LANES);
+                }
             }
 #pragma GCC unroll 8
-            for (int t = 0; t < TN; t++) acc[t] = accumulate<TYPE>(acc[t], q, x[t * groups + g], s, m);
+            for (int t = 0; t < TN; t++)
+#pragma GCC unroll 2
+                for (int p = 0; p < NP; p++) acc[p][t] = accumulate<TYPE>(acc[p][t], q[p], x[t * groups + g], s[p], m[p]);
         }
-        for (int t = 0; t < TN; t++) store(y + t * ldy + u * LANES, acc[t]);
+        for (int p = 0; p < NP; p++)
+            for (int t = 0; t < TN; t++) store(y + t * ldy + p * kPanel + u * LANES, acc[p][t]);
     }
 }
 
 #if defined(__AVX512VNNI__)
-constexpr int kTile = 8;  // rows of activations whose sums live in registers at a time
+constexpr int kPanels = 2;  // 32 registers: two panels share each broadcast of an activation
 #else
-constexpr int kTile = 4;
+constexpr int kPanels = 1;
 #endif
-constexpr int kBlockRows = 128;  // rows of activations that stay in the second-level cache while panels pass by
+constexpr int kTile = 4;
+
+template <int TYPE, int NP> void tiles(const Spelt* s, int64_t groups, const Group* x, int64_t T, float* y, int64_t ldy) {
+    int64_t t = 0;
+    for (; t + kTile <= T; t += kTile) tile<TYPE, NP, kTile>(s, groups, x + t * groups, y + t * ldy, ldy);
+    switch (T - t) {
+        case 3: return tile<TYPE, NP, 3>(s, groups, x + t * groups, y + t * ldy, ldy);
+        case 2: return tile<TYPE, NP, 2>(s, groups, x + t * groups, y + t * ldy, ldy);
+        case 1: return tile<TYPE, NP, 1>(s, groups, x + t * groups, y + t * ldy, ldy);
+    }
+}
 
 template <int TYPE> void matmul_type(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
     const int64_t groups = w.cols / kGroup;
     if (T == 1) return matvec<TYPE>(w, x, y, p0, p1);
-    Spelt s;
-    s.codes = static_cast<uint8_t*>(scratch);
-    s.scales = reinterpret_cast<float*>(s.codes + static_cast<size_t>(groups) * 512);
-    for (int64_t t0 = 0; t0 < T; t0 += kBlockRows) {
-        const int64_t t1 = t0 + kBlockRows < T ? t0 + kBlockRows : T;
-        for (int64_t p = p0; p < p1; p++) {
-            spell<TYPE>(w, p, s);
-            float* out = y + p * kPanel;
-            int64_t t = t0;
-            for (; t + kTile <= t1; t += kTile) tile<TYPE, kTile>(s, groups, x + t * groups, out + t * ldy, ldy);
-            if (kTile > 4)
-                for (; t + 4 <= t1; t += 4) tile<TYPE, 4>(s, groups, x + t * groups, out + t * ldy, ldy);
-            for (; t + 2 <= t1; t += 2) tile<TYPE, 2>(s, groups, x + t * groups, out + t * ldy, ldy);
-            if (t < t1) tile<TYPE, 1>(s, groups, x + t * groups, out + t * ldy, ldy);
+    Spelt s[kPanels];
+    uint8_t* at = static_cast<uint8_t*>(scratch);
+    for (Spelt& one : s) {
+        one.codes = at;
+        one.scales = reinterpret_cast<float*>(at + groups * 512);
+        at += scratch_bytes(w.cols) / 2;
+    }
+    // As many rows of activations as stay in the second-level cache while the panels pass by.
+    const int64_t block = (kCached / (groups * static_cast<int64_t>(sizeof(Group))) + 1 + kTile - 1) / kTile * kTile;
+    for (int64_t t0 = 0; t0 < T; t0 += block) {
+        const int64_t n = t0 + block < T ? block : T - t0;
+        int64_t p = p0;
+        for (; p + kPanels <= p1; p += kPanels) {
+            for (int i = 0; i < kPanels; i++) spell<TYPE>(w, p + i, s[i]);
+            tiles<TYPE, kPanels>(s, groups, x + t0 * groups, n, y + t0 * ldy + p * kPanel, ldy);
+        }
+        for (; p < p1; p++) {
+            spell<TYPE>(w, p, s[0]);
+            tiles<TYPE, 1>(s, groups, x + t0 * groups, n, y + t0 * ldy + p * kPanel, ldy);
         }
     }
 }
@@ -334,21 +357,27 @@ void dequantise_row(const Matrix& w, int64_t row, float* out) {
 // ---- rows of floats --------------------------------------------------------------------------------------------------
 
 void quantise_row(const float* x, int64_t n, Group* out) {
+    constexpr int N = kGroup / LANES;
+    typedef int8_t V8 __attribute__((vector_size(LANES)));
+    const VF magic = splat(12582912.0f);
     for (int64_t g = 0; g < n / kGroup; g++, x += kGroup) {
-        float top = 0;
-        for (int i = 0; i < kGroup; i++) top = std::fabs(x[i]) > top ? std::fabs(x[i]) : top;
-        const float inverse = top >= 1e-30f ? 127.0f / top : 0.0f;  // below, the inverse overflows: the group is zero
-        const VF magic = splat(12582912.0f);
-        Group& o = out[g];
-        alignas(64) int32_t q[kGroup];
-        for (int i = 0; i < kGroup; i += LANES) {
-            VI v = reinterpret_cast<VI>(load(x + i) * splat(inverse) + magic) - splat(0x4b400000);
-            std::memcpy(q + i, &v, sizeof v);
+        VF v[N], top = {};
+        for (int i = 0; i < N; i++) {
+            v[i] = load(x + i * LANES);
+            top = vmax(vmax(v[i], VF{} - v[i]), top);
         }
-        int32_t lo = 0, hi = 0;
-        for (int i = 0; i < kGroup; i++) o.q[i] = static_cast<int8_t>(q[i]);
-        for (int i = 0; i < 16; i++) { lo += q[i]; hi += q[i + 16]; }
-        o.d = top / 127.0f;
+        const float most = largest(top);
+        const float inverse = most >= 1e-30f ? 127.0f / most : 0.0f;  // below, the inverse overflows: the group is zero
+        Group& o = out[g];
+        VI half[2] = {};
+        for (int i = 0; i < N; i++) {
+            VI q = reinterpret_cast<VI>(v[i] * splat(inverse) + magic) - splat(0x4b400000);
+            V8 bytes = __builtin_convertvector(q, V8);
+            std::memcpy(o.q + i * LANES, &bytes, LANES);
+            half[2 * i / N] += q;
+        }
+        const int32_t lo = total(half[0]), hi = total(half[1]);
+        o.d = most / 127.0f;
         o.nlo = -lo;
         o.nhi = -hi;
         o.nsum = -(lo + hi);
@@ -487,7 +516,7 @@ template <int NQ> void attend_n(const AttendTile& a) {
         begin = a.begin[i] < begin ? a.begin[i] : begin;
         end = a.end[i] > end ? a.end[i] : end;
     }
-    constexpr int NB = NQ <= 2 ? 4 : NQ <= 4 ? 2 : 1;
+    constexpr int NB = NQ <= 2 ? 4 : NQ <= 4 || LANES == 16 ? 2 : 1;  // sums in flight, as registers allow
     int64_t b0 = begin / 16, b1 = (end + 15) / 16, b = b0;
     for (; b + NB <= b1; b += NB) score_blocks<NQ, NB>(a, b);
     for (; b < b1; b++) score_blocks<NQ, 1>(a, b);

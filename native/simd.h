@@ -30,7 +30,7 @@ inline VF load(const float* p) { VF v; std::memcpy(&v, p, sizeof v); return v; }
 inline VB load(const uint8_t* p) { VB v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, VF v) { std::memcpy(p, &v, sizeof v); }
 inline void store(uint8_t* p, VB v) { std::memcpy(p, &v, sizeof v); }
-inline VF splat(float x) { return VF{} + x; }
+inline VF splat(float x) { return x - VF{}; }  // x - 0 is x, even for -0: the compiler drops it
 inline VI splat(int32_t x) { return VI{} + x; }
 inline VF to_float(VI v) { return __builtin_convertvector(v, VF); }
 
@@ -41,6 +41,8 @@ inline void store_half(uint16_t* p, VF v) { _mm256_storeu_si256(reinterpret_cast
 inline VF load_bf16(const uint16_t* p) {
     return reinterpret_cast<VF>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
+inline float largest(VF v) { return _mm512_reduce_max_ps(v); }
+inline int32_t total(VI v) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v)); }
 inline VF load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline VF load_s8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline VB lookup(VB table, VB index) {
@@ -116,6 +118,19 @@ inline VF load_s8(const uint8_t* p) { VF r; for (int i = 0; i < LANES; i++) r[i]
 
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
 
+#if !defined(__AVX512VNNI__)  // over the lanes; order does not matter for either
+inline float largest(VF v) {
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) v[i] = v[i] > v[i + n] ? v[i] : v[i + n];
+    return v[0];
+}
+inline int32_t total(VI v) {
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) v[i] += v[i + n];
+    return v[0];
+}
+#endif
+
 // exp by range reduction and a polynomial; relative error below 2e-7 for |x| < 87. exp(-inf) is 0. The same bits on every ISA: only
 // IEEE additions, multiplications and fused multiply-adds.
 inline VF exp(VF x) {
@@ -159,16 +174,13 @@ inline float tree16(const float* s) {
 #if defined(__AVX512VNNI__)
 template <int BITS, int NQ>
 inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
-    __m512i a = _mm512_setzero_si512(), b = a;
-    if (offset) a = _mm512_slli_epi32(_mm512_set1_epi32(n), shift);
-    for (int j = 0; j < NQ; j += 2) {
-        int32_t x0, x1;
-        std::memcpy(&x0, x + 4 * j, 4);
-        std::memcpy(&x1, x + 4 * j + 4, 4);
-        a = _mm512_dpbusd_epi32(a, reinterpret_cast<__m512i>(q[j]), _mm512_set1_epi32(x0));
-        b = _mm512_dpbusd_epi32(b, reinterpret_cast<__m512i>(q[j + 1]), _mm512_set1_epi32(x1));
+    __m512i sum = offset ? _mm512_slli_epi32(_mm512_set1_epi32(n), shift) : _mm512_setzero_si512();
+    for (int j = 0; j < NQ; j++) {
+        int32_t xj;
+        std::memcpy(&xj, x + 4 * j, 4);
+        sum = _mm512_dpbusd_epi32(sum, reinterpret_cast<__m512i>(q[j]), _mm512_set1_epi32(xj));
     }
-    return reinterpret_cast<VI>(_mm512_add_epi32(a, b));
+    return reinterpret_cast<VI>(sum);
 }
 #elif defined(__AVX2__)
 template <int BITS, int NQ>
