@@ -11,31 +11,44 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
-# A product of every quantised type, and one of float16, as one number for all their bits.
+# Products of matrices in a file, as one number for all their bits.
 PRODUCTS = """
 import hashlib, sys
 import numpy as np
-from genmote.ops import load
+from genmote.ops import _native, load
 from genmote.ops.layer import Linear
-from genmote.ops.quant import quantize
-from genmote.ops import _native
 ops = load("native", threads=2)
-random = np.random.default_rng(7)
 digest = hashlib.sha256()
-for name in sys.argv[1:]:
-    weight = random.standard_normal((40, 512)).astype(np.float32)
-    matrix = ops.matrix(name, weight.shape, quantize(name, weight))
-    x = random.standard_normal((5, 512)).astype(np.float32)
-    digest.update(ops.linear(ops.array(x), Linear(matrix)).tobytes())
+with np.load(sys.argv[1]) as file:
+    for name in file:
+        if name != "x":
+            matrix = ops.matrix(name, (40, 512), file[name])
+            digest.update(ops.linear(ops.array(file["x"]), Linear(matrix)).tobytes())
 print(_native.best_isa(), digest.hexdigest())
 """
 ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 TYPES = ("F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q6_K")
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A file of matrices and inputs, and what the kernels in this tree make of them. The file is made here alone:
+    NumPy's own functions differ in the last bit from machine to machine."""
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    from genmote.ops.quant import quantize
+
+    random = np.random.default_rng(7)
+    arrays = {name: quantize(name, random.standard_normal((40, 512)).astype(np.float32)) for name in TYPES}
+    path = tmp_path_factory.mktemp("products") / "products.npz"
+    np.savez(path, x=random.standard_normal((5, 512)).astype(np.float32), **arrays)
+    ran = subprocess.run([sys.executable, "-c", PRODUCTS, str(path)], capture_output=True, text=True, check=True)
+    return str(path), ran.stdout.split()[1]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +67,9 @@ def wheel_of(folder: Path, machine: str) -> Path:
     return found[0]
 
 
-def test_this_machines_wheel_runs_in_a_fresh_environment(wheels: Path, tmp_path: Path) -> None:
+def test_this_machines_wheel_runs_in_a_fresh_environment(
+    wheels: Path, products: tuple[str, str], tmp_path: Path
+) -> None:
     wheel = wheel_of(wheels, os.uname().machine)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -73,11 +88,10 @@ def test_this_machines_wheel_runs_in_a_fresh_environment(wheels: Path, tmp_path:
         env=ALONE,
     )
     assert "native, " in ran.stdout
-    ours = subprocess.run([sys.executable, "-c", PRODUCTS, *TYPES], capture_output=True, text=True, check=True)
-    theirs = subprocess.run(
-        [python, "-c", PRODUCTS, *TYPES], capture_output=True, text=True, check=True, cwd=tmp_path, env=ALONE
+    ran = subprocess.run(
+        [python, "-c", PRODUCTS, products[0]], capture_output=True, text=True, check=True, cwd=tmp_path, env=ALONE
     )
-    assert theirs.stdout == ours.stdout
+    assert ran.stdout.split()[1] == products[1]
 
 
 def test_without_a_compiler_the_install_succeeds_and_says_so(tmp_path: Path) -> None:
@@ -127,13 +141,11 @@ def arm_root(wheels: Path) -> Path:
 
 
 @pytest.mark.parametrize(("cpu", "isa"), [("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod")])
-def test_the_arm_wheel_gives_the_same_bits(arm_root: Path, cpu: str, isa: str) -> None:
+def test_the_arm_wheel_gives_the_same_bits(arm_root: Path, products: tuple[str, str], cpu: str, isa: str) -> None:
     python = arm_root / "usr" / "bin" / f"python3.{sys.version_info.minor}"
     emulator = ["qemu-aarch64", "-cpu", cpu, "-L", str(arm_root), str(python)]
-    arm = subprocess.run(
-        [*emulator, "-c", PRODUCTS, *TYPES], capture_output=True, text=True, check=False, cwd=arm_root, env=ALONE
+    ran = subprocess.run(
+        [*emulator, "-c", PRODUCTS, products[0]], capture_output=True, text=True, check=False, cwd=arm_root, env=ALONE
     )
-    assert arm.returncode == 0, arm.stderr
-    here = subprocess.run([sys.executable, "-c", PRODUCTS, *TYPES], capture_output=True, text=True, check=True)
-    assert arm.stdout.split()[0] == isa
-    assert arm.stdout.split()[1] == here.stdout.split()[1]
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == [isa, products[1]]
