@@ -313,6 +313,7 @@ def test_space_before_every_text_goes_away_once(load: Callable[[Path], Tokenizer
     for text in ("Hello", " Hello", "  Hello", "<s> x"):
         assert tokenizer.decode(tokenizer.encode(text, special=False)) == text
     hello = tokenizer.encode("Hello", bos=False)
+    assert tokenizer.token_bytes(tokenizer.encode("Hello", bos=False, start=False)[0]) == b"Hello"
     assert tokenizer.token_bytes(hello[0]) == b" Hello"
     assert (_stream(tokenizer, hello), _stream(tokenizer, hello, start=True)) == (" Hello", "Hello")
 

@@ -76,15 +76,16 @@ class Tokenizer:
         spelt = {token for token in ends if token is not None and self._types[token] == table.CONTROL}
         self.eog_ids: frozenset[int] = frozenset(named | spelt)
 
-    def encode(self, text: str, *, bos: bool | None = None, special: bool = True) -> list[int]:
+    def encode(self, text: str, *, bos: bool | None = None, special: bool = True, start: bool = True) -> list[int]:
         """Token ids of a text.
 
         `bos`: put the beginning-of-text token first (and, where the file says so, the end-of-text token last); None:
         as the file says, False: neither. `special`: texts of control tokens such as ``<|im_start|>`` become these
-        tokens; use False for text from strangers. A lone surrogate counts as U+FFFD. Raises `ContextError` for a text
-        of 512 MB or more.
+        tokens; use False for text from strangers. `start`: the text begins something, so a vocabulary that writes a
+        space before every text (Llama 2) does so; False for text that goes on after other tokens.
+        A lone surrogate counts as U+FFFD. Raises `ContextError` for a text of 512 MB or more.
         """
-        ids: list[int] = self._table.encode(_utf8(text), special, self.space_prefix)
+        ids: list[int] = self._table.encode(_utf8(text), special, self.space_prefix and start)
         if (self.add_bos if bos is None else bos) and self.bos_id is not None:
             ids.insert(0, self.bos_id)
         if self.add_eos and bos is not False and self.eos_id is not None:
