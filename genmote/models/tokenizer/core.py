@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import functools
 import importlib
-import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -126,12 +125,6 @@ class Tokenizer:
         tokens = [self.token_bytes(token) for token in range(self.vocab_size)]
         special = [token for token in range(self.vocab_size) if self.is_special(token)]
         return GrammarVocabulary(tokens, special, self.eos_id, self.bos_id, self._encode_piece)
-
-    def split(self, text: str) -> list[str]:
-        """The words that the pre-tokenizer cuts a text into (byte-level BPE only; else none)."""
-        utf8 = _utf8(text)
-        ends = [0, *self._table.split(utf8)]
-        return [utf8[start:end].decode("utf-8", "replace") for start, end in itertools.pairwise(ends)]
 
     def _encode_piece(self, text: bytes) -> list[int]:
         ids: list[int] = self._table.encode(text, False, False)
