@@ -71,6 +71,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 class Bar:
     """Progress of anything over a second: a bar on a terminal, otherwise one plain line at each tenth.
 
+    What takes less than a second leaves no plain lines.
     Call it with what is being done, how much is done and how much there is (0: unknown); :meth:`close` ends the line.
     """
 
@@ -93,6 +94,8 @@ class Bar:
         self._shown = now
         if self._tty:
             self._draw(done, total, now)
+        elif now - self._started < 1:
+            return
         elif total and self._tenth < 10 * done // total:
             self._tenth = 10 * done // total
             self._print(f"{what}: {10 * self._tenth}% of {self._amount(total)}\n")

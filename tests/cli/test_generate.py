@@ -140,7 +140,7 @@ def test_perplexity(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> N
     ran = genmote("perplexity", "m", str(tmp_path / "t.txt"), "--context", "64", "--chunks", "3", "--json")
     told = ran.json
     assert told["chunks"] == 3 and told["context"] == 64 and 1 <= told["perplexity"] < 2
-    assert "windows scored: 100% of 3" in ran.err
+    assert ran.err == ""
     ran = genmote("perplexity", "m", str(tmp_path / "t.txt"), "--context", "64")
     assert ran.out.startswith("perplexity 1.") and "over 18 windows of 64 tokens" in ran.out
 

@@ -31,15 +31,25 @@ def test_columns_are_aligned() -> None:
     assert columns([["a", "bb"], ["ccc", "d"]]) == "a    bb\nccc  d"
 
 
-def test_progress_without_a_terminal_is_a_line_each_tenth() -> None:
+def test_progress_without_a_terminal_is_a_line_each_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(10_000))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
     out = io.StringIO()
     with Bar(out) as bar:
         for done in range(0, 1001, 5):
             bar("model", done * 1000, 1_000_000)
-        bar("waiting", 0, 0)
-        bar("waiting", 0, 0)
+        for _ in range(5):
+            bar("waiting", 0, 0)
     lines = out.getvalue().splitlines()
     assert lines[0] == "model: 0% of 1.0 MB" and lines[10] == "model: 100% of 1.0 MB" and lines[11:] == ["waiting"]
+
+
+def test_what_is_quick_leaves_no_plain_lines() -> None:
+    out = io.StringIO()
+    with Bar(out) as bar:
+        for done in range(101):
+            bar("model", done, 100)
+    assert out.getvalue() == ""
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,51 @@
+"""Re-lay a model's weights for the native kernels ahead of time, into the cache folder.
+
+    genmote pack smollm2-135m
+
+The first load of a model does the same by itself; afterwards a load only maps the file. One layout serves every
+instruction set of a machine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from genmote.cli._model import find
+from genmote.cli._output import Bar, Output, size
+from genmote.errors import UserError
+from genmote.spec import dataclass, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
+    isa: str | None = setting("instruction set that does the re-laying (default: the best here)", default=None)
+
+
+def run(settings: Settings, out: Output) -> None:
+    from genmote import home, ops
+    from genmote.models import packed
+    from genmote.models.gguf import ModelFile
+
+    kernels = ops.load("native", isa=settings.isa)
+    model = ModelFile.open(find(settings.model))
+    path = packed.path_of(model)
+    if not home.usable(path.parent):
+        raise UserError(f"{path.parent} cannot be written: set GENMOTE_HOME to a folder that can")
+    here, started = path.exists(), time.perf_counter()
+    with Bar() as bar:
+        found = packed.loader(model, kernels, progress=bar)
+    if found is None or found.path is None:
+        raise UserError(f"{path} was not written: see that {path.parent} has room and can be written")
+    count = os.stat(found.path).st_size
+    values = {
+        "path": found.path,
+        "model": model.path,
+        "size_bytes": count,
+        "of_original": round(count / model.nbytes, 4),
+        "made": not here,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    told = "was here" if here else f"made in {values['seconds']:.1f} s"
+    out.result(values, f"{found.path} ({size(count)}, {values['of_original']:.3f} of the model file, {told})")
