@@ -117,6 +117,14 @@ class ModelFile:
         info = self._info(name)
         return quant.dequantize(info.type, self.raw(name), info.shape)
 
+    def release(self, offset: int, nbytes: int) -> None:
+        """Let go of the map's whole pages in [offset, offset + nbytes): they leave this process's resident memory and
+        come back from the file when they are touched again."""
+        page = mmap.PAGESIZE
+        start, end = offset // page * page, (offset + nbytes) // page * page
+        if end > start and self._source.map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._source.map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
     def sha256(self) -> str:
         """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced."""
         if self._sha256 is None:
@@ -155,12 +163,12 @@ def _map(path: Path) -> Source:
             raise ModelFileError(f"{path}: is not a file; give the path of a GGUF file")
         if status.st_size == 0:
             raise ModelFileError(f"{path}: is empty; fetch it again")
-        data = np.frombuffer(mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), np.uint8)
+        mapped = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path}: cannot be mapped into memory ({error})") from None
     finally:
         os.close(descriptor)
-    return Source(path, data, _stamp(status))
+    return Source(path, np.frombuffer(mapped, np.uint8), _stamp(status), mapped)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

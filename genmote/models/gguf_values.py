@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,9 +49,10 @@ _ONE_BY_ONE = 128
 class Source:
     """A file's bytes and its name, for messages; ``stamp`` identifies the file itself."""
 
-    def __init__(self, path: Path, data: Bytes, stamp: tuple[int, ...] = ()) -> None:
+    def __init__(self, path: Path, data: Bytes, stamp: tuple[int, ...] = (), mapped: mmap.mmap | None = None) -> None:
         self.path = path
         self.stamp = stamp
+        self.map = mapped
         self.data = data
         self.view = memoryview(data)  # type: ignore[arg-type]  # an ndarray is a buffer; NumPy's stubs hide it
         self.size = len(data)

@@ -39,11 +39,13 @@ def create(*, isa: str | None = None, threads: int | None = None) -> NativeOps:
     name = isa or os.environ.get("GENMOTE_ISA") or _native.best_isa()
     here = [n for n in _native.isa_names() if _native.isa_runs(n)]
     if name not in here:
-        raise OpsError(f"instruction set {name!r}: this machine runs {', '.join(here)}; choose one of these or leave it out")
+        raise OpsError(
+            f"instruction set {name!r}: this machine runs {', '.join(here)}; choose one of these or leave it out"
+        )
     return NativeOps(name, threads or len(os.sched_getaffinity(0)))
 
 
-class NativeCache(_native.KVCache):  # type: ignore[misc]
+class NativeCache(_native.KVCache):
     """`protocol.KVCache` in native memory; pages are taken as rows arrive."""
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> None:
@@ -94,7 +96,9 @@ class NativeOps:
         type_ = quant.by_name(type_name)
         size = int(_native.packed_bytes(type_.ggml_id, *shape))
         if not size or shape[1] % type_.block_size:
-            raise OpsError(f"a {shape[0]}x{shape[1]} {type_name} matrix: the native kernels take none; convert the model to another type")
+            raise OpsError(
+                f"a {shape[0]}x{shape[1]} {type_name} matrix: the native kernels take none; convert the model to another type"
+            )
         return size
 
     def pack(self, type_name: str, shape: tuple[int, int], raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -112,7 +116,9 @@ class NativeOps:
 
     def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> NativeCache:
         if head_dim > MAX_HEAD_DIM:
-            raise OpsError(f"heads of {head_dim} dimensions: the native kernels take up to {MAX_HEAD_DIM}; use the numpy op set")
+            raise OpsError(
+                f"heads of {head_dim} dimensions: the native kernels take up to {MAX_HEAD_DIM}; use the numpy op set"
+            )
         return NativeCache(n_layers, n_kv_heads, head_dim, capacity)
 
     # -- steps ----------------------------------------------------------------------------------------------------

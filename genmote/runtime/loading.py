@@ -35,7 +35,7 @@ def load(
     progress: Callable[..., None] | None,
 ) -> Engine:
     """What `Engine.load` does."""
-    from genmote.models import store
+    from genmote.models import packed, store
     from genmote.models.chat import ChatTemplate
     from genmote.models.decoder import Decoder
     from genmote.models.gguf import ModelFile
@@ -47,7 +47,7 @@ def load(
     path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
     started = time.perf_counter()
     file = ModelFile.open(path)
-    weights = GgufWeights(file, opset)
+    weights = GgufWeights(file, opset, packed.loader(file, opset, progress=progress))
     engine = cls(
         Decoder(weights.config, weights, opset),
         load_tokenizer(file),

@@ -1,0 +1,151 @@
+"""The cache of re-laid weights: the same model with it and without, made once, made again when anything is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote import home
+from genmote.errors import SpecError
+from genmote.models import packed
+from genmote.models.decoder import Decoder
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+from genmote.models.weights import GgufWeights
+from genmote.ops.protocol import Span
+
+native = pytest.importorskip("genmote.ops.native_ops", reason="the native kernels are not built here")
+
+
+@pytest.fixture
+def ops():
+    return native.create(threads=1)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENMOTE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def model_path(tmp_path) -> Path:
+    make_model("tiny-llama", "q4_0", tmp_path / "m.gguf", seed=1)
+    return tmp_path / "m.gguf"
+
+
+def logits(model: ModelFile, ops, loader) -> np.ndarray:
+    weights = GgufWeights(model, ops, loader)
+    decoder = Decoder(weights.config, weights, ops)
+    return decoder.forward(np.arange(5, dtype=np.int32), [Span(decoder.cache(32), 0, 5)])
+
+
+def files() -> list[Path]:
+    return sorted((home.cache_dir() / "packed").glob("*"))
+
+
+def test_made_once_then_mapped(model_path, ops):
+    model = ModelFile.open(model_path)
+    want = logits(model, ops, packed.InMemory(ops, model))
+    first = packed.loader(model, ops)
+    assert isinstance(first, packed.Packed)
+    stamp = first.path.stat().st_mtime_ns
+    assert np.array_equal(logits(model, ops, first), want)
+    again = packed.loader(ModelFile.open(model_path), ops)
+    assert isinstance(again, packed.Packed) and again.path == first.path and again.path.stat().st_mtime_ns == stamp
+    assert np.array_equal(logits(model, ops, again), want)
+
+
+@pytest.mark.parametrize("shape", ["tiny-mixtral", "tiny-olmoe"])
+def test_experts_of_a_three_dimensional_tensor(tmp_path, ops, shape):
+    make_model(shape, "q8_0", tmp_path / "e.gguf", seed=2)
+    model = ModelFile.open(tmp_path / "e.gguf")
+    assert np.array_equal(logits(model, ops, packed.loader(model, ops)), logits(model, ops, None))
+
+
+def test_another_op_set_takes_the_file_as_it_is(model_path):
+    from genmote.ops import load
+
+    assert packed.loader(ModelFile.open(model_path), load("numpy")) is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "longer", "magic", "header", "empty", "length"])
+def test_a_damaged_file_is_made_again(model_path, ops, damage):
+    model = ModelFile.open(model_path)
+    path = packed.loader(model, ops).path
+    whole = path.read_bytes()
+    broken = {
+        "truncated": whole[:-1],
+        "longer": whole + b"x",
+        "magic": b"x" + whole[1:],
+        "header": whole[:30] + b"\xff\xff" + whole[32:],
+        "empty": b"",
+        "length": whole[:16] + b"\xff" * 8 + whole[24:],
+    }[damage]
+    path.write_bytes(broken)
+    found = packed.loader(model, ops)
+    assert isinstance(found, packed.Packed) and found.path.read_bytes() == whole
+
+
+def test_a_changed_model_is_packed_again_and_the_old_file_goes(model_path, ops):
+    old = packed.loader(ModelFile.open(model_path), ops).path
+    make_model("tiny-llama", "q4_0", model_path, seed=9)
+    model = ModelFile.open(model_path)
+    new = packed.loader(model, ops)
+    assert new.path != old and files() == [new.path]
+    assert np.array_equal(logits(model, ops, new), logits(model, ops, None))
+
+
+def test_a_folder_that_cannot_be_written(model_path, ops, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the home should be")
+    monkeypatch.setenv("GENMOTE_HOME", str(blocked / "home"))
+    model = ModelFile.open(model_path)
+    found = packed.loader(model, ops)
+    assert isinstance(found, packed.InMemory)
+    assert np.array_equal(logits(model, ops, found), logits(model, ops, None))
+
+
+def test_a_full_disk_leaves_nothing(model_path, ops, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 30, 1 << 30, 1000))
+    model = ModelFile.open(model_path)
+    assert isinstance(packed.loader(model, ops), packed.InMemory) and files() == []
+    with pytest.raises(SpecError, match=r"0 MB free, the packed weights take \d+; free some or set GENMOTE_HOME"):
+        packed.pack(model, ops)
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(model_path, ops, monkeypatch):
+    model = ModelFile.open(model_path)
+    calls = []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        return type(ops).pack(ops, *args)
+
+    monkeypatch.setattr(ops, "pack", failing)
+    with pytest.raises(OSError, match="No space left"):
+        packed.pack(model, ops, packed.path_of(model)) if home.usable(home.cache_dir() / "packed") else None
+    assert files() == []
+
+
+@pytest.mark.parametrize(
+    "type_name", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "f16"]
+)
+def test_size_and_slices(tmp_path, ops, type_name, monkeypatch):
+    """At most 1.05 times the original, and the same bytes whatever the slice it is re-laid by."""
+    make_model("tiny-llama-256", type_name, tmp_path / "t.gguf", seed=3)
+    model = ModelFile.open(tmp_path / "t.gguf")
+    whole = packed.loader(model, ops)
+    matrices = sum(info.nbytes for info in model.tensors.values() if len(info.shape) > 1)
+    assert whole.path.stat().st_size <= 1.05 * matrices + 16384  # the header and tiny matrices' padding
+    before = whole.path.read_bytes()
+    monkeypatch.setattr(packed, "SLICE_BYTES", 1)
+    os.unlink(whole.path)
+    assert packed.loader(model, ops).path.read_bytes() == before
