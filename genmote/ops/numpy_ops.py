@@ -1,13 +1,13 @@
-"""The reference op set: NumPy, slow and plain. The other op sets are held to it.
+"""The reference op set: NumPy, slow and plain, and bit for bit what the native kernels compute.
 
-Each row of a batch goes through its own matrix-vector products, so that its bits do not depend on its company: BLAS
-orders the sums of a matrix-matrix product by the shape of the whole batch. What is not a product is computed in
-float64 by `elementary` and rounded once to float32.
+Sums are taken in the order that `exact` states, so a row's bits depend neither on its company nor on the machine. The one
+use of BLAS is on whole numbers: a group's dot product stays below 2**24, and float32 adds such numbers exactly in any
+order. All the rest is written for reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +16,15 @@ from numpy.typing import NDArray
 
 from genmote.errors import SpecError
 from genmote.ops import quant
-from genmote.ops.elementary import exp, sigmoid, sin_cos
+from genmote.ops.exact import LANES, Float32, Float64, chain, exp, row_squares, row_sum, sin_cos, tanh
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
 
-Float32 = NDArray[np.float32]
-
-GROUP = 32  # numbers of a row that share one scale in `round_q8`
-CHUNK_ROWS = 512  # output rows of a matrix that are dequantised and multiplied at a time
+GROUP = 32  # numbers of a row that share one scale when they are rounded to 8 bits
 PLAIN = ("F32", "F16", "BF16")  # types whose input is not rounded
+CHUNK_ROWS = 1024  # output rows of a matrix that are unpacked and multiplied at a time
+STEP_NUMBERS = 1 << 20  # products that a chain of sums holds at a time
 FLOAT_BYTES = 1 << 30
-GELU = 0.7978845608028654  # sqrt(2 / pi)
 
 
 def create(*, float_bytes: int = FLOAT_BYTES) -> NumpyOps:
@@ -35,13 +33,38 @@ def create(*, float_bytes: int = FLOAT_BYTES) -> NumpyOps:
 
 
 @dataclass(eq=False)
+class Unpacked:
+    """Rows of a weight ready to multiply: number i of a row is codes[i] * scale[i // size] + offset[i // size], where a
+    group of `size` (16 or 32) shares a scale. A weight of a plain type has codes alone."""
+
+    codes: Float32  # (rows, in) whole numbers
+    scale: Float32 | None = None  # (rows, in / size)
+    offset: Float32 | None = None  # (rows, in / size), where the type has offsets
+
+    def part(self, rows: slice) -> Unpacked:
+        return Unpacked(self.codes[rows], *(None if x is None else x[rows] for x in (self.scale, self.offset)))
+
+
+@dataclass(eq=False)
 class Matrix:
-    """A weight (out, in): the file's bytes, and its float32 form once it was used and the allowance had room."""
+    """A weight (out, in): the file's bytes, and its unpacked form once it was used and the allowance had room."""
 
     type_name: str
     shape: tuple[int, int]
     raw: NDArray[np.uint8]
-    floats: Float32 | None = None
+    unpacked: Unpacked | None = None
+
+    def rows(self, rows: slice) -> Unpacked:
+        """Some rows of the weight."""
+        if self.unpacked is not None:
+            return self.unpacked.part(rows)
+        lines = self.raw.reshape(self.shape[0], -1)[rows]
+        count, cols = lines.shape[0], self.shape[1]
+        if self.type_name in PLAIN:
+            return Unpacked(quant.dequantize(self.type_name, lines.reshape(-1), (count, cols)))
+        parts = quant.unpack(self.type_name, lines.reshape(-1))
+        offset = None if parts.offset is None else parts.offset.reshape(count, -1)
+        return Unpacked(parts.codes.astype(np.float32).reshape(count, cols), parts.scale.reshape(count, -1), offset)
 
 
 class NumpyCache:
@@ -109,28 +132,28 @@ def check_state(
     return arrays[0], arrays[1]
 
 
-def round_q8(x: Float32) -> Float32:
-    """Each group of 32 numbers rounded to 8 bits: what integer kernels multiply. (N, K) → (N, K)
+def round_q8(x: Float32) -> tuple[Float32, Float32]:
+    """Each group of 32 numbers as whole numbers and one scale: (N, K) → q (N, K/32, 32), d (N, K/32), x ~ q * d.
 
-    Scale d = max|x| / 127 in float32; numbers q = rint(x * (127 / max|x|)); the result is q * d.
+    d = max|x| / 127, q = rint(x * (127 / max|x|)), each step rounded to float32.
 
-    >>> round_q8(np.linspace(-127, 127.6, 32, dtype=np.float32)[None])[0, :2].round(3).tolist()
-    [-126.595, -118.557]
+    >>> q, d = round_q8(np.linspace(-127, 127.6, 32, dtype=np.float32)[None])
+    >>> q[0, 0, :3].tolist(), float(d[0, 0]) == np.float32(127.6) / np.float32(127)
+    ([-126.0, -118.0, -110.0], True)
     """
-    groups = np.asarray(x, np.float32).reshape(*x.shape[:-1], -1, GROUP)
-    largest = np.abs(groups).max(axis=-1, keepdims=True)
+    groups = np.asarray(x, np.float32).reshape(x.shape[0], -1, GROUP)
+    largest = np.abs(groups).max(axis=-1)
     # Below 1e-30 the inverse overflows or nearly so: such a group is zero.
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=~(largest < 1e-30))
-    rounded: Float32 = np.rint(groups * inverse) * (largest / np.float32(127))
-    return rounded.reshape(x.shape)
+    return np.rint(groups * inverse[:, :, None]), largest / np.float32(127)
 
 
 class NumpyOps:
-    """Implements `ops.protocol.Ops`. `float_bytes`: memory that dequantised weights may keep; what is beyond is
-    dequantised `CHUNK_ROWS` rows at a time at every use (the bits are the same, the time is not)."""
+    """Implements `ops.protocol.Ops`. `float_bytes`: memory that unpacked weights may keep (four bytes a weight and its
+    scales); what is beyond is unpacked `CHUNK_ROWS` rows at a time at every use. The bits are the same, the time is not."""
 
     name = "numpy"
-    exact = False  # the sums of a matrix-vector product are in BLAS's order, which differs between processors
+    exact = True
 
     def __init__(self, *, float_bytes: int = FLOAT_BYTES) -> None:
         self.float_bytes_left = float_bytes
@@ -166,18 +189,16 @@ class NumpyOps:
         return y
 
     def norm(self, x: Float32, norm: Norm) -> Float32:
-        y = x.astype(np.float64)
+        width = np.float32(x.shape[-1])
         if norm.centre:
-            y -= y.mean(axis=-1, keepdims=True)
-        y /= np.sqrt(np.square(y).mean(axis=-1, keepdims=True) + norm.eps)
-        y *= norm.gain
-        if norm.bias is not None:
-            y += norm.bias
-        return y.astype(np.float32)
+            x = x - (row_sum(x) / width)[..., None]
+        inverse = np.float32(1) / np.sqrt(row_squares(x) / width + np.float32(norm.eps))
+        y: Float32 = x * inverse[..., None] * norm.gain
+        return y if norm.bias is None else y + norm.bias
 
     def rotary(self, positions: NDArray[np.int32], inv_freq: NDArray[np.float64], scale: float) -> Rotary:
-        sin, cos = sin_cos(positions[:, None].astype(np.float64) * inv_freq)  # (N, rot/2)
-        return Rotary((cos * scale).astype(np.float32), (sin * scale).astype(np.float32))
+        sin, cos = sin_cos(positions[:, None] * inv_freq)  # (N, rot/2)
+        return Rotary(cos.astype(np.float32) * np.float32(scale), sin.astype(np.float32) * np.float32(scale))
 
     def rope(self, x: Float32, rotary: Rotary, interleaved: bool) -> Float32:
         half = rotary.cos.shape[1]
@@ -189,37 +210,35 @@ class NumpyOps:
         a, b = x[..., first], x[..., second]  # (N, H, rot/2)
         y = x.copy()
         y[..., first] = a * cos - b * sin
-        y[..., second] = a * sin + b * cos
+        y[..., second] = b * cos + a * sin
         return y
 
     def attend(self, q: Float32, k: Float32, v: Float32, spans: Sequence[Span], layer: Layer) -> Float32:
         spec = layer.spec
-        out = np.empty((q.shape[0], spec.n_heads, spec.head_dim), np.float32)
+        out = np.empty_like(q)
         for span in spans:
-            cache, rows = span.cache, slice(span.start, span.start + span.count)
-            cache.store(spec.index, k[rows], v[rows])
-            end = cache.length + span.count
-            first = max(0, cache.length + 1 - spec.window) if spec.window else 0  # the oldest row that any row sees
-            keys = cache.k[spec.index, first:end].astype(np.float32).transpose(1, 0, 2)  # (Hkv, T, D)
-            values = cache.v[spec.index, first:end].astype(np.float32).transpose(1, 0, 2)
-            for i in range(span.count):
-                stop = cache.length + i + 1
-                start = max(0, stop - spec.window) if spec.window else 0
-                seen = slice(start - first, stop - first)
-                out[span.start + i] = self._attend_row(q[span.start + i], keys[:, seen], values[:, seen], layer)
+            cache, end = span.cache, span.start + span.count
+            cache.store(spec.index, k[span.start : end], v[span.start : end])
+            seen = max(1, STEP_NUMBERS // (spec.n_heads * spec.head_dim * (cache.length + span.count)))
+            for start in range(span.start, end, seen):  # as many query rows at a time as memory allows
+                rows = slice(start, min(start + seen, end))
+                first = cache.length + start - span.start
+                out[rows] = self._attend_rows(q[rows], cache, first, layer)
         return out.reshape(q.shape[0], -1)
 
     def glu(self, gate: Float32, up: Float32, activation: Activation) -> Float32:
         return self.activate(gate, activation) * up
 
     def activate(self, x: Float32, activation: Activation) -> Float32:
+        one = np.float32(1)
         if activation == "relu":
-            return np.maximum(x, np.float32(0))
-        wide = x.astype(np.float64)
+            return np.where(x > 0, x, np.float32(0))
         if activation == "silu":
-            return (wide * sigmoid(wide)).astype(np.float32)
-        # gelu: 0.5 x (1 + tanh u) = x sigmoid(2u)
-        return (wide * sigmoid(2 * GELU * (wide + 0.044715 * wide * wide * wide))).astype(np.float32)
+            silu: Float32 = x / (one + exp(-x))
+            return silu
+        inner = np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)  # sqrt(2/pi) (x + 0.044715 x**3)
+        gelu: Float32 = np.float32(0.5) * x * (one + tanh(inner))
+        return gelu
 
     def add(self, a: Float32, b: Float32) -> Float32:
         return a + b
@@ -228,8 +247,7 @@ class NumpyOps:
         return x * np.float32(factor)
 
     def soft_cap(self, x: Float32, cap: float) -> Float32:
-        wide = 2.0 * sigmoid(2.0 / cap * x.astype(np.float64)) - 1.0  # tanh u = 2 sigmoid(2u) - 1
-        return (cap * wide).astype(np.float32)
+        return np.float32(cap) * tanh(x / np.float32(cap))
 
     def experts(self, x: Float32, experts: Experts, activation: Activation) -> Float32:
         chosen, weights = self._route(self.linear(x, experts.router), experts)  # (N, used) each
@@ -249,48 +267,89 @@ class NumpyOps:
     def _route(self, scores: Float32, experts: Experts) -> tuple[NDArray[np.int64], Float32]:
         """Scores (N, E) → the chosen experts, best first, and their weights, (N, used) each."""
         powers = exp(scores - scores.max(axis=-1, keepdims=True))
-        shares = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+        shares = powers * (np.float32(1) / row_sum(powers))[:, None]
         chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]
         weights = np.take_along_axis(shares, chosen, axis=-1)
-        return chosen, weights / weights.sum(axis=-1, keepdims=True) if experts.normalise else weights
+        if experts.normalise:
+            total = weights[:, 0]
+            for place in range(1, experts.used):
+                total = total + weights[:, place]
+            weights = weights / total[:, None]
+        return chosen, weights
 
     def _product(self, x: Float32, matrix: Matrix) -> Float32:
         """(N, in) → (N, out) with the input rounded as the matrix's type asks."""
-        out, _ = matrix.shape
-        rounded = x if matrix.type_name in PLAIN else round_q8(x)
-        columns = np.ascontiguousarray(rounded, np.float32)[:, :, None]  # (N, in, 1): one product for each row
-        y = np.empty((x.shape[0], out), np.float32)
-        floats = self._floats(matrix)
-        for start in range(0, out, CHUNK_ROWS):
-            rows = slice(start, min(start + CHUNK_ROWS, out))
-            chunk = self._dequantise(matrix, rows) if floats is None else floats[rows]
-            y[:, rows] = np.matmul(chunk, columns)[:, :, 0]
+        self._keep(matrix)
+        rounds = matrix.type_name not in PLAIN
+        y = np.empty((x.shape[0], matrix.shape[0]), np.float32)
+        for start in range(0, matrix.shape[0], CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            weight = matrix.rows(rows)
+            steps = matrix.shape[1] // (GROUP if rounds else 1)
+            some = max(1, STEP_NUMBERS // (steps * weight.codes.shape[0]))
+            for first in range(0, x.shape[0], some):  # as many rows at a time as memory allows
+                part = x[first : first + some]
+                y[first : first + some, rows] = _quantised(part, weight) if rounds else _plain(part, weight.codes)
         return y
 
-    def _floats(self, matrix: Matrix) -> Float32 | None:
-        """The float32 form: a view where the file stores it, kept where the allowance has room, else None."""
-        if matrix.floats is None:
-            size = 4 * matrix.shape[0] * matrix.shape[1]
-            if matrix.type_name == "F32" and matrix.raw.ctypes.data % 4 == 0:
-                matrix.floats = matrix.raw.reshape(-1).view(np.float32).reshape(matrix.shape)
-            elif size <= self.float_bytes_left:
-                self.float_bytes_left -= size
-                matrix.floats = quant.dequantize(matrix.type_name, matrix.raw, matrix.shape)
-        return matrix.floats
+    def _keep(self, matrix: Matrix) -> None:
+        """Unpack the whole matrix if the allowance has room for it."""
+        size = 4 * matrix.shape[0] * matrix.shape[1]
+        if matrix.unpacked is None and size <= self.float_bytes_left:
+            matrix.unpacked = matrix.rows(slice(None))
+            self.float_bytes_left -= size
 
-    def _dequantise(self, matrix: Matrix, rows: slice) -> Float32:
-        lines = matrix.raw.reshape(matrix.shape[0], -1)[rows]
-        return quant.dequantize(matrix.type_name, lines.reshape(-1), (lines.shape[0], matrix.shape[1]))
+    def _attend_rows(self, q: Float32, cache: NumpyCache, first: int, layer: Layer) -> Float32:
+        """Attention of n rows, the cache's rows first, first + 1, …: q (n, H, D) → (n, H, D)."""
+        spec, n = layer.spec, q.shape[0]
+        rows = np.arange(first, first + n)
+        begin = max(0, first + 1 - spec.window) // LANES * LANES if spec.window else 0  # a multiple of 16: see row_sum
+        keys, values = (x[spec.index, begin : first + n].astype(np.float64) for x in (cache.k, cache.v))  # (T, Hkv, D)
+        at = np.arange(begin, first + n)
+        hidden = at > rows[:, None]  # (n, T)
+        if spec.window:
+            hidden |= at <= rows[:, None] - spec.window
 
-    def _attend_row(self, q: Float32, keys: Float32, values: Float32, layer: Layer) -> Float32:
-        """One row's attention: q (H, D) over keys and values (Hkv, T, D) → (H, D)."""
-        spec = layer.spec
-        grouped = q.reshape(spec.n_kv_heads, -1, spec.head_dim)  # (Hkv, G, D): G query heads share a key head
-        scores = np.matmul(grouped, keys.transpose(0, 2, 1)) * np.float32(spec.scale)  # (Hkv, G, T)
+        grouped = q.reshape(n, spec.n_kv_heads, -1, spec.head_dim).astype(np.float64)  # (n, Hkv, G, D)
+        scores = chain(
+            np.moveaxis(grouped, -1, 0)[..., None] * np.moveaxis(keys, 0, -1).swapaxes(0, 1)[:, None, :, None]
+        )  # steps over D: (n, Hkv, G, 1) x (Hkv, 1, T) → (n, Hkv, G, T)
+        scores = scores * np.float32(spec.scale)
         if spec.score_cap:
             scores = self.soft_cap(scores, spec.score_cap)
-        powers = exp(scores - scores.max(axis=-1, keepdims=True)).astype(np.float32)
-        mixed = np.matmul(powers, values)  # (Hkv, G, D)
-        total = powers.sum(axis=-1, keepdims=True, dtype=np.float64)
-        result: Float32 = (mixed / total).astype(np.float32)
+        scores = np.where(hidden[:, None, None], np.float32(-np.inf), scores)
+        powers = exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = chain(
+            np.moveaxis(powers, -1, 0)[..., None].astype(np.float64) * values[:, None, :, None]
+        )  # steps over T: (n, Hkv, G, 1) x (Hkv, 1, D) → (n, Hkv, G, D)
+        inverse = np.float32(1) / row_sum(powers)
+        result: Float32 = mixed * inverse[..., None]
         return result.reshape(q.shape)
+
+
+def _quantised(x: Float32, weight: Unpacked) -> Float32:
+    """Rows x (N, in) times a quantised weight (out, in): (N, out). For each group of 32, in order:
+    y = fma(sum of q * codes, scale * d, y), then y = fma(offset, d * sum of q, y); halves of 16 one after the other."""
+    q, d = round_q8(x)
+    groups = d.shape[1]
+    assert weight.scale is not None
+    size = weight.codes.shape[1] // weight.scale.shape[1]  # 16 or 32
+    halves = GROUP // size
+    q = q.reshape(x.shape[0], groups * halves, size)
+    dots = np.matmul(
+        q.transpose(1, 0, 2), weight.codes.reshape(-1, groups * halves, size).transpose(1, 2, 0)
+    )  # (groups, N, out), whole numbers
+    d = np.repeat(d, halves, axis=1)  # (N, groups)
+    steps = [dots.astype(np.float64) * (weight.scale.T[:, None] * d.T[:, :, None])]  # (groups, N, out)
+    if weight.offset is not None:
+        steps.append(weight.offset.T[:, None] * (d * q.sum(axis=-1)).T[:, :, None].astype(np.float64))
+    shape = (groups, halves, x.shape[0], -1)
+    return chain(np.concatenate([step.reshape(shape) for step in steps], axis=1).reshape(-1, *dots.shape[1:]))
+
+
+def _plain(x: Float32, weight: Float32) -> Float32:
+    """Rows x (N, in) times a weight of floats (out, in): one chain over the columns, (N, out)."""
+    out = max(1, STEP_NUMBERS // x.size)
+    wide = x.T[:, :, None].astype(np.float64)  # (in, N, 1)
+    parts = [chain(wide * weight[start : start + out].T[:, None]) for start in range(0, weight.shape[0], out)]
+    return np.concatenate(parts, axis=1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError, SpecError
 from genmote.ops import quant
-from genmote.ops.elementary import sin_cos
+from genmote.ops.exact import sin_cos
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
 from genmote.ops.numpy_ops import GROUP, PLAIN, check_state
 from genmote.ops.protocol import Rotary, Span
