@@ -140,26 +140,28 @@ constexpr size_t kAhead = 8192;  // bytes: how far before their use weights are 
 
 constexpr int64_t kCached = 512 * 1024;  // bytes of activations that are reused from the second-level cache
 
-// One row of activations: weights go from memory into the sum, nothing is kept.
-template <int TYPE> void matvec(const Matrix& w, const Group* x, float* y, int64_t p0, int64_t p1) {
+// A few rows of activations: weights go from memory into the sums, nothing is kept.
+template <int TYPE, int TN> void stream(const Matrix& w, const Group* x, float* y, int64_t ldy, int64_t p0, int64_t p1) {
     using T = Traits<TYPE>;
     const int64_t groups = w.cols / kGroup;
-    const size_t ahead = panel_bytes(TYPE, w.cols) / static_cast<size_t>(groups);
+    const size_t step = panel_bytes(TYPE, w.cols) / static_cast<size_t>(groups);
     for (int64_t p = p0; p < p1; p++) {
         const uint8_t* panel = w.panel(p);
         Scales<TYPE> scales(panel, groups);
-        VF acc[UNITS] = {};
+        VF acc[UNITS][TN] = {};
         for (int64_t g = 0; g < groups; g++) {
-            for (size_t i = 0; i < ahead; i += 64) __builtin_prefetch(panel + g * ahead + kAhead + i);
+            for (size_t i = 0; i < step; i += 64) __builtin_prefetch(panel + g * step + kAhead + i);
             for (int u = 0; u < UNITS; u++) {
                 VB q[8];
                 VF s[2], m[2];
                 unpack<TYPE>(panel + g * T::bytes + u * UB, q);
                 scales.at(g, u, s, m);
-                acc[u] = accumulate<TYPE>(acc[u], q, x[g], s, m);
+#pragma GCC unroll 8
+                for (int t = 0; t < TN; t++) acc[u][t] = accumulate<TYPE>(acc[u][t], q, x[t * groups + g], s, m);
             }
         }
-        for (int u = 0; u < UNITS; u++) store(y + p * kPanel + u * LANES, acc[u]);
+        for (int u = 0; u < UNITS; u++)
+            for (int t = 0; t < TN; t++) store(y + t * ldy + p * kPanel + u * LANES, acc[u][t]);
     }
 }
 
@@ -177,7 +179,9 @@ template <int TYPE> void spell(const Matrix& w, int64_t p, const Spelt& out) {
     const int64_t groups = w.cols / kGroup;
     const uint8_t* panel = w.panel(p);
     Scales<TYPE> scales(panel, groups);
-    for (int64_t g = 0; g < groups; g++)
+    const size_t step = panel_bytes(TYPE, w.cols) / static_cast<size_t>(groups);
+    for (int64_t g = 0; g < groups; g++) {
+        for (size_t i = 0; i < step; i += 64) __builtin_prefetch(panel + g * step + kAhead + i);
         for (int u = 0; u < UNITS; u++) {
             VB q[8];
             VF s[2], m[2];
@@ -190,6 +194,7 @@ template <int TYPE> void spell(const Matrix& w, int64_t p, const Spelt& out) {
                 if constexpr (T::min) store(f + (NS + i) * LANES, m[i]);
             }
         }
+    }
 }
 
 // NP panels x TN rows of activations: their sums stay in registers.
@@ -239,7 +244,18 @@ template <int TYPE, int NP> void tiles(const Spelt* s, int64_t groups, const Gro
 
 template <int TYPE> void matmul_type(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
     const int64_t groups = w.cols / kGroup;
-    if (T == 1) return matvec<TYPE>(w, x, y, p0, p1);
+    switch (T) {
+        case 1: return stream<TYPE, 1>(w, x, y, ldy, p0, p1);
+        case 2: return stream<TYPE, 2>(w, x, y, ldy, p0, p1);
+        case 3: return stream<TYPE, 3>(w, x, y, ldy, p0, p1);
+        case 4: return stream<TYPE, 4>(w, x, y, ldy, p0, p1);
+    }
+    if constexpr (LANES == 16) switch (T) {  // 32 registers hold more sums
+        case 5: return stream<TYPE, 5>(w, x, y, ldy, p0, p1);
+        case 6: return stream<TYPE, 6>(w, x, y, ldy, p0, p1);
+        case 7: return stream<TYPE, 7>(w, x, y, ldy, p0, p1);
+        case 8: return stream<TYPE, 8>(w, x, y, ldy, p0, p1);
+    }
     Spelt s[kPanels];
     uint8_t* at = static_cast<uint8_t*>(scratch);
     for (Spelt& one : s) {

@@ -6,7 +6,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(__ARM_NEON) && !defined(GENMOTE_PORTABLE)
+#define GENMOTE_NEON
 #include <arm_neon.h>
 #endif
 
@@ -61,7 +62,7 @@ inline VB lookup(VB table, VB index) {
     return reinterpret_cast<VB>(_mm256_shuffle_epi8(reinterpret_cast<__m256i>(table), reinterpret_cast<__m256i>(index)));
 }
 #else
-#if defined(__ARM_NEON)
+#if defined(GENMOTE_NEON)
 inline VF fma(VF a, VF b, VF c) { return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 inline VF load_half(const uint16_t* p) { return (VF)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline void store_half(uint16_t* p, VF v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
@@ -210,7 +211,7 @@ inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
     }
     return reinterpret_cast<VI>(sum);
 }
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(GENMOTE_NEON) && defined(__ARM_FEATURE_DOTPROD)
 template <int BITS, int NQ>
 inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
     int32x4_t a = vdupq_n_s32(0), b = a;
@@ -227,7 +228,7 @@ inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
     }
     return (VI)vaddq_s32(a, b);
 }
-#elif defined(__ARM_NEON)
+#elif defined(GENMOTE_NEON)
 template <int BITS, int NQ>
 inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
     // ARMv8.0: products in 16 bits, added up as far as they fit (by pairs of lanes only at the end of a run).
