@@ -87,9 +87,8 @@ def affine(x: Floats, top: int, *, negative_offset: bool, steps: int = 20) -> tu
     weighted = weight * x
     sum_x = weighted.sum(axis=1)
     # With q = 0 everywhere the offset alone fits best; every later candidate has to beat that.
-    offset = sum_x / sum_w
-    if negative_offset:
-        offset = np.minimum(offset, 0)
+    mean = sum_x / sum_w
+    offset = np.minimum(mean, 0) if negative_offset else mean
     scale = np.zeros(len(x), np.float32)
     # Squared error less the constant sum(w x^2), in terms of the sums alone.
     best = offset * (offset * sum_w - 2 * sum_x)
@@ -104,7 +103,7 @@ def affine(x: Floats, top: int, *, negative_offset: bool, steps: int = 20) -> tu
         solvable = det > 1e-6 * sum_w * sum_qq
         det = np.where(solvable, det, 1)
         d = np.where(solvable, (sum_w * sum_xq - sum_q * sum_x) / det, 0)
-        m = np.where(solvable, (sum_qq * sum_x - sum_q * sum_xq) / det, offset)
+        m = np.where(solvable, (sum_qq * sum_x - sum_q * sum_xq) / det, mean)
         if negative_offset:
             through_zero = (m > 0) & (sum_qq > 0)
             d = np.where(through_zero, sum_xq / np.where(sum_qq > 0, sum_qq, 1), d)
