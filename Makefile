@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.up-to-date
 NATIVE := build/native
-ARM_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user
+CROSS_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu gcc-riscv64-linux-gnu g++-riscv64-linux-gnu qemu-user
 SETS ?=
 
 .DEFAULT_GOAL := help
@@ -38,13 +38,13 @@ native: $(STAMP)
 models: $(STAMP)
 	@$(VENV)/bin/genmote pull smollm2-135m gemma3-270m || echo "models: not here; tests that need them are skipped"
 
-# Debian packages of the ARM tests; where they cannot be installed, those tests are skipped and say so.
+# Debian packages of the tests on emulated ARM and RISC-V; where they cannot be installed, those tests are skipped and say so.
 debian:
-	@if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(ARM_PACKAGES) > /dev/null 2>&1; then \
-		echo "installing $(ARM_PACKAGES)"; \
+	@if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(CROSS_PACKAGES) > /dev/null 2>&1; then \
+		echo "installing $(CROSS_PACKAGES)"; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends $(ARM_PACKAGES); } > build/debian.log 2>&1 \
-			|| echo "debian: could not install them (build/debian.log); ARM tests are skipped"; \
+			apt-get install -y -qq --no-install-recommends $(CROSS_PACKAGES); } > build/debian.log 2>&1 \
+			|| echo "debian: could not install them (build/debian.log); emulated tests are skipped"; \
 	fi
 
 build:
