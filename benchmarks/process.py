@@ -55,7 +55,8 @@ def run(
     `env` is added to this process's environment; `errors` puts standard error into the output. Raises
     `ContestantError` when it cannot start, exits with another status than 0, or takes longer than `timeout_s`.
     """
-    merged = os.environ | {"PYTHONPATH": str(REPOSITORY)} | dict(env or {})
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    merged = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(env or {})
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         before, busy = energy.read_uj(), busy_s()
         started = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import platform
 import re
 import statistics
 import subprocess
@@ -93,6 +94,8 @@ def device() -> dict[str, Any]:
     own = records.device()
     return own | {
         "name": own["cpu"],
+        # A kernel's version, without the words that the one who built it adds.
+        "system": " ".join((platform.system(), *re.findall(r"^\d+\.\d+", platform.release()))),
         "cpu_family": entry.get("cpu family"),
         "cpu_model": entry.get("model"),
         "cpu_cache": entry.get("cache size"),

@@ -78,7 +78,8 @@ def table(names: str, found: Iterable[Record]) -> str:
     for cpu in dict.fromkeys(cpu_name(entry) for entry in picked):
         mine = [entry for entry in picked if cpu_name(entry) == cpu]
         newest = max(mine, key=lambda entry: entry.time)
-        peers = sorted({entry.values["peer_name"] for entry in mine if entry.values["peer_name"]})
+        named = {str(entry.values["peer_name"]) for entry in mine if entry.values["peer_name"]}
+        peers = sorted(name for name in named if "llama" in name)  # not "one stream of ours" or "plain read"
         text += f"{cpu}; {newest.time[:10]}, genmote {newest.versions['genmote']}"
         text += f" ({newest.versions['commit']})" if newest.versions.get("commit") else ""
         text += f"; peers: {'; '.join(peers)}" if peers else ""

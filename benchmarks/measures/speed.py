@@ -82,7 +82,7 @@ def play(bench: Bench, match: Match) -> Iterator[Row]:
     against, peer_name = opponent(bench, match)
     model = bench.file(match.file)
     prefill, decode = (512, bench.pick(64, 24)) if match.large else (512, 128)
-    repeats = bench.pick(3, 1) if match.large else bench.pick(5, 3)
+    repeats = bench.pick(3, 1) if match.large else bench.pick(5, 2)
     bench.say(f"{name_of('speed', match)}: {repeats} pairs")
     work = Work(model, match.threads, prefill, decode)
     ours, theirs = contestants.interleave(contestants.genmote(match.isa), against, work, repeats)
