@@ -102,7 +102,7 @@ def test_an_arrow_up_is_found(room: str, source: str) -> None:
         ("cli", "from genmote.web import serve"),
         ("models", "from genmote.ops import load\nfrom genmote.errors import SpecError\nimport numpy"),
         ("records", "from genmote import __version__\nfrom genmote.errors import SpecError"),
-        ("models", "from genmote.models.fetch import Part\nfrom . import store"),
+        ("models", "from genmote.models.hub import parse\nfrom . import store"),
     ],
 )
 def test_an_arrow_down_is_allowed(room: str, source: str) -> None:

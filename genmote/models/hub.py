@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from genmote import gate
 from genmote.errors import ModelNameError, PullError
-from genmote.models.fetch import CHUNK, Progress, need_space, place, quiet, staging
+from genmote.fetch import CHUNK, Progress, need_space, place, quiet, staging
 
 TRIES = 5
 FIRST_WAIT_S = 1.0

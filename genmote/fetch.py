@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,21 @@ class Part:
     member: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file that packages carry: their members joined in order, and what the whole must be."""
+
+    title: str
+    licence: str
+    size_bytes: int
+    sha256: str
+    parts: tuple[Part, ...]
+    download_bytes: int = 0
+
+    def faults(self) -> list[str]:
+        return [] if self.parts else ["parts is empty, wanted at least one [[parts]]"]
+
+
 @contextlib.contextmanager
 def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
     """An empty folder beside `target`, on the same file system, for one process at a time; it is gone afterwards.
@@ -48,8 +63,7 @@ def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
     folder = target.parent / ".staging" / target.name
     if not home.usable(folder):
         raise PullError(
-            f"{target.parent} cannot be written: set GENMOTE_HOME to a folder that can, "
-            "or name a model file by its path"
+            f"{target.parent} cannot be written: set GENMOTE_HOME to a folder that can, or name a file by its path"
         )
     descriptor = _claim(folder, progress)
     try:
@@ -115,24 +129,17 @@ def place(staged: Path, target: Path) -> None:
     home.sync_folder(target.parent)
 
 
-def packages(
-    parts: Sequence[Part],
-    target: Path,
-    *,
-    size_bytes: int,
-    sha256: str,
-    download_bytes: int = 0,
-    progress: Progress = quiet,
-) -> Path:
-    """Fetch `parts` with pip, join their members in order, check size and sha256, and place the file at `target`.
+def packages(source: Source, target: Path, *, progress: Progress = quiet) -> Path:
+    """Fetch the source's packages with pip, join their members, check size and sha256, and place the file at `target`.
 
     Raises `PullError` (nothing is left then) and `UserError` where the gate is shut.
     """
     gate.permit("pull", "the package index", "package names")
+    parts, size_bytes = source.parts, source.size_bytes
     with staging(target, progress) as folder:
         if target.exists() and target.stat().st_size == size_bytes:
             return target  # the process that we waited for has fetched it
-        total = download_bytes or size_bytes
+        total = source.download_bytes or size_bytes
         need_space(folder, size_bytes + 2 * total // len(parts))
         joined, digest, done, fetched = folder / "joined", hashlib.sha256(), 0, 0
         with open(joined, "wb") as out:
@@ -147,10 +154,11 @@ def packages(
                     out.write(chunk)
                 _remove(wheel.parent)
         progress(target.stem, total, total)
-        if done != size_bytes or digest.hexdigest() != sha256:
+        if done != size_bytes or digest.hexdigest() != source.sha256:
             raise PullError(
-                f"{', '.join(p.package for p in parts)} gave {done} bytes of sha256 {digest.hexdigest()[:12]}…, wanted "
-                f"{size_bytes} bytes of {sha256[:12]}…: nothing was kept; check pip's index for an altered package"
+                f"{', '.join(p.package for p in parts)} gave {done} bytes of sha256 {digest.hexdigest()[:12]}…, "
+                f"wanted {size_bytes} bytes of {source.sha256[:12]}…: nothing was kept; check pip's index for an "
+                "altered package"
             )
         place(joined, target)
     return target
@@ -201,7 +209,7 @@ def _pip_download(part: Part, folder: Path, progress: Callable[[int], None]) -> 
         errors = [line for line in said if "ERROR" in line] or said or [f"exit status {process.returncode}"]
         raise PullError(
             f"pip could not fetch {wanted}: {errors[-1].strip()}; check the network and `python -m pip config list`, "
-            "or name a model file by its path"
+            "or name a file by its path"
         )
     return wheels[0]
 
@@ -214,7 +222,7 @@ def _pip() -> list[str]:
     for name in ("pip3", "pip"):
         if (found := shutil.which(name)) is not None:
             return [found]
-    raise PullError("pip is not here to fetch the model: run `python -m ensurepip`, or name a model file by its path")
+    raise PullError("pip is not here to fetch it: run `python -m ensurepip`, or name a file by its path")
 
 
 def _bytes_in(folder: Path) -> int:
