@@ -75,7 +75,7 @@ class Machine {
     Machine(const Kernels& kernels, int threads) : kernels(kernels), pool(threads), scratch_(pool.threads()) {}
     const Kernels& kernels;
     Pool pool;
-    std::mutex busy;
+    std::mutex& busy = pool.busy;
 
     void quantise(const float* x, int64_t rows, int64_t ld, int64_t n, Group* out);
     void linear(const Linear& w, const float* x, int64_t rows, float* y, int64_t ldy);

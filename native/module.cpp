@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -17,19 +18,46 @@ using namespace genmote;
 
 void bind_tokenizer(nb::module_&);
 
+// An array as it is, or TypeError: nanobind would hand over a converted copy of one of another type or order, and what
+// is written to a copy is lost.
+template <typename... T> struct Exactly : nb::ndarray<T..., nb::c_contig, nb::device::cpu> {};
+
+template <typename... T> struct nb::detail::type_caster<Exactly<T...>> {
+    using Array = nb::ndarray<T..., nb::c_contig, nb::device::cpu>;
+    NB_TYPE_CASTER(Exactly<T...>, type_caster<Array>::Name)
+    bool from_python(handle src, uint32_t flags, cleanup_list* cleanup) noexcept {
+        type_caster<Array> array;
+        if (!array.from_python(src, flags & ~static_cast<uint32_t>(cast_flags::convert), cleanup)) return false;
+        static_cast<Array&>(value) = std::move(array.value);
+        return true;
+    }
+    static handle from_cpp(const Array& array, rv_policy policy, cleanup_list* cleanup) noexcept {
+        return type_caster<Array>::from_cpp(array, policy, cleanup);
+    }
+};
+
 namespace {
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using BytesOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using FloatsOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Halves = nb::ndarray<const uint16_t, nb::c_contig, nb::device::cpu>;
-using HalvesOut = nb::ndarray<uint16_t, nb::c_contig, nb::device::cpu>;
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = Exactly<const uint8_t, nb::ndim<1>>;
+using BytesOut = Exactly<uint8_t, nb::ndim<1>>;
+using Floats = Exactly<const float>;
+using FloatsOut = Exactly<float>;
+using Halves = Exactly<const uint16_t>;
+using HalvesOut = Exactly<uint16_t>;
+using Ints = Exactly<const int32_t, nb::ndim<1>>;
+using Doubles = Exactly<const double, nb::ndim<1>>;
 
 void need(bool ok, const char* what) {
     if (!ok) throw nb::value_error(what);
+}
+
+constexpr int64_t kMostRows = int64_t(1) << 32, kMostCols = int64_t(1) << 24;  // beyond, sizes might wrap around
+
+// Is there a packed layout for such a matrix?
+bool packable(int type, int64_t rows, int64_t cols) {
+    Layout l;
+    if (rows <= 0 || cols <= 0 || rows > kMostRows || cols > kMostCols) return false;
+    return is_float_type(type) || (layout_of(type, &l) && cols % l.src_block == 0);
 }
 
 struct PyMatrix {
@@ -38,9 +66,7 @@ struct PyMatrix {
 };
 
 PyMatrix make_matrix(int type, int64_t rows, int64_t cols, Bytes data) {
-    Layout l;
-    need(rows > 0 && cols > 0, "matrix: rows and columns must be positive");
-    need(is_float_type(type) || (layout_of(type, &l) && cols % l.src_block == 0), "matrix: type or columns unsupported");
+    need(packable(type, rows, cols), "matrix: type, rows or columns unsupported");
     need(data.shape(0) >= packed_bytes(type, rows, cols), "matrix: too few packed bytes");
     return {{type, rows, cols, data.data()}, nb::cast(data)};
 }
@@ -66,6 +92,7 @@ const float* floats(const std::optional<Floats>& a, size_t n, nb::list& keep) {
 Linear linear_of(const nb::object& o, nb::list& keep) {  // None, or (matrix, bias | None)
     if (o.is_none()) return {};
     auto t = nb::cast<nb::tuple>(o);
+    need(t.size() == 2, "a linear layer is (matrix, bias)");
     const PyMatrix& m = nb::cast<const PyMatrix&>(t[0]);
     keep.append(t[0]);
     std::optional<Floats> bias;
@@ -76,8 +103,10 @@ Linear linear_of(const nb::object& o, nb::list& keep) {  // None, or (matrix, bi
 Norm norm_of(const nb::object& o, nb::list& keep) {  // None, or (gain, bias | None, eps, centre)
     if (o.is_none()) return {};
     auto t = nb::cast<nb::tuple>(o);
+    need(t.size() == 4, "a norm is (gain, bias, eps, centre)");
     auto gain = nb::cast<Floats>(t[0]);
-    keep.append(t[0]);
+    need(gain.size() > 0, "norm: no gain");
+    keep.append(nb::cast(gain));
     std::optional<Floats> bias;
     if (!t[1].is_none()) bias = nb::cast<Floats>(t[1]);
     return {gain.data(), floats(bias, gain.size(), keep), static_cast<int64_t>(gain.size()), nb::cast<float>(t[2]), nb::cast<bool>(t[3])};
@@ -86,8 +115,8 @@ Norm norm_of(const nb::object& o, nb::list& keep) {  // None, or (gain, bias | N
 void check_spans(const PySpans& s, int64_t rows, int layer, int heads, int dim) {
     need(s.rows == rows, "spans do not cover the rows");
     for (const Span& p : s.spans) {
-        need(p.cache->layers > layer && p.cache->heads == heads && p.cache->dim == dim, "cache has another shape");
-        need(p.cache->length + p.count <= p.cache->capacity, "cache is full");
+        need(layer >= 0 && p.cache->layers > layer && p.cache->heads == heads && p.cache->dim == dim, "cache has another shape");
+        need(p.cache->length >= 0 && p.cache->length <= p.cache->capacity - p.count, "cache is full");
     }
 }
 
@@ -101,7 +130,8 @@ NB_MODULE(_native, m) {
     }, "Instruction sets whose kernels are built in, best first.");
     m.def("isa_runs", [](const std::string& n) { return kernels_named(n.c_str()) != nullptr; });
     m.def("best_isa", [] { return std::string(best_kernels().name); });
-    m.def("packed_bytes", [](int type, int64_t rows, int64_t cols) { return packed_bytes(type, rows, cols); });
+    m.def("packed_bytes", [](int type, int64_t rows, int64_t cols) { return packable(type, rows, cols) ? packed_bytes(type, rows, cols) : 0; },
+          "Bytes of a matrix in the packed layout; 0: there is none for it.");
 
     nb::class_<PyMatrix>(m, "Matrix")
         .def("__init__", [](PyMatrix* self, int type, int64_t rows, int64_t cols, Bytes data) { new (self) PyMatrix(make_matrix(type, rows, cols, data)); })
@@ -110,14 +140,19 @@ NB_MODULE(_native, m) {
         .def_prop_ro("nbytes", [](const PyMatrix& p) { return packed_bytes(p.m.type, p.m.rows, p.m.cols); });
 
     nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
-        .def(nb::init<int, int, int, int64_t>())
+        .def("__init__", [](KVCache* self, int layers, int heads, int dim, int64_t capacity) {
+            need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
+            need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1 << 12 && capacity <= int64_t(1) << 32, "cache: too large");
+            need(double(layers) * heads * dim * capacity < 0x1p60, "cache: too large");
+            new (self) KVCache(layers, heads, dim, capacity);
+        })
         .def_rw("length", &KVCache::length)
         .def_rw("position", &KVCache::position)
         .def_ro("capacity", &KVCache::capacity)
         .def_prop_ro("nbytes", &KVCache::bytes)
         .def("read", [](const KVCache& c, HalvesOut k, HalvesOut v) {  // (L, T, H, D) each, rows [0, T)
             size_t T = k.ndim() == 4 ? k.shape(1) : 0;
-            need(k.ndim() == 4 && v.ndim() == 4 && v.size() == k.size() && k.size() == T * c.layers * c.heads * c.dim && int64_t(T) <= c.length, "read: wrong shape");
+            need(k.ndim() == 4 && v.ndim() == 4 && v.size() == k.size() && k.size() == T * c.layers * c.heads * c.dim && int64_t(T) <= std::min(c.length, c.capacity), "read: wrong shape");
             for (int l = 0; l < c.layers; l++)
                 for (int h = 0; h < c.heads; h++) {
                     KVView s = c.view(l, h);
@@ -145,8 +180,9 @@ NB_MODULE(_native, m) {
             new (self) PySpans();
             for (nb::handle h : items) {
                 auto t = nb::cast<nb::tuple>(h);
+                need(t.size() == 3, "a span is (cache, start, count)");
                 Span s{nb::cast<KVCache*>(t[0]), nb::cast<int64_t>(t[1]), nb::cast<int64_t>(t[2])};
-                need(s.cache && s.count > 0 && s.start == self->rows, "spans must be in order, without gaps");
+                need(s.cache && s.count > 0 && s.count <= kMostRows && s.start == self->rows, "spans must be in order, without gaps");
                 self->rows += s.count;
                 self->spans.push_back(s);
                 self->owners.append(t[0]);
@@ -158,8 +194,8 @@ NB_MODULE(_native, m) {
                             int64_t width, nb::list norms, nb::list linears) {
             new (self) PyBlock();
             Block& b = self->b;
-            need(norms.size() == 6 && linears.size() == 7 && act >= 0 && act <= 2, "block: wrong parts");
-            need(heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && dim > 0 && dim <= 1024, "block: wrong heads");
+            need(norms.size() == 6 && linears.size() == 7 && act >= 0 && act <= 2 && index >= 0 && width > 0, "block: wrong parts");
+            need(heads > 0 && heads <= 1 << 16 && kv_heads > 0 && heads % kv_heads == 0 && dim > 0 && dim <= 1024, "block: wrong heads");
             b.index = index; b.heads = heads; b.kv_heads = kv_heads; b.dim = dim; b.scale = scale; b.cap = cap; b.act = static_cast<Act>(act);
             b.window = window; b.rope = rope; b.interleaved = interleaved; b.width = width;
             Norm* n[] = {&b.attn_norm, &b.ffn_norm, &b.q_norm, &b.k_norm, &b.post_attn, &b.post_ffn};
@@ -180,13 +216,13 @@ NB_MODULE(_native, m) {
         .def("__init__", [](Machine* self, const std::string& isa, int threads) {
             const Kernels* k = kernels_named(isa.c_str());
             need(k != nullptr, "machine: instruction set is not available");
+            need(threads >= 1 && threads <= 1024, "machine: from 1 to 1024 threads");
             new (self) Machine(*k, threads);
         })
         .def_prop_ro("isa", [](const Machine& s) { return std::string(s.kernels.name); })
         .def_prop_ro("threads", [](const Machine& s) { return s.pool.threads(); })
         .def("pack", [](Machine& s, int type, int64_t rows, int64_t cols, Bytes src, BytesOut dst) {
-            Layout l;
-            need(is_float_type(type) || (layout_of(type, &l) && cols % l.src_block == 0), "pack: type or columns unsupported");
+            need(packable(type, rows, cols), "pack: type, rows or columns unsupported");
             need(src.shape(0) >= row_bytes(type, cols) * rows && dst.shape(0) >= packed_bytes(type, rows, cols), "pack: buffers are too small");
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(s.busy);
@@ -200,6 +236,7 @@ NB_MODULE(_native, m) {
             need(x.ndim() == 2 && y.ndim() == 2 && int64_t(x.shape(1)) == w.m.cols && x.shape(0) == y.shape(0) && y.shape(1) % 16 == 0 && int64_t(y.shape(1)) >= w.m.rows,
                  "linear: wrong shapes");
             need(!bias || int64_t(bias->size()) == w.m.rows, "linear: wrong bias");
+            if (x.shape(0) == 0) return;
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(s.busy);
             s.linear({&w.m, bias ? bias->data() : nullptr}, x.data(), static_cast<int64_t>(x.shape(0)), y.data(), static_cast<int64_t>(y.shape(1)));
@@ -212,7 +249,8 @@ NB_MODULE(_native, m) {
             s.embed(w.m, tokens.data(), static_cast<int64_t>(tokens.shape(0)), y.data());
         })
         .def("norm", [](Machine& s, Floats x, Floats gain, std::optional<Floats> bias, float eps, bool centre, FloatsOut y) {
-            need(gain.size() > 0 && x.size() % gain.size() == 0 && y.size() == x.size() && (!bias || bias->size() == gain.size()), "norm: wrong shapes");
+            need(gain.size() > 0 && x.ndim() > 0 && x.shape(x.ndim() - 1) == gain.size() && y.size() == x.size() && (!bias || bias->size() == gain.size()),
+                 "norm: wrong shapes");
             std::lock_guard<std::mutex> lock(s.busy);
             Norm n{gain.data(), bias ? bias->data() : nullptr, static_cast<int64_t>(gain.size()), eps, centre};
             s.norm(n, x.data(), static_cast<int64_t>(x.size() / gain.size()), y.data());
@@ -224,9 +262,9 @@ NB_MODULE(_native, m) {
                    sin.data(), static_cast<int64_t>(cos.shape(1)), interleaved);
         })
         .def("attend", [](Machine& s, Floats q, Floats k, Floats v, const PySpans& spans, int layer, float scale, float cap, int64_t window, FloatsOut out) {
-            need(q.ndim() == 3 && k.ndim() == 3 && v.size() == k.size() && k.shape(0) == q.shape(0) && k.shape(2) == q.shape(2) && out.size() == q.size(), "attend: wrong shapes");
+            need(q.ndim() == 3 && k.ndim() == 3 && q.size() > 0 && k.size() > 0 && v.size() == k.size() && k.shape(0) == q.shape(0) && k.shape(2) == q.shape(2) && out.size() == q.size(), "attend: wrong shapes");
             const int heads = static_cast<int>(q.shape(1)), kv = static_cast<int>(k.shape(1)), dim = static_cast<int>(q.shape(2));
-            need(kv > 0 && heads % kv == 0 && dim <= 1024, "attend: wrong heads");
+            need(heads % kv == 0 && dim <= 1024, "attend: wrong heads");
             check_spans(spans, static_cast<int64_t>(q.shape(0)), layer, kv, dim);
             Block b{};
             b.index = layer; b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = scale; b.cap = cap; b.window = window;
@@ -251,7 +289,7 @@ NB_MODULE(_native, m) {
             need(x.ndim() == 2 && x.shape(1) > 0, "softmax: wrong shape");
             for (size_t i = 0; i < x.shape(0); i++) s.kernels.softmax(x.data() + i * x.shape(1), static_cast<int64_t>(x.shape(1)));
         })
-        .def("round_q8", [](Machine& s, Floats x, nb::ndarray<int8_t, nb::c_contig, nb::device::cpu> q, FloatsOut d) {  // for tests: what linear makes of its input
+        .def("round_q8", [](Machine& s, Floats x, Exactly<int8_t> q, FloatsOut d) {  // for tests: what linear makes of its input
             need(x.size() % kGroup == 0 && q.size() == x.size() && d.size() == x.size() / kGroup, "round_q8: wrong shapes");
             std::vector<Group> g(x.size() / kGroup);
             s.kernels.quantise_row(x.data(), static_cast<int64_t>(x.size()), g.data());
@@ -261,7 +299,7 @@ NB_MODULE(_native, m) {
             }
         })
         .def("block", [](Machine& s, const PyBlock& b, FloatsOut x, std::optional<Floats> cos, std::optional<Floats> sin, const PySpans& spans) {
-            need(x.ndim() == 2 && int64_t(x.shape(1)) == b.b.width, "block: wrong shape");
+            need(x.ndim() == 2 && x.shape(0) > 0 && int64_t(x.shape(1)) == b.b.width, "block: wrong shape");
             const int64_t rows = static_cast<int64_t>(x.shape(0));
             int64_t half = 0;
             if (b.b.rope) {

@@ -4,6 +4,11 @@
 #include <cerrno>
 #include <climits>
 #include <ctime>
+#include <new>
+#include <system_error>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sched.h>
@@ -20,6 +25,7 @@ namespace {
 constexpr int64_t kSpin = 60'000;      // ns that a worker waits for the next loop before it sleeps
 constexpr int64_t kPatience = 150'000; // ns beyond which a worker that holds a task counts as preempted
 constexpr int64_t kBackoff = 40'000'000, kMostBackoff = 640'000'000;
+constexpr int kMostTasks = 1 << 19;  // of one loop: the ticket has 20 bits for them, and idle workers draw beyond the end
 
 int64_t now() {
     timespec t;
@@ -52,17 +58,66 @@ void wake_all(std::atomic<uint32_t>&) { std::lock_guard<std::mutex> lock(gate_mu
 void yield() { std::this_thread::yield(); }
 #endif
 
+struct Living {
+    std::mutex mutex;
+    std::vector<Pool*> pools;
+};
+Living& living() {
+    static Living* l = new Living;  // never destroyed: a process may still fork while it exits
+    return *l;
+}
+
 }  // namespace
 
 Pool::Pool(int threads) : threads_(std::max(1, threads)), active_(threads_) {
-    for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { work(i); });
+#if defined(__unix__) || defined(__APPLE__)
+    static const int registered = pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
+    static_cast<void>(registered);
+#endif
+    std::lock_guard<std::mutex> lock(living().mutex);
+    living().pools.push_back(this);
 }
 
 Pool::~Pool() {
+    {
+        std::lock_guard<std::mutex> lock(living().mutex);
+        auto& pools = living().pools;
+        pools.erase(std::find(pools.begin(), pools.end(), this));
+    }
     stop_ = true;
     epoch_.fetch_add(1);
     wake_all(epoch_);
     for (auto& w : workers_) w.join();
+}
+
+// A fork waits until every pool is between two loops. The child has none of the workers: it forgets them, and its first
+// loop starts others.
+void Pool::before_fork() {
+    living().mutex.lock();
+    for (Pool* p : living().pools) p->busy.lock();
+}
+
+void Pool::after_fork(bool child) {
+    for (Pool* p : living().pools) {
+        if (child && p->started_) {
+            new std::vector<std::thread>(std::move(p->workers_));  // there is nobody to join: left alone for good
+            p->workers_.clear();
+            p->started_ = false;
+            p->ticket_ = 0;
+            p->epoch_ = 0;
+            p->asleep_ = 0;
+        }
+        p->busy.unlock();
+    }
+    living().mutex.unlock();
+}
+
+void Pool::start() {
+    started_ = true;
+    try {
+        for (int i = 1; i < threads_; i++) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error&) {  // no more threads to be had: those that are here share the work
+    }
 }
 
 bool Pool::claim_and_run(int worker) {
@@ -70,7 +125,11 @@ bool Pool::claim_and_run(int worker) {
     int task = static_cast<int>(t & 0xfffff), n = static_cast<int>(t >> 20 & 0xfffff);
     if (task >= n) return false;
     // The loop cannot end before this task has: call_ and context_ are this loop's.
-    call_(context_, task, worker);
+    try {
+        call_(context_, task, worker);
+    } catch (...) {
+        failed_ = true;
+    }
     done_.fetch_add(1, std::memory_order_release);
     return true;
 }
@@ -89,8 +148,8 @@ void Pool::work(int id) {
             while (epoch_.load() == seen) wait_while(epoch_, seen);
             asleep_.fetch_sub(1);
         }
-        if (stop_) return;
         seen = epoch_.load(std::memory_order_acquire);
+        if (stop_) return;  // after the epoch: the last one always comes with the stop
         if (id >= active_.load(std::memory_order_relaxed)) {  // sleep this loop out
             asleep_.fetch_add(1);
             while (epoch_.load() == seen) wait_while(epoch_, seen);
@@ -103,14 +162,27 @@ void Pool::work(int id) {
 
 void Pool::run_raw(int n, Call call, void* context) {
     if (n <= 0) return;
+    if (n > kMostTasks) {
+        struct Part { Call call; void* context; int first; };
+        for (int first = 0; first < n; first += kMostTasks) {
+            Part part{call, context, first};
+            run_raw(std::min(kMostTasks, n - first), [](void* p, int task, int worker) {
+                auto* part = static_cast<Part*>(p);
+                part->call(part->context, part->first + task, worker);
+            }, &part);
+        }
+        return;
+    }
     const int64_t begin = now();
     if (active_ < threads_ && begin >= retry_at_) active_ = threads_;
     if (n == 1 || active_ == 1) {
         for (int i = 0; i < n; i++) call(context, i, 0);
         return;
     }
+    if (!started_) start();
     call_ = call;
     context_ = context;
+    failed_ = false;
     done_.store(0, std::memory_order_relaxed);
     uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> 40) + 1;
     ticket_.store((epoch & 0xffffff) << 40 | static_cast<uint64_t>(n) << 20, std::memory_order_release);
@@ -118,6 +190,12 @@ void Pool::run_raw(int n, Call call, void* context) {
     if (asleep_.load()) wake_all(epoch_);
     int mine = 1;
     while (claim_and_run(0)) mine++;
+    wait(n, begin, mine);
+    if (failed_) throw std::bad_alloc();  // nothing else can go wrong in a kernel
+}
+
+// Until the others have finished what they hold; `mine` of the n tasks took this thread since `begin`.
+void Pool::wait(int n, int64_t begin, int mine) {
     if (done_.load(std::memory_order_acquire) == n) return;
     const int64_t start = now(), patience = kPatience + 3 * (start - begin) / mine;
     for (int i = 1; done_.load(std::memory_order_acquire) < n; i++) {

@@ -23,18 +23,21 @@ try:
     from genmote.ops import _native
 except ImportError as error:  # built without a compiler, or for another Python
     raise OpsError(
-        f"the native kernels are not here ({error}); install a C++ compiler and reinstall genmote, or use the numpy op set"
+        f"the native kernels are not here ({error}); install a C++ compiler and reinstall genmote, "
+        "or use the numpy op set"
     ) from error
 
 Float32 = NDArray[np.float32]
 ACTIVATIONS: dict[str, int] = {"silu": 0, "gelu": 1, "relu": 2}
 MAX_HEAD_DIM = 1024
+MAX_THREADS = 1024
 
 
 def create(*, isa: str | None = None, threads: int | None = None) -> NativeOps:
     """The native op set on `threads` threads (None: one a core). `isa` None: GENMOTE_ISA, or the best that runs here.
 
-    Raises OpsError for an instruction set that is unknown, not built in, or absent from this processor.
+    Raises OpsError for an instruction set that is unknown, not built in, or absent from this processor, and for an
+    impossible number of threads.
     """
     name = isa or os.environ.get("GENMOTE_ISA") or _native.best_isa()
     here = [n for n in _native.isa_names() if _native.isa_runs(n)]
@@ -42,7 +45,11 @@ def create(*, isa: str | None = None, threads: int | None = None) -> NativeOps:
         raise OpsError(
             f"instruction set {name!r}: this machine runs {', '.join(here)}; choose one of these or leave it out"
         )
-    return NativeOps(name, threads or len(os.sched_getaffinity(0)))
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= threads <= MAX_THREADS:
+        raise OpsError(f"{threads} threads: wanted 1 to {MAX_THREADS}; leave it out for one a core")
+    return NativeOps(name, threads)
 
 
 class NativeCache(_native.KVCache):
@@ -84,7 +91,7 @@ class NativeOps:
     def __init__(self, isa: str, threads: int) -> None:
         self.machine = _native.Machine(isa, threads)
         self.isa, self.threads = isa, threads
-        self._spans: tuple[Sequence[Span], Any] = ((), None)
+        self._spans: tuple[tuple[Span, ...], Any] = ((), None)
 
     # -- weights --------------------------------------------------------------------------------------------------
 
@@ -97,7 +104,8 @@ class NativeOps:
         size = int(_native.packed_bytes(type_.ggml_id, *shape))
         if not size or shape[1] % type_.block_size:
             raise OpsError(
-                f"a {shape[0]}x{shape[1]} {type_name} matrix: the native kernels take none; convert the model to another type"
+                f"a {shape[0]}x{shape[1]} {type_name} matrix: the native kernels take none; "
+                "convert the model to another type"
             )
         return size
 
@@ -112,7 +120,7 @@ class NativeOps:
         return _native.Matrix(quant.by_name(type_name).ggml_id, *shape, packed)
 
     def vector(self, values: Float32) -> Float32:
-        return np.array(values, np.float32)
+        return np.array(values, np.float32, order="C")
 
     def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> NativeCache:
         if head_dim > MAX_HEAD_DIM:
@@ -131,7 +139,7 @@ class NativeOps:
 
     def embed(self, table: Any, tokens: NDArray[np.int32]) -> Float32:
         y = np.empty((len(tokens), table.shape[1]), np.float32)
-        self.machine.embed(table, tokens, y)
+        self.machine.embed(table, np.ascontiguousarray(tokens), y)
         return y
 
     def linear(self, x: Float32, weight: Linear) -> Float32:
@@ -141,7 +149,7 @@ class NativeOps:
         return y
 
     def norm(self, x: Float32, norm: Norm) -> Float32:
-        y = np.empty_like(x)
+        x, y = _in_and_out(x)
         self.machine.norm(x, norm.gain, norm.bias, norm.eps, norm.centre, y)
         return y
 
@@ -152,7 +160,7 @@ class NativeOps:
         return Rotary(cos, sin)
 
     def rope(self, x: Float32, rotary: Rotary, interleaved: bool) -> Float32:
-        y = np.array(x)
+        y = np.array(x, order="C")
         self.machine.rope(y, rotary.cos, rotary.sin, interleaved)
         return y
 
@@ -164,12 +172,12 @@ class NativeOps:
         return out
 
     def glu(self, gate: Float32, up: Float32, activation: Activation) -> Float32:
-        y = np.empty_like(up)
-        self.machine.glu(gate, up, ACTIVATIONS[activation], y)
+        up, y = _in_and_out(up)
+        self.machine.glu(np.ascontiguousarray(gate), up, ACTIVATIONS[activation], y)
         return y
 
     def activate(self, x: Float32, activation: Activation) -> Float32:
-        y = np.empty_like(x)
+        x, y = _in_and_out(x)
         self.machine.activate(x, ACTIVATIONS[activation], y)
         return y
 
@@ -180,7 +188,7 @@ class NativeOps:
         return x * np.float32(factor)
 
     def soft_cap(self, x: Float32, cap: float) -> Float32:
-        y = np.empty_like(x)
+        x, y = _in_and_out(x)
         self.machine.soft_cap(x, cap, y)
         return y
 
@@ -220,9 +228,10 @@ class NativeOps:
     # -- helpers --------------------------------------------------------------------------------------------------
 
     def _native_spans(self, spans: Sequence[Span]) -> Any:
-        if self._spans[0] is not spans:  # the same list comes with every layer of a forward pass
-            self._spans = (spans, _native.Spans([(s.cache, s.start, s.count) for s in spans]))
-        return self._spans[1]
+        kept, now = self._spans, tuple(spans)  # the same spans come with every layer of a forward pass
+        if kept[0] != now:
+            kept = self._spans = (now, _native.Spans([(s.cache, s.start, s.count) for s in spans]))
+        return kept[1]  # not self._spans[1]: another thread may have put its own there
 
     def _product(self, x: Float32, matrix: Any, bias: Float32 | None = None) -> Float32:
         rows = matrix.shape[0]
@@ -253,6 +262,12 @@ def _compile(layer: Layer) -> Any:
         [n and (n.gain, n.bias, n.eps, n.centre) for n in norms],
         [w and (w.matrix, w.bias) for w in linears],
     )
+
+
+def _in_and_out(x: Float32) -> tuple[Float32, Float32]:
+    """`x` as one run of numbers, which the kernels take, and room for as many."""
+    x = np.ascontiguousarray(x)
+    return x, np.empty_like(x)
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
