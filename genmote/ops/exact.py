@@ -57,16 +57,29 @@ def chain(products: Float64, total: Float32 | None = None) -> Float32:
     ([16777216.0], [16777218.0])
     """
     begin = np.zeros(products.shape[1:], np.float32) if total is None else total
-    sums = np.empty_like(products)
-    total = begin
+    sums, total, before = np.empty_like(products), begin.copy(), begin.astype(np.float64)
     for product, wide in zip(products, sums, strict=True):
-        np.add(product, total, out=wide)
-        total = wide.astype(np.float32)
-    if ((sums.view(np.uint64) & _LOST) == _MIDDLE).any():
-        total = begin
-        for product in products:
-            total = _add_once(product, total)
+        np.add(product, before, out=wide)
+        total[...] = wide
+        before[...] = total
+    middle = (sums.view(np.uint64) & _LOST) == _MIDDLE
+    if middle.any():
+        step, place = np.divmod(np.flatnonzero(middle), total.size)
+        flat, start = sums.reshape(len(sums), -1), begin.reshape(-1).astype(np.float64)
+        prior = np.where(step == 0, start[place], flat[step - 1, place]).astype(np.float32).astype(np.float64)
+        lost = _lost(products.reshape(flat.shape)[step, place], prior, flat[step, place])
+        for column in np.unique(place[lost != 0]):  # a sum that went the wrong way: once more, with care
+            once = begin.reshape(-1)[column, None]
+            for product in products.reshape(flat.shape)[:, column, None]:
+                once = _add_once(product, once)
+            total.reshape(-1)[column] = once[0]
     return total
+
+
+def _lost(a: Float64, b: Float64, total: Float64) -> Float64:
+    """What float64 rounded away of a + b = total, exactly (Knuth's two-sum)."""
+    back = total - a
+    return (a - (total - back)) + (b - back)
 
 
 def fma(a: Float32, b: Float32 | np.float32, c: Float32 | np.float32) -> Float32:
@@ -88,8 +101,7 @@ def _add_once(product: Float64, total: Float32) -> Float32:
     """float32(product + total) rounded once, wherever the middle between two float32 may fall."""
     addend = total.astype(np.float64)
     wide = product + addend
-    back = wide - product
-    lost = (product - (wide - back)) + (addend - back)  # exactly what float64 rounded away (Knuth's two-sum)
+    lost = _lost(product, addend, wide)
     middle = ((wide.view(np.uint64) & _LOST) == _MIDDLE) & (lost != 0)
     wide = np.where(middle, np.nextafter(wide, np.where(lost > 0, np.inf, -np.inf)), wide)
     result: Float32 = wide.astype(np.float32)

@@ -22,8 +22,8 @@ from genmote.ops.protocol import Rotary, Span
 
 GROUP = 32  # numbers of a row that share one scale when they are rounded to 8 bits
 PLAIN = ("F32", "F16", "BF16")  # types whose input is not rounded
-CHUNK_ROWS = 1024  # output rows of a matrix that are unpacked and multiplied at a time
-STEP_NUMBERS = 1 << 20  # products that a chain of sums holds at a time
+CHUNK_ROWS = 512  # output rows of a matrix that are unpacked and multiplied at a time
+STEP_NUMBERS = 1 << 17  # products that a chain of sums holds at a time: what a processor's cache takes
 FLOAT_BYTES = 1 << 30
 
 
@@ -38,16 +38,16 @@ class Unpacked:
     group of `size` (16 or 32) shares a scale. A weight of a plain type has codes alone."""
 
     codes: Float32  # (rows, in) whole numbers
-    scale: Float32 | None = None  # (rows, in / size)
-    offset: Float32 | None = None  # (rows, in / size), where the type has offsets
+    scale: Float32 | None = None  # (in / size, rows)
+    offset: Float32 | None = None  # (in / size, rows), where the type has offsets
 
     def part(self, rows: slice) -> Unpacked:
-        return Unpacked(self.codes[rows], *(None if x is None else x[rows] for x in (self.scale, self.offset)))
+        return Unpacked(self.codes[rows], *(None if x is None else x[:, rows] for x in (self.scale, self.offset)))
 
 
 @dataclass(eq=False)
 class Matrix:
-    """A weight (out, in): the file's bytes, and its unpacked form once it was used and the allowance had room."""
+    """A weight (out, in): the file's bytes, and their unpacked form from the first use on, where memory allows."""
 
     type_name: str
     shape: tuple[int, int]
@@ -60,11 +60,15 @@ class Matrix:
             return self.unpacked.part(rows)
         lines = self.raw.reshape(self.shape[0], -1)[rows]
         count, cols = lines.shape[0], self.shape[1]
+        if self.type_name == "F32":
+            return Unpacked(lines.view(np.float32))
         if self.type_name in PLAIN:
             return Unpacked(quant.dequantize(self.type_name, lines.reshape(-1), (count, cols)))
         parts = quant.unpack(self.type_name, lines.reshape(-1))
-        offset = None if parts.offset is None else parts.offset.reshape(count, -1)
-        return Unpacked(parts.codes.astype(np.float32).reshape(count, cols), parts.scale.reshape(count, -1), offset)
+        scale, offset = (
+            None if x is None else np.ascontiguousarray(x.reshape(count, -1).T) for x in (parts.scale, parts.offset)
+        )
+        return Unpacked(parts.codes.astype(np.float32).reshape(count, cols), scale, offset)
 
 
 class NumpyCache:
@@ -289,13 +293,14 @@ class NumpyOps:
             some = max(1, STEP_NUMBERS // (steps * weight.codes.shape[0]))
             for first in range(0, x.shape[0], some):  # as many rows at a time as memory allows
                 part = x[first : first + some]
-                y[first : first + some, rows] = _quantised(part, weight) if rounds else _plain(part, weight.codes)
+                exact = _plain(part, weight.codes) if weight.scale is None else _quantised(part, weight, weight.scale)
+                y[first : first + some, rows] = exact
         return y
 
     def _keep(self, matrix: Matrix) -> None:
-        """Unpack the whole matrix if the allowance has room for it."""
+        """Unpack the whole matrix if that takes memory and the allowance has room for it."""
         size = 4 * matrix.shape[0] * matrix.shape[1]
-        if matrix.unpacked is None and size <= self.float_bytes_left:
+        if matrix.unpacked is None and matrix.type_name != "F32" and size <= self.float_bytes_left:
             matrix.unpacked = matrix.rows(slice(None))
             self.float_bytes_left -= size
 
@@ -327,24 +332,26 @@ class NumpyOps:
         return result.reshape(q.shape)
 
 
-def _quantised(x: Float32, weight: Unpacked) -> Float32:
+def _quantised(x: Float32, weight: Unpacked, scale: Float32) -> Float32:
     """Rows x (N, in) times a quantised weight (out, in): (N, out). For each group of 32, in order:
     y = fma(sum of q * codes, scale * d, y), then y = fma(offset, d * sum of q, y); halves of 16 one after the other."""
-    q, d = round_q8(x)
-    groups = d.shape[1]
-    assert weight.scale is not None
-    size = weight.codes.shape[1] // weight.scale.shape[1]  # 16 or 32
-    halves = GROUP // size
-    q = q.reshape(x.shape[0], groups * halves, size)
-    dots = np.matmul(
-        q.transpose(1, 0, 2), weight.codes.reshape(-1, groups * halves, size).transpose(1, 2, 0)
-    )  # (groups, N, out), whole numbers
-    d = np.repeat(d, halves, axis=1)  # (N, groups)
-    steps = [dots.astype(np.float64) * (weight.scale.T[:, None] * d.T[:, :, None])]  # (groups, N, out)
+    n, out = x.shape[0], weight.codes.shape[0]
+    q, d = round_q8(x)  # (N, groups, 32), (N, groups)
+    parts = scale.shape[0]  # groups, or halves of groups, that share a scale
+    halves = parts // d.shape[1]
+    q = q.reshape(n, parts, -1)
+    codes = weight.codes.reshape(out, parts, -1)
+    dots = np.matmul(q.transpose(1, 0, 2), codes.transpose(1, 2, 0))  # (parts, N, out), whole numbers
+    d = np.repeat(d, halves, axis=1).T  # (parts, N)
+    kinds = 1 if weight.offset is None else 2
+    steps = np.empty((parts // halves, kinds, halves, n, out))  # in this order
+    shape = (parts // halves, halves, n, out)
+    scales = (scale[:, None] * d[:, :, None]).reshape(shape)  # rounded to float32, as every step is
+    np.multiply(dots.reshape(shape), scales, out=steps[:, 0], dtype=np.float64)
     if weight.offset is not None:
-        steps.append(weight.offset.T[:, None] * (d * q.sum(axis=-1)).T[:, :, None].astype(np.float64))
-    shape = (groups, halves, x.shape[0], -1)
-    return chain(np.concatenate([step.reshape(shape) for step in steps], axis=1).reshape(-1, *dots.shape[1:]))
+        sums = d * q.sum(axis=-1).T  # (parts, N)
+        steps[:, 1] = (weight.offset[:, None] * sums[:, :, None].astype(np.float64)).reshape(shape)
+    return chain(steps.reshape(-1, n, out))
 
 
 def _plain(x: Float32, weight: Float32) -> Float32:

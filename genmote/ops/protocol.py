@@ -8,6 +8,8 @@ Every op set defines the same function; `numpy` is the plain reference. Arrays a
   reference agree to float32 rounding. F32, F16 and BF16 matrices take x as it is.
 - The KV cache keeps k and v rounded to float16; queries, scores and sums are float32.
 - A row's result does not depend on the other rows of the batch.
+- `numpy` and `native` add in the one order that `exact.py` states and so give the same bits, on every machine. `torch`
+  adds in its own order: its logits keep to a bound (docs/architecture.md), its rows do feel their company.
 """
 
 from __future__ import annotations

@@ -25,12 +25,21 @@ from genmote.ops.protocol import Ops, Span
 
 OP_SETS = ["numpy", "native", "torch"]
 EXACT_ROWS = ["numpy", "native"]  # a row's bits do not depend on its company
-SHAPES = ["tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-gemma3", "tiny-opt", "tiny-mixtral", "tiny-olmoe", "tiny-qwen3moe"]
+SHAPES = [
+    "tiny-llama",
+    "tiny-qwen2",
+    "tiny-qwen3",
+    "tiny-gemma3",
+    "tiny-opt",
+    "tiny-mixtral",
+    "tiny-olmoe",
+    "tiny-qwen3moe",
+]
 
-# Greatest difference of a logit from the reference, as a part of the logits' standard deviation, on the tiny models.
-# Where inputs are rounded to 8 bits, a difference in the last bit of a float can become one step of that rounding.
-BOUND = {"F32": 1e-3, "F16": 1e-3, "BF16": 1e-3}
-BOUND_ROUNDED = 0.1
+# Greatest difference of a logit from the reference's, in standard deviations of the logits, on the tiny models. `native`
+# has none at all. `torch` adds in another order; where inputs are rounded to 8 bits, a difference in the last bit of a
+# float can become one step of that rounding.
+TORCH_BOUND = {"F32": 1e-3, "Q8_0": 0.1, "Q4_0": 0.1}
 
 
 def loaded(name: str) -> Ops:
@@ -85,16 +94,34 @@ def greedy(decoder: Decoder, ids: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("type_name", ["F32", "Q8_0", "Q4_0"])
-@pytest.mark.parametrize("name", OP_SETS[1:])
-def test_logits_within_the_bound_of_the_reference(
-    name: str, type_name: str, shape: str, model_of: Callable[[str, str], ModelFile]
+@pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0", "Q4_1"])
+def test_native_gives_the_bits_of_the_reference(
+    type_name: str, shape: str, model_of: Callable[[str, str], ModelFile]
 ) -> None:
     model, ids = model_of(shape, type_name), tokens(40)
     wanted = all_logits(decoder_of(model, loaded("numpy")), ids)
-    got = all_logits(decoder_of(model, loaded(name)), ids)
     assert wanted.std() > 0.05
-    assert np.abs(got - wanted).max() <= BOUND.get(type_name, BOUND_ROUNDED) * wanted.std()
+    assert np.array_equal(all_logits(decoder_of(model, loaded("native")), ids), wanted)
+
+
+@pytest.mark.parametrize(
+    "type_name", ["BF16", "Q4_0", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+)
+def test_native_gives_the_bits_of_the_reference_in_every_type(
+    type_name: str, model_of: Callable[[str, str], ModelFile]
+) -> None:
+    model, ids = model_of("tiny-llama-256", type_name), tokens(20)
+    wanted = all_logits(decoder_of(model, loaded("numpy")), ids)
+    assert np.array_equal(all_logits(decoder_of(model, loaded("native")), ids), wanted)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("type_name", TORCH_BOUND)
+def test_torch_stays_within_its_bound(type_name: str, shape: str, model_of: Callable[[str, str], ModelFile]) -> None:
+    model, ids = model_of(shape, type_name), tokens(40)
+    wanted = all_logits(decoder_of(model, loaded("numpy")), ids)
+    got = all_logits(decoder_of(model, loaded("torch")), ids)
+    assert np.abs(got - wanted).max() <= TORCH_BOUND[type_name] * wanted.std()
 
 
 # -- a row does not depend on its company -------------------------------------------------------------------------------
@@ -430,7 +457,9 @@ def test_tells_the_same_story_as_the_plain_algorithm(name: str, stories: Stories
     decoder = stories.weights(loaded(name))
     told = greedy(decoder, [1], 200)
     text = b"".join(stories.pieces[token] for token in told).decode()
-    assert text.startswith(" Once upon a time, there was a little girl named Lily. She loved to play outside in the park.")
+    assert text.startswith(
+        " Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    )
     assert told == plain_text
 
 
@@ -451,13 +480,30 @@ PROMPTS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OP_SETS[1:])
-def test_real_model_writes_the_same_text(name: str, smollm2: Path) -> None:
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_native_writes_a_real_model_s_text_with_the_reference_s_bits(prompt: str, smollm2: Path) -> None:
     from genmote.models.tokenizer import load_tokenizer
 
     model = ModelFile.open(smollm2)
-    tokenizer = load_tokenizer(model)
-    reference, other = (decoder_of(model, loaded(n)) for n in ("numpy", name))
+    reference, native = (decoder_of(model, loaded(name)) for name in ("numpy", "native"))
+    ids = load_tokenizer(model).encode(prompt)
+    text = greedy(native, ids, 32)
+    assert np.array_equal(all_logits(reference, ids + text), all_logits(native, ids + text))
+    assert greedy(reference, ids, 4) == text[:4]
+
+
+@pytest.mark.slow
+def test_torch_stays_within_its_bound_on_a_real_model(smollm2: Path) -> None:
+    from genmote.models.tokenizer import load_tokenizer
+
+    model = ModelFile.open(smollm2)
+    reference, other = (decoder_of(model, loaded(name)) for name in ("native", "torch"))
+    tokenizer, same, steps = load_tokenizer(model), 0, 0
     for prompt in PROMPTS:
         ids = tokenizer.encode(prompt)
-        assert tokenizer.decode(greedy(other, ids, 32)) == tokenizer.decode(greedy(reference, ids, 32)), prompt
+        text = greedy(reference, ids, 32)
+        wanted, got = (all_logits(d, ids + text)[len(ids) - 1 : -1] for d in (reference, other))
+        assert np.abs(got - wanted).max() < 0.5 * wanted.std()
+        assert np.sqrt(np.square(got - wanted).mean()) < 0.08 * wanted.std()
+        same, steps = same + int((got.argmax(axis=1) == wanted.argmax(axis=1)).sum()), steps + len(text)
+    assert same >= 0.95 * steps  # the rest are near ties

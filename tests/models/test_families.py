@@ -53,7 +53,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "mixtral": ("llama", "Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, {}),
     "qwen2": ("qwen2", "Qwen2", {"use_sliding_window": False}, {}),
     "qwen3": ("qwen3", "Qwen3", {"head_dim": 16}, {}),
-    "qwen3moe": ("qwen3moe", "Qwen3Moe", {"head_dim": 16, "moe_intermediate_size": 24, "norm_topk_prob": True, **EXPERTS}, {}),
+    "qwen3moe": (
+        "qwen3moe",
+        "Qwen3Moe",
+        {"head_dim": 16, "moe_intermediate_size": 24, "norm_topk_prob": True, **EXPERTS},
+        {},
+    ),
     "olmoe": ("olmoe", "Olmoe", {"norm_topk_prob": False, "eos_token_id": 1, **EXPERTS}, {}),
     "gemma3": (
         "gemma3",
@@ -258,11 +263,17 @@ def with_tensor(name: str, shape: tuple[int, ...], type_name: str = "F32") -> Ed
 
 WRONG: dict[str, tuple[Edit, str]] = {
     "no architecture": (without("general.architecture"), "no general.architecture in the metadata"),
-    "unknown family": (with_key("general.architecture", "lama"), "no model family is called 'lama', did you mean llama"),
+    "unknown family": (
+        with_key("general.architecture", "lama"),
+        "no model family is called 'lama', did you mean llama",
+    ),
     "missing key": (without("llama.block_count"), "llama.block_count is missing"),
     "zero layers": (with_key("llama.block_count", 0), "llama.block_count = 0: wanted a whole number from 1 to 4096"),
     "absurd layers": (with_key("llama.block_count", 1 << 30), "llama.block_count = 1073741824: wanted"),
-    "text for number": (with_key("llama.embedding_length", "64"), "llama.embedding_length = '64': wanted a whole number"),
+    "text for number": (
+        with_key("llama.embedding_length", "64"),
+        "llama.embedding_length = '64': wanted a whole number",
+    ),
     "nan": (with_key("llama.rope.freq_base", float("nan")), "llama.rope.freq_base = nan: wanted a number"),
     "kv heads": (with_key("llama.attention.head_count_kv", 3), r"query heads over 3 key/value heads: they must divide"),
     "width": (with_key("llama.attention.head_count", 7), r"over 7 heads: they must divide|they must divide"),
@@ -285,9 +296,15 @@ WRONG: dict[str, tuple[Edit, str]] = {
     ),
     "no embedding": (without("token_embd.weight"), "has no token_embd.weight table"),
     "missing tensor": (without("blk.1.ffn_up.weight"), "has no tensor blk.1.ffn_up.weight, which a llama model needs"),
-    "shape": (with_tensor("blk.0.attn_q.weight", (8, 8)), r"blk.0.attn_q.weight has shape \(8, 8\): the metadata asks for"),
+    "shape": (
+        with_tensor("blk.0.attn_q.weight", (8, 8)),
+        r"blk.0.attn_q.weight has shape \(8, 8\): the metadata asks for",
+    ),
     "norm shape": (with_tensor("output_norm.weight", (5,)), r"output_norm.weight has shape \(5,\)"),
-    "left over": (with_tensor("blk.0.attn_q_norm.weight", (8,)), r"has 1 tensors that a llama model does not use \(blk.0"),
+    "left over": (
+        with_tensor("blk.0.attn_q_norm.weight", (8,)),
+        r"has 1 tensors that a llama model does not use \(blk.0",
+    ),
 }
 
 
