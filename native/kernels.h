@@ -76,12 +76,20 @@ void quantise_row(const float* x, int64_t n, Group* out) {
     typedef int8_t V8 __attribute__((vector_size(LANES)));
     const VF magic = splat(12582912.0f);
     for (int64_t g = 0; g < n / kGroup; g++, x += kGroup) {
-        VF v[N], top = {};
+        VF v[N];
+        VI top = {};  // sizes as integers: their order is that of the floats, and NaN comes last
         for (int i = 0; i < N; i++) {
             v[i] = load(x + i * LANES);
-            top = vmax(vmax(v[i], VF{} - v[i]), top);
+            const VI size = reinterpret_cast<VI>(v[i]) & splat(0x7fffffff);
+            top = size > top ? size : top;
         }
-        const float most = largest(top);
+        const int32_t bits = largest(top);
+        float most;
+        std::memcpy(&most, &bits, 4);
+        if (bits >= 0x7f800000) {  // infinity or NaN: the scale says so
+            most = NAN;
+            for (VF& part : v) part = VF{};
+        }
         const float inverse = most >= 1e-30f ? 127.0f / most : 0.0f;  // below, the inverse overflows: the group is zero
         Group& o = out[g];
         VI half[2] = {};
@@ -211,7 +219,10 @@ template <int NQ, int NB> inline void score_blocks(const AttendTile& a, int64_t 
         const uint16_t* k = a.kv.k + block * D * 16 + u * LANES;
         for (int d = 0; d < D; d++) {
             VF kv[NB];
-            for (int b = 0; b < NB; b++) kv[b] = load_half(k + (b * D + d) * 16);
+            for (int b = 0; b < NB; b++) {
+                if (NQ <= 4) __builtin_prefetch(k + ((b + 2 * NB) * D + d) * 16);
+                kv[b] = load_half(k + (b * D + d) * 16);
+            }
 #pragma GCC unroll 8
             for (int i = 0; i < NQ; i++)
                 for (int b = 0; b < NB; b++) acc[i][b] = fma(kv[b], splat(a.q[i][d]), acc[i][b]);
@@ -266,6 +277,8 @@ template <int NQ> void attend_n(const AttendTile& a) {
         VF acc[NQ][NV] = {};
         for (int64_t t = begin; t < end; t++) {
             VF v[NV];
+            if (NQ <= 4)
+                for (int j = 0; j < NV * LANES; j += 32) __builtin_prefetch(a.kv.v + (t + 16) * D + d + j);
             for (int j = 0; j < NV; j++) v[j] = load_half(a.kv.v + t * D + d + j * LANES);
 #pragma GCC unroll 8
             for (int i = 0; i < NQ; i++)
