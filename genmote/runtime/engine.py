@@ -97,6 +97,7 @@ class Engine:
         self._base: Any = getattr(decoder, "weights", None)  # without adapters
         self.pool = SessionPool(self, keep=1)
         self._vocabulary: GrammarVocabulary | None = None
+        self._grammars = threading.Lock()  # its own: a large vocabulary takes a second, in which texts go on
 
     def __enter__(self) -> Engine:
         return self
@@ -110,6 +111,7 @@ class Engine:
         """Let go of cached texts and of what grammars needed; the weights go with the engine itself."""
         with self.lock:
             self.pool.clear()
+        with self._grammars:
             self._vocabulary = None
 
     @property
@@ -258,10 +260,11 @@ class Engine:
 
     def constraint(self, grammar: Grammar) -> Constraint:
         """A grammar ready to constrain one text. Raises GrammarError."""
-        with self.lock:
+        with self._grammars:
             if self._vocabulary is None:
                 self._vocabulary = GrammarVocabulary(self.tokenizer)
-            return self._vocabulary.compile(grammar)
+            vocabulary = self._vocabulary
+        return vocabulary.compile(grammar)
 
     # -- measures -----------------------------------------------------------------------------------------------------
     def score(self, prompt: str | Sequence[int], continuation: str | Sequence[int] | None = None) -> Score:

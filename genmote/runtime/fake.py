@@ -80,7 +80,10 @@ class EchoDecoder:
         return None if rows is None else self.head(x if rows == "all" else x[list(rows)])
 
     def hidden(self, inputs: Any, spans: Any, *, rows: Any = "all") -> Any:
-        return self.run(inputs, spans)[:, :1] + np.arange(4, dtype=np.float32)  # (N, 4)
+        x = self.run(inputs, spans)
+        for span in spans:
+            span.cache.truncate(span.cache.length + span.count)
+        return x[:, :1] + np.arange(4, dtype=np.float32)  # (N, 4)
 
     def run(self, inputs: Any, spans: Any) -> NDArray[np.int64]:
         ids = np.asarray(inputs)

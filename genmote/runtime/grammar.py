@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import GrammarError
+from genmote.runtime.schema import bounded
 
 if TYPE_CHECKING:
     from genmote.models.tokenizer import Tokenizer
@@ -43,11 +44,15 @@ class Grammar:
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Grammar:
-        """From a JSON schema as a mapping or as text; `{"type": "object"}` for any JSON object."""
+        """From a JSON schema as a mapping or as text; `{"type": "object"}` for any JSON object.
+
+        Numbers that the schema leaves without bounds get some (see `schema.bounded`): a model that draws digits freely
+        may not come to an end.
+        """
         if isinstance(schema, str):
             try:
                 schema = json.loads(schema)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise GrammarError(f"the JSON schema is no JSON: {error}") from None
         if not isinstance(schema, Mapping | bool):
             raise GrammarError(
@@ -55,7 +60,7 @@ class Grammar:
             )
         try:
             return cls("json_schema", json.dumps(schema))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise GrammarError(f"the JSON schema cannot be written as JSON: {error}") from None
 
     @classmethod
@@ -73,13 +78,15 @@ class Grammar:
 
 
 class GrammarVocabulary:
-    """A tokenizer as llguidance sees it. Building takes a moment and memory: make one for a model, when first used."""
+    """A tokenizer as llguidance sees it. Building takes time (a second for 262 000 tokens, in which llguidance lets no
+    other thread run) and memory: make one for a model, when first used."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.size = tokenizer.vocab_size
-        self._view = _View(tokenizer)
-        ends = sorted(tokenizer.eog_ids | {self._view.eos_token_id})
-        self.ll = _llguidance().LLTokenizer(self._view, eos_token=ends)
+        view = _View(tokenizer)
+        ends = sorted(tokenizer.eog_ids | {view.eos_token_id})
+        self.ll = _llguidance().LLTokenizer(view, eos_token=ends)
+        view.forget()
 
     def compile(self, grammar: Grammar) -> Constraint:
         return Constraint(self, grammar)
@@ -137,17 +144,23 @@ class _View:
     is_tokenizer_wrapper = True
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._source = tokenizer.tokens_for_grammar()
-        self.tokens, self.special_token_ids = self._source.tokens, self._source.special_token_ids
-        self.eos_token_id, self.bos_token_id = self._source.eos_token_id, self._source.bos_token_id
+        source = tokenizer.tokens_for_grammar()
+        self.tokens, self.special_token_ids = source.tokens, source.special_token_ids
+        self.eos_token_id, self.bos_token_id = source.eos_token_id, source.bos_token_id
+        self._encode = source.encode
+
+    def forget(self) -> None:
+        """Let the tokens go, an object each: llguidance has its own by now, and keeps this view for `__call__`."""
+        self.tokens = []
 
     def __call__(self, text: bytes | str) -> list[int]:
-        return self._source(text)
+        return self._encode(text.encode() if isinstance(text, str) else text)
 
 
 def _compiled(grammar: Grammar, ll: Any) -> str:
     if grammar.kind == "json_schema":
-        return str(ll.LLMatcher.grammar_from_json_schema(grammar.text, defaults=_JSON_LAYOUT))
+        schema = json.dumps(bounded(json.loads(grammar.text)))
+        return str(ll.LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_LAYOUT))
     if grammar.kind == "regex":
         return str(ll.LLMatcher.grammar_from_regex(grammar.text))
     return str(ll.grammar_from("gbnf" if grammar.kind == "gbnf" else "lark", grammar.text))

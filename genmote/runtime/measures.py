@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from genmote.errors import ContextError, SpecError
 from genmote.ops.protocol import KVCache, Span
 from genmote.runtime.sample import token_logprobs
-from genmote.runtime.session import CHUNK
+from genmote.runtime.session import BESIDE, CHUNK
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
@@ -101,11 +102,11 @@ def text_logprobs(
         raise ContextError(f"got {len(tokens)} tokens, the context is {engine.context}: score a shorter text")
     found: list[NDArray[np.float64]] = []
     rows = max(1, _LOGITS_BYTES // (4 * decoder.config.vocab_size))
-    with engine.lock:
-        cache = cache or decoder.cache(max(1, last))
-        cache.truncate(0)
-        for start in range(0, last, CHUNK):
-            stop = min(start + CHUNK, last)
+    cache = cache or decoder.cache(max(1, last))
+    cache.truncate(0)
+    for start in range(0, last, CHUNK):
+        stop = min(start + CHUNK, last)
+        with engine.lock:
             x = decoder.run(np.array(tokens[start:stop], np.int32), [Span(cache, 0, stop - start)])
             cache.length += stop - start
             cache.position += stop - start
@@ -113,6 +114,7 @@ def text_logprobs(
                 end = min(at + rows, stop)
                 logits = decoder.ops.numpy(decoder.head(x[at - start : end - start]))
                 found.append(token_logprobs(logits, np.array(tokens[at + 1 : end + 1], np.int64)))
+        _give_way()
     return np.concatenate(found) if found else np.zeros(0)
 
 
@@ -121,11 +123,18 @@ def text_vector(engine: Engine, tokens: Sequence[int], pooling: str) -> NDArray[
     if pooling not in ("mean", "last"):
         raise SpecError(f"pooling={pooling!r}: use 'mean' or 'last'")
     total = np.zeros(engine.config.width)
-    with engine.lock:
-        cache = engine.decoder.cache(len(tokens))
-        for start in range(0, len(tokens), CHUNK):
-            part = np.array(tokens[start : start + CHUNK], np.int32)
+    cache = engine.decoder.cache(len(tokens))
+    for start in range(0, len(tokens), BESIDE):
+        part = np.array(tokens[start : start + BESIDE], np.int32)
+        with engine.lock:
             states = engine.decoder.hidden(part, [Span(cache, 0, len(part))]).astype(np.float64)  # (N, D)
-            total = states[-1] if pooling == "last" else total + states.sum(0)
+        total = states[-1] if pooling == "last" else total + states.sum(0)
+        _give_way()
     length = float(np.linalg.norm(total))
     return np.asarray(total / length if length > 0 else total, np.float32)
+
+
+def _give_way() -> None:
+    """Let a thread that waits for the engine have it: one that lets go and takes again at once is faster than any that
+    must first wake up."""
+    time.sleep(0.0002)

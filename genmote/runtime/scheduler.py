@@ -22,13 +22,11 @@ from genmote.runtime.generation import Account, Generation, Piece, Request, Resu
 from genmote.runtime.handle import Event, Handle
 from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
-from genmote.runtime.session import CHUNK, Session, Work, run_batch
+from genmote.runtime.session import BESIDE, CHUNK, Session, Work, run_batch
 from genmote.runtime.stream import AHEAD
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
-
-BESIDE = 64  # prompt rows in a step beside running texts: near the full speed of a long prompt, and a short wait
 
 
 class QueueFull(ServeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from genmote.errors import GrammarError
 from genmote.runtime.fake import fake_engine
-from genmote.runtime.grammar import Grammar
+from genmote.runtime.grammar import Grammar, GrammarVocabulary
 from genmote.runtime.scheduler import Scheduler
+from genmote.runtime.schema import LARGEST, STEP, bounded
 
 pytest.importorskip("llguidance")
 
@@ -95,6 +97,88 @@ def test_a_text_cut_short_is_a_beginning() -> None:
     assert (result.finish_reason, result.text) == ("length", '{"nam')
 
 
+NUMBERS: list[dict[str, Any]] = [
+    {"type": "integer"},
+    {"type": "number"},
+    {"type": ["number", "null"]},
+    {"type": "integer", "minimum": 0},
+    {"type": "number", "exclusiveMinimum": 0.5},
+    {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 3},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "number"}], "items": False, "minItems": 2},
+    {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"], "additionalProperties": False,
+     "$defs": {"n": {"type": "number"}}},
+    {"anyOf": [{"type": "integer", "maximum": 3}, {"type": "number", "minimum": 7}]},
+    {"allOf": [{"type": "number"}, {"minimum": 2}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", NUMBERS, ids=str)
+def test_numbers_come_to_an_end(schema: dict[str, Any]) -> None:
+    """Whatever is drawn: here ten digits are as likely as the end of the number."""
+    for seed in range(20):
+        result = ENGINE.generate("x", json_schema=schema, max_tokens=200, temperature=5.0, seed=seed)
+        assert result.finish_reason in ("grammar", "stop"), result.text
+        json.loads(result.text)
+        for number in re.findall(r"[0-9.]+", result.text):
+            whole, _, fraction = number.partition(".")
+            assert len(whole) <= 15 and len(fraction) <= 9
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": [10**20, 1.5e-30]},
+        {"const": 10**20},
+        {"type": "number", "minimum": 1e20},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1e-12},
+        {"type": "integer", "minimum": 10**18, "maximum": 10**18 + 1},
+        {"type": "string"},
+        {"type": "number", "minimum": True},
+        {"type": {}},
+        {"not": {"type": "number"}},
+        {"default": {"type": "number"}, "examples": [{"type": "number"}]},
+        {"properties": 3, "items": 4, "anyOf": 5},
+        True,
+    ],
+    ids=str,
+)
+def test_what_sets_its_own_bounds_or_is_no_number_stays(schema: Any) -> None:
+    assert bounded(schema) == schema
+
+
+def test_bounds_that_are_set_stay() -> None:
+    assert bounded({"type": "integer", "minimum": 3}) == {"type": "integer", "minimum": 3, "maximum": LARGEST}
+    assert bounded({"type": "number", "multipleOf": 0.5, "maximum": 1}) == {
+        "type": "number", "multipleOf": 0.5, "maximum": 1, "minimum": -LARGEST,
+    }  # fmt: skip
+    both = {"type": "number", "minimum": 0, "maximum": 1}
+    assert bounded(both) == {**both, "multipleOf": STEP}
+    thirds = {"type": "number", "minimum": 1 / 3, "maximum": 1 / 3}  # nine digits would leave no number
+    assert bounded(thirds) == thirds
+
+
+def test_texts_go_on_while_a_vocabulary_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine()
+    entered, leave = threading.Event(), threading.Event()
+
+    class Slow(GrammarVocabulary):
+        def __init__(self, tokenizer: Any) -> None:
+            entered.set()
+            assert leave.wait(20)
+            super().__init__(tokenizer)
+
+    monkeypatch.setattr("genmote.runtime.engine.GrammarVocabulary", Slow)
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(engine.generate("x", regex="ab", max_tokens=9).text))
+    thread.start()
+    assert entered.wait(20)
+    with Scheduler(engine) as scheduler:
+        assert scheduler.submit(engine.request("ab ab", max_tokens=5)).result(20).text == " ab a"
+    leave.set()
+    thread.join(20)
+    assert found == ["ab"]
+
+
 def test_in_a_batch() -> None:
     alone = [ENGINE.generate("x", json_schema=SCHEMA, max_tokens=300, temperature=1.0, seed=i).text for i in range(4)]
     with Scheduler(ENGINE, max_sessions=4) as scheduler:
@@ -112,6 +196,7 @@ def test_in_a_batch() -> None:
         ({"json_schema": '{"type": '}, "the JSON schema is no JSON: "),
         ({"json_schema": "[1]"}, "a JSON schema is an object, got list: write for instance"),
         ({"json_schema": {"a": {1, 2}}}, "the JSON schema cannot be written as JSON: "),
+        ({"json_schema": '{"not":' * 100_000}, "the JSON schema is no JSON: "),
         ({"json_schema": {"$ref": "#/x"}}, "bad json_schema: .*/x"),
         ({"regex": "(a"}, "bad regex: .*unclosed group"),
         ({"regex": " "}, "the regex grammar is empty: give its text"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -112,3 +115,35 @@ def test_what_cannot_be_measured_is_told() -> None:
         engine.perplexity(TEXT, context=64, chunks=0)
     with pytest.raises(SpecError, match="token 999: this model's tokens"):
         engine.perplexity([999] * 64, context=64)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda engine: engine.embed(TEXT * 5), lambda engine: engine.score(TEXT * 5)],
+    ids=["embed", "score"],
+)
+def test_a_long_text_lets_others_have_the_engine(
+    work: Callable[[Engine], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "CHUNK", measures.BESIDE)
+    engine = fake_engine()
+    run = engine.decoder.run
+    slices = 0
+
+    def slow(*args: Any, **named: Any) -> Any:
+        nonlocal slices
+        slices += 1
+        time.sleep(0.01)
+        return run(*args, **named)
+
+    monkeypatch.setattr(engine.decoder, "run", slow)
+    thread = threading.Thread(target=work, args=(engine,))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        with engine.lock:
+            turns += 1
+        time.sleep(0.001)
+    thread.join()
+    assert slices >= 30
+    assert turns >= slices // 4  # turns about, but for a busy machine

@@ -16,7 +16,8 @@ from genmote.errors import ContextError, GenmoteError, GrammarError, ServeError,
 from genmote.runtime.engine import Engine
 from genmote.runtime.fake import EchoDecoder, EchoTokenizer, fake_engine
 from genmote.runtime.handle import Event, Handle
-from genmote.runtime.scheduler import BESIDE, QueueFull, Scheduler
+from genmote.runtime.scheduler import QueueFull, Scheduler
+from genmote.runtime.session import BESIDE
 
 
 class Watched(EchoDecoder):
