@@ -42,7 +42,7 @@ inline void store_half(uint16_t* p, VF v) { _mm256_storeu_si256(reinterpret_cast
 inline VF load_bf16(const uint16_t* p) {
     return reinterpret_cast<VF>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
-inline float largest(VF v) { return _mm512_reduce_max_ps(v); }
+inline int32_t largest(VI v) { return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(v)); }
 inline int32_t total(VI v) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v)); }
 inline VF load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline VF load_s8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
@@ -120,7 +120,7 @@ inline VF load_s8(const uint8_t* p) { VF r; for (int i = 0; i < LANES; i++) r[i]
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
 
 #if !defined(__AVX512VNNI__)  // over the lanes; order does not matter for either
-inline float largest(VF v) {
+inline int32_t largest(VI v) {
     for (int n = LANES / 2; n; n /= 2)
         for (int i = 0; i < n; i++) v[i] = v[i] > v[i + n] ? v[i] : v[i + n];
     return v[0];
