@@ -93,9 +93,8 @@ void Machine::rows_of(const Linear& l, const Input& x, int64_t rows, float* y, i
     if (w.quantised()) kernels.matmul(w, x.q, rows, y, ldy, p0, p1, scratch_[worker].spelt.get<uint8_t>(scratch_bytes(w.cols)));
     else kernels.matmul_float(w, x.x, x.ld, rows, y, ldy, p0, p1);
     if (!l.bias) return;
-    const int64_t r0 = p0 * kPanel, r1 = std::min(w.rows, p1 * kPanel);
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t r = r0; r < r1; r++) y[t * ldy + r] += l.bias[r];
+    const int64_t r0 = p0 * kPanel, n = std::min(w.rows, p1 * kPanel) - r0;
+    for (int64_t t = 0; t < rows; t++) kernels.add(l.bias + r0, n, y + t * ldy + r0);
 }
 
 void Machine::linear(const Linear& l, const float* x, int64_t rows, float* y, int64_t ldy) {
@@ -142,18 +141,7 @@ void rotary(const int32_t* positions, int64_t rows, const double* inv_freq, int6
 }
 
 void Machine::rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved) {
-    each_row(rows, [&](int64_t t) {
-        const float *c = cos + t * half, *s = sin + t * half;
-        const int64_t step = interleaved ? 2 : 1, other = interleaved ? 1 : half;
-        for (int h = 0; h < heads; h++) {
-            float* v = x + t * ld + h * dim;
-            for (int64_t i = 0; i < half; i++) {
-                float a = v[i * step], b = v[i * step + other];
-                v[i * step] = a * c[i] - b * s[i];
-                v[i * step + other] = b * c[i] + a * s[i];
-            }
-        }
-    });
+    each_row(rows, [&](int64_t t) { kernels.rope(x + t * ld, heads, dim, cos + t * half, sin + t * half, half, interleaved); });
 }
 
 void Machine::store(const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, int layer, int heads, int dim) {
@@ -225,15 +213,15 @@ void Machine::add_branch(const Linear& w, const Norm& post, const Input& in, flo
         const int64_t p0 = task * per, p1 = std::min(panels, p0 + per);
         rows_of(w, in, rows, y, ld, p0, p1, worker);
         if (post.gain) return;
-        for (int64_t t = 0; t < rows; t++)
-            for (int64_t r = p0 * kPanel; r < std::min(width, p1 * kPanel); r++) x[t * width + r] += y[t * ld + r];
+        const int64_t r0 = p0 * kPanel, n = std::min(width, p1 * kPanel) - r0;
+        for (int64_t t = 0; t < rows; t++) kernels.add(y + t * ld + r0, n, x + t * width + r0);
     });
     if (!post.gain) return;
     each_row(rows, [&](int64_t t) {
         float* v = y + t * ld;
         if (post.centre) kernels.layer_norm(v, post.gain, post.bias, width, post.eps, v);
         else kernels.rms_norm(v, post.gain, width, post.eps, v);
-        for (int64_t r = 0; r < width; r++) x[t * width + r] += v[r];
+        kernels.add(v, width, x + t * width);
     });
 }
 

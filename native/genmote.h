@@ -94,6 +94,9 @@ struct Kernels {
     void (*layer_norm)(const float* x, const float* gain, const float* bias, int64_t n, float eps, float* y);
     void (*glu)(const float* gate, const float* up, int64_t n, Act act, float* y);
     void (*activate)(const float* x, int64_t n, Act act, float* y);
+    void (*add)(const float* x, int64_t n, float* y);  // y += x
+    // Rotate pairs of each of the heads, (i, i + half) or, interleaved, (2i, 2i + 1), by half cosines and sines.
+    void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
     void (*soft_cap)(const float* x, int64_t n, float cap, float* y);
     void (*softmax)(float* x, int64_t n);
     void (*attend)(const AttendTile& tile);

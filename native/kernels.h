@@ -181,6 +181,25 @@ void glu(const float* gate, const float* up, int64_t n, Act kind, float* y) {
     each(gate, n, y, [&](VF v, int64_t i) { return act(v, kind) * load_tail(up, i, n); });
 }
 
+void add(const float* x, int64_t n, float* y) {
+    for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+template <bool INTERLEAVED> inline void rope_heads(float* __restrict x, int heads, int dim, const float* __restrict cos, const float* __restrict sin, int64_t half) {
+    for (int h = 0; h < heads; h++, x += dim)
+        for (int64_t i = 0; i < half; i++) {
+            float &a = x[INTERLEAVED ? 2 * i : i], &b = x[INTERLEAVED ? 2 * i + 1 : i + half];
+            const float a0 = a, b0 = b;
+            a = a0 * cos[i] - b0 * sin[i];
+            b = b0 * cos[i] + a0 * sin[i];
+        }
+}
+
+void rope(float* x, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved) {
+    if (interleaved) rope_heads<true>(x, heads, dim, cos, sin, half);
+    else rope_heads<false>(x, heads, dim, cos, sin, half);
+}
+
 void soft_cap(const float* x, int64_t n, float cap, float* y) {
     each(x, n, y, [&](VF v, int64_t) { return splat(cap) * tanh(v / splat(cap)); });
 }
@@ -321,5 +340,5 @@ void attend(const AttendTile& a) {
     namespace genmote {                                                                                                    \
     extern const Kernels VARIABLE;                                                                                         \
     const Kernels VARIABLE = {NAME, quantise_row, MATMUL, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
-                              activate, soft_cap, softmax, attend, to_half};                                               \
+                              activate, add, rope, soft_cap, softmax, attend, to_half};                                               \
     }
