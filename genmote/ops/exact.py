@@ -1,11 +1,11 @@
 """Float32 arithmetic in one stated order, so that two op sets on two machines give the same bits.
 
 What is fixed here, and computed likewise by the native kernels (`native/kernels.h`): sums of products are chains of
-fused multiply-adds in order; sums over a row run in 16 interleaved parts that one tree joins; exp, tanh, sin and cos are
-polynomials. IEEE 754 fixes the bits of +, -, *, /, sqrt and fused multiply-add, and nothing else is used.
+fused multiply-adds in order; sums over a row run in 16 interleaved parts that one tree joins; exp, tanh, sin and cos
+are polynomials. IEEE 754 fixes the bits of +, -, *, /, sqrt and fused multiply-add, and nothing else is used.
 
 NumPy has no fused multiply-add. A product of two float32 is exact in float64, so adding in float64 and rounding to
-float32 is one, save where the float64 sum was rounded onto the middle between two float32; that is looked for and mended.
+float32 is one, save where the float64 sum was rounded onto the middle between two float32; those are found and mended.
 """
 
 from __future__ import annotations

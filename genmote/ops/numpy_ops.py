@@ -1,13 +1,13 @@
 """The reference op set: NumPy, slow and plain, and bit for bit what the native kernels compute.
 
-Sums are taken in the order that `exact` states, so a row's bits depend neither on its company nor on the machine. The one
-use of BLAS is on whole numbers: a group's dot product stays below 2**24, and float32 adds such numbers exactly in any
-order. All the rest is written for reading.
+Sums are taken in the order that `exact` states, so a row's bits depend neither on its company nor on the machine. The
+one use of BLAS is on whole numbers: a group's dot product stays below 2**24, and float32 adds such numbers exactly in
+any order. All the rest is written for reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SpecError
 from genmote.ops import quant
-from genmote.ops.exact import LANES, Float32, Float64, chain, exp, row_squares, row_sum, sin_cos, tanh
+from genmote.ops.exact import LANES, Float32, chain, exp, row_squares, row_sum, sin_cos, tanh
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
 
@@ -154,7 +154,7 @@ def round_q8(x: Float32) -> tuple[Float32, Float32]:
 
 class NumpyOps:
     """Implements `ops.protocol.Ops`. `float_bytes`: memory that unpacked weights may keep (four bytes a weight and its
-    scales); what is beyond is unpacked `CHUNK_ROWS` rows at a time at every use. The bits are the same, the time is not."""
+    scales); what is beyond is unpacked `CHUNK_ROWS` rows at a time at every use: the same bits, in more time."""
 
     name = "numpy"
     exact = True

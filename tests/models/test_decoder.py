@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,9 @@ SHAPES = [
     "tiny-qwen3moe",
 ]
 
-# Greatest difference of a logit from the reference's, in standard deviations of the logits, on the tiny models. `native`
-# has none at all. `torch` adds in another order; where inputs are rounded to 8 bits, a difference in the last bit of a
-# float can become one step of that rounding.
+# Greatest difference of a logit from the reference's, in standard deviations of the logits, on the tiny models.
+# `native` has none at all. `torch` adds in another order; where inputs are rounded to 8 bits, a difference in the last
+# bit of a float can become one step of that rounding.
 TORCH_BOUND = {"F32": 1e-3, "Q8_0": 0.1, "Q4_0": 0.1}
 
 
@@ -90,7 +91,7 @@ def greedy(decoder: Decoder, ids: list[int], count: int) -> list[int]:
     return out
 
 
-# -- op sets agree ----------------------------------------------------------------------------------------------------
+# -- op sets agree ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -124,7 +125,7 @@ def test_torch_stays_within_its_bound(type_name: str, shape: str, model_of: Call
     assert np.abs(got - wanted).max() <= TORCH_BOUND[type_name] * wanted.std()
 
 
-# -- a row does not depend on its company -------------------------------------------------------------------------------
+# -- a row does not depend on its company ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", ["tiny-llama", "tiny-gemma3", "tiny-mixtral", "tiny-opt"])
@@ -174,7 +175,7 @@ def test_a_fused_block_is_used_where_there_is_one(model_of: Callable[[str, str],
     assert calls == [0, 1]
 
 
-# -- what comes back ----------------------------------------------------------------------------------------------------
+# -- what comes back -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_final_soft_cap_bounds_the_logits(tiny: Decoder) -> None:
     np.testing.assert_allclose(all_logits(capped, [3, 4]), 0.5 * np.tanh(all_logits(tiny, [3, 4]) / 0.5), rtol=1e-5)
 
 
-# -- what is wrong ------------------------------------------------------------------------------------------------------
+# -- what is wrong ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OP_SETS)
@@ -316,7 +317,7 @@ def test_a_block_without_feed_forward(tiny: Decoder) -> None:
         block(tiny.ops, tiny.embed([1]), headless, None, [Span(tiny.cache(1), 0, 1)])
 
 
-# -- a published model of 260 000 weights -------------------------------------------------------------------------------
+# -- a published model of 260 000 weights ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -363,7 +364,7 @@ class Stories:
             place += 8 + length
         return cls(*sizes, arrays, pieces)
 
-    def weights(self, ops: Ops) -> Any:
+    def decoder(self, ops: Ops) -> Decoder:
         head_dim = self.dim // self.heads
 
         def linear(values: np.ndarray) -> Linear:
@@ -382,24 +383,24 @@ class Stories:
             ffn_widths=(self.hidden,) * self.layers,
             ropes=(RopeTable(frequencies(10000.0, head_dim)),),
         )
-        names = {"q", "k", "v", "o", "gate", "up", "down"}
-
-        class Source:
-            embedding = linear(self.arrays["embedding"]).matrix
-            position_embedding = None
-            output_norm = norm(self.arrays["norm"])
-            head = Linear(embedding)
-            layers = [
-                Layer(
-                    spec=config.layers[i],
-                    attn_norm=norm(self.arrays["attn_norm"][i]),
-                    ffn_norm=norm(self.arrays["ffn_norm"][i]),
-                    **{name: linear(self.arrays[name][i]) for name in names},
-                )
-                for i in range(self.layers)
-            ]
-
-        return Decoder(config, Source(), ops)
+        embedding = linear(self.arrays["embedding"])
+        layers = [
+            Layer(
+                spec=config.layers[i],
+                attn_norm=norm(self.arrays["attn_norm"][i]),
+                ffn_norm=norm(self.arrays["ffn_norm"][i]),
+                **{name: linear(self.arrays[name][i]) for name in ("q", "k", "v", "o", "gate", "up", "down")},
+            )
+            for i in range(self.layers)
+        ]
+        source = SimpleNamespace(
+            embedding=embedding.matrix,
+            position_embedding=None,
+            output_norm=norm(self.arrays["norm"]),
+            head=embedding,
+            layers=layers,
+        )
+        return Decoder(config, source, ops)
 
     def plain_greedy(self, count: int) -> list[int]:
         """The algorithm without any of our code, one token after another, from the start token."""
@@ -454,7 +455,7 @@ def plain_text(stories: Stories) -> list[int]:
 
 @pytest.mark.parametrize("name", OP_SETS)
 def test_tells_the_same_story_as_the_plain_algorithm(name: str, stories: Stories, plain_text: list[int]) -> None:
-    decoder = stories.weights(loaded(name))
+    decoder = stories.decoder(loaded(name))
     told = greedy(decoder, [1], 200)
     text = b"".join(stories.pieces[token] for token in told).decode()
     assert text.startswith(
@@ -463,7 +464,7 @@ def test_tells_the_same_story_as_the_plain_algorithm(name: str, stories: Stories
     assert told == plain_text
 
 
-# -- real models --------------------------------------------------------------------------------------------------------
+# -- real models -----------------------------------------------------------------------------------------------------
 
 PROMPTS = [
     "The capital of France is",

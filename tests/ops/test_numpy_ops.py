@@ -35,7 +35,7 @@ def attention_layer(**spec: Any) -> Layer:
     return Layer(LayerSpec(**fields), nothing, nothing, nothing, nothing, nothing, nothing)
 
 
-# -- arithmetic in a stated order ---------------------------------------------------------------------------------------
+# -- arithmetic in a stated order ------------------------------------------------------------------------------------
 
 
 def rounded(value: Fraction) -> np.float32:
@@ -108,7 +108,7 @@ def test_sin_and_cos_of_far_positions() -> None:
     assert np.abs(cos - [math.cos(v) for v in x]).max() < 1e-15
 
 
-# -- rounding and linear ------------------------------------------------------------------------------------------------
+# -- rounding and linear ---------------------------------------------------------------------------------------------
 
 
 def test_round_q8_by_its_definition() -> None:
@@ -169,7 +169,7 @@ def test_embed_gives_rows() -> None:
     np.testing.assert_allclose(got, table[[4, 0, 4]], atol=0.02)
 
 
-# -- norms, positions, activations --------------------------------------------------------------------------------------
+# -- norms, positions, activations -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("centre", [False, True])
@@ -208,7 +208,7 @@ def test_activations() -> None:
     np.testing.assert_allclose(ops.soft_cap(x, 5.0)[0], [5 * math.tanh(v / 5) for v in x[0]], atol=1e-6)
 
 
-# -- attention ----------------------------------------------------------------------------------------------------------
+# -- attention -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spec", [{}, {"window": 3}, {"score_cap": 2.0}, {"n_kv_heads": 4}, {"n_kv_heads": 1}])
@@ -276,7 +276,7 @@ def test_a_foreign_prefix_is_refused(k: Any, v: Any, message: str) -> None:
         NumpyOps().cache(1, 2, 8, 20).restore({"k": k, "v": v})
 
 
-# -- experts ------------------------------------------------------------------------------------------------------------
+# -- experts ---------------------------------------------------------------------------------------------------------
 
 
 def some_experts(ops: Any, type_name: str, normalise: bool, router: np.ndarray) -> tuple[Experts, list[Any]]:
@@ -309,7 +309,7 @@ def test_experts_tie_for_the_lower_index() -> None:
     assert chosen.tolist() == [[1, 2], [0, 1]] and np.allclose(weights, 0.5)
 
 
-# -- a row's result does not depend on its company ------------------------------------------------------------------------
+# -- a row's result does not depend on its company -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("type_name", ["F32", "Q8_0", "Q4_1"])
@@ -357,7 +357,7 @@ def test_attention_does_not_see_the_chunking(window: int, kv_heads: int) -> None
     assert np.array_equal(run([32, 1, 57]), whole)
 
 
-# -- loading ------------------------------------------------------------------------------------------------------------
+# -- loading ---------------------------------------------------------------------------------------------------------
 
 
 def test_load_finds_op_sets_by_name() -> None:
