@@ -57,6 +57,8 @@ def load(
         identity=file.sha256,
         threads=count,
     )
+    # Reading a little here and there has mapped much around it; what is needed comes back.
+    file.release(0, path.stat().st_size)
     if adapter is not None:
         engine.set_adapters(adapter)
     engine.load_ms = (time.perf_counter() - started) * 1e3
