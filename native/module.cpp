@@ -123,6 +123,13 @@ void check_spans(const PySpans& s, int64_t rows, int layer, int heads, int dim) 
 }  // namespace
 
 NB_MODULE(_native, m) {
+    nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+        try {
+            std::rethrow_exception(p);
+        } catch (const std::bad_cast&) {
+            PyErr_SetString(PyExc_TypeError, "a part of an argument has the wrong type");
+        }
+    });
     m.def("isa_names", [] {
         std::vector<std::string> v;
         for (auto n = kernel_names(); *n; n++) v.emplace_back(*n);
@@ -177,31 +184,32 @@ NB_MODULE(_native, m) {
 
     nb::class_<PySpans>(m, "Spans")
         .def("__init__", [](PySpans* self, nb::list items) {
-            new (self) PySpans();
+            PySpans made;
             for (nb::handle h : items) {
                 auto t = nb::cast<nb::tuple>(h);
                 need(t.size() == 3, "a span is (cache, start, count)");
                 Span s{nb::cast<KVCache*>(t[0]), nb::cast<int64_t>(t[1]), nb::cast<int64_t>(t[2])};
-                need(s.cache && s.count > 0 && s.count <= kMostRows && s.start == self->rows, "spans must be in order, without gaps");
-                self->rows += s.count;
-                self->spans.push_back(s);
-                self->owners.append(t[0]);
+                need(s.cache && s.count > 0 && s.count <= kMostRows && s.start == made.rows, "spans must be in order, without gaps");
+                made.rows += s.count;
+                made.spans.push_back(s);
+                made.owners.append(t[0]);
             }
+            new (self) PySpans(std::move(made));
         });
 
     nb::class_<PyBlock>(m, "Block")
         .def("__init__", [](PyBlock* self, int index, int heads, int kv_heads, int dim, float scale, float cap, int act, int64_t window, bool rope, bool interleaved,
                             int64_t width, nb::list norms, nb::list linears) {
-            new (self) PyBlock();
-            Block& b = self->b;
+            PyBlock made;
+            Block& b = made.b;
             need(norms.size() == 6 && linears.size() == 7 && act >= 0 && act <= 2 && index >= 0 && width > 0, "block: wrong parts");
             need(heads > 0 && heads <= 1 << 16 && kv_heads > 0 && heads % kv_heads == 0 && dim > 0 && dim <= 1024, "block: wrong heads");
             b.index = index; b.heads = heads; b.kv_heads = kv_heads; b.dim = dim; b.scale = scale; b.cap = cap; b.act = static_cast<Act>(act);
             b.window = window; b.rope = rope; b.interleaved = interleaved; b.width = width;
             Norm* n[] = {&b.attn_norm, &b.ffn_norm, &b.q_norm, &b.k_norm, &b.post_attn, &b.post_ffn};
-            for (size_t i = 0; i < 6; i++) *n[i] = norm_of(norms[i], self->owners);
+            for (size_t i = 0; i < 6; i++) *n[i] = norm_of(norms[i], made.owners);
             Linear* l[] = {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down};
-            for (size_t i = 0; i < 7; i++) *l[i] = linear_of(linears[i], self->owners);
+            for (size_t i = 0; i < 7; i++) *l[i] = linear_of(linears[i], made.owners);
             const int64_t dq = int64_t(heads) * dim, dk = int64_t(kv_heads) * dim;
             auto shape = [](const Linear& w, int64_t rows, int64_t cols) { return w.w && w.w->rows == rows && w.w->cols == cols; };
             const int64_t inner = b.up.w ? b.up.w->rows : 0;
@@ -210,6 +218,7 @@ NB_MODULE(_native, m) {
             need(b.attn_norm.size == width && b.ffn_norm.size == width && (!b.post_attn.gain || b.post_attn.size == width) && (!b.post_ffn.gain || b.post_ffn.size == width),
                  "block: norms have wrong lengths");
             need((!b.q_norm.gain || b.q_norm.size == dim || b.q_norm.size == dq) && (!b.k_norm.gain || b.k_norm.size == dim || b.k_norm.size == dk), "block: head norms");
+            new (self) PyBlock(std::move(made));
         });
 
     nb::class_<Machine>(m, "Machine")
