@@ -152,7 +152,7 @@ class Engine:
         vocab_size = self.config.vocab_size
         for number, segment in enumerate(_segments(prompt)):
             if isinstance(segment, str):
-                rows.add_tokens(self.tokenizer.encode(segment, bos=None if number == 0 else False), vocab_size)
+                rows.add_tokens(self._encode(segment, start=number == 0), vocab_size)
             elif isinstance(segment, np.ndarray) and segment.ndim != 1:
                 rows.add_embeddings(segment, self.config.width)
             else:
@@ -166,13 +166,20 @@ class Engine:
             )
         return rows
 
+    def _encode(self, text: str, *, start: bool) -> list[int]:
+        """A text that begins a prompt, after the begin token, or goes on with one; never an end token."""
+        tokens = self.tokenizer.encode(text, bos=False, start=start)
+        return [self.begin_token, *tokens] if start and self.begin_token is not None else tokens
+
     def chat_prompt(self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """Token ids of a conversation in the model's own format, ready for the assistant's answer."""
+        """Token ids of a conversation in the model's own format, ready for the assistant's answer. What a message
+        says stays text, whatever it looks like (see `models/contents.py`)."""
         if self.chat_template is None:
             raise TemplateError("this model has no chat template (it is a base model): use generate to continue a text")
-        text = self.chat_template.render(messages, tools=tools, add_generation_prompt=True)
-        tokens = self.tokenizer.encode(text, bos=False, special=True)
-        begin = self.begin_token
+        from genmote.models.contents import chat_tokens
+
+        tokens = chat_tokens(self.chat_template, self.tokenizer, messages, tools=tools)
+        begin = self.begin_token  # most templates write it themselves
         return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
 
     @property
@@ -275,14 +282,17 @@ class Engine:
         if continuation is not None:
             first = len(tokens)
             more = Rows()
-            given = self.tokenizer.encode(continuation, bos=False) if isinstance(continuation, str) else continuation
+            given = self._encode(continuation, start=False) if isinstance(continuation, str) else continuation
             more.add_tokens(given, self.config.vocab_size)
             tokens = tokens + more.ids
         return Score(tokens[first:], text_logprobs(self, tokens, first))
 
     def embed(self, text: str | Sequence[int], pooling: Literal["mean", "last"] = "mean") -> NDArray[np.float32]:
         """A vector (D,) of unit length for the text: the mean of the model's final states, or the last one."""
-        return text_vector(self, self.rows(text).ids, pooling)
+        tokens = self.rows(text).ids
+        if isinstance(text, str) and self.tokenizer.add_eos and self.tokenizer.eos_id is not None:
+            tokens.append(self.tokenizer.eos_id)  # models made for embeddings speak at a text's end
+        return text_vector(self, tokens, pooling)
 
     def perplexity(
         self,

@@ -16,13 +16,17 @@ from genmote.runtime.engine import Engine
 class EchoTokenizer:
     """Bytes, then begin (256) and end (257)."""
 
-    vocab_size, bos_id, eos_id, eog_ids, space_prefix = 258, 256, 257, frozenset({257}), False
+    vocab_size, bos_id, eos_id, eog_ids = 258, 256, 257, frozenset({257})
+    space_prefix = add_eos = False
 
     def __init__(self, add_bos: bool = True) -> None:
         self.add_bos = add_bos
 
-    def encode(self, text: str, *, bos: bool | None = None, special: bool = True) -> list[int]:
+    def encode(self, text: str, *, bos: bool | None = None, special: bool = True, start: bool = True) -> list[int]:
         return ([256] if (self.add_bos if bos is None else bos) else []) + list(text.encode())
+
+    def control_spans(self, text: str) -> list[tuple[int, int, int]]:
+        return []
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         return b"".join(self.token_bytes(i) for i in ids if i < 256 or special).decode(errors="replace")

@@ -44,7 +44,9 @@ class LocalBackend:
         self._closed = False
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
-        return list(self.engine.tokenizer.encode(text, bos=None if begin else False))
+        tokens = self.engine.tokenizer.encode(text, bos=False, start=begin)
+        first = self.engine.begin_token if begin else None
+        return tokens if first is None else [first, *tokens]
 
     def token_bytes(self, token: int) -> bytes:
         return bytes(self.engine.tokenizer.token_bytes(token))

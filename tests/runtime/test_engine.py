@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmote.errors import ContextError, ModelNameError, OpsError, SpecError, TemplateError
-from genmote.runtime import loading
+from genmote.models.chat import ChatTemplate
+from genmote.runtime import loading, measures
 from genmote.runtime.engine import Engine
 from genmote.runtime.fake import EchoDecoder, EchoTokenizer, fake_engine
 from genmote.runtime.generation import Request
@@ -280,22 +281,36 @@ def test_chat_needs_a_template() -> None:
 
 
 def test_chat_begins_the_text_once() -> None:
-    class Template:
-        def __init__(self, begin: str) -> None:
-            self.begin = begin
-
-        def render(self, messages: Any, *, tools: Any = None, add_generation_prompt: bool = True) -> str:
-            return self.begin + "".join(m["content"] for m in messages)
-
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
     engine = fake_engine()
-    engine.chat_template = Template("")  # type: ignore[assignment]
+    engine.chat_template = ChatTemplate(source)
     messages = [{"role": "user", "content": "ab ab"}]
     assert engine.chat_prompt(messages) == [256, *b"ab ab"]
     assert engine.chat(messages, max_tokens=3).text == " ab"
     assert "".join(p.text for p in engine.stream_chat(messages, max_tokens=3)) == " ab"
-    engine.chat_template = Template("\x02")  # type: ignore[assignment]
+    engine.chat_template = ChatTemplate(source, bos="\x02")
     engine.tokenizer.bos_id = 2  # a template that writes the begin token itself
     assert engine.chat_prompt(messages) == [2, *b"ab ab"]
+
+
+class Spaced(EchoTokenizer):
+    """Writes a space before every text and an end token after it, as some vocabularies do."""
+
+    add_eos = True
+
+    def encode(self, text: str, *, bos: bool | None = None, special: bool = True, start: bool = True) -> list[int]:
+        ids = super().encode(" " + text if start else text, bos=bos, special=special)
+        return ids if bos is False else [*ids, 257]
+
+
+def test_only_a_text_at_the_beginning_begins_one() -> None:
+    engine = Engine(EchoDecoder(), Spaced(), identity="echo")  # type: ignore[arg-type]
+    assert engine.rows("ab").ids == [256, *b" ab"]  # and no end: the text goes on
+    assert engine.rows(["ab", "cd"]).ids == [256, *b" abcd"]
+    assert engine.rows([[1, 2], "cd"]).ids == [1, 2, *b"cd"]
+    assert engine.score("ab", "cd").tokens == list(b"cd")
+    whole = measures.text_vector(engine, [256, *b" ab", 257], "last")
+    np.testing.assert_array_equal(engine.embed("ab", "last"), whole)  # a text for its own sake has its end
 
 
 def test_a_result_before_the_beginning_is_told() -> None:

@@ -6,7 +6,7 @@ import codecs
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from genmote.errors import ContextError, ModelFileError, SpecError
 from genmote.models.tokenizer import cache, table
 from genmote.models.tokenizer.vocabulary import HasMetadata, pre_tokenizer, token_key
 
+_Texts = tuple[list[int], dict[str, int]]  # lengths of texts, longest first, and the token of each text
 MOST_BYTES = 1 << 29  # of one text: offsets are 32 bits wide, and no context is as long
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -55,6 +56,7 @@ class Tokenizer:
 
             module = twin
         memory = cache.table_of(model, None if module.__name__.endswith(".twin") else module)
+        self._memory = memory
         self._table: Any = module.TokenTable(memory)
         self.is_native = not module.__name__.endswith(".twin")
         kind, _, _, self.vocab_size, _ = table.describe(memory)
@@ -117,6 +119,38 @@ class Tokenizer:
     def token_id(self, text: str) -> int | None:
         """The token whose whole text this is (``"<|im_end|>"``, ``" the"``), or None."""
         return _or_none(self._table.find(_utf8(text)))
+
+    def control_spans(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """(start, end, token) of each control token's text that `encode` with `special` makes that token, in order."""
+        known, first = self._special_texts
+        at = 0
+        while first is not None and (found := first.search(text, at)):
+            at = found.start()
+            lengths, tokens = known[text[at]]
+            token = None
+            for length in lengths:
+                token = tokens.get(text[at : at + length])
+                if token is not None:
+                    if self.is_special(token):
+                        yield at, at + length, token
+                    at += length
+                    break
+            if token is None:
+                at += 1
+
+    @functools.cached_property
+    def _special_texts(self) -> tuple[dict[str, _Texts], re.Pattern[str] | None]:
+        """Texts that mean tokens wherever they stand, by their first character, and what finds such a character."""
+        specials = table.view(self._memory, table.SPECIALS)[257:]
+        texts = {self.token_bytes(token).decode("utf-8", "replace"): token for token in reversed(specials)}
+        firsts = {text[0] for text, token in texts.items() if self.is_special(token)}
+        groups: dict[str, dict[str, int]] = {}
+        for text, token in texts.items():
+            # Other texts matter only where they could take a part of a control token's.
+            if firsts.intersection(text):
+                groups.setdefault(text[0], {})[text] = token
+        known = {first: (sorted(set(map(len, group)), reverse=True), group) for first, group in groups.items()}
+        return known, re.compile("[" + "".join(map(re.escape, known)) + "]") if known else None
 
     def tokens_for_grammar(self) -> GrammarVocabulary:
         """All tokens as bytes, for a grammar engine. Made when asked: it holds a Python object for each token."""

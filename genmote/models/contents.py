@@ -1,0 +1,109 @@
+"""A conversation as token ids, in which what people wrote stays text: `<|im_end|>` in a message must not end it.
+
+A chat template mixes its own control tokens with the contents of messages. Before it runs, the first character of each
+control token's text in the contents gives way to a stand-in, a private-use character that occurs nowhere else; so only
+the template's own control tokens are found in what it writes, and then each stand-in becomes its character again.
+A template sees one character for one, none of them white space, so trimming, lengths and JSON come out the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genmote.models.chat import ChatTemplate
+    from genmote.models.tokenizer import Tokenizer
+
+_PRIVATE = range(0xF0000, 0xFFFFE)  # code points that Unicode leaves to private use
+
+
+def chat_tokens(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    **variables: Any,
+) -> list[int]:
+    """Token ids of a rendered conversation (see `ChatTemplate.render`), without a begin token of the tokenizer's own.
+
+    In everything but the roles, the texts of control tokens are text. Raises `TemplateError`.
+    """
+    contents = Contents(tokenizer, [template.source, messages, tools])
+    hidden = [_but_role(contents, message) for message in messages]
+    offered = None if tools is None else [contents.hide(tool) for tool in tools]
+    return contents.encode(template.render(hidden, tools=offered, **variables))
+
+
+def _but_role(contents: Contents, message: Any) -> Any:
+    if not isinstance(message, Mapping):
+        return message  # the template says what is wrong with it
+    return {key: value if key == "role" else contents.hide(value) for key, value in message.items()}
+
+
+class Contents:
+    """Hides control tokens' texts in contents, and encodes what a template made of them."""
+
+    def __init__(self, tokenizer: Tokenizer, all_texts: Any) -> None:
+        """`all_texts`: whatever the template may write, in lists and mappings; no stand-in occurs in it."""
+        self._tokenizer, self._all_texts = tokenizer, all_texts
+        self._characters: dict[str, str] = {}  # stand-in → character
+
+    def hide(self, value: Any) -> Any:
+        """The value (text, or lists and mappings of it) with stand-ins; itself where there is nothing to hide."""
+        if isinstance(value, str):
+            return self._hide(value)
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hide(inner) for inner in value]
+        return value
+
+    def _hide(self, text: str) -> str:
+        while places := [start for start, _, _ in self._tokenizer.control_spans(text)]:
+            characters = list(text)
+            for place in places:
+                characters[place] = self._stand_in(characters[place])
+            text = "".join(characters)
+        return text
+
+    def _stand_in(self, character: str) -> str:
+        for stand_in, own in self._characters.items():
+            if own == character:
+                return stand_in
+        used = set().union(self._characters, *_texts(self._all_texts))
+        stand_in = next(chr(point) for point in _PRIVATE if chr(point) not in used)
+        self._characters[stand_in] = character
+        return stand_in
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text in which control tokens are those that are not hidden."""
+        encode = self._tokenizer.encode
+        if not self._characters:
+            return encode(text, bos=False, special=True)
+        ids: list[int] = []
+        for fragment, token in self._fragments(text):
+            plain = fragment.translate({ord(stand_in): own for stand_in, own in self._characters.items()})
+            ids += encode(plain, bos=False, special=False)
+            ids += [token] if token is not None else []
+        return ids
+
+    def _fragments(self, text: str) -> Iterator[tuple[str, int | None]]:
+        """The texts between control tokens, each with the control token after it."""
+        at = 0
+        for start, end, token in self._tokenizer.control_spans(text):
+            yield text[at:start], token
+            at = end
+        yield text[at:], None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _texts(pair)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
