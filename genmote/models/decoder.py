@@ -97,13 +97,13 @@ class Decoder:
 
     def embed(self, tokens: Any) -> Array:
         """Input embeddings of token ids, (N,) → (N, D), scaled as the model wants them (Gemma: by sqrt(D))."""
-        ids = np.asarray(tokens, dtype=np.int32).reshape(-1)
+        ids = np.asarray(tokens, dtype=np.int64).reshape(-1)
         bad = ids[(ids < 0) | (ids >= self.config.vocab_size)]
         if bad.size:
             raise SpecError(
                 f"token {bad[0]}: the vocabulary has {self.config.vocab_size}; use the model's own tokenizer"
             )
-        x = self.ops.embed(self.weights.embedding, ids)
+        x = self.ops.embed(self.weights.embedding, ids.astype(np.int32))
         return x if self.config.embedding_scale == 1.0 else self.ops.scale(x, self.config.embedding_scale)
 
     def run(self, inputs: Any, spans: Sequence[Span]) -> Array:

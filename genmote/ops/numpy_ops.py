@@ -142,7 +142,7 @@ def round_q8(x: Float32) -> tuple[Float32, Float32]:
     d = max|x| / 127, q = rint(x * (127 / max|x|)), each step rounded to float32.
 
     >>> q, d = round_q8(np.linspace(-127, 127.6, 32, dtype=np.float32)[None])
-    >>> q[0, 0, :3].tolist(), float(d[0, 0]) == np.float32(127.6) / np.float32(127)
+    >>> q[0, 0, :3].tolist(), bool(d[0, 0] == np.float32(127.6) / np.float32(127))
     ([-126.0, -118.0, -110.0], True)
     """
     groups = np.asarray(x, np.float32).reshape(x.shape[0], -1, GROUP)

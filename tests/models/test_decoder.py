@@ -272,7 +272,7 @@ def test_an_error_in_the_middle_moves_nothing(name: str, model_of: Callable[[str
     assert np.array_equal(after, all_logits(decoder, [*ids, 9], [12, 1])[12:])
 
 
-@pytest.mark.parametrize("bad", [-1, 320, 2**31 - 1])
+@pytest.mark.parametrize("bad", [-1, 320, 2**40])
 def test_tokens_outside_the_vocabulary(tiny: Decoder, bad: int) -> None:
     cache = tiny.cache(4)
     with pytest.raises(SpecError, match=f"token {bad}: the vocabulary has 320"):
