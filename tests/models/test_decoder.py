@@ -464,6 +464,13 @@ def test_tells_the_same_story_as_the_plain_algorithm(name: str, stories: Stories
     assert told == plain_text
 
 
+@pytest.mark.parametrize("name", OP_SETS[1:])
+def test_op_sets_tell_the_same_ten_stories(name: str, stories: Stories) -> None:
+    reference, other = (stories.decoder(loaded(n)) for n in ("numpy", name))
+    for start in range(403, 503, 10):  # ten openings
+        assert greedy(other, [1, start], 32) == greedy(reference, [1, start], 32), stories.pieces[start]
+
+
 # -- real models -----------------------------------------------------------------------------------------------------
 
 PROMPTS = [
