@@ -51,7 +51,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, *, tool_source: str | None = None, bos: str = "", eos: str = "") -> None:
         """`source` writes conversations, `tool_source` those with tools. Raises `TemplateError` for no template."""
-        self.source = source
+        self.source, self.tool_source = source, source if tool_source is None else tool_source
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._template = _compile(source)
         self._tool_template = self._template if tool_source is None else _compile(tool_source)

@@ -11,6 +11,10 @@ Order of the steps, each off by default:
 
 The draw for the i-th generated token is a function of (seed, i) alone. So a session draws the same text whatever
 else is in its batch, and a token that speculation proposed is accepted exactly when it would have been drawn.
+
+Greedy decoding compares logits and nothing else: equal logits give equal texts on every machine. Drawing takes NumPy's
+`exp`, whose last bit differs between processors, so a drawn text is fixed by its seed on one machine; on another one it
+differs where a draw falls between two last bits, about once in 10**13 tokens.
 """
 
 from __future__ import annotations

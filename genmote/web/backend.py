@@ -43,7 +43,7 @@ class Backend(Protocol):
     context: int  # tokens that prompt and text may take together
     vocab_size: int
     slots: int  # texts that are generated at the same time
-    template: str | None  # source of the chat template, if the model has one
+    template: str | None  # source of the chat template that is used with tools, if the model has one
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """Token ids, with the model's begin token (where it has one) if `begin`. Text of special tokens means them."""

@@ -37,7 +37,7 @@ class LocalBackend:
     def __init__(self, engine: Engine, names: Sequence[str], *, slots: int) -> None:
         self.engine, self.names, self.slots = engine, names, slots
         self.context, self.vocab_size = engine.context, engine.config.vocab_size
-        self.template = None if engine.chat_template is None else engine.chat_template.source
+        self.template = None if engine.chat_template is None else engine.chat_template.tool_source
         path = engine.model_path
         self.created = int(path.stat().st_mtime if path is not None else time.time())
         self._scheduler = Scheduler(engine, max_sessions=slots, queue_limit=_UNLIMITED)
@@ -115,12 +115,14 @@ def _piece(piece: EnginePiece, cached: int) -> Piece:
     return Piece(piece.text, int(piece.token is not None), probs, cached, finish)
 
 
-def names_of(model: str, path: Path | None) -> list[str]:
-    """What a request may call the model: as it was named when serving, or by its file.
+def names_of(model: str, path: Path | None, name: str | None = None) -> list[str]:
+    """What a request may call the model: `name` as it was given, else the model's own; and by its file.
 
     >>> names_of("models/tiny.gguf", Path("models/tiny.gguf"))
     ['tiny', 'models/tiny.gguf', 'tiny.gguf']
+    >>> names_of("models/tiny.gguf", None, "gpt-4.gguf")
+    ['gpt-4.gguf', 'tiny', 'models/tiny.gguf']
     """
     plain = Path(model).stem if model.endswith(".gguf") and not model.startswith("hf:") else model
-    others = [model] + ([path.stem, path.name] if path is not None else [])
-    return list(dict.fromkeys([plain, *others]))
+    others = [plain, model] + ([path.stem, path.name] if path is not None else [])
+    return list(dict.fromkeys([name or plain, *others]))

@@ -95,7 +95,7 @@ def serve(
             model, context=context, threads=threads, adapter=adapter, ops=ops, isa=isa, progress=progress
         ) as engine,
     ):
-        backend = LocalBackend(engine, names_of(name or model, engine.model_path), slots=max_sessions)
+        backend = LocalBackend(engine, names_of(model, engine.model_path, name), slots=max_sessions)
         run(backend, bound, key=key, queue=queue, body_limit=body_limit, ready=ready, log=log)
 
 

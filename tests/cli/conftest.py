@@ -60,15 +60,10 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-class EchoTemplate:
-    """A chat format in which the echo model can be understood."""
-
-    def render(self, messages: Any, *, tools: Any = None, add_generation_prompt: bool = True) -> str:
-        return "".join(f"[{m['role'][0]}]{m['content']}" for m in messages) + "[a]"
-
-
 @pytest.fixture
 def talking_echo(echo: dict[str, Any]) -> dict[str, Any]:
-    """The echo model with a chat format."""
-    echo["template"] = EchoTemplate()
+    """The echo model with a chat format in which it can be understood."""
+    from genmote.models.chat import ChatTemplate
+
+    echo["template"] = ChatTemplate("{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}[a]")
     return echo

@@ -9,25 +9,25 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from genmote.models.chat import ChatTemplate
 from genmote.runtime.engine import Engine
 from genmote.runtime.fake import fake_engine
 from genmote.web.local import LocalBackend, names_of
+from genmote.web.openai.tools import LISTED, dialect_of
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
 
-def render(messages: Any, *, tools: Any = None, add_generation_prompt: bool = True) -> str:
-    return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
+TEMPLATE = "{# tools #}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\n' }}{% endfor %}assistant:"
 
 
 def engine(**settings: Any) -> Engine:
     made = fake_engine(**settings)
-    made.chat_template = SimpleNamespace(source="tools", render=render)  # type: ignore[assignment]
+    made.chat_template = ChatTemplate(TEMPLATE)
     return made
 
 
@@ -222,9 +222,23 @@ def test_base_model_says_so(start: Any) -> None:
     assert (status, answer["error"]["code"]) == (400, "no_chat_template")
 
 
+def test_a_template_for_tools_says_how_calls_are_written() -> None:
+    one = fake_engine()
+    one.chat_template = ChatTemplate("plain", tool_source="{{ tools | tojson }} [TOOL_CALLS]")
+    backend = LocalBackend(one, ["echo"], slots=1)
+    try:
+        assert backend.template is not None and dialect_of(backend.template) is LISTED
+        offered = [{"type": "function", "function": {"name": "on"}}]
+        text = bytes(backend.chat_prompt([{"role": "user", "content": "hi"}], offered)[1:])
+        assert json.loads(text.removesuffix(b"[TOOL_CALLS]")) == offered
+    finally:
+        backend.close()
+
+
 def test_names() -> None:
     assert names_of("smollm2-135m", None) == ["smollm2-135m"]
     assert names_of("hf:org/repo/file.gguf", None) == ["hf:org/repo/file.gguf"]
+    assert names_of("smollm2-135m", None, "a.gguf") == ["a.gguf", "smollm2-135m"]
 
 
 def test_ending_does_not_wait_for_a_long_prompt_to_be_scored(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
