@@ -7,6 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.up-to-date
+TOUR := $(VENV)/.tour-up-to-date
 NATIVE := build/native
 CROSS_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu gcc-riscv64-linux-gnu g++-riscv64-linux-gnu qemu-user
 SETS ?=
@@ -26,9 +27,23 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(PY) tools/requirements.py > $(VENV)/requirements.txt
 	@$(PIP) install --quiet --constraint constraints.txt --requirement $(VENV)/requirements.txt
-	@pwd > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/genmote-tree.pth"
-	@printf '#!%s\nimport sys\nfrom genmote.cli import main\nsys.exit(main())\n' "$$(pwd)/$(PY)" > $(VENV)/bin/genmote
-	@chmod +x $(VENV)/bin/genmote
+	$(put_tree_on_path)
+	@touch $@
+
+define put_tree_on_path
+@pwd > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/genmote-tree.pth"
+@printf '#!%s\nimport sys\nfrom genmote.cli import main\nsys.exit(main())\n' "$$(pwd)/$(PY)" > $(VENV)/bin/genmote
+@chmod +x $(VENV)/bin/genmote
+endef
+
+# What the tour needs and no more: the device's packages, build tools and the peer, a tenth of what the tests need.
+$(TOUR): pyproject.toml constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV)"
+	@$(PY) tools/requirements.py build bench > $(VENV)/tour-requirements.txt
+	@set -o pipefail; $(PIP) install --constraint constraints.txt --requirement $(VENV)/tour-requirements.txt \
+		| sed -nE 's/^ *(Downloading|Using cached) ([^ ]*) \((.*)\)/  \2, \3/p'
+	$(put_tree_on_path)
 	@touch $@
 
 # The kernels, built in place. Without a compiler everything still works on the numpy op set, slowly.
@@ -52,8 +67,10 @@ build:
 
 debian: | build
 
-demo: native
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(TOUR))
+	@$(PY) tools/build_native.py $(NATIVE)
 	@$(VENV)/bin/genmote demo
+	@echo "   Next: $(VENV)/bin/genmote chat smollm2-135m"
 
 test: native models debian
 	@$(PY) -m pytest -q $(SETS)

@@ -12,7 +12,8 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
         ├── OpsError                     unknown op set or instruction set, or its kernels are absent
         ├── GrammarError                 a JSON schema or grammar that cannot constrain anything
         ├── TemplateError                a chat template that is absent or does not render
-        └── ServeError                   the server cannot start as asked
+        ├── ServeError                   the server cannot start as asked
+        └── SignalError                  a recording is damaged, or holds no such signal
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class TemplateError(UserError):
 
 class ServeError(UserError):
     """The server cannot start or listen as asked."""
+
+
+class SignalError(UserError):
+    """A recording is damaged, or what is looked for is not in it."""

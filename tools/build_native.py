@@ -5,10 +5,15 @@ Where there is no working compiler this says so in one line and succeeds: the nu
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+from genmote.cli._output import Bar
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,12 +30,23 @@ def main(build: Path) -> int:
         [str(cmake), "--build", str(build), "--parallel"],
         [str(cmake), "--install", str(build), "--prefix", str(ROOT)],
     ]
-    with open(log, "w", encoding="utf-8") as out:
+    with open(log, "w", encoding="utf-8") as out, Bar(unit_bytes=False) as bar:
         for step in steps:
-            if subprocess.run(step, stdout=out, stderr=subprocess.STDOUT, check=False).returncode != 0:
+            if run(step, out, bar) != 0:
                 print(f"native: the kernels were not built ({log} says why); the numpy op set runs, slowly")
                 return 0
     return 0
+
+
+def run(step: list[str], log: IO[str], bar: Callable[[str, int, int], None]) -> int:
+    """One step into the log, showing how many of the files are compiled; gives its exit status."""
+    process = subprocess.Popen(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.write(line)
+        if found := re.match(r"\[(\d+)/(\d+)\]", line):
+            bar("kernels compiled", int(found[1]), int(found[2]))
+    return process.wait()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Recipes: short programs over the whole of genmote, to run and to read."""
