@@ -232,7 +232,7 @@ def more_tasks_than_a_ticket_holds() -> None:
 
 
 def beside_a_busy_program() -> None:
-    """Prints products of a small model's size a second: one thread undisturbed, two threads beside a spinning process."""
+    """Prints products of a small model's size a second: of one thread undisturbed, of two beside a spinning process."""
     some = [c for c in cases(1) if c[1].size > 100_000]
     sizes = [s for s in SIZES if quant.nbytes("Q8_0", s) > 100_000]
 
