@@ -6,16 +6,18 @@ purpose that opens it today is ``pull``: the user has asked for a model by name.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from email.message import Message
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from genmote.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: running a model that is here needs no 9 MB of TLS and mail parsing
+    import urllib.request
+    from email.message import Message
 
 POLICIES = {"pull": "allowed"}
 
@@ -73,25 +75,32 @@ class Response:
         self._raw.close()
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Asks the gate again for every new host, and never carries a credential to another host or out of TLS."""
+@functools.cache
+def _redirects() -> Any:
+    """The class that follows redirects."""
+    import urllib.request
 
-    def __init__(self, purpose: str, payload_kind: str) -> None:
-        self.purpose, self.payload_kind = purpose, payload_kind
-        self.hops: list[Message] = []
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        """Asks the gate again for every new host, and never carries a credential to another host or out of TLS."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        self.hops.append(headers)
-        old, new = urlsplit(req.full_url), urlsplit(newurl)
-        if old.scheme == "https" and new.scheme != "https":
-            raise UserError(f"{old.hostname} redirects {self.purpose} out of TLS to {newurl}: not followed")
-        permit(self.purpose, new.hostname or "", self.payload_kind)
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None and old.netloc != new.netloc:
-            request.remove_header("Authorization")
-        return request
+        def __init__(self, purpose: str, payload_kind: str) -> None:
+            self.purpose, self.payload_kind = purpose, payload_kind
+            self.hops: list[Message] = []
+
+        def redirect_request(
+            self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+        ) -> urllib.request.Request | None:
+            self.hops.append(headers)
+            old, new = urlsplit(req.full_url), urlsplit(newurl)
+            if old.scheme == "https" and new.scheme != "https":
+                raise UserError(f"{old.hostname} redirects {self.purpose} out of TLS to {newurl}: not followed")
+            permit(self.purpose, new.hostname or "", self.payload_kind)
+            request = super().redirect_request(req, fp, code, msg, headers, newurl)
+            if request is not None and old.netloc != new.netloc:
+                request.remove_header("Authorization")
+            return request
+
+    return Redirects
 
 
 def open_url(
@@ -106,6 +115,8 @@ def open_url(
 
     A credential (Authorization) leaves only over TLS or to loopback.
     """
+    import urllib.request
+
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not host:
@@ -114,7 +125,7 @@ def open_url(
     request = urllib.request.Request(url, headers=dict(headers or {}))
     if parts.scheme != "https" and not is_loopback(host):
         request.remove_header("Authorization")
-    redirects = _Redirects(purpose, payload_kind)
+    redirects = _redirects()(purpose, payload_kind)
     handlers: list[urllib.request.BaseHandler] = [redirects]
     if is_loopback(host):
         handlers.append(urllib.request.ProxyHandler({}))  # a proxy would take loopback traffic off the machine

@@ -5,7 +5,7 @@ The dialect is that of Hugging Face's ``apply_chat_template``: trimmed blocks, `
 
 A template is a program from a stranger. It runs in Jinja2's immutable sandbox, which keeps it from the machine, and
 under limits that keep it from the machine's time and memory: so many lines and seconds, so large a value, so long an
-output. Jinja2 is imported when the first template is compiled.
+output. Jinja2 is imported when the first conversation is rendered.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Limit(Exception):
 
 
 class ChatTemplate:
-    """A compiled chat template.
+    """A chat template.
 
     >>> chatml = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
     >>> ChatTemplate(chatml, eos="</s>").render([{"role": "user", "content": "Hi"}])
@@ -50,11 +50,9 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, tool_source: str | None = None, bos: str = "", eos: str = "") -> None:
-        """`source` writes conversations, `tool_source` those with tools. Raises `TemplateError` for no template."""
+        """`source` writes conversations, `tool_source` those with tools. They are compiled when first used."""
         self.source, self.tool_source = source, source if tool_source is None else tool_source
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        self._template = _compile(source)
-        self._tool_template = self._template if tool_source is None else _compile(tool_source)
 
     @classmethod
     def of(cls, model: ModelFile) -> ChatTemplate | None:
@@ -78,8 +76,8 @@ class ChatTemplate:
         """The conversation as one text.
 
         `messages`: mappings with ``role`` and ``content``. `tools`: function descriptions in JSON schema. `variables`
-        are passed on (``enable_thinking=False``). Raises `TemplateError` where the template refuses the conversation,
-        fails, or goes beyond its limits.
+        are passed on (``enable_thinking=False``). Raises `TemplateError` where the template does not compile, refuses
+        the conversation, fails, or goes beyond its limits.
         """
         for index, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
@@ -92,6 +90,14 @@ class ChatTemplate:
         names |= {"tools": list(tools) if tools else None, "add_generation_prompt": add_generation_prompt}
         with _failures("fails"):
             return _bounded_text(_stepwise(template.generate(names)))
+
+    @functools.cached_property
+    def _template(self) -> jinja2.Template:
+        return _compile(self.source)
+
+    @functools.cached_property
+    def _tool_template(self) -> jinja2.Template:
+        return self._template if self.tool_source == self.source else _compile(self.tool_source)
 
 
 def _token(model: ModelFile, name: str) -> str:

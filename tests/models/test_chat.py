@@ -206,6 +206,8 @@ def test_a_tracer_stays_and_threads_render_at_once() -> None:
     assert seen == [True] * 4
 
 
-def test_jinja_is_imported_when_a_template_is_compiled() -> None:
-    code = "import sys; from genmote.models.chat import ChatTemplate as C; assert 'jinja2' not in sys.modules; C('x')"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_jinja_is_imported_when_a_conversation_is_rendered() -> None:
+    code = (
+        "import sys; from genmote.models.chat import ChatTemplate as C; t = C('x'); assert 'jinja2' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code + "; assert t.render([]) == 'x'; import jinja2"], check=True)
