@@ -1,8 +1,11 @@
 // Which kernels run here: built in, and the processor has the instructions.
+#include <cstdlib>
 #include <cstring>
 
 #include "genmote.h"
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -11,48 +14,90 @@ namespace genmote {
 
 size_t scratch_bytes(int64_t cols) { return static_cast<size_t>(cols / kGroup) * (512 + 4 * 16 * 4) * 2; }  // two panels spelt out
 
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+
+#if defined(GENMOTE_AVXVNNI)
+bool has_avxvnni() {
+    const char* wanted = std::getenv("GENMOTE_AVXVNNI");  // 0: plain AVX2, to measure it on a processor that has both
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return !(wanted && *wanted == '0') && has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(__aarch64__)
+bool has_neon() { return true; }  // part of the base architecture
+
+bool has_dotprod() {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+    return false;
+#endif
+}
+#endif
+
+bool anywhere() { return true; }
+
+}  // namespace
+
 extern const Kernels kernels_scalar;
 #if defined(__x86_64__)
-extern const Kernels kernels_avx2, kernels_avx512;
-static const Kernels* const built[] = {&kernels_avx512, &kernels_avx2, &kernels_scalar, nullptr};
+extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512;
 #elif defined(__aarch64__)
 extern const Kernels kernels_neon, kernels_dotprod;
-static const Kernels* const built[] = {&kernels_dotprod, &kernels_neon, &kernels_scalar, nullptr};
-#else
-static const Kernels* const built[] = {&kernels_scalar, nullptr};
 #endif
 
-bool cpu_has(const char* name) {
+namespace {
+
+struct Built { const Kernels* kernels; bool (*runs)(); };
+
+const Built built[] = {  // best first
 #if defined(__x86_64__)
-    if (!std::strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (!std::strcmp(name, "avx512"))
-        return cpu_has("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+    {&kernels_avx512, has_avx512},
+#if defined(GENMOTE_AVXVNNI)
+    {&kernels_avxvnni, has_avxvnni},
+#endif
+    {&kernels_avx2, has_avx2},
 #elif defined(__aarch64__)
-    if (!std::strcmp(name, "neon")) return true;  // part of the base architecture
-#if defined(__linux__)
-    if (!std::strcmp(name, "dotprod")) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    {&kernels_dotprod, has_dotprod},
+    {&kernels_neon, has_neon},
 #endif
-#endif
-    return !std::strcmp(name, "scalar");
-}
+    {&kernels_scalar, anywhere},
+};
+constexpr int kBuilt = sizeof built / sizeof *built;
+
+}  // namespace
 
 const char* const* kernel_names() {
-    static const char* names[8];
-    for (int i = 0; built[i]; i++) names[i] = built[i]->name;
-    return names;
+    static const char* names[kBuilt + 1];
+    static const bool filled = [] {
+        int n = 0;
+        for (const Built& b : built)
+            if (!n || std::strcmp(names[n - 1], b.kernels->name)) names[n++] = b.kernels->name;
+        return true;
+    }();
+    return filled ? names : nullptr;
 }
 
-const Kernels* kernels_named(const char* name) {
-    for (int i = 0; built[i]; i++)
-        if (!std::strcmp(built[i]->name, name) && cpu_has(name)) return built[i];
+const Kernels* runnable_kernels(int i) {
+    for (const Built& b : built)
+        if (b.runs() && !i--) return b.kernels;
     return nullptr;
 }
 
-const Kernels& best_kernels() {
-    for (int i = 0; built[i]; i++)
-        if (cpu_has(built[i]->name)) return *built[i];
-    return kernels_scalar;
+const Kernels* kernels_named(const char* name) {
+    for (int i = 0; const Kernels* k = runnable_kernels(i); i++)
+        if (!std::strcmp(k->name, name)) return k;
+    return nullptr;
 }
+
+const Kernels& best_kernels() { return *runnable_kernels(0); }
 
 }  // namespace genmote

@@ -107,7 +107,7 @@ size_t scratch_bytes(int64_t cols);  // of matmul, per thread
 
 const Kernels* kernels_named(const char* name);  // nullptr: not built in, or not runnable here
 const char* const* kernel_names();               // built in, best first, then nullptr
-bool cpu_has(const char* name);
+const Kernels* runnable_kernels(int i);           // the i-th that run here, best first, every variant of a name; nullptr past the last
 const Kernels& best_kernels();
 
 }  // namespace genmote

@@ -1,3 +1,3 @@
 #include "kernels.h"
 
-GENMOTE_KERNELS(kernels_avx512, "avx512")
+GENMOTE_KERNELS(kernels_avx512, "avx512", matmul)

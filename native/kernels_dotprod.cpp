@@ -1,3 +1,3 @@
 #include "kernels.h"
 
-GENMOTE_KERNELS(kernels_dotprod, "dotprod")
+GENMOTE_KERNELS(kernels_dotprod, "dotprod", matmul)

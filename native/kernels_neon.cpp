@@ -1,3 +1,3 @@
 #include "kernels.h"
 
-GENMOTE_KERNELS(kernels_neon, "neon")
+GENMOTE_KERNELS(kernels_neon, "neon", matmul)

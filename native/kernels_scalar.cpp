@@ -2,4 +2,4 @@
 #define GENMOTE_PORTABLE
 #include "kernels.h"
 
-GENMOTE_KERNELS(kernels_scalar, "scalar")
+GENMOTE_KERNELS(kernels_scalar, "scalar", matmul)

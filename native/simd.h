@@ -44,8 +44,8 @@ inline VF load_bf16(const uint16_t* p) {
 }
 inline int32_t largest(VI v) { return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(v)); }
 inline int32_t total(VI v) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v)); }
-inline VF load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
-inline VF load_s8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+inline VI load_u8(const uint8_t* p) { return reinterpret_cast<VI>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+inline VI load_s8(const uint8_t* p) { return reinterpret_cast<VI>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline VB lookup(VB table, VB index) {
     return reinterpret_cast<VB>(_mm512_shuffle_epi8(reinterpret_cast<__m512i>(table), reinterpret_cast<__m512i>(index)));
 }
@@ -56,8 +56,8 @@ inline void store_half(uint16_t* p, VF v) { _mm_storeu_si128(reinterpret_cast<__
 inline VF load_bf16(const uint16_t* p) {
     return reinterpret_cast<VF>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
-inline VF load_u8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
-inline VF load_s8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
+inline VI load_u8(const uint8_t* p) { return reinterpret_cast<VI>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
+inline VI load_s8(const uint8_t* p) { return reinterpret_cast<VI>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
 inline VB lookup(VB table, VB index) {
     return reinterpret_cast<VB>(_mm256_shuffle_epi8(reinterpret_cast<__m256i>(table), reinterpret_cast<__m256i>(index)));
 }
@@ -113,9 +113,17 @@ inline VF load_bf16(const uint16_t* p) {
     for (int i = 0; i < LANES; i++) v[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
     return reinterpret_cast<VF>(v);
 }
-inline VF load_u8(const uint8_t* p) { VF r; for (int i = 0; i < LANES; i++) r[i] = p[i]; return r; }
-inline VF load_s8(const uint8_t* p) { VF r; for (int i = 0; i < LANES; i++) r[i] = static_cast<int8_t>(p[i]); return r; }
+inline VI load_u8(const uint8_t* p) { VI r; for (int i = 0; i < LANES; i++) r[i] = p[i]; return r; }
+inline VI load_s8(const uint8_t* p) { VI r; for (int i = 0; i < LANES; i++) r[i] = static_cast<int8_t>(p[i]); return r; }
 #endif
+
+// Bits `mask` of each byte after moving it by `n` to the right (left where n < 0); mask must hold no bit that came from a
+// neighbour, for the shift is one of 16 bits, which processors have.
+inline VB bits(VB v, int n, uint8_t mask) {
+    typedef uint16_t V16 __attribute__((vector_size(4 * LANES)));
+    const V16 w = reinterpret_cast<V16>(v);
+    return reinterpret_cast<VB>(n < 0 ? w << -n : w >> n) & mask;
+}
 
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
 
@@ -180,6 +188,17 @@ inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
         int32_t xj;
         std::memcpy(&xj, x + 4 * j, 4);
         sum = _mm512_dpbusd_epi32(sum, reinterpret_cast<__m512i>(q[j]), _mm512_set1_epi32(xj));
+    }
+    return reinterpret_cast<VI>(sum);
+}
+#elif defined(__AVXVNNI__)
+template <int BITS, int NQ>
+inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
+    __m256i sum = offset ? _mm256_slli_epi32(_mm256_set1_epi32(n), shift) : _mm256_setzero_si256();
+    for (int j = 0; j < NQ; j++) {
+        int32_t xj;
+        std::memcpy(&xj, x + 4 * j, 4);
+        sum = _mm256_dpbusd_avx_epi32(sum, reinterpret_cast<__m256i>(q[j]), _mm256_set1_epi32(xj));
     }
     return reinterpret_cast<VI>(sum);
 }

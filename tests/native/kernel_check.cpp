@@ -121,10 +121,8 @@ int main(int argc, char** argv) {
     if (argc != 2) return std::fprintf(stderr, "usage: kernel_check FILE\n"), 2;
     const std::vector<Case> cases = read_cases(argv[1]);
     size_t same = 0, other = 0;
-    for (auto name = kernel_names(); *name; name++) {
-        const Kernels* kernels = kernels_named(*name);
-        if (!kernels) continue;
-        std::printf("isa %s\n", *name);
+    for (int i = 0; const Kernels* kernels = runnable_kernels(i); i++) {
+        std::printf("isa %s\n", kernels->name);
         Machine machine(*kernels, 1);
         for (const Case& c : cases) {
             const Bytes got = result(machine, c), &want = c.arrays.back();
@@ -134,7 +132,7 @@ int main(int argc, char** argv) {
             float g = 0, w = 0;
             std::memcpy(&g, got.data() + at / 4 * 4, 4);
             std::memcpy(&w, want.data() + at / 4 * 4, 4);
-            std::printf("differs %s %s(%lld %lld %lld %lld %lld) at byte %zu: %.9g, not %.9g\n", *name, c.name, static_cast<long long>(c.p[0]),
+            std::printf("differs %s %s(%lld %lld %lld %lld %lld) at byte %zu: %.9g, not %.9g\n", kernels->name, c.name, static_cast<long long>(c.p[0]),
                         static_cast<long long>(c.p[1]), static_cast<long long>(c.p[2]), static_cast<long long>(c.p[3]), static_cast<long long>(c.p[4]), at, g, w);
             other++;
         }
