@@ -42,7 +42,7 @@ $(TOUR): pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(PY) tools/requirements.py build bench > $(VENV)/tour-requirements.txt
 	@set -o pipefail; $(PIP) install --constraint constraints.txt --requirement $(VENV)/tour-requirements.txt \
-		| sed -nE 's/^ *(Downloading|Using cached) ([^ ]*) \((.*)\)/  \2, \3/p'
+		| sed -nE 's/^ *(Downloading|Using cached) ([^- ]*-[^- ]*)-[^ ]* \((.*)\)/  \2, \3/p'
 	$(put_tree_on_path)
 	@touch $@
 

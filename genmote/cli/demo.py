@@ -64,8 +64,7 @@ def run(settings: Settings, out: Output) -> None:
         )
     with engine:
         allowed = tour.budget(engine)
-        out.say(f"\n2. {settings.model} explains them in at most {size(allowed.total_bytes)} of memory")
-        out.say(f"   ({parts(allowed)})")
+        out.say(f"\n2. {settings.model} explains them{within(engine.ops_name, allowed)}")
         results = [answer(engine, finding, settings.max_tokens, out) for finding in findings]
         prompts = [tour.prompt(engine, finding) for finding in findings]
         ours = tour.figures(engine, results)
@@ -186,10 +185,12 @@ def memory(ours: dict[str, Any], allowed: Budget) -> str:
     return f"   Memory budget {size(allowed.total_bytes)}: {verb}, the peak was {peak}, measuring and drawing included."
 
 
-def parts(allowed: Budget) -> str:
-    """What the budget is made of."""
+def within(ops: str, allowed: Budget) -> str:
+    """What the model may take, told before it answers."""
+    if ops != "native":
+        return f", slowly: the {ops} op set reads a question in some ten seconds"
     sizes = map(size, (allowed.file_bytes, allowed.kv_bytes, allowed.spare_bytes))
-    return "model file {}, KV cache {}, all else {}".format(*sizes)
+    return f" in at most {size(allowed.total_bytes)} of memory\n   (file {{}}, KV cache {{}}, all else {{}})".format(*sizes)
 
 
 def record(folder: Path, values: dict[str, Any], engine: Engine) -> Path:

@@ -1,6 +1,6 @@
 """Reads a pickled NumPy object (`np.save` of a dictionary, say) without running what the file says.
 
-A pickle is a program that may call anything. Here it meets no function or class of Python or NumPy: the four names that
+A pickle is a program that may call anything. Here it meets no function or class of Python or NumPy: the few names that
 NumPy's arrays need are stand-ins of ours, which only take notes; every other name is refused. The notes are checked and
 then made into arrays of numbers. Dictionaries, lists, tuples, text and numbers come as they are.
 """
@@ -28,11 +28,16 @@ def load(path: Path) -> Any:
             made = _Reader(file, encoding="latin1").load()
             return _plain(made, {}, 0)
     except SignalError as fault:
-        raise SignalError(f"{path}: {fault}") from None
+        raise SignalError(f"{path}: {_line(fault)}") from None
     except OSError as fault:
         raise SignalError(f"{path} cannot be read ({fault.strerror}): wanted a pickled NumPy array") from None
     except Exception as fault:  # the pickle machine meets a damaged program with a dozen kinds of exception
-        raise SignalError(f"{path} is damaged: {type(fault).__name__} {fault}".rstrip()) from None
+        raise SignalError(f"{path} is damaged: {type(fault).__name__} {_line(fault)}".rstrip()) from None
+
+
+def _line(fault: Exception) -> str:
+    """A message as one printable line: it may quote the file."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(fault))[:300]
 
 
 def _header(file: IO[bytes]) -> None:
@@ -64,7 +69,9 @@ class _Stand:
         if self.name == "_reconstruct" and given and given[0] is ARRAY:
             return _Array()
         if self.name == "encode" and len(given) == 2 and isinstance(given[0], str) and given[1] == "latin1":
-            return given[0].encode("latin1")  # how Python 2 wrote bytes
+            return given[0].encode("latin1")  # how bytes were written for Python 2
+        if self.name == "bytes" and not given:
+            return b""
         raise SignalError(f"the pickle calls {self.name} as NumPy does not: refused")
 
 
@@ -75,6 +82,7 @@ KNOWN = {
     ("numpy.core.multiarray", "_reconstruct"): _Stand("_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"): _Stand("_reconstruct"),
     ("_codecs", "encode"): _Stand("encode"),
+    ("__builtin__", "bytes"): _Stand("bytes"),
 }
 
 

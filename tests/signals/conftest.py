@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import pytest
+
+from genmote.errors import GenmoteError
+from genmote.signals import recordings
+from genmote.signals.series import Series
+
+
+@lru_cache
+def _read(name: str) -> list[Series] | str:
+    try:
+        return recordings.read(name)
+    except GenmoteError as fault:
+        return str(fault)
+
+
+@pytest.fixture(scope="session")
+def recording() -> Callable[[str], list[Series]]:
+    """A real recording by name, fetched once; the test is skipped where it cannot be."""
+
+    def read(name: str) -> list[Series]:
+        found = _read(name)
+        if isinstance(found, str):
+            pytest.skip(f"the recording {name} is not here: {found}")
+        return found
+
+    return read
