@@ -189,8 +189,8 @@ def within(ops: str, allowed: Budget) -> str:
     """What the model may take, told before it answers."""
     if ops != "native":
         return f", slowly: the {ops} op set reads a question in some ten seconds"
-    sizes = map(size, (allowed.file_bytes, allowed.kv_bytes, allowed.spare_bytes))
-    return f" in at most {size(allowed.total_bytes)} of memory\n   (file {{}}, KV cache {{}}, all else {{}})".format(*sizes)
+    file, cache, rest = size(allowed.file_bytes), size(allowed.kv_bytes), size(allowed.spare_bytes)
+    return f" in at most {size(allowed.total_bytes)} of memory\n   (file {file}, KV cache {cache}, all else {rest})"
 
 
 def record(folder: Path, values: dict[str, Any], engine: Engine) -> Path:
