@@ -336,9 +336,9 @@ void attend(const AttendTile& a) {
 
 }  // namespace
 
-#define GENMOTE_KERNELS(VARIABLE, NAME, MATMUL)                                                                            \
+#define GENMOTE_KERNELS(VARIABLE, NAME)                                                                                    \
     namespace genmote {                                                                                                    \
     extern const Kernels VARIABLE;                                                                                         \
-    const Kernels VARIABLE = {NAME, quantise_row, MATMUL, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
+    const Kernels VARIABLE = {NAME, quantise_row, matmul, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
                               activate, add, rope, soft_cap, softmax, attend, to_half};                                               \
     }

@@ -1,4 +1,4 @@
 #include "kernels.h"
-#include "matmul_avx2.h"
+#include "matmul_x86.h"
 
-GENMOTE_KERNELS(kernels_avx2, "avx2", matmul_avx2)
+GENMOTE_KERNELS(kernels_avx2, "avx2")

@@ -1,3 +1,4 @@
 #include "kernels.h"
+#include "matmul_plain.h"
 
-GENMOTE_KERNELS(kernels_dotprod, "dotprod", matmul)
+GENMOTE_KERNELS(kernels_dotprod, "dotprod")

@@ -226,68 +226,18 @@ void by_panels(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy
     }
 }
 
-// NP panels x TN rows of activations: their sums stay in registers.
-template <int TYPE, int NP, int TN> void tile(const Spelt* w, int64_t groups, const Group* x, float* y, int64_t ldy) {
-    using T = Traits<TYPE>;
-    constexpr int NS = T::half ? 2 : 1, NV = scale_vectors<TYPE>();
-    for (int u = 0; u < UNITS; u++) {
-        VF acc[NP][TN] = {};
-        const int64_t base = u * groups;
-        for (int64_t g = 0; g < groups; g++) {
-            VB q[NP][8];
-            VF s[NP][2], m[NP][2];
-            for (int p = 0; p < NP; p++) {
-                for (int j = 0; j < 8; j++) q[p][j] = load(w[p].codes + ((base + g) * 8 + j) * UB);
-                const float* f = w[p].scales + (base + g) * NV * LANES;
-                for (int i = 0; i < NS; i++) {
-                    s[p][i] = load(f + i * LANES);
-                    if constexpr (T::min) m[p][i] = load(f + (NS + i) * LANES);
-                }
-            }
-#pragma GCC unroll 8
-            for (int t = 0; t < TN; t++)
-#pragma GCC unroll 2
-                for (int p = 0; p < NP; p++) acc[p][t] = accumulate<TYPE>(acc[p][t], q[p], x[t * groups + g], s[p], m[p]);
-        }
-        for (int p = 0; p < NP; p++)
-            for (int t = 0; t < TN; t++) store(y + t * ldy + p * kPanel + u * LANES, acc[p][t]);
-    }
-}
+// Many rows of activations: every instruction set has its way, in one of matmul_*.h.
+template <int TYPE> void matmul_many(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch);
 
-#if defined(__AVX512VNNI__)
-constexpr int kPanels = 2;  // 32 registers: two panels share each broadcast of an activation
-#else
-constexpr int kPanels = 1;
-#endif
-constexpr int kTile = 4;
-
-template <int TYPE, int NP> void tiles(const Spelt* s, int64_t groups, const Group* x, int64_t T, float* y, int64_t ldy) {
-    int64_t t = 0;
-    for (; t + kTile <= T; t += kTile) tile<TYPE, NP, kTile>(s, groups, x + t * groups, y + t * ldy, ldy);
-    switch (T - t) {
-        case 3: return tile<TYPE, NP, 3>(s, groups, x + t * groups, y + t * ldy, ldy);
-        case 2: return tile<TYPE, NP, 2>(s, groups, x + t * groups, y + t * ldy, ldy);
-        case 1: return tile<TYPE, NP, 1>(s, groups, x + t * groups, y + t * ldy, ldy);
-    }
-}
+constexpr int kFew = LANES == 16 ? 8 : LANES == 8 ? 2 : 4;  // rows whose sums stay in registers beside the codes
 
 template <int TYPE> void matmul_type(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
-    const int64_t groups = w.cols / kGroup;
     switch (T) {
-        case 1: return stream<TYPE, 1>(w, x, y, ldy, p0, p1);
-        case 2: return stream<TYPE, 2>(w, x, y, ldy, p0, p1);
-        case 3: return stream<TYPE, 3>(w, x, y, ldy, p0, p1);
-        case 4: return stream<TYPE, 4>(w, x, y, ldy, p0, p1);
+#define GENMOTE_CASE(N) case N: if constexpr (N <= kFew) return stream<TYPE, N>(w, x, y, ldy, p0, p1); break;
+        GENMOTE_CASE(1) GENMOTE_CASE(2) GENMOTE_CASE(3) GENMOTE_CASE(4) GENMOTE_CASE(5) GENMOTE_CASE(6) GENMOTE_CASE(7) GENMOTE_CASE(8)
+#undef GENMOTE_CASE
     }
-    if constexpr (LANES == 16) switch (T) {  // 32 registers hold more sums
-        case 5: return stream<TYPE, 5>(w, x, y, ldy, p0, p1);
-        case 6: return stream<TYPE, 6>(w, x, y, ldy, p0, p1);
-        case 7: return stream<TYPE, 7>(w, x, y, ldy, p0, p1);
-        case 8: return stream<TYPE, 8>(w, x, y, ldy, p0, p1);
-    }
-    by_panels<TYPE, kPanels>(w, x, T, y, ldy, p0, p1, scratch, store_quads, [&](auto np, const Spelt* s, const Group* xs, int64_t n, float* out) {
-        tiles<TYPE, np.value>(s, groups, xs, n, out, ldy);
-    });
+    matmul_many<TYPE>(w, x, T, y, ldy, p0, p1, scratch);
 }
 
 #define GENMOTE_EACH_TYPE(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q8_0) DO(IQ4_NL) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
