@@ -154,7 +154,9 @@ def told(
 
 def speed(ours: dict[str, Any], other: Peer | None, why_not: str, others: float | None) -> str:
     """The table of both, and what to think of it."""
-    rows = [["3. Speed and memory", "genmote", *(["llama.cpp", "ratio"] if other else [])]]
+    disturbed = others is not None and others > BUSY_CORES
+    heads = ["llama.cpp", *([] if disturbed else ["ratio"])] if other else []
+    rows = [["3. Speed and memory", "genmote", *heads]]
     for label, key, more_is_better in (
         ("   model loaded in, ms", "load_ms", False),
         ("   first word of the first answer after, ms", "first_token_ms", False),
@@ -168,12 +170,14 @@ def speed(ours: dict[str, Any], other: Peer | None, why_not: str, others: float 
             theirs = float(getattr(other, key))
             better, worse = (ours[key], theirs) if more_is_better else (theirs, ours[key])
             row += [f"{theirs / scale:>9.0f}", f"{better / worse:>4.1f}x" if worse else ""]
-        rows.append(row)
+        rows.append(row[: len(rows[0])])
     notes = [f"genmote: {ours['ops']} op set, {ours['threads']} threads; {other.name if other else why_not}."]
-    if other:
+    if disturbed:
+        notes.append(
+            f"Other programs kept {others:.1f} cores busy meanwhile: the speeds mean little, and no ratio is given."
+        )
+    elif other:
         notes.append("One run each, only to give an idea: make bench measures with care.")
-    if others is not None and others > BUSY_CORES:
-        notes.append(f"Other programs kept {others:.1f} cores busy meanwhile: the speeds mean little.")
     return "\n".join([columns(rows), "", *("   " + note for note in notes)])
 
 

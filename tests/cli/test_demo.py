@@ -132,9 +132,14 @@ def test_a_run_above_its_budget_fails_loudly(
     assert ran.status == 1 and ran.json["memory"]["held"] is False
 
 
-def test_a_busy_machine_is_told(demo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_told(
+    demo: Callable[..., Any], with_peer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "ratio" in demo().out and "busy meanwhile" not in demo().out
     monkeypatch.setattr(tour.Company, "cores", lambda self: 1.26)
-    assert "Other programs kept 1.3 cores busy meanwhile" in demo("--no-peer").out
+    told = demo().out
+    assert "Other programs kept 1.3 cores busy meanwhile: the speeds mean little" in told and "  ratio" not in told
+    assert "genmote  llama.cpp\n" in told
 
 
 def test_an_answer_with_a_number_of_its_own_is_told(demo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
