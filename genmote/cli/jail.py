@@ -1,0 +1,125 @@
+"""Run a command within a board's memory, processors and disk rate, and tell what it took.
+
+    genmote jail --device pi-zero-2w -- genmote generate smollm2-135m "Hello"
+    genmote jail --memory 150MB --cpus 1 --disk 40MB/s -- python3 program.py
+
+The limits are control groups of Linux (v1 or v2), so a command that wants more memory is killed as on the board. A
+cgroup is charged for a file's pages by their first reader, so the page cache of model files among the command's words
+(and of --drop) is emptied first. The jail's report goes to standard error, the exit status is the command's. With
+--json the report is the one object on standard output, and the command's own output goes to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genmote.cli._output import Output, note, size
+from genmote.errors import SpecError
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.device.cgroup import Limits
+    from genmote.device.jail import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    command: tuple[str, ...] = setting("the command and its arguments, after --", positional=True)
+    device: str | None = setting("a device's name (see genmote devices) or profile file: its limits", default=None)
+    memory: str | None = setting("memory, such as 150MB or 512MiB; nothing is swapped", default=None)
+    cpus: float | None = setting("processors' worth of time, in periods of 10 ms", default=None)
+    cores: str | None = setting("the cores that may be used, such as 0-1", default=None)
+    disk: str | None = setting("most read from the disk, such as 40MB/s", default=None)
+    drop: tuple[Path, ...] = setting("a file whose page cache is emptied first; may be repeated", default=())
+    cgroup: str | None = setting("the control group beneath which the jail is made (default: this one's)", default=None)
+
+
+def run(settings: Settings, out: Output) -> int:
+    from genmote import home
+    from genmote.device import jail
+
+    limits = _limits(settings)
+    if settings.device is not None:
+        note(f"jail: not imitated: {'; '.join(jail.NOT_IMITATED)}")
+    report = jail.run(
+        settings.command,
+        limits,
+        drop=_files(settings),
+        disk_of=[home.models_dir(), Path(sys.executable)],
+        inside=settings.cgroup,
+        told=lambda line: note(f"jail: {line}"),
+        stdout=sys.stderr if out.json else None,
+    )
+    told = _text(report)
+    if out.json:
+        out.result(report.values() | {"command": settings.command, "device": settings.device}, "")
+    else:
+        note(told)
+    if report.oom_killed:
+        whose = (
+            f"the limit of {size(limits.memory_bytes)} (or a jail around this one)"
+            if limits.memory_bytes is not None
+            else "the limit of a group around it"
+        )
+        note(f"jail: killed: the command wanted more memory than {whose} allows")
+    return report.status
+
+
+def _limits(settings: Settings) -> Limits:
+    from genmote.device import profile
+    from genmote.device.cgroup import Limits
+    from genmote.device.sizes import parse_bytes, parse_rate
+
+    memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
+    disk = None if settings.disk is None else parse_rate(settings.disk, what="disk")
+    cpus = settings.cpus
+    if settings.device is not None:
+        device = profile.runnable(settings.device)
+        memory = memory or device.usable_bytes
+        cpus = cpus or float(device.compute.cores)
+        disk = disk or round(device.storage.read_mb_s * 1e6)
+    if memory is None and cpus is None and disk is None and settings.cores is None:
+        raise SpecError("a jail without limits: give --device, --memory, --cpus, --cores or --disk")
+    return Limits(memory, cpus, disk, settings.cores)
+
+
+def _files(settings: Settings) -> list[Path]:
+    """Files whose pages are dropped: --drop, the command's own files, and the models that its words name."""
+    from genmote import home
+    from genmote.device.pages import files_of
+    from genmote.models import store
+
+    found = dict.fromkeys([*settings.drop, *files_of(list(settings.command[1:]))])
+    for word in settings.command[1:]:
+        if word in store.names() and (model := store.find(word)) is not None:
+            found[model] = None
+    if any(path.suffix == ".gguf" for path in found):
+        found |= dict.fromkeys(path for path in home.cache_dir().rglob("*") if path.is_file())
+    return list(found)
+
+
+def _text(report: Report) -> str:
+    usage, limits = report.usage, report.limits
+
+    def amount(count: int | None, of: int | None = None) -> str:
+        told = "unknown" if count is None else size(count)
+        return told if of is None else f"{told} of {size(of)}"
+
+    how = "" if report.peak_how == "kernel" else f" ({report.peak_how})"
+    parts = [
+        f"status {report.status} in {report.wall_s:.2f} s",
+        f"peak {amount(usage.peak_bytes, limits.memory_bytes)}{how}",
+        f"largest process {amount(report.peak_rss_bytes)}",
+        f"limit met {usage.limit_hits} times",
+        f"read again {amount(usage.refault_bytes)}",
+        f"disk read {amount(usage.read_bytes)}",
+        f"CPU {report.cpu_s:.2f} s",
+        f"stood still {usage.throttled_s or 0:.2f} s",
+    ]
+    if usage.oom_kills:
+        parts.append(f"{usage.oom_kills} killed for memory")
+    if report.ended_processes:
+        parts.append(f"{report.ended_processes} processes left over were ended")
+    return "jail: " + ", ".join(parts)
