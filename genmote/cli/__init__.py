@@ -56,6 +56,9 @@ def parser_of(verb: str) -> tuple[Parser, ModuleType]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 (failed), 2 (a user's mistake), 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for standard in ("stdout", "stderr"):
+        if getattr(sys, standard) is None:  # closed by whoever started us: nobody wants to read it
+            setattr(sys, standard, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process lives)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             # A terminal that cannot show a character shows a question mark, not a traceback.

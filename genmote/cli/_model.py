@@ -12,6 +12,7 @@ from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
+    from genmote.runtime.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,21 @@ class SamplingFlags:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrefixFlags:
+    """The work on a prompt, kept in a file."""
+
+    prefix: Path | None = setting("a file of --save-prefix: a prompt that begins alike is not read again", default=None)
+    save_prefix: Path | None = setting("keep the work on the prompt in this file, for --prefix", default=None)
+
+    def session(self, engine: Engine) -> Session:
+        """A session that holds what the file does."""
+        session = engine.session()
+        if self.prefix is not None:
+            session.restore(self.prefix)
+        return session
+
+
 def find(name: str) -> Path:
     """The file that a model's name means, fetched with a progress bar if it is not here."""
     from genmote.models.store import resolve
@@ -107,11 +123,16 @@ def scaled(text: str) -> tuple[str, float]:
 
 def read_text(path: Path) -> str:
     """A text file's content, ``-`` for standard input; what cannot be read is a `UserError`."""
+    name = "standard input" if str(path) == "-" else path
     try:
         if str(path) == "-":
-            return sys.stdin.read()
-        return path.read_bytes().decode("utf-8")  # as it is: CR LF is part of a text that is measured
+            if sys.stdin is None:
+                raise UserError("standard input is closed: pipe a text in, or name a file")
+            raw = sys.stdin.buffer.read()
+        else:
+            raw = path.read_bytes()
+        return raw.decode("utf-8")  # as it is: CR LF is part of a text that is measured
     except OSError as fault:
-        raise UserError(f"{path} cannot be read ({fault.strerror}): wanted a text file") from None
+        raise UserError(f"{name} cannot be read ({fault.strerror}): wanted a text file") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: wanted a text file") from None
+        raise UserError(f"{name} is not UTF-8 text: wanted a text file") from None

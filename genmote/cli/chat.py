@@ -11,11 +11,12 @@ standard input is a turn and each answer one JSON object on a line.
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._model import ModelFlags, SamplingFlags, load
+from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, load
 from genmote.cli._output import Output, note
 from genmote.cli.generate import figures, stats
 from genmote.errors import ContextError, UserError
@@ -23,13 +24,14 @@ from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
+    from genmote.runtime.session import Session
     from genmote.runtime.stream import Stream
 
 HELP = "/reset forgets the conversation, /system TEXT gives new instructions, /quit ends (as Ctrl-D does)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(SamplingFlags, ModelFlags):
+class Settings(PrefixFlags, SamplingFlags, ModelFlags):
     system: str | None = setting("instructions that the conversation begins with", default=None)
     max_tokens: int = setting("most tokens of one answer", default=512, short="-n")
     stats: bool = setting("tell speed and memory after each answer, on standard error", default=False)
@@ -37,8 +39,13 @@ class Settings(SamplingFlags, ModelFlags):
 
 def run(settings: Settings, out: Output) -> None:
     options = settings.options()
+    if sys.stdin is None:
+        raise UserError("standard input is closed: the turns of a conversation come from it")
     with load(settings) as engine:
-        talk = Talk(engine, settings.system, options) if engine.chat_template else Continuation(engine, options)
+        session = settings.session(engine)
+        talk: Talk | Continuation = Continuation(engine, session, options)
+        if engine.chat_template:
+            talk = Talk(engine, session, settings.system, options)
         if not engine.chat_template:
             note("this model has no chat template (it is a base model): it continues the text you write")
             if settings.system is not None:
@@ -49,10 +56,11 @@ def run(settings: Settings, out: Output) -> None:
         for line in lines(tty):
             if line.startswith("/"):
                 if not command(talk, line):
-                    return
-                continue
-            if line.strip():
+                    break
+            elif line.strip():
                 answer(engine, talk, line, settings, out, keep_on=tty)
+        if settings.save_prefix is not None:
+            session.save(settings.save_prefix)
 
 
 def lines(tty: bool) -> Iterator[str]:
@@ -60,6 +68,8 @@ def lines(tty: bool) -> Iterator[str]:
     if tty:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives input() its editing)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are told to the model as such
     while True:
         try:
             line = input("> ") if tty else sys.stdin.readline()
@@ -111,9 +121,8 @@ def answer(
 class Talk:
     """A conversation in the model's chat format. One session keeps its rows, so that only new turns are read."""
 
-    def __init__(self, engine: Engine, system: str | None, options: dict[str, Any]) -> None:
-        self.engine, self.system, self.options = engine, system, options
-        self.session = engine.session()
+    def __init__(self, engine: Engine, session: Session, system: str | None, options: dict[str, Any]) -> None:
+        self.engine, self.session, self.system, self.options = engine, session, system, options
         self.turns: list[dict[str, str]] = []
 
     def reset(self) -> None:
@@ -140,9 +149,8 @@ class Talk:
 class Continuation:
     """A text that the user and a base model write in turn."""
 
-    def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
-        self.engine, self.options = engine, options
-        self.session = engine.session()
+    def __init__(self, engine: Engine, session: Session, options: dict[str, Any]) -> None:
+        self.engine, self.session, self.options = engine, session, options
         self.text = ""
 
     def reset(self) -> None:

@@ -2,6 +2,7 @@
 
     genmote generate smollm2-135m --prompt "The capital of France is" --max-tokens 20
     genmote generate smollm2-135m --file report.txt --schema answer.json --json
+    genmote generate smollm2-135m --adapter style.gguf:0.5 --speculate < report.txt
 
 The prompt is taken as it is. For a conversation in the model's own format use genmote chat.
 """
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._model import ModelFlags, SamplingFlags, load, read_text
+from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, load, read_text
 from genmote.cli._output import Output, note, size
 from genmote.errors import UserError
 from genmote.spec import dataclass, setting
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(SamplingFlags, ModelFlags):
+class Settings(PrefixFlags, SamplingFlags, ModelFlags):
     prompt: str | None = setting("the text to continue (default: standard input)", default=None, short="-p")
-    file: Path | None = setting("a file with the text to continue", default=None)
+    file: Path | None = setting("a file with the text to continue (- for standard input)", default=None)
     stats: bool = setting("tell speed and memory afterwards, on standard error", default=False)
 
 
@@ -33,11 +34,15 @@ def run(settings: Settings, out: Output) -> None:
     prompt = prompt_of(settings)
     options = settings.options()
     with load(settings) as engine:
-        stream = engine.stream(prompt, **options)
+        session = settings.session(engine) if settings.prefix or settings.save_prefix else None
+        stream = engine.stream(prompt, session=session, **options)
         for piece in stream:
             out.say(piece.text, end="")
         out.say("")
         values = figures(engine, stream.result)
+        if session is not None and settings.save_prefix is not None:
+            session.truncate(stream.result.prompt_tokens)
+            session.save(settings.save_prefix)
     if settings.stats and not out.json:
         note(stats(values))
     out.result(values, "")
@@ -61,6 +66,7 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
         "text": result.text,
         "finish_reason": result.finish_reason,
         "prompt_tokens": result.prompt_tokens,
+        "cached_tokens": result.cached_tokens,
         "prefill_tokens_per_s": round(result.prefill_tokens_per_s, 2),
         "decode_tokens": result.decode_tokens,
         "decode_tokens_per_s": round(result.decode_tokens_per_s, 2),

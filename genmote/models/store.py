@@ -94,12 +94,12 @@ def pull(name: str, *, progress: Progress = quiet) -> Path:
 
 def unknown(name: str) -> ModelNameError:
     """The error for a name that means no model."""
-    known = [*names(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))]
+    known = sorted({*names(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))})
     if "/" in name or name.endswith(".gguf"):
         said = "is a folder, wanted a model file" if Path(name).is_dir() else "is not there"
-        return ModelNameError(f"{name} {said}: check the path, or use a name ({', '.join(sorted(set(known)))})")
+        return ModelNameError(f"{name} {said}: check the path, or use a name ({', '.join(known)})")
     return ModelNameError(
-        f"no model is called {name!r}{near(name, known)}: known are {', '.join(sorted(set(known)))}, "
+        f"no model is called {name!r}{near(name, known)}: known are {', '.join(known)}, "
         "hf:ORG/REPO/FILE.gguf, or a path to a .gguf file"
     )
 

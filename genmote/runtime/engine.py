@@ -160,11 +160,15 @@ class Engine:
         if not len(rows):
             raise SpecError("the prompt is empty, and this model has no begin token to start from: give some text")
         if len(rows) > self.context:
-            raise ContextError(
-                f"the prompt has {len(rows)} tokens, the context is {self.context}: shorten it, or load with a larger "
-                f"context (this model can {self.config.context_length})"
-            )
+            raise ContextError(f"the prompt has {len(rows)} tokens, {self.context_limit}")
         return rows
+
+    @property
+    def context_limit(self) -> str:
+        """The second half of an error: how long a text may be, and what to do."""
+        most = self.config.context_length
+        more = f", or load with a larger context (this model can {most})" if self.context < most else ""
+        return f"the context is {self.context}: shorten it{more}"
 
     def _encode(self, text: str, *, start: bool) -> list[int]:
         """A text that begins a prompt, after the begin token, or goes on with one; never an end token."""

@@ -59,7 +59,9 @@ def perplexity(
     """By llama.cpp's definition, so that figures compare: the text is cut into windows of `context` tokens, the last
     part dropped; `bos` (where the model begins texts with one) takes the place of each window's first token; the
     predictions from position context // 2 on are scored, so that each has at least half a window before it."""
-    if not 4 <= context <= engine.context:
+    if context < 4:
+        raise ContextError(f"context={context}: use a window of at least 4 tokens")
+    if context > engine.context:
         raise ContextError(
             f"context={context}: use a window of 4 to {engine.context} tokens, which this model was loaded with"
         )

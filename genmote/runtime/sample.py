@@ -257,8 +257,10 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def token_logprobs(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
     """Log-probability of each row's target: (N, V), (N,) → (N,) float64, without a float64 copy of the logits."""
     best = logits.max(-1)
-    shifted = logits - best[:, None]
-    spread = np.exp(shifted, out=shifted).sum(-1, dtype=np.float64)
+    spread = np.empty(len(logits))
+    row = np.empty_like(logits[0]) if len(logits) else best  # one row's work: a window of a large vocabulary is huge
+    for i in range(len(logits)):
+        spread[i] = np.exp(np.subtract(logits[i], best[i], out=row), out=row).sum(dtype=np.float64)
     picked = logits[np.arange(len(targets)), targets]
     return np.asarray(picked.astype(np.float64) - best - np.log(spread), np.float64)
 

@@ -106,10 +106,7 @@ class Session:
         """The cache, agreeing with `ids` (a call may have been interrupted) and with room for `more` rows."""
         need = len(self.ids) + more
         if need > self.engine.context:
-            raise ContextError(
-                f"got {need} tokens, the context is {self.engine.context}: shorten the prompt, "
-                f"or load with a larger context (this model can {self.engine.config.context_length})"
-            )
+            raise ContextError(f"the text has {need} tokens, {self.engine.context_limit}")
         cache = self._cache
         if cache is None or cache.capacity < need:
             double = 2 * cache.capacity if cache is not None else _SMALLEST

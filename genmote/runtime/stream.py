@@ -53,6 +53,7 @@ class Stream:
                 session = engine.pool.take(rows, len(rows) + min(request.max_tokens, AHEAD))
         try:
             account = self._account = Account(generation, len(rows), session.match(rows), started)
+            session.reserve(len(rows) + min(request.max_tokens, AHEAD))
             before = time.perf_counter()
             logits = session.prefill(rows)[None]
             account.prefill_s = time.perf_counter() - before

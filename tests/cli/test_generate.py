@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genmote.cli import generate
+from genmote.cli import generate, main
 from genmote.errors import UserError
 from tests.cli.conftest import Genmote
 
@@ -43,6 +44,66 @@ def test_prompts_from_files_and_pipes(genmote: Genmote, echo: dict[str, Any], tm
     (tmp_path / "p.txt").write_text("ab ab")
     assert genmote("generate", "m", "--file", str(tmp_path / "p.txt"), "-n", "5").out == " ab a\n"
     assert genmote("generate", "m", "-n", "5", stdin="ab ab").out == " ab a\n"
+    assert genmote("generate", "m", "-n", "5", "--file", "-", stdin="ab ab").out == " ab a\n"
+
+
+def test_the_work_on_a_prompt_is_kept(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    kept, words = str(tmp_path / "kept"), ("generate", "m", "-n", "5", "--json", "-p")
+    first = genmote(*words, "ab ab ab ab", "--save-prefix", kept)
+    assert (first.status, first.json["cached_tokens"]) == (0, 0)
+    again = genmote(*words, "ab ab ab ab", "--prefix", kept).json
+    assert again["text"] == first.json["text"]
+    assert again["cached_tokens"] == again["prompt_tokens"] - 1  # the last is run for what follows
+    more = genmote(*words, "ab ab ab abc", "--prefix", kept).json
+    other = genmote(*words, "x", "--prefix", kept).json
+    assert (more["cached_tokens"], other["cached_tokens"]) == (12, 1)
+    assert genmote(*words, "x").json["text"] == other["text"]
+
+
+def test_chat_keeps_the_work_on_its_instructions(
+    genmote: Genmote, talking_echo: dict[str, Any], tmp_path: Path
+) -> None:
+    words = ("chat", "m", "-n", "3", "--json", "--system", "ab " * 20)
+    first = genmote(*words, "--save-prefix", str(tmp_path / "kept"), stdin="xyz\n/quit\n")
+    again = genmote(*words, "--prefix", str(tmp_path / "kept"), stdin="xyz\n")
+    assert again.json["content"] == first.json["content"]
+    assert first.json["cached_tokens"] == 0 and again.json["cached_tokens"] > 60
+
+
+def test_a_kept_prompt_that_cannot_be_used_is_one_line(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"GENMOTE-PREFIX 1\nand more")
+    for words, said in (
+        (["--prefix", "/no/such"], "/no/such: no saved prefix can be read there (No such file or directory); save one"),
+        (["--prefix", str(damaged)], "is no whole saved prefix: its checksum does not match; delete it"),
+        (["--save-prefix", "/no/such/folder"], "cannot save the prefix there"),
+    ):
+        ran = genmote("generate", "m", "-p", "a", "-n", "1", *words)
+        assert ran.status == 2 and said in ran.err and ran.err.count("\n") == 1
+
+
+def test_a_closed_standard_input(genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", "m"]) == main(["generate", "m", "--file", "-"]) == main(["generate", "m"]) == 2
+
+
+@pytest.mark.parametrize(("verb", "status"), [("models", 0), ("nonsense", 2)])
+def test_closed_standard_outputs(verb: str, status: int, own_home: Path) -> None:
+    command = 'exec "$0" -m genmote.cli "$1" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command, sys.executable, verb], check=False).returncode == status
+
+
+def test_bytes_that_are_no_text_do_not_end_a_chat(
+    genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = io.TextIOWrapper(io.BytesIO(b"caf\xe9 \xff\nab ab\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", lines)
+    assert main(["chat", "m", "-n", "2", "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_line_ends_of_piped_text_stay(genmote: Genmote, echo: dict[str, Any]) -> None:
+    assert genmote("generate", "m", "-n", "1", "--json", stdin="a\r\nb").json["prompt_tokens"] == 1 + 4
 
 
 def test_stats_go_to_standard_error(genmote: Genmote, echo: dict[str, Any]) -> None:
@@ -70,7 +131,7 @@ def test_bad_input_is_one_line(genmote: Genmote, echo: dict[str, Any], words: li
 def test_a_file_that_is_no_text(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "p.bin").write_bytes(b"\xff\xfe\x00")
     ran = genmote("generate", "m", "--file", str(tmp_path / "p.bin"))
-    assert ran.status == 2 and "is not UTF-8 text" in ran.err
+    assert ran.status == 2 and "p.bin is not UTF-8 text: wanted a text file" in ran.err
 
 
 def test_no_prompt_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

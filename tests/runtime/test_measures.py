@@ -107,7 +107,7 @@ def test_what_cannot_be_measured_is_told() -> None:
     engine = fake_engine(context=64)
     with pytest.raises(ContextError, match="context=65: use a window of 4 to 64 tokens"):
         engine.perplexity(TEXT, context=65)
-    with pytest.raises(ContextError, match="context=3: use a window"):
+    with pytest.raises(ContextError, match="context=3: use a window of at least 4 tokens"):
         engine.perplexity(TEXT, context=3)
     with pytest.raises(SpecError, match="the text has 6 tokens, one window takes 64: give a longer text or a smaller"):
         engine.perplexity("short", context=64)

@@ -141,7 +141,7 @@ def test_a_full_context_is_told() -> None:
     session = engine.session()
     session.prefill([1, 2, 3])
     session.step(4)
-    with pytest.raises(ContextError, match=r"got 5 tokens, the context is 4: shorten the prompt"):
+    with pytest.raises(ContextError, match=r"the text has 5 tokens, the context is 4: shorten it$"):
         session.step(5)
     np.testing.assert_array_equal(session.prefill([1, 2, 9]), fresh([1, 2, 9]))
     with pytest.raises(ContextError, match="the prompt has no rows"):
