@@ -63,10 +63,10 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
     with engine:
+        prompts = [tour.prompt(engine, finding) for finding in findings]
         allowed = tour.budget(engine)
         out.say(f"\n2. {settings.model} explains them{within(engine.ops_name, allowed)}")
         results = [answer(engine, finding, settings.max_tokens, out) for finding in findings]
-        prompts = [tour.prompt(engine, finding) for finding in findings]
         ours = tour.figures(engine, results)
     other, why_not = compare(settings, engine, prompts, results)
     values = told(findings, results, ours, allowed, other, why_not)

@@ -147,6 +147,13 @@ def test_an_answer_with_a_number_of_its_own_is_told(demo: Callable[..., Any], mo
     assert "Check     42 was neither measured nor given: a model this small errs" in demo("--no-peer").out
 
 
+def test_a_base_model_is_told_before_anything_is_asked(demo: Callable[..., Any], talking_echo: dict[str, Any]) -> None:
+    talking_echo["template"] = None
+    ran = demo("--no-peer")
+    assert ran.status == 2 and "this model has no chat template: use smollm2-135m" in ran.err
+    assert "Question" not in ran.out
+
+
 def test_a_folder_that_cannot_be_written(demo: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = demo("--folder", str(tmp_path / "file" / "in"))
