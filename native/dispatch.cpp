@@ -34,13 +34,17 @@ bool has_avx512() {
 #elif defined(__aarch64__)
 bool has_neon() { return true; }  // part of the base architecture
 
-bool has_dotprod() {
 #if defined(__linux__)
-    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
-#else
-    return false;
-#endif
+bool has_dotprod() { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
+
+bool has_i8mm() {
+    constexpr unsigned long i8mm = 1 << 13;  // HWCAP2_I8MM, which older headers lack
+    return has_dotprod() && (getauxval(AT_HWCAP2) & i8mm);
 }
+#else
+bool has_dotprod() { return false; }
+bool has_i8mm() { return false; }
+#endif
 #endif
 
 bool anywhere() { return true; }
@@ -51,7 +55,7 @@ extern const Kernels kernels_scalar;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512;
 #elif defined(__aarch64__)
-extern const Kernels kernels_neon, kernels_dotprod;
+extern const Kernels kernels_neon, kernels_dotprod, kernels_i8mm;
 #endif
 
 namespace {
@@ -66,6 +70,7 @@ const Built built[] = {  // best first
 #endif
     {&kernels_avx2, has_avx2},
 #elif defined(__aarch64__)
+    {&kernels_i8mm, has_i8mm},
     {&kernels_dotprod, has_dotprod},
     {&kernels_neon, has_neon},
 #endif

@@ -16,7 +16,7 @@ PROCESSORS = {
     ("aarch64", "cortex-a53"): {"neon", "scalar"},
     ("aarch64", "cortex-a72"): {"neon", "scalar"},
     ("aarch64", "cortex-a76"): {"dotprod", "neon", "scalar"},
-    ("aarch64", "max"): {"dotprod", "neon", "scalar"},
+    ("aarch64", "max"): {"i8mm", "dotprod", "neon", "scalar"},
     ("riscv64", "rv64"): {"scalar"},
 }
 

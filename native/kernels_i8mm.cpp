@@ -1,0 +1,4 @@
+#include "kernels.h"
+#include "matmul_i8mm.h"
+
+GENMOTE_KERNELS(kernels_i8mm, "i8mm")
