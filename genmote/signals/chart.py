@@ -100,7 +100,7 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers, about so many, from the first at or below `low` to the first at or above `high`.
 
-    >>> ticks(0.0, 128.2, 6)
+    >>> ticks(0.0, 128.2, 10)
     [0.0, 20.0, 40.0, 60.0, 80.0, 100.0, 120.0, 140.0]
     """
     span = high - low or 1.0
