@@ -19,7 +19,7 @@ from genmote.runtime.session import BESIDE, CHUNK
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
-_LOGITS_BYTES = 16 << 20  # logits held at once: a large vocabulary times a whole window would be half a gigabyte
+_LOGITS_BYTES = 8 << 20  # logits held at once: a large vocabulary times a whole window would be half a gigabyte
 
 Progress = Callable[[int, int], None]  # windows done, windows in all
 

@@ -146,6 +146,8 @@ class Session:
         self.truncate(0)
         self._version = self.engine.version
         if ids:
+            # Room for what follows too: to grow would mean to copy what was just read.
+            self._reserve = max(self._reserve, min(self.engine.context, len(ids) + CHUNK))
             cache = self.ready(len(ids))
             try:
                 cache.restore(state)
