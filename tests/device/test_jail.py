@@ -1,0 +1,336 @@
+"""The jail, with the real kernel: what is beyond the limits does not work, what is within them does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genmote.cli import main
+from genmote.device import jail
+from genmote.device.cgroup import Group, Limits
+from genmote.errors import SpecError, UserError
+from tests.device.conftest import left_over
+
+Python = Callable[[str], list[str]]
+MIB = 1 << 20
+GENMOTE = [sys.executable, "-m", "genmote.cli", "jail"]
+
+pytestmark = pytest.mark.usefixtures("cgroups")
+
+
+def test_a_command_that_wants_more_memory_is_killed_and_it_is_told(
+    python: Python, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["jail", "--memory", "48MiB", "--", *python("x = bytearray(80 << 20); print('alive')")])
+    out, err = capfd.readouterr()
+    assert status == 137
+    assert out == ""
+    assert "jail: killed: the command wanted more memory than the limit of 50.3 MB" in err
+    assert "1 killed for memory" in err
+
+
+def test_a_command_within_the_limit_runs_and_its_peak_is_counted(python: Python) -> None:
+    report = jail.run(python("x = bytearray(b'1') * (30 << 20)"), Limits(memory_bytes=64 * MIB))
+    assert (report.status, report.oom_killed, report.usage.oom_kills) == (0, False, 0)
+    assert report.usage.peak_bytes is not None and report.peak_rss_bytes is not None
+    assert 30 * MIB <= report.usage.peak_bytes <= 48 * MIB
+
+
+def test_memory_beyond_the_limit_is_not_swapped(python: Python) -> None:
+    group = Group.make(Limits(memory_bytes=40 * MIB), [])
+    try:
+        version, folder = group._folders["memory"]
+        name = "memory.memsw.limit_in_bytes" if version == 1 else "memory.swap.max"
+        if not (folder / name).exists():
+            pytest.skip("this kernel has no swap accounting")
+        assert int((folder / name).read_text()) == (40 * MIB if version == 1 else 0)
+    finally:
+        group.remove()
+
+
+def test_a_fifth_of_a_processor_is_a_fifth_of_the_time_in_short_periods(python: Python, tmp_path: Path) -> None:
+    spin = (
+        "import time\nend = last = time.monotonic()\nend += 1\ngaps = []\n"
+        "while last < end:\n    now = time.monotonic(); gaps.append(now - last); last = now\n"
+        "gaps.sort(); print(gaps[-20])"
+    )
+    with open(tmp_path / "out", "wb") as out:
+        report = jail.run(python(spin), Limits(cpus=0.2), stdout=out)
+    assert report.cpu_s <= 0.26 * report.wall_s
+    assert report.usage.throttled_s is not None and report.usage.throttled_s > 0
+    # The twentieth longest pause of a second: with the kernel's usual period of 100 ms there would be but ten pauses.
+    assert 0.002 < float((tmp_path / "out").read_text()) < 0.05
+
+
+def test_more_processors_than_there_are_is_said_before_the_run(python: Python) -> None:
+    told: list[str] = []
+    report = jail.run(python("pass"), Limits(cpus=4000.0), told=told.append)
+    assert report.not_limited == [f"processors: {len(os.sched_getaffinity(0))} are here, 4000 were asked for"]
+    assert told == ["not limited here: " + report.not_limited[0]]
+
+
+def test_cores_are_pinned(python: Python, tmp_path: Path) -> None:
+    core = str(min(os.sched_getaffinity(0)))
+    with open(tmp_path / "out", "wb") as out:
+        report = jail.run(python("import os; print(sorted(os.sched_getaffinity(0)))"), Limits(cores=core), stdout=out)
+    if report.not_limited:
+        pytest.skip(report.not_limited[0])
+    assert (tmp_path / "out").read_text() == f"[{core}]\n"
+
+
+@pytest.fixture
+def warm(tmp_path: Path) -> Path:
+    """A file of 24 MiB on the disk, read before by someone outside of any jail."""
+    path = tmp_path / "warm.bin"
+    path.write_bytes(os.urandom(24 * MIB))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        while file.read(MIB):
+            pass
+    return path
+
+
+def read_all(path: Path) -> str:
+    return f"f = open({str(path)!r}, 'rb', buffering=0)\nwhile f.read(1 << 16): pass"
+
+
+def test_a_file_that_was_warm_is_charged_only_when_its_pages_were_dropped(python: Python, warm: Path) -> None:
+    free = jail.run(python(read_all(warm)), Limits(memory_bytes=200 * MIB))
+    charged = jail.run(python(read_all(warm)), Limits(memory_bytes=200 * MIB), drop=[warm])
+    assert free.usage.peak_bytes is not None and charged.usage.peak_bytes is not None
+    assert free.usage.peak_bytes < 20 * MIB
+    assert charged.dropped.was_cached_bytes == 24 * MIB and charged.dropped.stayed_bytes == 0
+    assert charged.usage.peak_bytes >= 24 * MIB
+    if charged.disks:
+        assert (free.usage.read_bytes or 0) < 8 * MIB
+        assert (charged.usage.read_bytes or 0) >= 24 * MIB
+
+
+def test_the_page_cache_is_reclaimed_within_the_limit_and_read_again(python: Python, warm: Path) -> None:
+    report = jail.run(python(2 * (read_all(warm) + "\n")), Limits(memory_bytes=16 * MIB), drop=[warm])
+    assert report.status == 0 and not report.oom_killed
+    assert report.usage.peak_bytes is not None and report.usage.peak_bytes <= 16 * MIB
+    assert (report.usage.limit_hits or 0) + (report.usage.refault_bytes or 0) > 0
+    if report.disks:
+        assert (report.usage.read_bytes or 0) >= 40 * MIB
+
+
+def test_pages_that_stay_are_told(python: Python, warm: Path) -> None:
+    import mmap
+
+    told: list[str] = []
+    with open(warm, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+        assert sum(view[at] for at in range(0, len(view), 4096)) > 0  # touched, so mapped
+        report = jail.run(python("pass"), Limits(memory_bytes=64 * MIB), drop=[warm], told=told.append)
+    assert report.dropped.stayed_bytes > 20 * MIB
+    assert told == [
+        f"{report.dropped.stayed_bytes} bytes stay in the page cache (mapped elsewhere): they are not charged"
+    ]
+
+
+def test_the_disk_gives_no_more_than_its_rate(python: Python, warm: Path) -> None:
+    report = jail.run(
+        python(read_all(warm)), Limits(disk_read_bytes_per_s=40_000_000), drop=[warm], disk_of=[warm.parent]
+    )
+    if report.not_limited:
+        pytest.skip(report.not_limited[0])
+    assert report.wall_s >= 0.8 * 24 * MIB / 40e6
+    assert report.limits.disk_read_bytes_per_s == 40_000_000
+
+
+def test_a_disk_that_cannot_be_limited_is_said(python: Python, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jail, "_disks", lambda paths: ([], [Path("/tmp")]))
+    told: list[str] = []
+    jail.run(python("pass"), Limits(disk_read_bytes_per_s=10**6), told=told.append)
+    assert len(told) == 1 and told[0].startswith("not limited here: disk: the files lie on no block device")
+    monkeypatch.setattr(jail, "_disks", lambda paths: (["999:999"], []))
+    told.clear()
+    jail.run(python("pass"), Limits(disk_read_bytes_per_s=10**6), told=told.append)
+    assert told == ["not limited here: disk: the kernel takes no limit for device 999:999"]
+
+
+@pytest.mark.parametrize(
+    ("program", "status"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 15)", 143), ("pass", 0)]
+)
+def test_the_exit_status_is_the_commands(python: Python, program: str, status: int) -> None:
+    report = jail.run(python(program), Limits(memory_bytes=64 * MIB))
+    assert (report.status, report.oom_killed) == (status, False)
+
+
+def test_json_is_alone_on_standard_output(python: Python) -> None:
+    told = subprocess.run(
+        [*GENMOTE, "--memory", "64MiB", "--json", "--", *python("print('hello')")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    values = json.loads(told.stdout)
+    assert told.stderr == "hello\n"
+    assert values["status"] == 0 and values["limit_memory_bytes"] == 64 * MIB and values["wall_s"] > 0
+
+
+def test_a_device_gives_its_limits(python: Python, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from genmote.device import profile
+
+    board = profile.load("pi-zero-2w")
+    assert main(["jail", "--device", "pi-zero-2w", "--cpus", "1", "--json", "--", *python("pass")]) == 0
+    out, err = capfd.readouterr()
+    values = json.loads(out)
+    assert values["limit_memory_bytes"] == board.usable_bytes
+    assert values["limit_cpus"] == 1.0
+    assert values["limit_disk_read_bytes_per_s"] == board.storage.read_mb_s * 1e6
+    assert "jail: not imitated: clock rate and instruction set" in err
+
+
+def test_jails_side_by_side_do_not_share(python: Python) -> None:
+    reports: list[jail.Report] = []
+    threads = [
+        threading.Thread(
+            target=lambda size=size: reports.append(
+                jail.run(python(f"x = bytearray(b'1') * ({size} << 20)"), Limits(memory_bytes=48 * MIB))
+            )
+        )
+        for size in (20, 30, 80)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(report.status for report in reports) == [0, 0, 137]
+
+
+def test_a_jail_within_a_jail_is_bound_by_both(python: Python) -> None:
+    def both(outer: str, inner: str, size: int) -> int:
+        program = python(f"x = bytearray(b'1') * ({size} << 20)")
+        return main(["jail", "--memory", outer, "--", *GENMOTE, "--memory", inner, "--", *program])
+
+    assert both("120MiB", "40MiB", 20) == 0
+    assert both("120MiB", "40MiB", 60) == 137
+    assert both("60MiB", "200MiB", 90) == 137
+
+
+def test_what_is_left_running_is_ended(python: Python) -> None:
+    child = "import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(60)"
+    started = time.monotonic()
+    report = jail.run(python(child), Limits(memory_bytes=64 * MIB))
+    assert report.status == 0 and report.ended_processes == 1
+    assert time.monotonic() - started < 10
+
+
+def test_a_command_that_is_not_there_leaves_nothing() -> None:
+    with pytest.raises(UserError, match="no-such-command: No such file or directory: wanted a command that can be run"):
+        jail.run(["no-such-command"], Limits(memory_bytes=64 * MIB))
+    with pytest.raises(UserError, match="missing: No such file or directory: wanted a file whose pages can be dropped"):
+        jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[Path("/missing")])
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """A jail in a process of its own, once its command runs."""
+    process = subprocess.Popen(
+        [*GENMOTE, "--memory", "64MiB", "--", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "here\n"
+    return process
+
+
+SLEEP = "import time; print('here', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_the_command_and_clean_up(python: Python, number: int, status: int) -> None:
+    process = start(python(SLEEP))
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == status
+    assert left_over() == []
+
+
+def test_a_command_that_ignores_signals_is_ended_too(python: Python) -> None:
+    ignore = "import signal\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\n"
+    process = start(python(ignore + SLEEP))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+def test_a_killed_jail_takes_its_command_along_and_the_next_one_sweeps(python: Python) -> None:
+    pid = "import os; print(os.getpid(), file=open({0!r}, 'w'))\n"
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"genmote-test-{os.getpid()}"
+    process = start(python(pid.format(str(path)) + SLEEP))
+    command = int(path.read_text())
+    path.unlink()
+    process.kill()
+    process.communicate(timeout=20)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if Path(f"/proc/{command}/stat").read_text().split(")")[1].split()[0] != "Z":
+                time.sleep(0.02)
+                continue
+        break
+    else:
+        pytest.fail("the command outlived its jail")
+    assert left_over() != []
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert left_over() == []
+
+
+# -- refusals: exit status 2, and the command never runs -------------------------------------------------------------
+
+
+def test_no_such_group_is_a_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mark = tmp_path / "ran"
+    status = main(["jail", "--memory", "64MiB", "--cgroup", "/not/there", "--", "touch", str(mark)])
+    err = capfd.readouterr().err
+    assert status == 2 and not mark.exists()
+    assert err.startswith("genmote jail: no jail can be made here: ") and "--cgroup" in err
+
+
+def test_read_only_groups_are_a_refusal(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    points = " ".join(
+        str(path) for path in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()] if path.is_mount()
+    )
+    script = f'for p in {points}; do mount -o remount,ro,bind "$p" || exit 99; done; exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *GENMOTE, "--memory", "64MiB", "--", "touch", str(mark)]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("unshare is not here")
+    if told.returncode in (1, 99):
+        pytest.skip(f"no mount namespace here: {told.stderr.strip()}")
+    assert told.returncode == 2 and not mark.exists()
+    assert "no jail can be made here" in told.stderr and len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "a jail without limits: give --device, --memory, --cpus, --cores or --disk"),
+        (["--memory", "many"], "memory 'many': wanted an amount above 0 such as 150MB, 512MiB or 4GB"),
+        (["--memory", "4kB"], "jail: memory of 4000 B: wanted at least 1MiB"),
+        (["--cpus", "0.01"], "jail: cpus=0.01: wanted 0.1 or more processors"),
+        (["--disk", "fast"], "disk 'fast': wanted bytes a second such as 40MB/s or 2GB/s"),
+        (["--device", "stm32h7"], "stm32h7: a microcontroller"),
+        (["--cores", "9999"], "the limit of cores cannot be set to 9999"),
+    ],
+)
+def test_impossible_limits_are_one_line(words: list[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["jail", *words, "--", "true"]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"genmote jail: {told}") and len(err.splitlines()) == 1
+
+
+def test_limits_tell_all_faults_at_once() -> None:
+    with pytest.raises(SpecError, match="memory of 1 B: wanted at least 1MiB; cpus=0: wanted 0.1 or more"):
+        Group.make(Limits(memory_bytes=1, cpus=0.0), [])
