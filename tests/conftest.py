@@ -1,9 +1,16 @@
-"""What all tests share: a home of their own, models where they are here, two paces."""
+"""What all tests share: a home of their own, models where they are here, two paces.
+
+Tests skip where this machine lacks something. GENMOTE_REQUIRE=native,models,emulation (any of these) makes every skip a
+failure as long as one of the named things is absent, so that continuous integration cannot stay green without it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +27,66 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def _kernels() -> bool:
+    try:
+        importlib.import_module("genmote.ops._native")
+    except ImportError:
+        return False
+    return True
+
+
+def _models() -> bool:
+    from genmote.models.store import find
+
+    return all(map(find, ("smollm2-135m", "gemma3-270m")))
+
+
+def _emulators() -> bool:
+    return all(
+        shutil.which(tool)
+        for machine in ("aarch64", "riscv64")
+        for tool in (f"qemu-{machine}", f"{machine}-linux-gnu-g++")
+    )
+
+
+REQUIRABLE = {"native": _kernels, "models": _models, "emulation": _emulators}
+
+
+@cache
+def _required_but_absent() -> list[str]:
+    return [name for name in filter(None, os.environ.get("GENMOTE_REQUIRE", "").split(",")) if not REQUIRABLE[name]()]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = set(filter(None, os.environ.get("GENMOTE_REQUIRE", "").split(","))) - set(REQUIRABLE)
+    if unknown:
+        raise pytest.UsageError(f"GENMOTE_REQUIRE: {', '.join(sorted(unknown))}: known are {', '.join(REQUIRABLE)}")
+    _required_but_absent()  # now, while GENMOTE_HOME is the user's
+
+
+def _fail_if_required(report: pytest.CollectReport | pytest.TestReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail") or not _required_but_absent():
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if "slow: run with --slow" not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"{reason}; GENMOTE_REQUIRE wants what is absent: {', '.join(_required_but_absent())}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_if_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_if_required(report)
+    return report
 
 
 @pytest.fixture

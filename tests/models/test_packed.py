@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genmote import home
-from genmote.errors import SpecError
+from genmote.errors import OpsError, SpecError
 from genmote.models import packed
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
@@ -19,7 +19,7 @@ from genmote.models.make_model import make_model
 from genmote.models.weights import GgufWeights
 from genmote.ops.protocol import Span
 
-native = pytest.importorskip("genmote.ops.native_ops", reason="the native kernels are not built here")
+native = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
 
 @pytest.fixture

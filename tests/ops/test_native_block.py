@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genmote.errors import OpsError
 from genmote.models.decoder import block
 from genmote.ops import quant
 from genmote.ops.layer import Adapter, Layer, LayerSpec, Linear, Norm
 from genmote.ops.numpy_ops import NumpyOps
 from genmote.ops.protocol import Rotary, Span
 
-native_ops = pytest.importorskip("genmote.ops.native_ops", reason="the native kernels are not built here")
+native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
 ISAS = [name for name in native_ops._native.isa_names() if native_ops._native.isa_runs(name)]
 PLAIN = ["F32", "F16", "BF16"]
@@ -161,3 +162,60 @@ def test_layers_that_no_fused_form_can_run() -> None:
     adapted = replace(layer, q=replace(layer.q, adapters=(Adapter(down, up, 1.0),)))
     for other in (adapted, replace(layer, up=None)):
         assert ops.block(np.zeros((1, plan.width), np.float32), other, None, []) is None
+
+
+@pytest.mark.parametrize("name", ["native", "numpy"])
+@pytest.mark.parametrize("huge", [1e6, -1e6, 3e38, np.inf])
+def test_a_later_row_beyond_float16_does_not_reach_earlier_rows(name, huge):
+    """Causality holds whatever a row's values are: in one prefill, and row by row."""
+    ops = load(name)
+    layer = Layer(
+        LayerSpec(0, 2, 1, 16, 0.25),
+        *(Norm(ops.vector(np.ones(16, np.float32))), None, None, None, None, None),
+    )
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((4, 2, 16)).astype(np.float32)
+    k, v = (rng.standard_normal((4, 1, 16)).astype(np.float32) for _ in range(2))
+    v[3] = huge
+    k[3, 0, 0] = huge
+    whole_cache = ops.cache(1, 1, 16, 32)
+    whole = ops.attend(q, k, v, [Span(whole_cache, 0, 4)], layer)
+    cache = ops.cache(1, 1, 16, 32)
+    alone = []
+    for row in range(4):
+        alone.append(ops.attend(q[row : row + 1], k[row : row + 1], v[row : row + 1], [Span(cache, 0, 1)], layer))
+        cache.length += 1
+    assert np.array_equal(whole, np.concatenate(alone)) and np.isfinite(whole[:3]).all()
+
+
+def test_moving_a_cache_while_the_kernels_run_is_not_felt():
+    """Python may set `length` from another thread: the kernels use what they checked."""
+    import threading
+
+    ops = load("native", threads=1)
+    layer = Layer(LayerSpec(0, 8, 1, 64, 0.125), *([None] * 6))
+    cache = ops.cache(1, 1, 64, 512)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((256, heads, 64)).astype(np.float32) for heads in (8, 1, 1))
+    want = ops.attend(q, k, v, [Span(cache, 0, 256)], layer)
+    stop = threading.Event()
+
+    def disturb():
+        while not stop.is_set():
+            cache.length = 1 << 40
+            cache.length = 0
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        done = 0
+        for _ in range(300):
+            try:
+                assert np.array_equal(ops.attend(q, k, v, [Span(cache, 0, 256)], layer), want)
+                done += 1
+            except ValueError as error:
+                assert "cache is full" in str(error)  # the length was absurd at the check
+    finally:
+        stop.set()
+        thread.join()
+    assert done

@@ -15,7 +15,7 @@ from genmote.ops.layer import Adapter, Experts, Layer, LayerSpec, Linear, Norm
 from genmote.ops.numpy_ops import NumpyOps
 from genmote.ops.protocol import Span
 
-native_ops = pytest.importorskip("genmote.ops.native_ops", reason="the native kernels are not built here")
+native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 NativeOps = native_ops.NativeOps
 
 ISAS = [name for name in native_ops._native.isa_names() if native_ops._native.isa_runs(name)]

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genmote.errors import OpsError
 from genmote.ops import quant
 from genmote.ops.layer import Layer, LayerSpec, Linear
 from genmote.ops.protocol import Span
 
-native_ops = pytest.importorskip("genmote.ops.native_ops", reason="the native kernels are not built here")
+native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
 SIZES = [(16, 32), (48, 64), (600, 576), (33, 1536), (2000, 576)]
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
