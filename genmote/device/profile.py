@@ -13,6 +13,7 @@ from genmote.spec import dataclass, from_toml, setting
 
 FOLDER = Path(__file__).parent / "profiles"
 MIB = 1 << 20
+Architecture = Literal["aarch64", "x86_64", "riscv64", "armv7l", "xtensa", "armv7em", "other"]
 
 
 def _positive(part: object, *names: str) -> Iterator[str]:
@@ -121,7 +122,7 @@ class Profile:
 
     title: str = setting("the device's full name")
     chip: str = setting("its processor")
-    arch: Literal["aarch64", "x86_64", "riscv64", "armv7l", "xtensa", "armv7em", "other"] = setting("its architecture")
+    arch: Architecture = setting("its architecture")
     memory: Memory = setting("memory")
     bandwidth: Bandwidth = setting("memory bandwidth")
     compute: Compute = setting("processor cores")
