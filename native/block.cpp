@@ -151,7 +151,7 @@ void Machine::store(const float* k, const float* v, int64_t ld, const std::vecto
             for (int h = 0; h < heads; h++) {
                 kernels.to_half(k + (s.start + i) * ld + h * dim, dim, kh);
                 kernels.to_half(v + (s.start + i) * ld + h * dim, dim, vh);
-                s.cache->put(layer, h, s.cache->length + i, kh, vh);
+                s.cache->put(layer, h, s.length + i, kh, vh);
             }
         });
 }
@@ -180,7 +180,7 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
                 int64_t row = (j + i) / group, head = p.head * group + (j + i) % group;
                 t.q[i] = q + (s.start + row) * ldq + head * b.dim;
                 t.out[i] = out + (s.start + row) * ldo + head * b.dim;
-                t.end[i] = s.cache->length + row + 1;
+                t.end[i] = s.length + row + 1;
                 t.begin[i] = b.window > 0 ? std::max<int64_t>(0, t.end[i] - b.window) : 0;
                 longest = std::max(longest, t.end[i]);
             }
@@ -194,7 +194,7 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
         }
     };
     int64_t rows_seen = 0;
-    for (const Span& s : spans) rows_seen += s.count * (s.cache->length + s.count);
+    for (const Span& s : spans) rows_seen += s.count * (s.length + s.count);
     const int n = static_cast<int>(list.size());
     if (rows_seen * b.heads * b.dim < 65536) {  // a few microseconds at most
         for (int i = 0; i < n; i++) work(i, 0);

@@ -33,6 +33,7 @@ class KVCache {
 struct Span {
     KVCache* cache;
     int64_t start, count;
+    int64_t length = 0;  // of the cache before these rows
 };
 
 struct Linear {

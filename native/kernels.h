@@ -216,14 +216,21 @@ void softmax(float* x, int64_t n) {
     each(x, n, x, [&](VF v, int64_t) { return v * splat(inverse); });
 }
 
+// Values beyond float16's range become its largest: an infinity would reach rows that give it no weight (0 * inf).
+inline VF within_half(VF v) {
+    const VF top = splat(65504.0f);
+    v = v < top ? v : top;
+    return v > VF{} - top ? v : VF{} - top;
+}
+
 void to_half(const float* x, int64_t n, uint16_t* y) {
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) store_half(y + i, load(x + i));
+    for (; i + LANES <= n; i += LANES) store_half(y + i, within_half(load(x + i)));
     if (i < n) {
         alignas(64) float t[16] = {};
         uint16_t h[16];
         std::memcpy(t, x + i, static_cast<size_t>(n - i) * 4);
-        store_half(h, load(t));
+        store_half(h, within_half(load(t)));
         std::memcpy(y + i, h, static_cast<size_t>(n - i) * 2);
     }
 }

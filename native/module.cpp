@@ -112,12 +112,16 @@ Norm norm_of(const nb::object& o, nb::list& keep) {  // None, or (gain, bias | N
     return {gain.data(), floats(bias, gain.size(), keep), static_cast<int64_t>(gain.size()), nb::cast<float>(t[2]), nb::cast<bool>(t[3])};
 }
 
-void check_spans(const PySpans& s, int64_t rows, int layer, int heads, int dim) {
+// The spans with the caches' lengths as they are now: Python may move them while the kernels run without its lock.
+std::vector<Span> checked(const PySpans& s, int64_t rows, int layer, int heads, int dim) {
     need(s.rows == rows, "spans do not cover the rows");
-    for (const Span& p : s.spans) {
+    std::vector<Span> spans = s.spans;
+    for (Span& p : spans) {
+        p.length = p.cache->length;
         need(layer >= 0 && p.cache->layers > layer && p.cache->heads == heads && p.cache->dim == dim, "cache has another shape");
-        need(p.cache->length >= 0 && p.cache->length <= p.cache->capacity - p.count, "cache is full");
+        need(p.length >= 0 && p.length <= p.cache->capacity - p.count, "cache is full");
     }
+    return spans;
 }
 
 }  // namespace
@@ -274,13 +278,13 @@ NB_MODULE(_native, m) {
             need(q.ndim() == 3 && k.ndim() == 3 && q.size() > 0 && k.size() > 0 && v.size() == k.size() && k.shape(0) == q.shape(0) && k.shape(2) == q.shape(2) && out.size() == q.size(), "attend: wrong shapes");
             const int heads = static_cast<int>(q.shape(1)), kv = static_cast<int>(k.shape(1)), dim = static_cast<int>(q.shape(2));
             need(heads % kv == 0 && dim <= 1024, "attend: wrong heads");
-            check_spans(spans, static_cast<int64_t>(q.shape(0)), layer, kv, dim);
+            const std::vector<Span> now = checked(spans, static_cast<int64_t>(q.shape(0)), layer, kv, dim);
             Block b{};
             b.index = layer; b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = scale; b.cap = cap; b.window = window;
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(s.busy);
-            s.store(k.data(), v.data(), int64_t(kv) * dim, spans.spans, layer, kv, dim);
-            s.attend(q.data(), int64_t(heads) * dim, out.data(), int64_t(heads) * dim, spans.spans, b);
+            s.store(k.data(), v.data(), int64_t(kv) * dim, now, layer, kv, dim);
+            s.attend(q.data(), int64_t(heads) * dim, out.data(), int64_t(heads) * dim, now, b);
         })
         .def("glu", [](Machine& s, Floats gate, Floats up, int act, FloatsOut y) {
             need(gate.size() == up.size() && y.size() == up.size() && act >= 0 && act <= 2, "glu: wrong shapes");
@@ -315,10 +319,10 @@ NB_MODULE(_native, m) {
                 need(cos && sin && cos->ndim() == 2 && int64_t(cos->shape(0)) == rows && sin->size() == cos->size() && int64_t(2 * cos->shape(1)) <= b.b.dim, "block: wrong rotary table");
                 half = static_cast<int64_t>(cos->shape(1));
             }
-            check_spans(spans, rows, b.b.index, b.b.kv_heads, b.b.dim);
+            const std::vector<Span> now = checked(spans, rows, b.b.index, b.b.kv_heads, b.b.dim);
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(s.busy);
-            s.block(b.b, x.data(), rows, half ? cos->data() : nullptr, half ? sin->data() : nullptr, half, spans.spans);
+            s.block(b.b, x.data(), rows, half ? cos->data() : nullptr, half ? sin->data() : nullptr, half, now);
         }, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg());
 
     m.def("rotary", [](Ints positions, Doubles inv_freq, float scale, FloatsOut cos, FloatsOut sin) {

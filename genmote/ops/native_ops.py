@@ -70,9 +70,9 @@ class NativeCache(_native.KVCache):
         self.position -= self.length - length
         self.length = length
 
-    def export(self) -> dict[str, NDArray[Any]]:
+    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
         layers, _, heads, dim = self.shape
-        k = np.empty((layers, self.length, heads, dim), np.float16)
+        k = np.empty((layers, self.length if length is None else length, heads, dim), np.float16)
         v = np.empty_like(k)
         self.read(k.view(np.uint16), v.view(np.uint16))
         return {"k": k, "v": v}

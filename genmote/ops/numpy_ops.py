@@ -92,8 +92,9 @@ class NumpyCache:
         self.position -= self.length - length
         self.length = length
 
-    def export(self) -> dict[str, NDArray[Any]]:
-        return {"k": self.k[:, : self.length].copy(), "v": self.v[:, : self.length].copy()}
+    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
+        end = self.length if length is None else length
+        return {"k": self.k[:, :end].copy(), "v": self.v[:, :end].copy()}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         k, v = check_state(state, self.k.shape, self.capacity)
@@ -106,9 +107,16 @@ class NumpyCache:
         if end > self.k.shape[1]:
             rows = min(max(end, 2 * self.k.shape[1], 64), self.capacity)
             self.k, self.v = (_grown(x, rows) for x in (self.k, self.v))
-        with np.errstate(over="ignore"):
-            self.k[layer, self.length : end] = k
-            self.v[layer, self.length : end] = v
+        self.k[layer, self.length : end] = within_half(k)
+        self.v[layer, self.length : end] = within_half(v)
+
+
+def within_half(x: Float32) -> Float32:
+    """Values beyond float16's range, NaN too, become its largest: an infinity in a row of values would reach the rows
+    that give it no weight (0 * inf)."""
+    top = np.float32(65504)
+    x = np.where(x < top, x, top)
+    return np.where(x > -top, x, -top)
 
 
 def _grown(x: NDArray[np.float16], rows: int) -> NDArray[np.float16]:

@@ -40,8 +40,9 @@ class KVCache(Protocol):
         """Forget the rows from `length` on (positions go back with them)."""
         ...
 
-    def export(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays {"k": (L, T, Hkv, D) float16, "v": the same} of the valid rows, for saving a prefix."""
+    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
+        """Plain arrays {"k": (L, T, Hkv, D) float16, "v": the same} of the first `length` rows (None: all that are
+        valid), for saving or copying a prefix."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
@@ -133,5 +134,5 @@ class Ops(Protocol):
         ...
 
     # -- optional fused form --------------------------------------------------------------------------------------
-    # block(x, layer, rotary | None, spans) -> x | None : the whole of `decoder.block`, bit-identical to the steps above,
-    # possibly in place of x; None for a layer that it has no fused form for. No attribute where an op set has none.
+    # block(x, layer, rotary | None, spans) -> x | None : the whole of `decoder.block`, bit-identical to the steps, possibly
+    # in place of x; None for a layer that it has no fused form for. No attribute where an op set has none.

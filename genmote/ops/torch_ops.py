@@ -53,7 +53,12 @@ def round_q8(x: Tensor) -> Tensor:
 
 def round_half(x: Tensor) -> Tensor:
     """Through float16 and back, gradient straight through."""
-    return _straight_through(x.detach().half().to(x.dtype), x)
+    return _straight_through(within_half(x.detach()).half().to(x.dtype), x)
+
+
+def within_half(x: Tensor) -> Tensor:
+    """Values beyond float16's range become its largest, as in every op set."""
+    return x.clamp(-65504.0, 65504.0)
 
 
 def _straight_through(value: Tensor, source: Tensor) -> Tensor:
@@ -95,8 +100,9 @@ class TorchCache:
         self.position -= self.length - length
         self.length = length
 
-    def export(self) -> dict[str, NDArray[Any]]:
-        return {name: x[:, : self.length].cpu().numpy().copy() for name, x in (("k", self.k), ("v", self.v))}
+    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
+        end = self.length if length is None else length
+        return {name: x[:, :end].cpu().numpy().copy() for name, x in (("k", self.k), ("v", self.v))}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         k, v = check_state(state, tuple(self.k.shape), self.capacity)
@@ -110,8 +116,8 @@ class TorchCache:
             rows = min(max(end, 2 * self.k.shape[1], 64), self.capacity) - self.k.shape[1]
             more = self.k.new_zeros(self.k.shape[0], rows, *self.k.shape[2:])
             self.k, self.v = torch.cat([self.k, more], dim=1), torch.cat([self.v, more], dim=1)
-        self.k[layer, self.length : end] = k.detach()
-        self.v[layer, self.length : end] = v.detach()
+        self.k[layer, self.length : end] = within_half(k.detach())
+        self.v[layer, self.length : end] = within_half(v.detach())
 
 
 class TorchOps:

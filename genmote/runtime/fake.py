@@ -52,8 +52,8 @@ class EchoCache:
     def truncate(self, length: int) -> None:
         self.length = self.position = length
 
-    def export(self) -> dict[str, NDArray[Any]]:
-        return {"k": self.rows[None, : self.length, None, None]}
+    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
+        return {"k": self.rows[None, : self.length if length is None else length, None, None]}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         rows = state["k"].reshape(-1)

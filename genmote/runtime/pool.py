@@ -19,7 +19,7 @@ class SessionPool:
         self.engine, self.keep = engine, keep
         self._idle: list[Session] = []  # oldest first
 
-    def take(self, rows: Rows, reserve: int, active: Iterable[Session] = ()) -> Session:
+    def take(self, rows: Rows, active: Iterable[Session] = ()) -> Session:
         """A session for the prompt, holding as much of its beginning as any session here or in `active` does.
 
         A session that goes on with its own text is taken; where only a beginning is shared (a system prompt), that part
@@ -35,7 +35,6 @@ class SessionPool:
         else:
             session = best.fork(shared)
         session.match(rows)
-        session.reserve(reserve)
         return session
 
     def give(self, session: Session) -> None:

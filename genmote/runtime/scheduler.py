@@ -23,7 +23,6 @@ from genmote.runtime.handle import Event, Handle
 from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
 from genmote.runtime.session import BESIDE, CHUNK, Session, Work, run_batch
-from genmote.runtime.stream import AHEAD
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
@@ -155,8 +154,7 @@ class Scheduler:
         for text in entering:
             try:
                 sessions = [other.session for other in self._active if other.session is not None]
-                ahead = min(text.generation.request.max_tokens, AHEAD)
-                text.session = self._pool.take(text.rows, len(text.rows) + ahead, sessions)
+                text.session = self._pool.take(text.rows, sessions)
                 text.at = text.handle.cached_tokens = len(text.session)
                 text.account = Account(text.generation, len(text.rows), text.at, text.handle.submitted)
             except Exception as error:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # rows of a prompt run at once: more gain nothing, and memory grows with them
 BESIDE = 64  # rows run at once where other texts wait: near the full speed, and a short wait
-_SMALLEST = 256  # rows of a first cache
 
 
 class Session:
@@ -29,13 +28,11 @@ class Session:
     After an exception, Ctrl-C included, the session holds what it held before the call.
     """
 
-    def __init__(self, engine: Engine, reserve: int = 0) -> None:
-        """`reserve` rows are allocated at once; beyond them the cache grows by doubling, up to the context."""
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.ids: list[int] = []
         self._version = engine.version
         self._cache: KVCache | None = None
-        self._reserve = reserve
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,29 +105,18 @@ class Session:
         if need > self.engine.context:
             raise ContextError(f"the text has {need} tokens, {self.engine.context_limit}")
         cache = self._cache
-        if cache is None or cache.capacity < need:
-            double = 2 * cache.capacity if cache is not None else _SMALLEST
-            grown = self.engine.decoder.cache(min(self.engine.context, max(need, double, self._reserve)))
-            if cache is not None and self.ids:
-                if cache.length > len(self.ids):
-                    cache.truncate(len(self.ids))
-                grown.restore(cache.export())
-            cache = self._cache = grown
+        if cache is None:
+            # The whole context at once: a cache takes memory as rows arrive, and to grow it would hold it twice.
+            cache = self._cache = self.engine.decoder.cache(self.engine.context)
         if cache.length > len(self.ids):
             cache.truncate(len(self.ids))
         return cache
-
-    def reserve(self, rows: int) -> None:
-        """Have room for `rows` rows in all, so that the cache need not grow on the way."""
-        self._reserve = min(self.engine.context, rows)
-        self.ready(max(0, self._reserve - len(self.ids)))
 
     def fork(self, length: int) -> Session:
         """A new session that holds the first `length` rows: a copy, far cheaper than running them."""
         other = Session(self.engine)
         if length and self._cache is not None:
-            state = {name: array[:, :length] for name, array in self._cache.export().items()}
-            other.ready(length).restore(state)
+            other.ready(length).restore(self._cache.export(length))
             other.ids = self.ids[:length]
         return other
 
@@ -146,8 +132,6 @@ class Session:
         self.truncate(0)
         self._version = self.engine.version
         if ids:
-            # Room for what follows too: to grow would mean to copy what was just read.
-            self._reserve = max(self._reserve, min(self.engine.context, len(ids) + CHUNK))
             cache = self.ready(len(ids))
             try:
                 cache.restore(state)

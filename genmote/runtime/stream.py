@@ -14,7 +14,6 @@ from genmote.runtime.session import Session
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
-AHEAD = 1024  # rows reserved beyond the prompt; a longer text grows its cache
 
 
 class Stream:
@@ -50,10 +49,9 @@ class Stream:
         session = self._session
         if session is None:
             with engine.lock:
-                session = engine.pool.take(rows, len(rows) + min(request.max_tokens, AHEAD))
+                session = engine.pool.take(rows)
         try:
             account = self._account = Account(generation, len(rows), session.match(rows), started)
-            session.reserve(len(rows) + min(request.max_tokens, AHEAD))
             before = time.perf_counter()
             logits = session.prefill(rows)[None]
             account.prefill_s = time.perf_counter() - before

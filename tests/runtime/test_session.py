@@ -261,17 +261,17 @@ def test_the_pool_continues_a_text_and_copies_a_shared_beginning() -> None:
     engine = fake_engine()
     pool = SessionPool(engine, keep=4)
     system = list(range(20, 60))
-    first = pool.take(Rows([*system, 1]), 0)
+    first = pool.take(Rows([*system, 1]))
     first.prefill([*system, *range(100, 160)])
     pool.give(first)
-    second = pool.take(Rows([*system, 2]), 0)
+    second = pool.take(Rows([*system, 2]))
     assert second is not first and second.ids == system  # a copy, and the first is still whole
     assert len(first) == 100
     np.testing.assert_array_equal(second.step(2), fresh([*system, 2]))
     pool.give(second)
-    third = pool.take(Rows([*system, *range(100, 160), 3]), 0)
+    third = pool.take(Rows([*system, *range(100, 160), 3]))
     assert third is first and len(third) == 100
-    active = pool.take(Rows([*system, *range(100, 160), 4]), 0, [third])  # from a text at work
+    active = pool.take(Rows([*system, *range(100, 160), 4]), [third])  # from a text at work
     assert active is not third and len(active) == 100
     np.testing.assert_array_equal(active.step(4), fresh([*system, *range(100, 160), 4]))
 
@@ -283,14 +283,14 @@ def test_the_pool_keeps_the_most_recent() -> None:
     for number, session in enumerate(sessions):
         session.prefill([number] * 5)
         pool.give(session)
-    assert len(pool.take(Rows([0] * 6), 0)) == 0
-    assert pool.take(Rows([2] * 6), 0) is sessions[2]
+    assert len(pool.take(Rows([0] * 6))) == 0
+    assert pool.take(Rows([2] * 6)) is sessions[2]
 
 
 def test_a_pool_of_none_keeps_nothing() -> None:
     engine = fake_engine()
     pool = SessionPool(engine, keep=0)
-    session = pool.take(Rows([1, 2]), 0)
+    session = pool.take(Rows([1, 2]))
     session.prefill([1, 2])
     pool.give(session)
-    assert len(pool.take(Rows([1, 2, 3]), 0)) == 0
+    assert len(pool.take(Rows([1, 2, 3]))) == 0
