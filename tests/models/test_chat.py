@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from genmote.errors import TemplateError
-from genmote.models import chat
+from genmote.models import template_limits as limits
 from genmote.models.chat import ChatTemplate
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -102,7 +103,7 @@ def test_the_conversation_is_not_changed() -> None:
         ("{{ messages[0].content + none }}", "the chat template fails: can only concatenate str"),
         ("{{ ''.__class__.__mro__ }}", "the chat template fails: .*unsafe"),
         ("{% include 'x' %}", "the chat template fails: no loader"),
-        ("x" * (chat.MOST_SOURCE + 1), "a chat template of 1048577 characters: at most 1048576 are compiled"),
+        ("x" * (limits.MOST_SOURCE + 1), "a chat template of 1048577 characters: at most 1048576 are compiled"),
     ],
 )
 def test_a_template_that_fails(source: str, message: str) -> None:
@@ -144,6 +145,25 @@ HOSTILE = {
     "a wide format filter": "{{ '%1000000000d' | format(3) }}",
     "a replacement": "{{ ('x' * 2000000).replace('x', 'y' * 2000000) }}",
     "a join": "{{ range(99999) | list | join('x' * 99999) }}",
+    "a generator of long texts": "{{ range(10000) | map('string') | map('center', 100000) | list | length }}",
+    "a generator that is joined": "{{ range(99999) | map('string') | join('x' * 4000000) }}",
+    "a generator of lists": "{{ range(100000) | batch(1) | map('list') | map('list') | list | length }}",
+    "many slices": "{{ range(99999) | list | slice(100000) | map('center', 100000) | first }}",
+    "a text taken apart": "{{ ('ab ' * 1300000).split() | length }}",
+    "a text taken apart at a letter": "{{ ('aba' * 1300000).rsplit('b') | length }}",
+    "a text as a list": "{{ ('\u1234' * 4000000) | list | length }}",
+    "a wide indent": "{{ ('a\n' * 100000) | indent(1000) | length }}",
+    "a numerous replacement": "{{ ('x' * 4000000) | replace('x', 'y' * 64) | length }}",
+    "a format of many fields": "{{ ('{0}' * 100000).format('x' * 40000) | length }}",
+    "a percent of many fields": "{{ ('%(a)s' * 100000) % {'a': 'x' * 40000} }}",
+    "a format of many wide fields": "{{ ('{:>9999}' * 100000).format(*range(99999)) }}",
+    "long numbers as text": "{{ ([9 ** 1290] * 131072) ~ '' }}",
+    "many values held": "".join(f"{{% set a{i} = 'x' * 4000000 %}}" for i in range(1000)),
+    "many slices held": "{% set a = 'x' * 4000000 %}" + "".join(f"{{% set a{i} = a[1:] %}}" for i in range(1000)),
+    "many copies held": "{% set a = 'x' * 4000000 %}" + "".join(f"{{% set a{i} = a.upper() %}}" for i in range(1000)),
+    "constants": "{{ " + " ~ ".join(["('x' | center(100000))"] * 5000) + " }}",
+    "comparing trees": "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
+    "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
     "two calls of itself": "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
     "a tree of calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(50) }}",
 }
@@ -154,22 +174,67 @@ def test_a_hostile_template(source: str) -> None:
     started = time.perf_counter()
     with pytest.raises(TemplateError, match="the chat template .*: it is broken or hostile; give another template"):
         ChatTemplate(source).render(HELLO)
-    assert time.perf_counter() - started < 2 * chat.MOST_SECONDS
+    assert time.perf_counter() - started < 2 * limits.MOST_SECONDS
+
+
+REFUSED = {
+    "adding lists": ("{{ range(50000) | batch(1) | sum(start=[]) }}", "sum adds numbers"),
+    "a translation": ("{{ ('x' * 4000000).translate({120: 'y' * 100000}) }}", "'translate' of 'str' object is unsafe"),
+    "tabs": ("{{ ('\t' * 4000000).expandtabs(100000) }}", "'expandtabs' of 'str' object is unsafe"),
+    "an encoding": ("{{ ('x' * 4000000).encode('utf-32') }}", "'encode' of 'str' object is unsafe"),
+    "a wide JSON": ("{{ range(99999) | list | tojson(indent=100000) }}", "tojson takes an indent of at most 32"),
+    "a long date": ("{{ strftime_now('%c' * 2000000) }}", "strftime_now takes a format of at most 1000 characters"),
+    "chance": ("{{ messages | random }}", "No filter named 'random'"),
+}
+
+
+@pytest.mark.parametrize(("source", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_no_template_needs(source: str, message: str) -> None:
+    with pytest.raises(TemplateError, match=message):
+        ChatTemplate(source).render(HELLO)
+
+
+GREEDY = (
+    "a generator of long texts, a text taken apart, a text as a list, a wide indent, a numerous replacement, "
+    "a format of many fields, a percent of many fields, long numbers as text, many values held, many slices held"
+).split(", ")
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_hostile_template_takes_little_memory(name: str) -> None:
+    """Beside the limit on what it makes, there may be one value that is still being made."""
+    ChatTemplate("x").render([])
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError):
+            ChatTemplate(HOSTILE[name]).render(HELLO)
+        assert tracemalloc.get_traced_memory()[1] < limits.MOST_MADE + 8 * limits.MOST_SIZE
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_filter_gives_a_list_that_may_be_read_twice() -> None:
+    source = (
+        "{% set x = [1, 2] | map('string') %}{{ x | join }}{{ x | join }}{{ x | length }}{{ {'a': 1} | items | list }}"
+    )
+    assert ChatTemplate(source).render([]) == "12122[('a', 1)]"
 
 
 def test_limits_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
     for source, message in (
-        (HOSTILE["a doubled text"], "makes a value of more than 4194304 characters or 131072 items"),
+        (HOSTILE["a nested list"], "makes a value of more than 4194304 characters or 131072 items"),
         (HOSTILE["a squared number"], "makes a number of more than 4096 bits"),
         (HOSTILE["a wide star"], "formats with a width that has no bound"),
         (HOSTILE["a wide method"], r"calls for a size of 1e\+09"),
+        (HOSTILE["a generator of long texts"], "makes a value of more than 4194304 characters or 131072 items"),
+        (HOSTILE["many values held"], "makes more than 64 MB"),
         (HOSTILE["a long output"], "writes more than 4194304 characters"),
         (HOSTILE["loops that write nothing"], "runs 1000000 lines without coming to an end"),
         (HOSTILE["two calls of itself"], "ends in RecursionError"),
     ):
         with pytest.raises(TemplateError, match=f"the chat template {message}: it is broken"):
             ChatTemplate(source).render(HELLO)
-    monkeypatch.setattr(chat, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "MOST_SECONDS", 0.0)
     with pytest.raises(TemplateError, match="runs 0 seconds without coming to an end"):
         ChatTemplate(HOSTILE["loops that write nothing"]).render(HELLO)
 
