@@ -1,6 +1,6 @@
 """Run a command within a board's memory, processors and disk rate, and tell what it took.
 
-    genmote jail --device pi-zero-2w -- genmote generate smollm2-135m "Hello"
+    genmote jail --device pi-zero-2w -- genmote generate smollm2-135m --prompt "Hello"
     genmote jail --memory 150MB --cpus 1 --disk 40MB/s -- python3 program.py
 
 The limits are control groups of Linux (v1 or v2), so a command that wants more memory is killed as on the board. A

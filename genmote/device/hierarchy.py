@@ -35,6 +35,7 @@ class Mounts:
     v2: Path | None
     own_v1: dict[str, Path]
     own_v2: Path | None
+    named: bool = False
 
 
 def mounts(proc: Path = Path("/proc/self"), inside: str | None = None) -> Mounts:
@@ -58,7 +59,7 @@ def mounts(proc: Path = Path("/proc/self"), inside: str | None = None) -> Mounts
         for name in set(kind[2].split(",")) & {names[0] for names in CONTROLLERS.values()}:
             v1[name] = point
             own_v1[name] = _within(point, root, inside or paths.get(name, "/"), strict=inside is not None)
-    return Mounts(v1, v2, own_v1, own_v2)
+    return Mounts(v1, v2, own_v1, own_v2, inside is not None)
 
 
 def _within(point: Path, root: str, path: str, *, strict: bool) -> Path:
@@ -88,7 +89,7 @@ def places(wanted: set[str], found: Mounts) -> dict[str, Place]:
             made[name] = Place(1, found.own_v1[kernel])
     left = wanted - set(made)
     if left and found.v2 is not None and found.own_v2 is not None:
-        base, given = _base(found.own_v2, found.v2, left)
+        base, given = _base(found.own_v2, found.own_v2 if found.named else found.v2, left)
         made |= {name: Place(2, base) for name in given}
     if "memory" in wanted and "memory" not in made:
         raise UserError(f"no jail can be made here: {_why_not(found)}")
@@ -101,6 +102,8 @@ def _why_not(found: Mounts) -> str:
             "no cgroup file system is mounted (wanted /sys/fs/cgroup); run it on the host, or in a privileged container"
         )
     own = found.own_v2 or found.v2
+    if found.named:
+        return f"{own} hands out no memory controller to this user, or is not there: name another one with --cgroup"
     return (
         f"no group at or above {own} hands out the memory controller to this user; run it as root, or in a group of "
         "your own: systemd-run --user --scope -p Delegate=yes genmote jail ..."

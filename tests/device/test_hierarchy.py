@@ -127,6 +127,16 @@ def test_a_named_group_stands_in_for_the_own_one(tree: Tree) -> None:
     assert mounts(tree.proc, inside="/other").own_v1["memory"] == memory / "other"
 
 
+def test_a_named_group_is_taken_or_refused_but_never_one_above_it(tree: Tree) -> None:
+    tree.mount("unified", "cgroup2", "nsdelegate")
+    tree.own("0::/")
+    tree.v2("", "cpu io memory", "cpu io memory")
+    named = tree.v2("named", "cpu io memory", "cpu io memory")
+    assert {place.folder for place in places(ALL, mounts(tree.proc, inside="/named")).values()} == {named}
+    with pytest.raises(UserError, match=r"not/there hands out no memory controller to this user, or is not there"):
+        places(ALL, mounts(tree.proc, inside="/not/there"))
+
+
 def test_nothing_mounted_is_a_refusal(tree: Tree) -> None:
     with pytest.raises(UserError, match="no jail can be made here: no cgroup file system is mounted"):
         places(ALL, mounts(tree.proc))
