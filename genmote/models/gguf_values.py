@@ -58,8 +58,9 @@ class Source:
         self.size = len(data)
 
     def fail(self, what: str) -> ModelFileError:
-        """The error to raise; ``what`` says what is wrong, where, and what to do."""
-        return ModelFileError(f"{self.path}: {what}")
+        """The error to raise; ``what`` says what is wrong, where, and what to do. A file's names may hold anything."""
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in what)
+        return ModelFileError(f"{self.path}: {line}")
 
 
 class Cursor:
@@ -175,11 +176,6 @@ class MetaArray:
             raise self._source.fail(f"{self._what} holds strings, wanted numbers; the file is damaged")
         numbers = np.frombuffer(self._source.view, dtype, self._count, self._start)
         return numbers.astype(np.bool_) if self.type_id == BOOL else numbers
-
-    def bytes_at(self, index: int) -> bytes:
-        """The bytes of string ``index``, whether or not they are UTF-8. ``ModelFileError`` for an array of numbers."""
-        start, length = self._bounds(index)
-        return bytes(self._source.view[start : start + length])
 
     def strings(self) -> list[str]:
         """All strings; ``ModelFileError`` for an array of numbers or bytes that are not UTF-8."""

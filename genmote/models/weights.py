@@ -96,7 +96,7 @@ class Tensors:
 
     def check_all_used(self) -> None:
         """A tensor that the family leaves out would silently make it another model."""
-        left = [name for name in self.model.tensors if name not in self.used]
+        left = [name if name.isprintable() else repr(name) for name in self.model.tensors if name not in self.used]
         if left:
             some = ", ".join(sorted(left)[:3]) + (", …" if len(left) > 3 else "")
             raise ModelFileError(

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import GenmoteError, SpecError
+from genmote.errors import ModelFileError, SpecError
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 _MASK64 = (1 << 64) - 1
@@ -161,7 +161,7 @@ class Sampler:
         if self.sampling.temperature == 0.0:
             token = int(logits.argmax())
             if not math.isfinite(logits[token]):
-                raise GenmoteError(_BROKEN)
+                raise ModelFileError(_BROKEN)
             return token
         tokens, weights = keep(logits, self.sampling)
         place = draw(weights, uniform(self.seed, self.index))
@@ -202,7 +202,7 @@ def keep(logits: NDArray[np.float32], s: Sampling) -> tuple[NDArray[np.int64] | 
     """
     best = float(logits.max())
     if not math.isfinite(best):
-        raise GenmoteError(_BROKEN)
+        raise ModelFileError(_BROKEN)
     tokens: NDArray[np.int64] | None = None  # None: the whole vocabulary
     values = logits
     if 0 < s.top_k < len(logits):

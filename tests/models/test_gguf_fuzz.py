@@ -68,7 +68,7 @@ def survive(path: Path, content: bytes) -> bool:
         model = ModelFile.open(path)
     except ModelFileError as error:
         assert str(error).startswith(f"{path}: ")
-        assert len(str(error)) < 4096
+        assert len(str(error)) < 4096 and str(error).isprintable()
         refused = True
     # The window over a vocabulary costs 8 bytes a byte, for at most 64 KiB at once; the rest is a few small objects.
     assert tracemalloc.get_traced_memory()[1] - before < (1 << 18) + 12 * min(len(content), 1 << 16)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genmote.errors import GenmoteError, SpecError
+from genmote.errors import ModelFileError, SpecError
 from genmote.runtime.sample import Sampler, Sampling, draw, keep, token_logprobs, top_logprobs, uniform
 
 Array = NDArray[np.float64]
@@ -188,7 +188,7 @@ def test_bias_and_mask() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("logits", [[math.nan, 1.0], [-math.inf, -math.inf]])
 def test_broken_logits_are_told(logits: list[float], temperature: float) -> None:
-    with pytest.raises(GenmoteError, match="logits are not numbers, or no token is allowed"):
+    with pytest.raises(ModelFileError, match="logits are not numbers, or no token is allowed"):
         Sampler(Sampling(temperature=temperature)).sample(np.array(logits, np.float32))
 
 
