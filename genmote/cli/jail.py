@@ -112,7 +112,7 @@ def _text(report: Report) -> str:
         f"status {report.status} in {report.wall_s:.2f} s",
         f"peak {amount(usage.peak_bytes, limits.memory_bytes)}{how}",
         f"largest process {amount(report.peak_rss_bytes)}",
-        f"limit met {usage.limit_hits} times",
+        "limit met" if usage.limit_hits is None else f"limit met {usage.limit_hits} times",
         f"read again {amount(usage.refault_bytes)}",
         f"disk read {amount(usage.read_bytes)}",
         f"CPU {report.cpu_s:.2f} s",

@@ -121,7 +121,8 @@ def test_the_page_cache_is_reclaimed_within_the_limit_and_read_again(python: Pyt
     report = jail.run(python(2 * (read_all(warm) + "\n")), Limits(memory_bytes=16 * MIB), drop=[warm])
     assert report.status == 0 and not report.oom_killed
     assert report.usage.peak_bytes is not None and report.usage.peak_bytes <= 16 * MIB
-    assert (report.usage.limit_hits or 0) + (report.usage.refault_bytes or 0) > 0
+    assert report.usage.limit_hits is None or report.usage.limit_hits > 0  # None: this kernel does not count
+    assert report.usage.refault_bytes is None or report.usage.refault_bytes > 0
     if report.disks:
         assert (report.usage.read_bytes or 0) >= 40 * MIB
 
