@@ -149,3 +149,52 @@ def test_size_and_slices(tmp_path, ops, type_name, monkeypatch):
     monkeypatch.setattr(packed, "SLICE_BYTES", 1)
     os.unlink(whole.path)
     assert packed.loader(model, ops).path.read_bytes() == before
+
+
+def test_made_on_the_workbench_taken_on_the_device(model_path, ops, tmp_path, monkeypatch):
+    """A packed file travels with its model: beside it, under another folder and time, with a home that is not there."""
+    made = packed.loader(ModelFile.open(model_path), ops)
+    device = tmp_path / "device"
+    device.mkdir()
+    shutil.copy(model_path, device / "other.gguf")
+    shutil.copy(made.path, device / "other.packed")
+    monkeypatch.setenv("GENMOTE_HOME", "/proc/nowhere")
+    found = packed.loader(ModelFile.open(device / "other.gguf"), ops)
+    assert isinstance(found, packed.Packed) and found.path == device / "other.packed"
+    model = ModelFile.open(model_path)
+    assert np.array_equal(logits(ModelFile.open(device / "other.gguf"), ops, found), logits(model, ops, None))
+
+
+def test_a_change_between_the_samples_is_seen(model_path, ops):
+    packed.loader(ModelFile.open(model_path), ops)
+    model = ModelFile.open(model_path)
+    info = max(model.tensors.values(), key=lambda info: info.nbytes)
+    key = packed._key(model)
+    whole = bytearray(model_path.read_bytes())
+    whole[info.offset + info.nbytes // packed.SAMPLES - 5] ^= 1  # the last bytes before a sample
+    model_path.write_bytes(whole)
+    os.utime(model_path, ns=(1, 1))
+    changed = ModelFile.open(model_path)
+    assert packed._key(changed) == key  # the sample does not show it
+    assert np.array_equal(logits(changed, ops, packed.loader(changed, ops)), logits(changed, ops, None))
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(["x[1"], "does not use"), (["x]"], "does not use"), (["x", "x[0]"], "does not use")],
+)
+def test_a_model_that_is_refused_leaves_no_file(tmp_path, ops, names, says):
+    """Whatever its tensors are called."""
+    from genmote.errors import ModelFileError
+    from genmote.models.gguf_write import write_gguf
+
+    make_model("tiny-llama", "q4_0", tmp_path / "m.gguf", seed=1)
+    model = ModelFile.open(tmp_path / "m.gguf")
+    tensors = [(n, i.type, i.shape, model.raw(n)) for n, i in model.tensors.items()]
+    for at, name in enumerate(names):
+        shape = (2, 4, 32) if len(names) == 2 and at == 0 else (4, 32)
+        tensors.append((name, "F32", shape, np.ones(shape, np.float32)))
+    write_gguf(tmp_path / "odd.gguf", model.typed_metadata(), tensors)
+    with pytest.raises(ModelFileError, match=says):
+        packed.loader(ModelFile.open(tmp_path / "odd.gguf"), ops)
+    assert files() == []
