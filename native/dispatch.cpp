@@ -5,6 +5,10 @@
 #include "genmote.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -31,6 +35,28 @@ bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
+
+#if defined(GENMOTE_AMX_EMULATED)
+bool has_amx() { return has_avx512(); }
+#elif defined(__linux__)
+// The processor has tiles, the kernel saves them, and lets this process use them (asked for once, for all threads).
+bool ask_for_amx() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 24 & 3) != 3) return false;  // AMX-TILE, AMX-INT8
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;                               // XGETBV may be used
+    asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    if ((a >> 17 & 3) != 3) return false;  // XTILECFG, XTILEDATA
+    constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
+bool has_amx() {
+    static const bool here = ask_for_amx();
+    return here;
+}
+#else
+bool has_amx() { return false; }
+#endif
 #elif defined(__aarch64__)
 bool has_neon() { return true; }  // part of the base architecture
 
@@ -53,7 +79,7 @@ bool anywhere() { return true; }
 
 extern const Kernels kernels_scalar;
 #if defined(__x86_64__)
-extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512;
+extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
 #elif defined(__aarch64__)
 extern const Kernels kernels_neon, kernels_dotprod, kernels_i8mm;
 #endif
@@ -64,6 +90,7 @@ struct Built { const Kernels* kernels; bool (*runs)(); };
 
 const Built built[] = {  // best first
 #if defined(__x86_64__)
+    {&kernels_amx, has_amx},
     {&kernels_avx512, has_avx512},
 #if defined(GENMOTE_AVXVNNI)
     {&kernels_avxvnni, has_avxvnni},

@@ -128,7 +128,7 @@ template <int TYPE, int NP, int TN> void tile_of_panels(const Spelt* w, int64_t 
         for (int t = 0; t < TN; t++) store(y + t * ldy + v * LANES, acc[v][t]);
 }
 
-template <int TYPE> void matmul_many(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
+template <int TYPE> void by_vectors(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
     const int64_t groups = w.cols / kGroup;
     by_panels<TYPE, kTogether>(w, x, T, y, ldy, p0, p1, scratch, put_codes<TYPE>, [&](auto np, const Spelt* s, const Group* xs, int64_t n, float* out) {
         int64_t t = 0;
@@ -137,5 +137,11 @@ template <int TYPE> void matmul_many(const Matrix& w, const Group* x, int64_t T,
         if (t < n) tile_of_panels<TYPE, np.value, 1>(s, groups, xs + t * groups, out + t * ldy, ldy);
     });
 }
+
+#if !defined(GENMOTE_OWN_MANY)
+template <int TYPE> void matmul_many(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
+    by_vectors<TYPE>(w, x, T, y, ldy, p0, p1, scratch);
+}
+#endif
 
 }  // namespace

@@ -260,10 +260,10 @@ inline VI dot(const VB* q, const int8_t* x, int32_t n, int shift, bool offset) {
         for (int i = j; i < j + run && i < NQ; i++) {
             int32_t xi;
             std::memcpy(&xi, x + 4 * i, 4);
-            int8x8_t xv = vreinterpret_s8_s32(vdup_n_s32(xi));
+            int8x16_t xv = vreinterpretq_s8_s32(vdupq_n_s32(xi));
             int8x16_t w = vreinterpretq_s8_u8(veorq_u8((uint8x16_t)q[i], flip));
-            sl = vmlal_s8(sl, vget_low_s8(w), xv);
-            sh = vmlal_s8(sh, vget_high_s8(w), xv);
+            sl = vmlal_s8(sl, vget_low_s8(w), vget_low_s8(xv));
+            sh = vmlal_high_s8(sh, w, xv);
         }
         lo = vpadalq_s16(lo, sl);
         hi = vpadalq_s16(hi, sh);

@@ -98,7 +98,7 @@ Bytes result(Machine& m, const Case& c) {
         b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = c.f[0]; b.cap = c.f[1]; b.window = p[3];
         for (int part = 0; part < 2; part++) {
             const int64_t first = part ? p[4] : 0, n = p[4 + part];
-            std::vector<Span> spans{{&cache, 0, n}};
+            std::vector<Span> spans{{&cache, 0, n, cache.length}};
             m.store(c.in<float>(1) + first * kv * dim, c.in<float>(2) + first * kv * dim, kv * dim, spans, 0, kv, dim);
             m.attend(c.in<float>(0) + first * heads * dim, heads * dim, out + first * heads * dim, heads * dim, spans, b);
             cache.length += n;
