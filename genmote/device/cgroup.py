@@ -249,7 +249,7 @@ class Group:
             # Without swap both limits are the same, and the one for both is met first.
             hits: int | None = sum(_number(folder / f"memory.{kind}failcnt") or 0 for kind in ("", "memsw."))
             limit = _number(folder / "memory.limit_in_bytes")
-            if not hits and peak is not None and limit is not None and peak >= limit:
+            if not hits and peak is not None and limit is not None and peak >= 0.95 * limit:
                 hits = None  # newer kernels no longer count it in v1
             ooms = sum(_table(file).get("oom_kill", 0) for file in folder.rglob("memory.oom_control"))
         else:
