@@ -28,6 +28,7 @@ from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
 from genmote.runtime.sample import Sampling
 from genmote.runtime.session import Session
+from genmote.runtime.stops import Stops
 from genmote.runtime.stream import Stream
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ class Engine:
             raise TemplateError("this model has no chat template (it is a base model): use generate to continue a text")
         from genmote.models.contents import chat_tokens
 
+        if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
+            raise SpecError(f'messages={messages!r:.80}: use a list, such as [{{"role": "user", "content": "Hello"}}]')
         tokens = chat_tokens(self.chat_template, self.tokenizer, messages, tools=tools)
         begin = self.begin_token  # most templates write it themselves
         return tokens if begin is None or tokens[:1] == [begin] else [begin, *tokens]
@@ -197,7 +200,7 @@ class Engine:
         prompt: Prompt,
         *,
         max_tokens: int = 128,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         json_schema: Mapping[str, Any] | bool | str | None = None,
         regex: str | None = None,
         grammar: Grammar | None = None,
@@ -223,9 +226,18 @@ class Engine:
             grammar = Grammar.json_schema(json_schema)
         elif regex is not None:
             grammar = Grammar.regex(regex)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not isinstance(sampling, Sampling | None) or not isinstance(grammar, Grammar | None):
+            raise SpecError(f"sampling={sampling!r}, grammar={grammar!r}: use a Sampling and a Grammar, or None")
         return Request(
-            prompt, max_tokens, sampling or Sampling(), stops, grammar, speculate, logprobs, top_logprobs, ignore_eos
+            prompt,
+            max_tokens,
+            sampling or Sampling(),
+            Stops(stop).stops,
+            grammar,
+            speculate,
+            logprobs,
+            top_logprobs,
+            ignore_eos,
         )
 
     def stream(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Stream:
@@ -278,10 +290,17 @@ class Engine:
         return vocabulary.compile(grammar)
 
     # -- measures -----------------------------------------------------------------------------------------------------
+    def _tokens(self, text: str | Sequence[int]) -> list[int]:
+        """Token ids of what is to be measured."""
+        tokens = self.rows(text).ids
+        if min(tokens) < 0:
+            raise SpecError("embeddings cannot be measured, they are no tokens: give text or token ids")
+        return tokens
+
     def score(self, prompt: str | Sequence[int], continuation: str | Sequence[int] | None = None) -> Score:
         """Log-probabilities of the continuation's tokens after the prompt; without one, of the prompt's own tokens
         from the second on."""
-        tokens = self.rows(prompt).ids
+        tokens = self._tokens(prompt)
         first = 1
         if continuation is not None:
             first = len(tokens)
@@ -293,7 +312,7 @@ class Engine:
 
     def embed(self, text: str | Sequence[int], pooling: Literal["mean", "last"] = "mean") -> NDArray[np.float32]:
         """A vector (D,) of unit length for the text: the mean of the model's final states, or the last one."""
-        tokens = self.rows(text).ids
+        tokens = self._tokens(text)
         if isinstance(text, str) and self.tokenizer.add_eos and self.tokenizer.eos_id is not None:
             tokens.append(self.tokenizer.eos_id)  # models made for embeddings speak at a text's end
         return text_vector(self, tokens, pooling)

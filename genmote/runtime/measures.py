@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import ContextError, SpecError
+from genmote.errors import ContextError, ModelFileError, SpecError
 from genmote.ops.protocol import KVCache, Span
 from genmote.runtime.sample import token_logprobs
 from genmote.runtime.session import BESIDE, CHUNK
@@ -59,14 +59,14 @@ def perplexity(
     """By llama.cpp's definition, so that figures compare: the text is cut into windows of `context` tokens, the last
     part dropped; `bos` (where the model begins texts with one) takes the place of each window's first token; the
     predictions from position context // 2 on are scored, so that each has at least half a window before it."""
-    if context < 4:
-        raise ContextError(f"context={context}: use a window of at least 4 tokens")
+    if not _whole(context) or context < 4:
+        raise ContextError(f"context={context!r}: use a window of at least 4 tokens")
     if context > engine.context:
         raise ContextError(
             f"context={context}: use a window of 4 to {engine.context} tokens, which this model was loaded with"
         )
-    if chunks is not None and chunks < 1:
-        raise SpecError(f"chunks={chunks}: use at least 1, or None for the whole text")
+    if chunks is not None and (not _whole(chunks) or chunks < 1):
+        raise SpecError(f"chunks={chunks!r}: use at least 1, or None for the whole text")
     windows = len(tokens) // context
     if not windows:
         raise SpecError(
@@ -133,7 +133,16 @@ def text_vector(engine: Engine, tokens: Sequence[int], pooling: str) -> NDArray[
         total = states[-1] if pooling == "last" else total + states.sum(0)
         _give_way()
     length = float(np.linalg.norm(total))
+    if not math.isfinite(length):
+        raise ModelFileError(
+            "the model's states are not numbers: the model file or its adapter is likely damaged; "
+            "check it with `genmote info`"
+        )
     return np.asarray(total / length if length > 0 else total, np.float32)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _give_way() -> None:

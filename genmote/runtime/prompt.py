@@ -31,6 +31,8 @@ class Rows:
         return len(self.ids)
 
     def add_tokens(self, tokens: Sequence[int], vocab_size: int) -> None:
+        if isinstance(tokens, str | bytes) or not isinstance(tokens, Sequence | np.ndarray):
+            raise SpecError(f"got {type(tokens).__name__} for a list of token ids: give text, token ids or embeddings")
         for token in tokens:
             if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < vocab_size:
                 raise SpecError(f"token {token!r}: this model's tokens are whole numbers from 0 to {vocab_size - 1}")
@@ -40,7 +42,10 @@ class Rows:
         """Rows (N, width), scaled as the model's own input embeddings are (`Decoder.embed`)."""
         if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors):
             raise SpecError(f"embeddings of shape {vectors.shape}: this model takes (N, {width}), N at least 1")
-        vectors = np.ascontiguousarray(vectors, np.float32)
+        if vectors.dtype.kind not in "fiu":
+            raise SpecError(f"embeddings of type {vectors.dtype}: give real numbers, such as float32")
+        with np.errstate(over="ignore"):  # beyond float32: told as infinity
+            vectors = np.ascontiguousarray(vectors, np.float32)
         if not np.isfinite(vectors).all():
             raise SpecError("embeddings with NaN or infinity: check what made them")
         self._vectors.append((len(self.ids), vectors))

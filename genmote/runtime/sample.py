@@ -34,6 +34,7 @@ from genmote.errors import ModelFileError, SpecError
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 _MASK64 = (1 << 64) - 1
 _BLOCK = 512
+_MOST_BIAS = 10_000  # far beyond any logit, and within float32 whatever it meets there
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _faults(s: Sampling) -> list[str]:
         whole("top_k", 0, "a whole number, 0 for all tokens"),
         real("top_p", 0, 1, "a number above 0, at most 1 (1: all tokens)", open_low=True),
         real("min_p", 0, 1, "a number from 0 (all tokens) to 1"),
-        real("repetition_penalty", 0, 100, "a number above 0, at most 100 (1: none)", open_low=True),
+        real("repetition_penalty", 0.01, 100, "a number from 0.01 to 100 (1: none)"),
         whole("repetition_window", -1, "a whole number of tokens, -1 for all"),
         real("presence_penalty", -100, 100, "a number from -100 to 100 (0: none)"),
         real("frequency_penalty", -100, 100, "a number from -100 to 100 (0: none)"),
@@ -105,8 +106,10 @@ def _faults(s: Sampling) -> list[str]:
         faults.append(f"logit_bias={s.logit_bias!r}: use a mapping of token id to number")
     else:
         for token, bias in s.logit_bias.items():
-            if not _whole(token) or token < 0 or not _number(bias) or math.isnan(bias) or bias == math.inf:
-                faults.append(f"logit_bias[{token!r}]={bias!r}: use a token id and a number (-inf forbids the token)")
+            good = _number(bias) and (abs(bias) <= _MOST_BIAS or bias == -math.inf)
+            if not _whole(token) or not 0 <= token < 1 << 31 or not good:
+                wanted = f"a token id and a number from {-_MOST_BIAS} to {_MOST_BIAS}, or -inf, which forbids the token"
+                faults.append(f"logit_bias[{token!r}]={bias!r}: use {wanted}")
     return faults
 
 
@@ -157,6 +160,8 @@ class Sampler:
     def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """Token for logits (V,); `allowed` (V,) is a grammar's mask. The logits are left as they are."""
         if not self._plain or allowed is not None:
+            if not math.isfinite(logits.max()):  # before a mask or a bias could hide it
+                raise ModelFileError(_BROKEN)
             logits = self.adjusted(logits, allowed)
         if self.sampling.temperature == 0.0:
             token = int(logits.argmax())
@@ -227,7 +232,8 @@ def keep(logits: NDArray[np.float32], s: Sampling) -> tuple[NDArray[np.int64] | 
         chosen = np.flatnonzero(values >= best + math.log(s.min_p))
         tokens = chosen if tokens is None else tokens[chosen]
         values = values[chosen]
-    return tokens, np.exp((values.astype(np.float64) - best) / s.temperature)
+    with np.errstate(over="ignore"):  # the smallest temperatures: -inf is right
+        return tokens, np.exp((values.astype(np.float64) - best) / s.temperature)
 
 
 def draw(weights: NDArray[np.float64], u: float) -> int:
@@ -255,8 +261,13 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def token_logprobs(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Log-probability of each row's target: (N, V), (N,) → (N,) float64, without a float64 copy of the logits."""
+    """Log-probability of each row's target: (N, V), (N,) → (N,) float64, without a float64 copy of the logits.
+
+    Raises ModelFileError where logits are no numbers.
+    """
     best = logits.max(-1)
+    if not np.isfinite(best).all():
+        raise ModelFileError(_BROKEN)
     spread = np.empty(len(logits))
     row = np.empty_like(logits[0]) if len(logits) else best  # one row's work: a window of a large vocabulary is huge
     for i in range(len(logits)):

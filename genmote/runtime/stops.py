@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from genmote.errors import SpecError
 
@@ -21,6 +21,8 @@ class Stops:
     """
 
     def __init__(self, stops: str | Sequence[str] | None = None) -> None:
+        if not isinstance(stops, Iterable | None):
+            raise SpecError(f"stop={stops!r}: use text, a list of texts, or None")
         self.stops = (stops,) if isinstance(stops, str) else tuple(stops or ())
         for stop in self.stops:
             if not isinstance(stop, str) or not stop:

@@ -227,6 +227,9 @@ def test_overhead_of_a_token_is_small() -> None:
         ({"max_tokens": 0, "top_logprobs": -1}, "max_tokens=0: .*; top_logprobs=-1: use a whole number from 0"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"stop": [""]}, "a stop string is text"),
+        ({"stop": 3}, "stop=3: use text, a list of texts, or None"),
+        ({"sampling": 3}, "sampling=3, grammar=None: use a Sampling and a Grammar, or None"),
+        ({"grammar": "root"}, "sampling=None, grammar='root': use a Sampling and a Grammar"),
         ({"heat": 1}, "unknown heat; settings of sampling are .*temperature"),
         ({"sampling": Sampling(), "top_k": 1}, "give sampling or its fields, not both"),
         ({"regex": "a", "json_schema": {}}, "json_schema, regex and grammar are each a constraint"),
@@ -246,11 +249,27 @@ def test_wrong_options_are_told(options: dict[str, Any], said: str) -> None:
         ([1.5], "token 1.5: this model's tokens"),
         (b"bytes", "a prompt of type bytes: give text, token ids, embeddings"),
         (None, "a prompt of type NoneType"),
+        (["a", 3], "got int for a list of token ids: give text, token ids or embeddings"),
+        (np.zeros((2, 4), np.complex64), "embeddings of type complex64: give real numbers, such as float32"),
+        (np.full((2, 4), 1e300), "embeddings with NaN or infinity"),
+        (np.zeros((2, 4), object), "embeddings of type object: give real numbers"),
     ],
 )
 def test_wrong_prompts_are_told(prompt: Any, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         fake_engine().generate(prompt)
+
+
+def test_no_stop_string_is_none() -> None:
+    assert fake_engine().generate("ab ab", max_tokens=5, stop=None).text == " ab a"
+
+
+@pytest.mark.parametrize("messages", [None, 3, "Hello", {"role": "user"}])
+def test_wrong_messages_are_told(messages: Any) -> None:
+    decoder: Any = EchoDecoder()
+    tokenizer: Any = EchoTokenizer()
+    with pytest.raises(SpecError, match=r'messages=.*: use a list, such as \[{"role": "user"'):
+        Engine(decoder, tokenizer, chat_template=ChatTemplate("x")).chat(messages)
 
 
 def test_an_empty_text_needs_a_begin_token() -> None:

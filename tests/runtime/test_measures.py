@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genmote.errors import ContextError, SpecError
+from genmote.errors import ContextError, ModelFileError, SpecError
 from genmote.runtime import measures
 from genmote.runtime.engine import Engine
 from genmote.runtime.fake import fake_engine
@@ -115,6 +115,34 @@ def test_what_cannot_be_measured_is_told() -> None:
         engine.perplexity(TEXT, context=64, chunks=0)
     with pytest.raises(SpecError, match="token 999: this model's tokens"):
         engine.perplexity([999] * 64, context=64)
+    wrong: Any
+    for wrong in (None, 1.5, "64", True):
+        with pytest.raises(ContextError, match=f"context={wrong!r}: use a window of at least 4 tokens"):
+            engine.perplexity(TEXT, context=wrong)
+    for wrong in (1.5, "2", True):
+        with pytest.raises(SpecError, match=f"chunks={wrong!r}: use at least 1"):
+            engine.perplexity(TEXT, context=64, chunks=wrong)
+    with pytest.raises(SpecError, match="got int for a list of token ids"):
+        engine.perplexity(3)  # type: ignore[arg-type]
+    vectors: Any = [np.ones((2, 4), np.float32)]
+    for work in (engine.score, engine.embed, lambda given: engine.score(given, "b")):
+        with pytest.raises(SpecError, match="embeddings cannot be measured, they are no tokens: give text or token"):
+            work(vectors)
+    with pytest.raises(SpecError, match="got int for a list of token ids"):
+        engine.score("a", 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_computes_no_numbers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine()
+    head, hidden = engine.decoder.head, engine.decoder.hidden
+    monkeypatch.setattr(engine.decoder, "head", lambda x: head(x) * np.float32(np.nan))
+    monkeypatch.setattr(engine.decoder, "hidden", lambda *given: hidden(*given) * np.nan)
+    for work in (engine.score, engine.generate, lambda text: engine.perplexity(text, context=4)):
+        with pytest.raises(ModelFileError, match="logits are not numbers, .*: the model file or its adapter is likely"):
+            work("a text")
+    with pytest.raises(ModelFileError, match="the model's states are not numbers: the model file"):
+        engine.embed("a text")
 
 
 @pytest.mark.parametrize(

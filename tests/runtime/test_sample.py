@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,11 +186,31 @@ def test_bias_and_mask() -> None:
         Sampler(Sampling(logit_bias={3: 1.0})).sample(logits)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 2.0}, {"logit_bias": {0: -math.inf}}])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("logits", [[math.nan, 1.0], [-math.inf, -math.inf]])
-def test_broken_logits_are_told(logits: list[float], temperature: float) -> None:
+@pytest.mark.parametrize("logits", [[math.nan, 1.0], [math.inf, 1.0], [-math.inf, -math.inf]])
+def test_broken_logits_are_told(logits: list[float], temperature: float, more: dict[str, Any]) -> None:
+    broken = np.array(logits, np.float32)
     with pytest.raises(ModelFileError, match="logits are not numbers, or no token is allowed"):
-        Sampler(Sampling(temperature=temperature)).sample(np.array(logits, np.float32))
+        Sampler(Sampling(temperature=temperature, **more), prompt=[0, 1]).sample(broken)
+    with pytest.raises(ModelFileError, match="logits are not numbers"):
+        Sampler(Sampling(temperature=temperature)).sample(broken, np.array([False, True]) & np.isfinite(broken))
+    with pytest.raises(ModelFileError, match="logits are not numbers"):
+        token_logprobs(broken[None], np.array([1]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "extreme",
+    [{"repetition_penalty": p} for p in (0.01, 100)] + [{"logit_bias": {0: b}} for b in (-1e4, 1e4, -math.inf)],
+)
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 100.0])
+def test_settings_at_their_ends_draw_in_silence(extreme: dict[str, Any], temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, presence_penalty=100, frequency_penalty=-100, seed=1, **extreme)
+    sampler = Sampler(sampling, prompt=[0, 1, 2])
+    for _ in range(20):
+        sampler.accept(sampler.sample(np.array([1e4, -1e4, 0.0, 5.0], np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +228,11 @@ def test_broken_logits_are_told(logits: list[float], temperature: float) -> None
         ({"top_p": math.nan}, "top_p=nan: use"),
         ({"min_p": -0.1}, "min_p=-0.1: use"),
         ({"min_p": 2}, "min_p=2: use"),
-        ({"repetition_penalty": 0}, "repetition_penalty=0: use a number above 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0: use a number from 0.01 to 100"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty=1e-300: use a number from 0.01 to 100"),
+        ({"logit_bias": {1: 1e300}}, r"logit_bias\[1\]=1e\+300: use .* from -10000 to 10000, or -inf"),
+        ({"logit_bias": {1: 10**400}}, r"logit_bias\[1\]=1000+: use a token id and a number"),
+        ({"logit_bias": {2**70: 1.0}}, r"logit_bias\[1180591620717411303424\]=1.0: use a token id"),
         ({"repetition_penalty": math.nan}, "repetition_penalty=nan: use"),
         ({"repetition_window": -2}, "repetition_window=-2: use a whole number of tokens"),
         ({"presence_penalty": math.inf}, "presence_penalty=inf: use"),
