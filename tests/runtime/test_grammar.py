@@ -136,6 +136,20 @@ def test_numbers_come_to_an_end(schema: dict[str, Any]) -> None:
         {"type": "number", "minimum": True},
         {"type": {}},
         {"not": {"type": "number"}},
+        {"if": {"type": "number"}, "then": {"enum": [1]}},
+        {"contains": {"type": "number"}, "maxContains": 1},
+        {"oneOf": [{"type": "number"}, {"type": "integer"}]},
+        {"oneOf": [{"type": "number"}, {"const": 10**20}]},
+        {"oneOf": [{"type": "number"}, {}, True]},
+        {"oneOf": [{"$ref": "#/$defs/a"}, {"type": "integer"}], "$defs": {"a": {"type": "number"}}},
+        {"properties": {"x": {"not": {"$ref": "#/$defs/a"}}}, "$defs": {"a": {"type": "number"}}},
+        {"oneOf": [{"$ref": "http://elsewhere"}, {"type": "integer"}, {"$ref": "#/nowhere/2"}]},
+        {
+            "oneOf": [
+                {"type": "object", "properties": {"k": {"enum": [v, "b"]}, "v": {"type": "number"}}, "required": ["k"]}
+                for v in "ac"
+            ]
+        },
         {"default": {"type": "number"}, "examples": [{"type": "number"}]},
         {"properties": 3, "items": 4, "anyOf": 5},
         True,
@@ -144,6 +158,19 @@ def test_numbers_come_to_an_end(schema: dict[str, Any]) -> None:
 )
 def test_what_sets_its_own_bounds_or_is_no_number_stays(schema: Any) -> None:
     assert bounded(schema) == schema
+
+
+def test_branches_that_are_plainly_apart_get_bounds() -> None:
+    whole = bounded({"type": "integer"})
+    assert bounded({"oneOf": [{"type": "integer"}, {"type": ["string", "null"]}]})["oneOf"][0] == whole
+
+    def tagged(name: str, number: Any) -> dict[str, Any]:
+        return {"type": "object", "properties": {"kind": {"const": name}, "value": number}, "required": ["kind"]}
+
+    branches = [tagged(name, {"type": "integer"}) for name in "ab"]
+    named = {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": dict(zip("ab", branches, strict=True))}
+    assert bounded({"oneOf": branches})["oneOf"] == [tagged("a", whole), tagged("b", whole)]
+    assert bounded(named)["$defs"] == {"a": tagged("a", whole), "b": tagged("b", whole)}
 
 
 def test_bounds_that_are_set_stay() -> None:
