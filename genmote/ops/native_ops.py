@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import OpsError, SpecError
+from genmote.errors import OpsError
 from genmote.ops import quant
+from genmote.ops.cache import Rows, check_state
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
-from genmote.ops.numpy_ops import check_state
 from genmote.ops.protocol import Rotary, Span
 
 try:
@@ -52,7 +52,7 @@ def create(*, isa: str | None = None, threads: int | None = None) -> NativeOps:
     return NativeOps(name, threads)
 
 
-class NativeCache(_native.KVCache):
+class NativeCache(_native.KVCache, Rows):
     """`protocol.KVCache` in native memory; pages are taken as rows arrive."""
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> None:
@@ -63,12 +63,6 @@ class NativeCache(_native.KVCache):
     @property
     def capacity(self) -> int:
         return self.limit
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise SpecError(f"cannot cut a cache of {self.length} rows to {length}; give a number from 0 to its length")
-        self.position -= self.length - length
-        self.length = length
 
     def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
         layers, _, heads, dim = self.shape

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import SpecError
 from genmote.ops import quant
+from genmote.ops.cache import StoredRows, check_state
 from genmote.ops.exact import LANES, Float32, chain, exp, row_squares, row_sum, sin_cos, tanh
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
@@ -71,26 +71,13 @@ class Matrix:
         return Unpacked(parts.codes.astype(np.float32).reshape(count, cols), scale, offset)
 
 
-class NumpyCache:
+class NumpyCache(StoredRows):
     """Keys and values of one session, all layers: (L, rows, Hkv, D) float16; the storage grows with the text."""
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> None:
-        self.length = 0
-        self.position = 0
         self.capacity = capacity
         self.k = np.zeros((n_layers, 0, n_kv_heads, head_dim), np.float16)
         self.v = self.k.copy()
-
-    @property
-    def nbytes(self) -> int:
-        layers, _, heads, dim = self.k.shape
-        return 2 * 2 * layers * self.length * heads * dim
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise SpecError(f"cannot cut a cache of {self.length} rows to {length}; give a number from 0 to its length")
-        self.position -= self.length - length
-        self.length = length
 
     def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
         end = self.length if length is None else length
@@ -123,25 +110,6 @@ def _grown(x: NDArray[np.float16], rows: int) -> NDArray[np.float16]:
     grown = np.zeros((x.shape[0], rows, *x.shape[2:]), x.dtype)
     grown[:, : x.shape[1]] = x
     return grown
-
-
-def check_state(
-    state: dict[str, NDArray[Any]], like: tuple[int, ...], capacity: int
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """The arrays of an exported cache, if they fit one of storage shape `like` (L, any, Hkv, D); else SpecError."""
-    arrays = [np.asarray(state.get(name, ())) for name in ("k", "v")]
-    for x in arrays:
-        if x.ndim != 4 or x.dtype != np.float16 or (x.shape[0], *x.shape[2:]) != (like[0], *like[2:]):
-            raise SpecError(
-                f"a saved prefix of {x.dtype} {x.shape}: wanted float16 "
-                f"({like[0]}, tokens, {like[2]}, {like[3]}); save it again with this model"
-            )
-    if arrays[0].shape != arrays[1].shape or arrays[0].shape[1] > capacity:
-        raise SpecError(
-            f"a saved prefix of {arrays[0].shape[1]} and {arrays[1].shape[1]} tokens: wanted as many keys as values, "
-            f"at most {capacity}"
-        )
-    return arrays[0], arrays[1]
 
 
 def round_q8(x: Float32) -> tuple[Float32, Float32]:

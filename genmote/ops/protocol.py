@@ -9,7 +9,7 @@ Every op set defines the same function; `numpy` is the plain reference. Arrays a
 - The KV cache keeps k and v rounded to float16; queries, scores and sums are float32.
 - A row's result does not depend on the other rows of the batch.
 - `numpy` and `native` add in the one order that `exact.py` states and so give the same bits, on every machine. `torch`
-  adds in its own order: its logits keep to a bound (docs/architecture.md), its rows do feel their company.
+  adds in its own order: its logits keep to a bound (docs/numerics.md), its rows do feel their company.
 """
 
 from __future__ import annotations
@@ -134,5 +134,5 @@ class Ops(Protocol):
         ...
 
     # -- optional fused form --------------------------------------------------------------------------------------
-    # block(x, layer, rotary | None, spans) -> x | None : the whole of `decoder.block`, bit-identical to the steps, possibly
-    # in place of x; None for a layer that it has no fused form for. No attribute where an op set has none.
+    # block(x, layer, rotary | None, spans) -> x | None : the whole of `decoder.block`, bit-identical to the steps,
+    # possibly in place of x; None for a layer that it has no fused form for. No attribute where an op set has none.

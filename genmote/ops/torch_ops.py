@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import OpsError, SpecError
+from genmote.errors import OpsError
 from genmote.ops import quant
+from genmote.ops.cache import StoredRows, check_state
 from genmote.ops.exact import sin_cos
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
-from genmote.ops.numpy_ops import GROUP, PLAIN, check_state
+from genmote.ops.numpy_ops import GROUP, PLAIN
 from genmote.ops.protocol import Rotary, Span
 
 try:
@@ -79,26 +80,13 @@ class Matrix:
         return self.weight.shape[0], self.weight.shape[1]
 
 
-class TorchCache:
+class TorchCache(StoredRows):
     """Keys and values of one session, all layers: (L, rows, Hkv, D) float16, without gradients."""
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, device: torch.device) -> None:
-        self.length = 0
-        self.position = 0
         self.capacity = capacity
         self.k = torch.zeros((n_layers, 0, n_kv_heads, head_dim), dtype=torch.float16, device=device)
         self.v = self.k.clone()
-
-    @property
-    def nbytes(self) -> int:
-        layers, _, heads, dim = self.k.shape
-        return 2 * 2 * layers * self.length * heads * dim
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise SpecError(f"cannot cut a cache of {self.length} rows to {length}; give a number from 0 to its length")
-        self.position -= self.length - length
-        self.length = length
 
     def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
         end = self.length if length is None else length
