@@ -47,11 +47,12 @@ def load(
     path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
     started = time.perf_counter()
     file = ModelFile.open(path)
+    tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
     weights = GgufWeights(file, opset, packed.loader(file, opset, progress=progress))
     engine = cls(
         Decoder(weights.config, weights, opset),
-        load_tokenizer(file),
-        chat_template=ChatTemplate.of(file),
+        tokenizer,
+        chat_template=template,
         context=context,
         model_path=path,
         identity=file.sha256,
