@@ -163,7 +163,7 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
     pieces.clear();
     for (const Span& s : spans) {
         // A task: some tiles of eight (row, head) queries that share a key-value head.
-        const int64_t per = s.count < kFewRows ? kMaxQueries : 4 * kMaxQueries;
+        const int64_t per = s.count < kFewRows ? kMaxQueries : kMaxTiles * kMaxQueries;
         for (int h = 0; h < b.kv_heads; h++)
             for (int64_t j = 0; j < s.count * group; j += per) pieces.push_back({&s, h, j});
     }
@@ -171,27 +171,30 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
     auto work = [&](int task, int worker) {
         const Piece& p = list[task];
         const Span& s = *p.span;
-        const int64_t per = s.count < kFewRows ? kMaxQueries : 4 * kMaxQueries, last = std::min(p.first + per, s.count * group);
-        for (int64_t j = p.first; j < last; j += kMaxQueries) {
-            AttendTile t;
+        const int64_t per = s.count < kFewRows ? kMaxQueries : kMaxTiles * kMaxQueries, last = std::min(p.first + per, s.count * group);
+        AttendTile tiles[kMaxTiles];
+        const int count = static_cast<int>((last - p.first + kMaxQueries - 1) / kMaxQueries);
+        const int64_t stride = up16(s.length + (last - 1) / group + 1) + 16;
+        float* scores = scratch_[worker].scores.get<float>(static_cast<size_t>(count * kMaxQueries * stride));
+        for (int k = 0; k < count; k++, scores += kMaxQueries * stride) {
+            AttendTile& t = tiles[k];
+            const int64_t j = p.first + k * kMaxQueries;
             t.n = static_cast<int>(std::min<int64_t>(kMaxQueries, last - j));
-            int64_t longest = 0;
             for (int i = 0; i < t.n; i++) {
-                int64_t row = (j + i) / group, head = p.head * group + (j + i) % group;
+                const int64_t row = (j + i) / group, head = p.head * group + (j + i) % group;
                 t.q[i] = q + (s.start + row) * ldq + head * b.dim;
                 t.out[i] = out + (s.start + row) * ldo + head * b.dim;
                 t.end[i] = s.length + row + 1;
                 t.begin[i] = b.window > 0 ? std::max<int64_t>(0, t.end[i] - b.window) : 0;
-                longest = std::max(longest, t.end[i]);
             }
             t.kv = s.cache->view(b.index, p.head);
             t.head_dim = b.dim;
             t.scale = b.scale;
             t.cap = b.cap;
-            t.stride = up16(longest) + 16;
-            t.scores = scratch_[worker].scores.get<float>(static_cast<size_t>(kMaxQueries * t.stride));
-            kernels.attend(t);
+            t.scores = scores;
+            t.stride = stride;
         }
+        kernels.attend(tiles, count);
     };
     int64_t rows_seen = 0;
     for (const Span& s : spans) rows_seen += s.count * (s.length + s.count);

@@ -64,7 +64,7 @@ struct KVView {
     uint16_t* v;  // [capacity][D] float16
 };
 
-constexpr int kMaxQueries = 8;
+constexpr int kMaxQueries = 8, kMaxTiles = 8;
 
 // One tile of queries that share a key-value head.
 struct AttendTile {
@@ -99,7 +99,7 @@ struct Kernels {
     void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
     void (*soft_cap)(const float* x, int64_t n, float cap, float* y);
     void (*softmax)(float* x, int64_t n);
-    void (*attend)(const AttendTile& tile);
+    void (*attend)(const AttendTile* tiles, int count);  // at most kMaxTiles, of the same keys and values
     void (*to_half)(const float* x, int64_t n, uint16_t* y);
 };
 

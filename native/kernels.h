@@ -262,46 +262,57 @@ template <int NQ, int NB> inline void score_blocks(const AttendTile& a, int64_t 
     }
 }
 
-template <int NQ> void attend_n(const AttendTile& a) {
-    int64_t begin = a.begin[0], end = a.end[0];
-    for (int i = 1; i < NQ; i++) {
-        begin = a.begin[i] < begin ? a.begin[i] : begin;
-        end = a.end[i] > end ? a.end[i] : end;
+struct Reach {  // the rows that any of a tile's queries sees
+    int64_t begin, end;
+};
+
+inline Reach reach(const AttendTile& a) {
+    Reach r{a.begin[0], a.end[0]};
+    for (int i = 1; i < a.n; i++) {
+        r.begin = a.begin[i] < r.begin ? a.begin[i] : r.begin;
+        r.end = a.end[i] > r.end ? a.end[i] : r.end;
     }
+    return r;
+}
+
+template <int NQ> void score(const AttendTile& a, int64_t b, int64_t b1) {
     constexpr int NB = NQ <= 2 ? 4 : NQ <= 4 || LANES == 16 ? 2 : 1;  // sums in flight, as registers allow
-    int64_t b0 = begin / 16, b1 = (end + 15) / 16, b = b0;
     for (; b + NB <= b1; b += NB) score_blocks<NQ, NB>(a, b);
     for (; b < b1; b++) score_blocks<NQ, 1>(a, b);
-    const VF none = splat(-INFINITY);
-    float inverse[NQ];
-    for (int i = 0; i < NQ; i++) {  // softmax of each query over the rows it sees; the others get weight 0
-        float* s = a.scores + i * a.stride;
-        for (int64_t t = b0 * 16; t < a.begin[i]; t++) s[t] = -INFINITY;
-        for (int64_t t = a.end[i]; t < b1 * 16; t++) s[t] = -INFINITY;
-        VF top[UNITS], sum[UNITS] = {};
-        for (int u = 0; u < UNITS; u++) top[u] = none;
-        for (int64_t t = b0 * 16; t < b1 * 16; t += 16)
-            for (int u = 0; u < UNITS; u++) top[u] = vmax(top[u], load(s + t + u * LANES));
-        float most = -INFINITY;
-        for (int u = 0; u < UNITS; u++)
-            for (int l = 0; l < LANES; l++) most = top[u][l] > most ? top[u][l] : most;
-        for (int64_t t = b0 * 16; t < b1 * 16; t += 16)
-            for (int u = 0; u < UNITS; u++) {
-                VF e = exp(load(s + t + u * LANES) - splat(most));
-                store(s + t + u * LANES, e);
-                sum[u] += e;
-            }
-        alignas(64) float parts[16];
-        for (int u = 0; u < UNITS; u++) store(parts + u * LANES, sum[u]);
-        inverse[i] = 1.0f / tree16(parts);
-    }
-    // out = sum over rows in order of weight * v, then divided by the weights' sum.
+}
+
+// Scores to weights over the rows that the query sees; the others in [b0, b1) blocks get weight 0. One over the sum.
+inline float weigh(float* s, int64_t begin, int64_t end, int64_t b0, int64_t b1) {
+    for (int64_t t = b0 * 16; t < begin; t++) s[t] = -INFINITY;
+    for (int64_t t = end; t < b1 * 16; t++) s[t] = -INFINITY;
+    VF top[UNITS], sum[UNITS] = {};
+    for (int u = 0; u < UNITS; u++) top[u] = splat(-INFINITY);
+    for (int64_t t = b0 * 16; t < b1 * 16; t += 16)
+        for (int u = 0; u < UNITS; u++) top[u] = vmax(top[u], load(s + t + u * LANES));
+    float most = -INFINITY;
+    for (int u = 0; u < UNITS; u++)
+        for (int l = 0; l < LANES; l++) most = top[u][l] > most ? top[u][l] : most;
+    for (int64_t t = b0 * 16; t < b1 * 16; t += 16)
+        for (int u = 0; u < UNITS; u++) {
+            VF e = exp(load(s + t + u * LANES) - splat(most));
+            store(s + t + u * LANES, e);
+            sum[u] += e;
+        }
+    alignas(64) float parts[16];
+    for (int u = 0; u < UNITS; u++) store(parts + u * LANES, sum[u]);
+    return 1.0f / tree16(parts);
+}
+
+// out += sum over rows [t0, t1) in order of weight * v; `fresh`: out = 0 first.
+template <int NQ> void mix(const AttendTile& a, int64_t t0, int64_t t1, bool fresh) {
     const int D = a.head_dim;
     constexpr int NV = NQ <= 4 ? 4 : 2;
     int d = 0;
     for (; d + NV * LANES <= D; d += NV * LANES) {
-        VF acc[NQ][NV] = {};
-        for (int64_t t = begin; t < end; t++) {
+        VF acc[NQ][NV];
+        for (int i = 0; i < NQ; i++)
+            for (int j = 0; j < NV; j++) acc[i][j] = fresh ? VF{} : load(a.out[i] + d + j * LANES);
+        for (int64_t t = t0; t < t1; t++) {
             VF v[NV];
             if (NQ <= 4)
                 for (int j = 0; j < NV * LANES; j += 32) __builtin_prefetch(a.kv.v + (t + 16) * D + d + j);
@@ -311,34 +322,74 @@ template <int NQ> void attend_n(const AttendTile& a) {
                 for (int j = 0; j < NV; j++) acc[i][j] = fma(v[j], splat(a.scores[i * a.stride + t]), acc[i][j]);
         }
         for (int i = 0; i < NQ; i++)
-            for (int j = 0; j < NV; j++) store(a.out[i] + d + j * LANES, acc[i][j] * splat(inverse[i]));
+            for (int j = 0; j < NV; j++) store(a.out[i] + d + j * LANES, acc[i][j]);
     }
     for (; d < D; d += LANES) {  // the rest of the head, in single units
-        const int n = D - d < LANES ? D - d : LANES;
+        const size_t n = static_cast<size_t>(D - d < LANES ? D - d : LANES);
         for (int i = 0; i < NQ; i++) {
             VF acc{};
-            for (int64_t t = begin; t < end; t++) {
+            if (!fresh) std::memcpy(&acc, a.out[i] + d, n * 4);
+            for (int64_t t = t0; t < t1; t++) {
                 uint16_t h[LANES] = {};
-                std::memcpy(h, a.kv.v + t * D + d, static_cast<size_t>(n) * 2);
+                std::memcpy(h, a.kv.v + t * D + d, n * 2);
                 acc = fma(load_half(h), splat(a.scores[i * a.stride + t]), acc);
             }
-            acc = acc * splat(inverse[i]);
-            std::memcpy(a.out[i] + d, &acc, static_cast<size_t>(n) * 4);
+            std::memcpy(a.out[i] + d, &acc, n * 4);
         }
     }
 }
 
-void attend(const AttendTile& a) {
-    switch (a.n) {
-        case 1: return attend_n<1>(a);
-        case 2: return attend_n<2>(a);
-        case 3: return attend_n<3>(a);
-        case 4: return attend_n<4>(a);
-        case 5: return attend_n<5>(a);
-        case 6: return attend_n<6>(a);
-        case 7: return attend_n<7>(a);
-        default: return attend_n<8>(a);
+#define GENMOTE_BY_QUERIES(n, CALL)                                                                                        \
+    switch (n) {                                                                                                           \
+        case 1: CALL(1); break;                                                                                            \
+        case 2: CALL(2); break;                                                                                            \
+        case 3: CALL(3); break;                                                                                            \
+        case 4: CALL(4); break;                                                                                            \
+        case 5: CALL(5); break;                                                                                            \
+        case 6: CALL(6); break;                                                                                            \
+        case 7: CALL(7); break;                                                                                            \
+        default: CALL(8); break;                                                                                           \
     }
+
+constexpr int64_t kRows = 256;  // rows of keys or values that all tiles use while they are in the first-level caches
+
+// Tiles that share keys and values. However the rows are cut, each query's sums run over them in order.
+void attend(const AttendTile* tiles, int count) {
+    Reach all = reach(tiles[0]);
+    for (int k = 1; k < count; k++) {
+        const Reach r = reach(tiles[k]);
+        all.begin = r.begin < all.begin ? r.begin : all.begin;
+        all.end = r.end > all.end ? r.end : all.end;
+    }
+    auto first_block = [](const Reach& r) { return r.begin / 16; };
+    auto last_block = [](const Reach& r) { return (r.end + 15) / 16; };
+    auto most = [](int64_t a, int64_t b) { return a > b ? a : b; };
+    auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
+    for (int64_t t = all.begin / kRows * kRows; t < all.end; t += kRows)
+        for (int k = 0; k < count; k++) {
+            const Reach r = reach(tiles[k]);
+            const int64_t b0 = most(first_block(r), t / 16), b1 = least(last_block(r), (t + kRows) / 16);
+#define GENMOTE_SCORE(N) score<N>(tiles[k], b0, b1)
+            if (b0 < b1) GENMOTE_BY_QUERIES(tiles[k].n, GENMOTE_SCORE)
+#undef GENMOTE_SCORE
+        }
+    float inverse[kMaxTiles][kMaxQueries];
+    for (int k = 0; k < count; k++) {
+        const AttendTile& a = tiles[k];
+        const Reach r = reach(a);
+        for (int i = 0; i < a.n; i++) inverse[k][i] = weigh(a.scores + i * a.stride, a.begin[i], a.end[i], first_block(r), last_block(r));
+    }
+    for (int64_t t = all.begin / kRows * kRows; t < all.end; t += kRows)
+        for (int k = 0; k < count; k++) {
+            const Reach r = reach(tiles[k]);
+            const int64_t t0 = most(r.begin, t), t1 = least(r.end, t + kRows);
+#define GENMOTE_MIX(N) mix<N>(tiles[k], t0, t1, t0 == r.begin)
+            if (t0 < t1) GENMOTE_BY_QUERIES(tiles[k].n, GENMOTE_MIX)
+#undef GENMOTE_MIX
+        }
+    for (int k = 0; k < count; k++)
+        for (int i = 0; i < tiles[k].n; i++)
+            for (int d = 0; d < tiles[k].head_dim; d++) tiles[k].out[i][d] *= inverse[k][i];
 }
 
 }  // namespace
