@@ -91,6 +91,7 @@ bench: native models
 
 docs: $(STAMP)
 	@$(PY) -m genmote.cli._reference docs/cli.md
+	@$(PY) -m genmote.cli._devices_page docs/devices.md
 	@$(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
 	@echo "docs: build/site/index.html"
 
