@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
 
-
 class Stream:
     """Iterates over the pieces of one text. Leaving it early (`break`, `close`, Ctrl-C) leaves the engine as usable as
     before; `result` then holds what came."""
