@@ -80,6 +80,21 @@ def greedy(decoder: Decoder, prompts: list[list[int]], count: int) -> list[list[
     return texts
 
 
+def torch_decoder(model: ModelFile) -> Decoder | None:
+    try:
+        return decoder_of(model, op_sets.load("torch"))
+    except OpsError:
+        return None
+
+
+def check_torch(type_name: str, got: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Hold torch's logits to the type's bounds; the greatest and the root mean square difference."""
+    differences, unit = got - wanted, wanted.std()
+    largest, usual = float(np.abs(differences).max() / unit), float(np.sqrt(np.square(differences).mean()) / unit)
+    assert largest <= TORCH_BOUNDS[type_name][0] and usual <= TORCH_BOUNDS[type_name][1]
+    return largest, usual
+
+
 # -- tiny models: families, types, instruction sets --------------------------------------------------------------------
 
 
@@ -112,6 +127,8 @@ def test_every_instruction_set_gives_the_bits_of_the_reference(shape: str, type_
         texts = texts or [greedy(native, [ids], 12)[0] for ids in prompts]
         assert told == texts
     assert greedy(reference, prompts[1:2], 3)[0] == texts[1][:3]
+    if (torch := torch_decoder(model)) is not None:
+        check_torch(type_name, np.concatenate([all_logits(torch, ids) for ids in prompts]), np.concatenate(wanted))
 
 
 # -- real models -------------------------------------------------------------------------------------------------------
@@ -145,17 +162,14 @@ def check(model: ModelFile, type_name: str, *, whole: bool) -> None:
             all_logits(decoder_of(model, ops), [*stories[0][0], *stories[0][1]][:rows]), wanted[0][:rows]
         )
 
-    try:
-        torch = decoder_of(model, op_sets.load("torch"))
-    except OpsError:
+    torch = torch_decoder(model)
+    if torch is None:
         return
-    steps = [logits[len(ids) - 1 : -1] for (ids, _), logits in zip(stories, wanted, strict=True)]
-    got = [all_logits(torch, ids + text)[len(ids) - 1 : -1] for ids, text in stories]
-    differences, unit = np.concatenate(got) - np.concatenate(steps), np.concatenate(steps).std()
-    largest, usual = np.abs(differences).max() / unit, np.sqrt(np.square(differences).mean()) / unit
-    same = np.mean(np.concatenate(got).argmax(axis=1) == np.concatenate(steps).argmax(axis=1))
+    steps = np.concatenate([logits[len(ids) - 1 : -1] for (ids, _), logits in zip(stories, wanted, strict=True)])
+    got = np.concatenate([all_logits(torch, ids + text)[len(ids) - 1 : -1] for ids, text in stories])
+    largest, usual = check_torch(type_name, got, steps)
+    same = np.mean(got.argmax(axis=1) == steps.argmax(axis=1))
     print(f"{type_name}: torch differs by at most {largest:.2g}, usually {usual:.2g}; {same:.1%} of tokens the same")
-    assert largest <= TORCH_BOUNDS[type_name][0] and usual <= TORCH_BOUNDS[type_name][1]
     assert same >= TORCH_SAME_TOKENS
 
 
