@@ -310,12 +310,19 @@ class Engine:
             tokens = tokens + more.ids
         return Score(tokens[first:], text_logprobs(self, tokens, first))
 
-    def embed(self, text: str | Sequence[int], pooling: Literal["mean", "last"] = "mean") -> NDArray[np.float32]:
-        """A vector (D,) of unit length for the text: the mean of the model's final states, or the last one."""
+    def embed(
+        self,
+        text: str | Sequence[int],
+        pooling: Literal["mean", "last"] = "mean",
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """A vector (D,) of unit length for the text: the mean of the model's final states, or the last one.
+        `progress` is told how many tokens are done, and of how many; what it raises ends the work."""
         tokens = self._tokens(text)
         if isinstance(text, str) and self.tokenizer.add_eos and self.tokenizer.eos_id is not None:
             tokens.append(self.tokenizer.eos_id)  # models made for embeddings speak at a text's end
-        return text_vector(self, tokens, pooling)
+        return text_vector(self, tokens, pooling, progress)
 
     def perplexity(
         self,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LOGITS_BYTES = 8 << 20  # logits held at once: a large vocabulary times a whole window would be half a gigabyte
 
-Progress = Callable[[int, int], None]  # windows done, windows in all
+Progress = Callable[[int, int], None]  # windows or tokens done, and in all
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ def text_logprobs(
     return np.concatenate(found) if found else np.zeros(0)
 
 
-def text_vector(engine: Engine, tokens: Sequence[int], pooling: str) -> NDArray[np.float32]:
+def text_vector(
+    engine: Engine, tokens: Sequence[int], pooling: str, progress: Progress | None = None
+) -> NDArray[np.float32]:
     """Unit vector (D,): the mean of the final normalised states of all tokens, or the last one's."""
     if pooling not in ("mean", "last"):
         raise SpecError(f"pooling={pooling!r}: use 'mean' or 'last'")
@@ -131,6 +133,8 @@ def text_vector(engine: Engine, tokens: Sequence[int], pooling: str) -> NDArray[
         with engine.lock:
             states = engine.decoder.hidden(part, [Span(cache, 0, len(part))]).astype(np.float64)  # (N, D)
         total = states[-1] if pooling == "last" else total + states.sum(0)
+        if progress is not None:
+            progress(start + len(part), len(tokens))
         _give_way()
     length = float(np.linalg.norm(total))
     if not math.isfinite(length):

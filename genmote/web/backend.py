@@ -63,12 +63,13 @@ class Backend(Protocol):
         Raises `GenmoteError`, `GrammarError` for a schema that cannot be used."""
         ...
 
-    def embed(self, tokens: Sequence[int]) -> Sequence[float]:
-        """The text's embedding, unit length. Blocks; called in a worker thread."""
+    def embed(self, tokens: Sequence[int], check: Callable[[], None]) -> Sequence[float]:
+        """The text's embedding, unit length. Blocks; called in a worker thread. Calls `check` after each part of the
+        work: it raises where nobody waits for the result any more."""
         ...
 
-    def score(self, tokens: Sequence[int], top: int) -> Sequence[TokenProb]:
-        """Log-probabilities of each token after those before it. Blocks; called in a worker thread."""
+    def score(self, tokens: Sequence[int], top: int, check: Callable[[], None]) -> Sequence[TokenProb]:
+        """Log-probabilities of each token after those before it; otherwise as `embed`."""
         ...
 
     def load(self) -> Mapping[str, int]:

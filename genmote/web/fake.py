@@ -74,10 +74,14 @@ class ScriptedBackend:
             finally:
                 self._turn.release()
 
-    def embed(self, tokens: Sequence[int]) -> Sequence[float]:
+    def embed(self, tokens: Sequence[int], check: Callable[[], None]) -> Sequence[float]:
+        self.pace()
+        check()
         return [0.6, 0.8, float(len(tokens))]
 
-    def score(self, tokens: Sequence[int], top: int) -> Sequence[TokenProb]:
+    def score(self, tokens: Sequence[int], top: int, check: Callable[[], None]) -> Sequence[TokenProb]:
+        self.pace()
+        check()
         return [TokenProb(t, -1.0 if i else None, [(t, -1.0)] * min(top, 1)) for i, t in enumerate(tokens)]
 
     def load(self) -> Mapping[str, int]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genmote.errors import ServeError
 from genmote.runtime.generation import FinishReason, Request
 from genmote.runtime.generation import Piece as EnginePiece
 from genmote.runtime.handle import Event
@@ -41,7 +40,6 @@ class LocalBackend:
         path = engine.model_path
         self.created = int(path.stat().st_mtime if path is not None else time.time())
         self._scheduler = Scheduler(engine, max_sessions=slots, queue_limit=_UNLIMITED)
-        self._closed = False
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         tokens = self.engine.tokenizer.encode(text, bos=False, start=begin)
@@ -74,16 +72,15 @@ class LocalBackend:
         submitted.set()
         return handle.cancel
 
-    def embed(self, tokens: Sequence[int]) -> Sequence[float]:
-        return [float(x) for x in self.engine.embed(tokens)]
+    def embed(self, tokens: Sequence[int], check: Callable[[], None]) -> Sequence[float]:
+        return [float(x) for x in self.engine.embed(tokens, progress=lambda done, all_rows: check())]
 
-    def score(self, tokens: Sequence[int], top: int) -> Sequence[TokenProb]:
+    def score(self, tokens: Sequence[int], top: int, check: Callable[[], None]) -> Sequence[TokenProb]:
         rows, session = self.engine.rows(tokens), Session(self.engine)
         found = [TokenProb(rows.ids[0], None)]
         step = max(1, _LOGITS // self.vocab_size)
         for start in range(0, len(rows) - 1, step):
-            if self._closed:
-                raise ServeError("the server is shutting down: try again later")
+            check()
             found += self._scored(session, rows, start, min(start + step, len(rows) - 1), top)
         return found
 
@@ -103,7 +100,6 @@ class LocalBackend:
         return self._scheduler.load()
 
     def close(self) -> None:
-        self._closed = True
         self._scheduler.close()
 
 

@@ -17,12 +17,13 @@ from typing import Any, Self, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive
 
-from genmote.errors import GenmoteError
+from genmote.errors import GenmoteError, ServeError
 from genmote.runtime.generation import Request as Job
 from genmote.web.backend import Backend, Piece
 from genmote.web.problem import Problem, problem_of, shutting_down
 
 T = TypeVar("T")
+Check = Callable[[], None]
 
 
 class Gone(Exception):
@@ -30,7 +31,8 @@ class Gone(Exception):
 
 
 class Service:
-    """An engine and who may use it: at most `backend.slots` jobs at work and `queue` more waiting.
+    """An engine and who may use it: at most `backend.slots` jobs at work and `queue` more waiting. A request that is
+    being read, its template written and its grammar compiled, counts as one.
 
     `body_limit` is in bytes, `body_wait_s` is how long a client may take to send its body.
     """
@@ -38,10 +40,12 @@ class Service:
     def __init__(self, backend: Backend, *, queue: int, body_limit: int, body_wait_s: float = 30.0) -> None:
         self.backend, self.queue = backend, queue
         self.body_limit, self.body_wait_s = body_limit, body_wait_s
-        self._open = 0  # jobs admitted and not at their end
+        self._open = 0  # places taken
         self._lock = threading.Lock()
-        # One thread for the tokenizer, templates and schemas: off the event loop, and never two at once.
-        self._clerk = ThreadPoolExecutor(1, "genmote-clerk")
+        self._closed = False
+        # For tokenizers, templates and schemas, off the event loop: a slow one must not keep all others waiting.
+        self._clerks = ThreadPoolExecutor(2, "genmote-clerk")
+        self._measurers = ThreadPoolExecutor(2, "genmote-measure")
 
     @property
     def room(self) -> int:
@@ -71,42 +75,66 @@ class Service:
             self._open -= jobs
 
     async def clerk(self, work: Callable[[], T]) -> T:
-        """Run short work off the event loop, one at a time; errors of the engine come out as `Problem`."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._clerk, work)
-        except GenmoteError as error:
-            raise problem_of(error) from error
-
-    async def compute(self, work: Callable[[], T]) -> T:
-        """Run one blocking call of the engine that takes a place, such as an embedding."""
+        """Run short work, such as a tokenizer's, off the event loop. It takes a place meanwhile; errors of the engine
+        come out as `Problem`."""
         self.admit(1)
+        return await self.errand(self._clerks, work, 1)
 
-        def worker() -> T:
-            try:
-                return work()
-            finally:
-                self.release()
+    async def compute(self, work: Callable[[Check], T]) -> T:
+        """Run long work of the engine, such as a request's embeddings. It takes a place. What `work` is given it must
+        call often: that raises where nobody waits for the result any more."""
+        self.admit(1)
+        return await self.measure(work, 1)
+
+    async def measure(self, work: Callable[[Check], T], places: int = 0) -> T:
+        """`compute` in `places` that the caller has."""
+        left = threading.Event()
+
+        def check() -> None:
+            if left.is_set():
+                raise Gone
+            if self._closed:
+                raise ServeError("the server is shutting down: try again later")
 
         try:
-            return await asyncio.to_thread(worker)
+            return await self.errand(self._measurers, lambda: work(check), places)
+        finally:
+            left.set()
+
+    async def errand(self, pool: ThreadPoolExecutor | None, work: Callable[[], T], places: int = 0) -> T:
+        """Run work in a pool (None: the clerks'); gives back `places` when it has ended, or will never begin."""
+        try:
+            future = (pool or self._clerks).submit(work)
+        except RuntimeError:  # the pool takes no more
+            self.release(places)
+            raise shutting_down() from None
+        future.add_done_callback(lambda _: self.release(places))
+        try:
+            return await asyncio.wrap_future(future)
         except GenmoteError as error:
             raise problem_of(error) from error
 
     def close(self) -> None:
         """End the engine's work; may be called more than once."""
-        self._clerk.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        for pool in (self._clerks, self._measurers):
+            pool.shutdown(wait=False, cancel_futures=True)
         self.backend.close()
 
 
 class Texts:
     """The texts of one request, as an async context manager over ``(choice, piece)``; leaving it cancels the rest.
 
+    Entering takes the places of all jobs (`measured`: at least one), or raises `Problem` 429. The texts begin when they
+    are iterated over.
     Raises the engine's error as a `Problem`. Afterwards (and meanwhile) `generated` and `cached` count tokens, also in
     `note`, for the log.
     """
 
-    def __init__(self, service: Service, jobs: Sequence[Job], note: dict[str, Any]) -> None:
+    def __init__(self, service: Service, jobs: Sequence[Job], note: dict[str, Any], *, measured: bool = False) -> None:
         self._service, self._jobs, self._note = service, jobs, note
+        self._held = max(len(jobs), int(measured))  # places
+        self._begun = False
         self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._cancels: list[Callable[[], None]] = []
         self._left = False
@@ -115,16 +143,18 @@ class Texts:
         self.cached = 0
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._service.admit(len(self._jobs))
-        try:
-            await self._service.clerk(lambda: self._submit(loop))
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
+        self._service.admit(self._held)
         return self
 
+    async def measure(self, work: Callable[[Check], T]) -> T:
+        """Run long work in this request's places, before the texts begin."""
+        return await self._service.measure(work)
+
     def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._left:
+                return
+            self._begun = True
         done = 0
         try:
             for choice, job in enumerate(self._jobs):
@@ -136,7 +166,7 @@ class Texts:
                 if left:  # the client went away meanwhile
                     cancel()
         finally:
-            self._service.release(len(self._jobs) - done)
+            self._service.release(self._held - done)
 
     def _deliverer(self, loop: asyncio.AbstractEventLoop, choice: int) -> Callable[[Piece], None]:
         def deliver(piece: Piece) -> None:
@@ -153,11 +183,14 @@ class Texts:
         with self._lock:
             self._left = True
             cancels = list(self._cancels)
+        if not self._begun:
+            self._service.release(self._held)
         for cancel in cancels:
             cancel()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
-        open_texts = len(self._jobs)
+        loop, open_texts = asyncio.get_running_loop(), len(self._jobs)
+        await self._service.errand(None, lambda: self._submit(loop))
         while open_texts:
             choice, piece = await self._queue.get()
             self.generated += piece.tokens

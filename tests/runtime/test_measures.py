@@ -103,6 +103,21 @@ def test_vectors() -> None:
         engine.embed("a", "max")  # type: ignore[arg-type]
 
 
+def test_an_embedding_tells_how_far_it_is_and_can_be_ended() -> None:
+    engine = fake_engine()
+    told: list[tuple[int, int]] = []
+    engine.embed("ab" * 400, progress=lambda *how_far: told.append(how_far))
+    assert told[0] == (measures.BESIDE, 801) and told[-1] == (801, 801) and told == sorted(told)
+
+    def enough(done: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    steps = engine.decoder.steps  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        engine.embed("ab" * 400, progress=enough)
+    assert engine.decoder.steps == steps + 1  # type: ignore[attr-defined]
+
+
 def test_what_cannot_be_measured_is_told() -> None:
     engine = fake_engine(context=64)
     with pytest.raises(ContextError, match="context=65: use a window of 4 to 64 tokens"):

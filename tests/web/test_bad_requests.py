@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -14,6 +15,8 @@ import pytest
 from genmote.errors import GenmoteError, GrammarError
 from genmote.web.backend import Piece
 from genmote.web.fake import ScriptedBackend
+from genmote.web.problem import Problem
+from genmote.web.service import Service
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
@@ -390,6 +393,54 @@ def test_queue_limit(start: Any) -> None:
     assert running.post(CHAT, ASK)[0] == 200
 
 
+def test_many_texts_of_one_request_take_one_place(start: Any) -> None:
+    go = threading.Event()
+    running = start(ScriptedBackend(slots=1, pace=lambda: go.wait(20)), queue=0)
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(running.post(EMBED, {"input": ["a"] * 2048})))
+    asking.start()
+    assert running.settles(open=1)
+    assert running.post(EMBED, {"input": "a"})[0] == 429
+    go.set()
+    asking.join(20)
+    assert answers[0][0] == 200 and len(answers[0][1]["data"]) == 2048
+    assert running.settles(open=0)
+    assert running.post("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1, "max_tokens": 1})[0] == 200
+
+
+def test_what_is_being_read_counts(start: Any) -> None:
+    """A slow template keeps its own request waiting, not the others, and cannot pile up requests without end."""
+    go = threading.Event()
+
+    class Slow(ScriptedBackend):
+        def chat_prompt(self, messages: Any, tools: Any) -> Any:
+            assert go.wait(20)
+            return super().chat_prompt(messages, tools)
+
+    running = start(Slow(slots=1), queue=2)
+    ask = [threading.Thread(target=running.post, args=(CHAT, ASK)) for _ in range(3)]
+    ask[0].start()
+    assert running.settles(open=1)
+    assert running.post("/v1/completions", {"prompt": "a"})[0] == 200
+    for one in ask[1:]:
+        one.start()
+    assert running.settles(open=3)
+    assert running.post("/v1/completions", {"prompt": "a"})[0] == 429
+    go.set()
+    for one in ask:
+        one.join(20)
+    assert running.settles(open=0)
+
+
+def test_a_service_that_is_closed_takes_nothing() -> None:
+    service = Service(ScriptedBackend(), queue=1, body_limit=1)
+    service.close()
+    for work in (service.clerk(lambda: 1), service.compute(lambda check: check())):
+        with pytest.raises(Problem, match="the server is shutting down") as caught:
+            asyncio.run(work)
+        assert caught.value.status == 503 and service.open == 0
+
+
 class Broken(ScriptedBackend):
     """Fails after a piece, or at once."""
 
@@ -423,7 +474,7 @@ def test_engine_errors(start: Any) -> None:
 
 def test_fault_of_the_server_itself(start: Any) -> None:
     class Faulty(ScriptedBackend):
-        def embed(self, tokens: Any) -> Any:
+        def embed(self, tokens: Any, check: Any) -> Any:
             raise ZeroDivisionError("secret")
 
     running = start(Faulty())

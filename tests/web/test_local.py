@@ -194,6 +194,33 @@ def test_leaving_during_a_long_prompt_frees_the_slot(serving: Any) -> None:
     assert running.post(TEXT, {"prompt": "ab ab", "max_tokens": 3, "temperature": 0})[1]["choices"][0]["text"] == " ab"
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/embeddings", {"input": ["abc" * 30_000] * 10}),
+        (TEXT, {"prompt": "abc" * 30_000, "echo": True, "logprobs": 0, "max_tokens": 0}),
+    ],
+    ids=["embeddings", "echo"],
+)
+def test_leaving_ends_what_is_measured(
+    serving: Any, monkeypatch: pytest.MonkeyPatch, path: str, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("genmote.web.local._LOGITS", 64 * 258)
+    running = serving(context=100_000)
+    decoder = running.service.backend.engine.decoder
+    body = json.dumps(fields).encode()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert running.settles(open=1)
+        while not decoder.steps:
+            time.sleep(0.01)
+    assert running.settles(open=0)
+    time.sleep(0.5)  # the part that was under way
+    done = decoder.steps
+    time.sleep(0.3)
+    assert decoder.steps == done
+
+
 def test_others_come_through_beside_many_texts(serving: Any) -> None:
     """An embedding and a scored prompt need the engine between the steps of the texts at work."""
     running = serving(slots=2)

@@ -104,7 +104,7 @@ class Plan:
 async def chat_completions(request: Request) -> Response:
     service: Service = request.app.service
     body = parse(await read_body(request, service))
-    plan = await service.clerk(lambda: read(body, service))
+    plan = await while_connected(request.receive, service.clerk(lambda: read(body, service)))
     request.scope["note"]["prompt"] = plan.prompt_tokens
     head = {"id": "chatcmpl-" + secrets.token_hex(12), "created": int(time.time()), "model": plan.options.model}
     texts = Texts(service, plan.jobs, request.scope["note"])

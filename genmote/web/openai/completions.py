@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -21,7 +20,7 @@ from genmote.web.backend import Backend, TokenProb
 from genmote.web.fields import Body, kind, parse, wrong
 from genmote.web.openai.options import Options, read_options, room_for, shown, token_ids, token_text, usage
 from genmote.web.problem import Problem
-from genmote.web.service import Service, Texts, read_body, while_connected
+from genmote.web.service import Check, Service, Texts, read_body, while_connected
 from genmote.web.sse import EventStream
 
 _MAX_TOKENS = 16  # the API's default
@@ -47,6 +46,11 @@ class Plan:
     logprobs: int | None  # alternatives for each token
 
     @property
+    def measured(self) -> bool:
+        """Whether the prompts' own log-probabilities are asked for."""
+        return self.echo and self.logprobs is not None
+
+    @property
     def prompt_tokens(self) -> int:
         return sum(len(prompt.ids) for prompt in self.prompts)
 
@@ -54,7 +58,7 @@ class Plan:
 async def completions(request: Request) -> Response:
     service: Service = request.app.service
     body = parse(await read_body(request, service))
-    plan = await service.clerk(lambda: read(body, service))
+    plan = await while_connected(request.receive, service.clerk(lambda: read(body, service)))
     request.scope["note"]["prompt"] = plan.prompt_tokens
     head = {
         "id": "cmpl-" + secrets.token_hex(12),
@@ -62,7 +66,7 @@ async def completions(request: Request) -> Response:
         "created": int(time.time()),
         "model": plan.options.model,
     }
-    texts = Texts(service, plan.jobs, request.scope["note"])
+    texts = Texts(service, plan.jobs, request.scope["note"], measured=plan.measured)
     if plan.options.stream:
         return EventStream(_chunks(service, texts, plan, head))
     return JSONResponse(await while_connected(request.receive, _whole(service, texts, plan, head)))
@@ -174,15 +178,15 @@ async def _parts(service: Service, texts: Texts, plan: Plan) -> AsyncGenerator[d
     """The choices' parts in the order in which they come to be."""
     backend = service.backend
     choices = [Choice(backend, plan, i) for i in range(len(plan.prompts) * plan.options.n)]
-    if plan.echo:
-        scored: list[Sequence[TokenProb]] = []
-        if plan.logprobs is not None:
-            scored = [
-                await service.compute(partial(backend.score, prompt.ids, plan.logprobs)) for prompt in plan.prompts
-            ]
-        for choice in choices:
-            yield choice.echoed(scored)
+
+    def score(check: Check) -> list[Sequence[TokenProb]]:
+        return [backend.score(prompt.ids, plan.logprobs or 0, check) for prompt in plan.prompts]
+
     async with texts:
+        scored = await texts.measure(score) if plan.measured else []
+        if plan.echo:
+            for choice in choices:
+                yield choice.echoed(scored)
         async for index, piece in texts:
             if piece.text or piece.probs or piece.last:
                 yield choices[index].part(piece.text, piece.probs, piece.finish)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from genmote.web.fields import Body, parse, wrong
 from genmote.web.openai.completions import read_prompts
 from genmote.web.openai.options import room_for, served
 from genmote.web.problem import Problem
-from genmote.web.service import Service, read_body, while_connected
+from genmote.web.service import Check, Service, read_body, while_connected
 
 _MOST = 2048  # inputs in one request, as in the API
 
@@ -26,17 +25,18 @@ _MOST = 2048  # inputs in one request, as in the API
 async def embeddings(request: Request) -> Response:
     service: Service = request.app.service
     body = parse(await read_body(request, service))
-    inputs = await service.clerk(lambda: read(body, service))
+    inputs = await while_connected(request.receive, service.clerk(lambda: read(body, service)))
     encoded = body.choice("encoding_format", "float", ["float", "base64"]) == "base64"
 
-    async def compute() -> list[dict[str, Any]]:
+    def compute(check: Check) -> list[dict[str, Any]]:
         found = []
         for index, tokens in enumerate(inputs):
-            vector = await service.compute(partial(service.backend.embed, tokens))
-            found.append({"object": "embedding", "index": index, "embedding": _wire(vector, encoded)})
+            check()
+            vector = _wire(service.backend.embed(tokens, check), encoded)
+            found.append({"object": "embedding", "index": index, "embedding": vector})
         return found
 
-    data = await while_connected(request.receive, compute())
+    data = await while_connected(request.receive, service.compute(compute))
     count = sum(map(len, inputs))
     request.scope["note"]["prompt"] = count
     return JSONResponse(
