@@ -33,6 +33,20 @@ def test_the_formats_page_tells_of_every_field(cls: type) -> None:
     assert not [f.name for f in fields(cls) if f"`{f.name}`" not in text and f"`[[{f.name}]]`" not in text]
 
 
+def test_the_formats_page_tells_of_every_file_that_begins_with_a_mark() -> None:
+    marks: set[str] = set()
+    for path in (ROOT / "genmote").rglob("*.py"):
+        marks |= set(re.findall(r'^_?MAGIC = b"(.+?)(?:\\n)?"', path.read_text(encoding="utf-8"), re.MULTILINE))
+    text = (DOCS / "formats.md").read_text(encoding="utf-8")
+    assert len(marks) >= 3 and not [mark for mark in marks if f"`{mark}`" not in text]
+
+
+def test_the_formats_page_tells_of_every_section_of_a_token_table() -> None:
+    from genmote.models.tokenizer.table import SECTIONS
+
+    assert re.findall(r"^\| `([A-Z]+)` \| [ui]", (DOCS / "formats.md").read_text(encoding="utf-8"), re.M) == SECTIONS
+
+
 def test_the_environment_variables_are_listed() -> None:
     used: set[str] = set()
     for path in (ROOT / "genmote").rglob("*.py"):
@@ -49,6 +63,6 @@ def test_the_examples_in_the_help_are_commands_that_parse() -> None:
     for verb in verbs():
         parser, module = parser_of(verb)
         for line in re.findall(r"^    (?:[A-Z_]+=\S+ )?genmote (.+)$", module.__doc__ or "", re.MULTILINE):
-            words = shlex.split(line)
+            words = shlex.split(re.split(r" [<>|] ", line)[0])  # what is left to the shell goes
             assert words[0] == verb
             parser.parse_args(words[1:])

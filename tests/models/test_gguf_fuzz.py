@@ -110,15 +110,15 @@ def test_every_byte_of_the_header_may_be_wrong(sound: Quiet, tmp_path: Path) -> 
     refused = 0
     for position in range(header_size(sound)):
         old = sound[position]
-        for new in {0xFF, old ^ 1} - {old}:
+        for new in {old ^ 1 if position % 2 else 0xFF} - {old}:
             refused += survive(tmp_path / "byte.gguf", sound[:position] + bytes([new]) + sound[position + 1 :])
-    assert refused > 1000
+    assert refused > 500
 
 
 @pytest.mark.usefixtures("traced")
 def test_every_field_of_the_header_may_lie(sound: Quiet, tmp_path: Path) -> None:
     for position in range(0, header_size(sound) - 8, 4):
-        for lie in LIES[position // 4 % 3 :: 3]:
+        for lie in LIES[position // 4 % 5 :: 5]:
             survive(tmp_path / "lie.gguf", sound[:position] + struct.pack("<Q", lie) + sound[position + 8 :])
 
 
@@ -154,7 +154,7 @@ def mutate(content: bytes, header: int, edits: list[tuple[str, float, int]]) -> 
 
 
 @pytest.mark.usefixtures("traced")
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EDITS)
 def test_mutants(sound: Quiet, tmp_path: Path, edits: list[tuple[str, float, int]]) -> None:
     survive(tmp_path / "mutant.gguf", mutate(sound, header_size(sound), edits))
