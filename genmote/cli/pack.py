@@ -3,7 +3,8 @@
     genmote pack smollm2-135m
 
 The first load of a model does the same by itself; afterwards a load only maps the file. One layout serves every
-instruction set of a machine.
+instruction set, so the file may be copied to another machine, into its cache or beside the model. A file that is here
+is compared with the model, and made again where a bit has changed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def run(settings: Settings, out: Output) -> None:
     here, started = path.exists(), time.perf_counter()
     with Bar() as bar:
         found = packed.loader(model, kernels, progress=bar)
+        damaged = isinstance(found, packed.Packed) and here and not packed.intact(found)
+        if damaged and found is not None:
+            found = packed.pack(model, kernels, found.path, progress=bar)
     if found is None or found.path is None:
         raise UserError(f"{path} was not written: see that {path.parent} has room and can be written")
     count = os.stat(found.path).st_size
@@ -44,8 +48,10 @@ def run(settings: Settings, out: Output) -> None:
         "model": model.path,
         "size_bytes": count,
         "of_original": round(count / model.nbytes, 4),
-        "made": not here,
+        "made": damaged or not here,
+        "was_damaged": damaged,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    told = "was here" if here else f"made in {values['seconds']:.1f} s"
+    made = f"made in {values['seconds']:.1f} s"
+    told = f"was damaged, {made}" if damaged else "was here and is whole" if here else made
     out.result(values, f"{found.path} ({size(count)}, {values['of_original']:.3f} of the model file, {told})")

@@ -145,6 +145,17 @@ def pack(model: ModelFile, ops: Any, path: Path | None = None, *, progress: Prog
     return found
 
 
+def intact(found: Packed) -> bool:
+    """Whether a packed file's matrices are what the model's are when they are re-laid now; reads both files whole."""
+    for place in found.places.values():
+        at = place.offset
+        for piece in _relaid(found.ops, found.model, place.info, place.index):
+            if not np.array_equal(found.data[at : at + piece.nbytes], piece):
+                return False
+            at += piece.nbytes
+    return True
+
+
 def path_of(model: ModelFile) -> Path:
     """Where a model's packed file lies in the cache: named by the model's name and content."""
     return home.cache_dir() / "packed" / f"{model.path.stem}-{_key(model)[:16]}.packed"

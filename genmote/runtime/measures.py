@@ -139,8 +139,8 @@ def text_vector(
     length = float(np.linalg.norm(total))
     if not math.isfinite(length):
         raise ModelFileError(
-            "the model's states are not numbers: the model file or its adapter is likely damaged; "
-            "check it with `genmote info`"
+            "the model's states are not numbers: the model file, its adapter or its re-laid copy is likely damaged; "
+            "`genmote pack` mends the copy, else fetch the model again"
         )
     return np.asarray(total / length if length > 0 else total, np.float32)
 

@@ -198,3 +198,14 @@ def test_a_model_that_is_refused_leaves_no_file(tmp_path, ops, names, says):
     with pytest.raises(ModelFileError, match=says):
         packed.loader(ModelFile.open(tmp_path / "odd.gguf"), ops)
     assert files() == []
+
+
+def test_a_changed_bit_is_found(model_path, ops):
+    found = packed.loader(ModelFile.open(model_path), ops)
+    assert packed.intact(found)
+    whole = bytearray(found.path.read_bytes())
+    whole[len(whole) // 2] ^= 4
+    found.path.write_bytes(whole)
+    again = packed.loader(ModelFile.open(model_path), ops)
+    assert not packed.intact(again)
+    assert packed.intact(packed.pack(again.model, ops, again.path))
