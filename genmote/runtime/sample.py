@@ -194,8 +194,8 @@ class Sampler:
 
 
 _BROKEN = (
-    "the model's logits are not numbers, or no token is allowed: the model file, its adapter or its re-laid copy is likely "
-    "damaged; `genmote pack` mends the copy, else fetch the model again"
+    "the model's logits are not numbers, or no token is allowed: the model file, its adapter or its re-laid copy is "
+    "likely damaged; `genmote pack` mends the copy, else fetch the model again"
 )
 
 
