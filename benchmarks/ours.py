@@ -44,7 +44,6 @@ def speed(chosen: argparse.Namespace) -> dict[str, Any]:
     rows = max(chosen.prefill, chosen.decode)
     engine = load(chosen, rows)
     session = engine.session()
-    session.reserve(rows)
     prefill_s = decode_s = 0.0
     if prompt:
         session.prefill(prompt)
@@ -104,8 +103,6 @@ def streams(chosen: argparse.Namespace) -> dict[str, Any]:
 
     sessions = [engine.session() for _ in range(chosen.streams)]
     texts = [Rows(draw(number, chosen.decode + 1)) for number in range(chosen.streams)]
-    for session in sessions:
-        session.reserve(chosen.decode + 1)
     started = 0.0
     for at in range(chosen.decode + 1):
         if at == 1:  # the first pass is the warm-up
