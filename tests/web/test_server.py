@@ -139,7 +139,7 @@ def test_signal_when_idle(number: int, status: int) -> None:
         child.send_signal(number)
         out, err = child.communicate(timeout=10)
         assert child.returncode == status, err
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 2.9  # with texts under way it would wait 3
         assert err == "" and out == ("clean\n" if status == 0 else "")
 
 
