@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import os
 import re
+import socket
 import time
 import urllib.error
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from genmote.errors import ModelNameError, PullError
 from genmote.fetch import CHUNK, Progress, need_space, place, quiet, staging
 
 TRIES = 5
+TRIES_WITHOUT_A_NAME = 2  # a host name that does not resolve: no network, or a wrong HF_ENDPOINT
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 30.0
 
@@ -109,19 +111,29 @@ class _Download:
                 if self.done > most:  # the last try brought something new: a poor link is not a dead one
                     tries, wait_s, most = 0, FIRST_WAIT_S, self.done
                 tries += 1
-                if tries >= TRIES:
+                nameless = isinstance(getattr(fault, "reason", fault), socket.gaierror)
+                if tries >= (most_tries := TRIES_WITHOUT_A_NAME if nameless else TRIES):
                     raise PullError(
-                        f"{self.file.name} could not be fetched after {TRIES} tries ({reason}): nothing was kept; "
+                        f"{self.file.name} could not be fetched after {tries} tries ({reason}): nothing was kept; "
                         "check the network and try again"
                     ) from None
                 asked = fault.wait_s if isinstance(fault, _Broken) else None
-                time.sleep(min(asked if asked is not None else wait_s, LONGEST_WAIT_S))
+                pause_s = min(asked if asked is not None else wait_s, LONGEST_WAIT_S)
+                self._pause(pause_s, f"{reason}: trying again in {pause_s:.0f} s ({tries + 1} of {most_tries})")
                 wait_s *= 2
         if self.sha256 is not None and self.digest.hexdigest() != self.sha256:
             raise PullError(
                 f"{self.file.name} came with sha256 {self.digest.hexdigest()[:12]}…, "
                 f"the hub names {self.sha256[:12]}…: nothing was kept; try again"
             )
+
+    def _pause(self, pause_s: float, why: str) -> None:
+        """Wait, saying why, in steps in which the progress may stop the fetch."""
+        end = time.monotonic() + pause_s
+        self.progress(why, 0, 0)
+        while (left_s := end - time.monotonic()) > 0:
+            time.sleep(min(0.25, left_s))
+            self.progress(why, 0, 0)
 
     def attempt(self) -> None:
         """One request, from where the last one broke off."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import threading
+import urllib.error
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -159,6 +161,23 @@ def test_a_lasting_fault_ends_in_one_line(server: Hub) -> None:
     ):
         store.pull(NAME)
     assert left() == []
+
+
+def test_a_pause_is_told(server: Hub) -> None:
+    server.statuses = [503, 503]
+    told: list[str] = []
+    store.pull(NAME, progress=lambda what, done, total: told.append(what))
+    assert told[:2] == [f"HTTP 503: trying again in 0 s ({n} of 5)" for n in (2, 3)]
+
+
+def test_a_host_without_an_address_is_not_asked_long(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object, **options: object) -> None:
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
+
+    monkeypatch.setattr("genmote.gate.open_url", unknown)
+    with pytest.raises(PullError, match="after 2 tries .*Name or service not known"):
+        store.pull(NAME)
+    assert not list(home.models_dir().iterdir()), "no empty folders stay"
 
 
 def test_a_server_that_is_not_there(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
