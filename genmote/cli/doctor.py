@@ -1,4 +1,8 @@
-"""Tell what genmote finds here: folders, kernels, threads, memory, models, extras."""
+"""Tell what genmote finds here: folders, kernels, threads, memory, models, extras, and what is wrong.
+
+Settings that cannot work (a GENMOTE_HOME that is a file, an unknown GENMOTE_OPS or GENMOTE_ISA) are told one a line at
+the end; the exit status is 2 then.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from genmote.cli._output import Output, columns, size
+from genmote.errors import SpecError, UserError
 from genmote.spec import dataclass
 
 #: Extra → (a package of it that must be there, what it is for).
@@ -27,7 +32,7 @@ class Settings:
     pass
 
 
-def run(settings: Settings, out: Output) -> None:
+def run(settings: Settings, out: Output) -> int:
     from genmote import __version__, home, records
     from genmote.models import store
     from genmote.runtime.threads import default_threads
@@ -49,7 +54,34 @@ def run(settings: Settings, out: Output) -> None:
         "extras": {name: version(package) for name, (package, _) in EXTRAS.items()},
         "offline": os.environ.get("GENMOTE_OFFLINE", "") not in ("", "0"),
     }
-    out.result(values, _text(values))
+    values["problems"] = problems = faults(kernels)
+    out.result(values, "\n".join([_text(values), *(f"PROBLEM  {problem}" for problem in problems)]))
+    return UserError.exit_status if problems else 0
+
+
+def faults(kernels: dict[str, Any]) -> list[str]:
+    """What cannot work as it is set, one line each."""
+    from genmote import home, ops
+
+    found = []
+    if (root := home.home()).exists() and not root.is_dir():
+        found.append(f"GENMOTE_HOME: {root} is a file, wanted a folder")
+    try:
+        home.check_layout()
+    except SpecError as fault:
+        found.append(str(fault))
+    wanted, isa = os.environ.get("GENMOTE_OPS"), os.environ.get("GENMOTE_ISA")
+    if wanted and wanted not in ops.names():
+        found.append(f"GENMOTE_OPS={wanted}: there are {', '.join(ops.names())}; choose one of these or unset it")
+    elif wanted == "native" and not kernels["native"]:
+        found.append("GENMOTE_OPS=native: the kernels are not here; unset it, or install a C++ compiler and reinstall")
+    elif wanted == "torch" and importlib.util.find_spec("torch") is None:
+        found.append("GENMOTE_OPS=torch: PyTorch is not here; unset it, or pip install 'genmote[workbench]'")
+    if isa and not kernels["native"]:
+        found.append(f"GENMOTE_ISA={isa} has no effect without the native kernels: unset it")
+    elif isa and isa not in kernels["runnable"]:
+        found.append(f"GENMOTE_ISA={isa}: this machine runs {', '.join(kernels['runnable'])}; choose one of these")
+    return found
 
 
 def native() -> dict[str, Any]:
@@ -59,13 +91,17 @@ def native() -> dict[str, Any]:
     try:
         _native = importlib.import_module("genmote.ops._native")
     except ImportError as fault:
-        return {"native": False, "why": str(fault)}
+        # The loader's word on a shared object tells what is wrong with it; Python's on modules tells a user nothing.
+        said = f": {fault}" if fault.path and str(fault.path) in str(fault) else ""
+        return {"native": False, "why": f"built, but they cannot be loaded{said}; reinstall genmote"}
     names = list(_native.isa_names())
+    runnable = [name for name in names if _native.isa_runs(name)]
+    wanted = os.environ.get("GENMOTE_ISA")
     return {
         "native": True,
         "built": names,
-        "runnable": [name for name in names if _native.isa_runs(name)],
-        "used": os.environ.get("GENMOTE_ISA") or _native.best_isa(),
+        "runnable": runnable,
+        "used": _native.best_isa() if not wanted else wanted if wanted in runnable else None,
     }
 
 
@@ -75,7 +111,8 @@ def folder(path: Path) -> dict[str, Any]:
     while not there.exists():
         there = there.parent
     used = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
-    return {"path": path, "exists": path.is_dir(), "writable": os.access(there, os.W_OK), "size_bytes": used}
+    writable = there.is_dir() and os.access(there, os.W_OK)
+    return {"path": path, "exists": path.is_dir(), "writable": writable, "size_bytes": used}
 
 
 def version(package: str) -> str | None:
@@ -94,7 +131,7 @@ def _text(values: dict[str, Any]) -> str:
         ["memory", memory],
     ]
     if kernels["native"]:
-        rows.append(["kernels", f"native, {kernels['used']} (runnable here: {', '.join(kernels['runnable'])})"])
+        rows.append(["kernels", f"native, {kernels['used'] or 'none'} (runnable here: {', '.join(kernels['runnable'])})"])
     else:
         rows.append(["kernels", f"none ({kernels['why']}); NumPy computes instead, tens of times slower"])
     rows.append(["home", f"{values['home']['path']} ({values['home']['from']})"])

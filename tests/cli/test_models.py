@@ -120,5 +120,46 @@ def test_doctor_tells_of_kernels_that_do_not_load(
     monkeypatch.setitem(sys.modules, "genmote.ops._native", None)
     assert genmote("doctor", "--json").json["kernels"] == {
         "native": False,
-        "why": "import of genmote.ops._native halted; None in sys.modules",
+        "why": "built, but they cannot be loaded; reinstall genmote",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("GENMOTE_ISA", "foo", "GENMOTE_ISA=foo: this machine runs "),
+        ("GENMOTE_OPS", "foo", "GENMOTE_OPS=foo: there are native, numpy, torch; choose one of these"),
+    ],
+)
+def test_doctor_tells_of_settings_that_cannot_work(
+    genmote: Genmote, own_home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    if name == "GENMOTE_ISA":
+        pytest.importorskip("genmote.ops._native")
+    monkeypatch.setenv(name, value)
+    ran = genmote("doctor")
+    assert ran.status == 2 and f"\nPROBLEM  {told}" in ran.out
+    assert value not in ran.out.split("PROBLEM")[0], "a bad setting is not told as if it were used"
+
+
+def test_doctor_tells_of_a_home_that_cannot_be(genmote: Genmote, own_home: Path) -> None:
+    own_home.write_text("a file")
+    ran = genmote("doctor")
+    assert ran.status == 2 and f"PROBLEM  GENMOTE_HOME: {own_home} is a file, wanted a folder" in ran.out
+    assert "absent, not writable" in ran.out
+
+
+def test_doctor_tells_of_a_newer_layout(genmote: Genmote, own_home: Path) -> None:
+    own_home.mkdir()
+    (own_home / "layout").write_text("2")
+    ran = genmote("doctor", "--json")
+    assert ran.status == 2 and len(ran.json["problems"]) == 1 and "has layout 2" in ran.json["problems"][0]
+
+
+def test_doctor_says_that_an_instruction_set_has_no_effect_without_kernels(
+    genmote: Genmote, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genmote.cli.doctor.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("GENMOTE_ISA", "avx2")
+    ran = genmote("doctor")
+    assert ran.status == 2 and "GENMOTE_ISA=avx2 has no effect without the native kernels" in ran.out
