@@ -37,6 +37,8 @@ def near(name: str, known: list[str]) -> str:
 
     >>> near("lama", ["llama", "qwen2"])
     ', did you mean llama?'
+    >>> near("LLAMA", ["llama", "qwen2"])
+    ', did you mean llama?'
     """
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     return f", did you mean {' or '.join(close)}?" if close else ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmote.cli._output import Bar
-from genmote.errors import UserError
+from genmote.errors import GrammarError, UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class SamplingFlags:
         return {
             "max_tokens": self.max_tokens,
             "stop": self.stop,
-            "json_schema": None if self.schema is None else read_text(self.schema),
+            "json_schema": None if self.schema is None else read_schema(self.schema),
             "grammar": grammar,
             "speculate": self.speculate,
             "sampling": Sampling(
@@ -119,6 +120,18 @@ def scaled(text: str) -> tuple[str, float]:
         return (path, float(scale)) if colon else (text, 1.0)
     except ValueError:
         return text, 1.0
+
+
+def read_schema(path: Path) -> str:
+    """A JSON schema's text; what is no JSON is a `GrammarError` with its place in the file."""
+    text = read_text(path)
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as fault:
+        raise GrammarError(f"{path}, line {fault.lineno} column {fault.colno}: {fault.msg}; wanted JSON") from None
+    except RecursionError:
+        raise GrammarError(f"{path} is nested too deep: wanted a JSON schema") from None
+    return text
 
 
 def read_text(path: Path) -> str:

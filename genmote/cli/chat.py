@@ -4,8 +4,9 @@
     genmote chat smollm2-135m --system "You are terse." --temperature 0.7
 
 Lines that begin with a slash are for genmote: /reset forgets the conversation, /system TEXT gives new instructions
-(and forgets), /help, /quit. A base model has no chat format: it continues what you write. With --json, each line of
-standard input is a turn and each answer one JSON object on a line.
+(and forgets), /help, /quit. Ctrl-C stops an answer; at the prompt it ends the chat. A base model has no chat format:
+it continues what you write. With --json, each line of standard input is a turn and each answer one JSON object on a
+line.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from genmote.runtime.session import Session
     from genmote.runtime.stream import Stream
 
-HELP = "/reset forgets the conversation, /system TEXT gives new instructions, /quit ends (as Ctrl-D does)"
+HELP = (
+    "/reset forgets the conversation, /system TEXT gives new instructions, Ctrl-C stops an answer, "
+    "/quit ends (as Ctrl-D does)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,10 @@ def lines(tty: bool) -> Iterator[str]:
             line = input("> ") if tty else sys.stdin.readline()
         except EOFError:
             return
+        except KeyboardInterrupt:
+            if tty:
+                print()
+            raise
         if not tty and not line:
             return
         yield line.rstrip("\r\n")
@@ -100,7 +108,7 @@ def command(talk: Talk | Continuation, line: str) -> bool:
 def answer(
     engine: Engine, talk: Talk | Continuation, line: str, settings: Settings, out: Output, *, keep_on: bool
 ) -> None:
-    """One turn; on a terminal a turn that is too long is told, and the conversation goes on."""
+    """One turn; on a terminal the conversation goes on after a turn that is too long, and after Ctrl-C."""
     try:
         stream = talk.say(line)
     except ContextError as fault:
@@ -108,8 +116,19 @@ def answer(
             raise
         note(f"genmote chat: {fault}")
         return
-    for piece in stream:
-        out.say(piece.text, end="")
+    heard = ""
+    try:
+        for piece in stream:
+            heard += piece.text
+            out.say(piece.text, end="")
+    except KeyboardInterrupt:
+        stream.close()
+        out.say("")
+        if not keep_on:
+            raise
+        talk.heard(heard)
+        note("(stopped; Ctrl-C at the prompt ends the chat)")
+        return
     out.say("")
     talk.heard(stream.result.text)
     values = figures(engine, stream.result)

@@ -131,7 +131,9 @@ def _text(values: dict[str, Any]) -> str:
         ["memory", memory],
     ]
     if kernels["native"]:
-        rows.append(["kernels", f"native, {kernels['used'] or 'none'} (runnable here: {', '.join(kernels['runnable'])})"])
+        rows.append(
+            ["kernels", f"native, {kernels['used'] or 'none'} (runnable here: {', '.join(kernels['runnable'])})"]
+        )
     else:
         rows.append(["kernels", f"none ({kernels['why']}); NumPy computes instead, tens of times slower"])
     rows.append(["home", f"{values['home']['path']} ({values['home']['from']})"])

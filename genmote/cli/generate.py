@@ -36,9 +36,15 @@ def run(settings: Settings, out: Output) -> None:
     with load(settings) as engine:
         session = settings.session(engine) if settings.prefix or settings.save_prefix else None
         stream = engine.stream(prompt, session=session, **options)
-        for piece in stream:
-            out.say(piece.text, end="")
+        try:
+            for piece in stream:
+                out.say(piece.text, end="")
+        except KeyboardInterrupt:
+            out.say("")  # what is told next begins on a line of its own
+            raise
         out.say("")
+        if not out.json and cut_short(stream.result, options):
+            note(f"genmote generate: the text was cut short and is not whole: raise --max-tokens {settings.max_tokens}")
         values = figures(engine, stream.result)
         if session is not None and settings.save_prefix is not None:
             session.truncate(stream.result.prompt_tokens)
@@ -46,6 +52,12 @@ def run(settings: Settings, out: Output) -> None:
     if settings.stats and not out.json:
         note(stats(values))
     out.result(values, "")
+
+
+def cut_short(result: Result, options: dict[str, Any]) -> bool:
+    """Whether a text that must fit a schema or grammar ended before it did."""
+    constrained = options["json_schema"] is not None or options["grammar"] is not None
+    return constrained and result.finish_reason in ("length", "context")
 
 
 def prompt_of(settings: Settings) -> str:

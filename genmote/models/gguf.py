@@ -179,7 +179,9 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 def _version(cursor: Cursor) -> int:
     source = cursor.source
     if bytes(source.view[:4]) != b"GGUF":
-        raise source.fail(f"starts with {bytes(source.view[:4])!r}, wanted b'GGUF'; it is not a GGUF file")
+        raise source.fail(
+            f"starts with the bytes {bytes(source.view[:4]).hex(' ')}, wanted 47 47 55 46 (GGUF); it is not a GGUF file"
+        )
     cursor.skip(4, "the magic")
     version = int(cursor.number(4, "the version"))
     if version and version & 0xFFFF == 0:

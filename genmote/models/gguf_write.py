@@ -66,6 +66,10 @@ def write_gguf(
                         progress(f"writing {os.path.basename(path)}", done, sum(sizes))
                 out.write(bytes(-size % alignment))
     except OSError as error:
+        if not (folder := os.path.dirname(os.path.abspath(path))) or not os.path.isdir(folder):
+            raise ModelFileError(f"{path}: cannot be written, {folder} is no folder; make it first") from None
+        if os.path.isdir(path):
+            raise ModelFileError(f"{path} is a folder; name the file to write in it") from None
         raise ModelFileError(
             f"{path}: cannot be written ({error.strerror}); free space or give another place"
         ) from None

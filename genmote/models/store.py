@@ -79,6 +79,10 @@ def resolve(name: str | os.PathLike[str], *, progress: Progress = quiet) -> Path
 def pull(name: str, *, progress: Progress = quiet) -> Path:
     """Fetch a named model or a hub file if it is not here, and return its path."""
     if name not in names() and not name.startswith("hf:"):
+        if Path(name).expanduser().is_file():
+            raise ModelNameError(
+                f"{name} is a path, there is nothing to pull: name it as it is wherever a model is named"
+            )
         raise unknown(name)
     found = find(name)
     if found is not None:

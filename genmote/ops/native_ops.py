@@ -23,8 +23,8 @@ try:
     from genmote.ops import _native
 except ImportError as error:  # built without a compiler, or for another Python
     raise OpsError(
-        f"the native kernels are not here ({error}); install a C++ compiler and reinstall genmote, "
-        "or use the numpy op set"
+        "the native kernels are not here, or do not load (genmote doctor tells): install a C++ compiler and "
+        "reinstall genmote, or use the numpy op set"
     ) from error
 
 Float32 = NDArray[np.float32]

@@ -168,7 +168,7 @@ class Engine:
     def context_limit(self) -> str:
         """The second half of an error: how long a text may be, and what to do."""
         most = self.config.context_length
-        more = f", or load with a larger context (this model can {most})" if self.context < most else ""
+        more = f", or load with a larger context (this model takes up to {most} tokens)" if self.context < most else ""
         return f"the context is {self.context}: shorten it{more}"
 
     def _encode(self, text: str, *, start: bool) -> list[int]:

@@ -79,7 +79,8 @@ def _problem(error: BaseException, scope: Scope) -> Problem:
             allowed = (error.headers or {}).get("Allow", "another method")
             message = f"{scope['method'][:20]} is not for {path}: use {allowed}"
             return Problem(405, message, code="method_not_allowed", headers=error.headers)
-        message = f"there is nothing at {path}: the OpenAI API lies under /v1"
+        known = "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health"
+        message = f"there is nothing at {path}: the OpenAI API is {known}"
         return Problem(error.status_code, message, code="not_found")
     return Problem(500, "an error inside the server: its log says more")
 

@@ -83,11 +83,10 @@ def serve(
     from genmote.runtime.engine import Engine
     from genmote.web.local import LocalBackend, names_of
 
-    if max_sessions < 1 or queue < 0 or body_limit < 1:
-        raise ServeError(
-            f"max_sessions={max_sessions}, queue={queue}, body_limit={body_limit}: "
-            "wanted at least 1 session, a queue of 0 or more and a limit of at least 1 byte"
-        )
+    asked = (("max_sessions", max_sessions, 1), ("queue", queue, 0), ("body_limit", body_limit, 1))
+    faults = [f"{what}={value}, wanted at least {least}" for what, value, least in asked if value < least]
+    if faults:
+        raise ServeError("; ".join(faults))
     key = checked_key(host, key)
     with (
         bind(host, port, key) as bound,

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,58 @@ def test_grammar_files(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -
     assert genmote("generate", "m", "-p", "a", "--schema", str(tmp_path / "s.json")).out == '"x"\n'
     (tmp_path / "bad.json").write_text("{")
     ran = genmote("generate", "m", "-p", "a", "--schema", str(tmp_path / "bad.json"))
-    assert ran.status == 2 and "the JSON schema is no JSON" in ran.err
+    assert ran.status == 2 and "bad.json, line 1 column 2: Expecting property name" in ran.err
+
+
+def test_an_answer_that_was_cut_short_is_told(genmote: Genmote, echo: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "s.json").write_text('{"enum": ["a long answer"]}')
+    ran = genmote("generate", "m", "-p", "a", "-n", "3", "--schema", str(tmp_path / "s.json"))
+    assert ran.status == 0 and ran.out == '"a \n'
+    assert ran.err == "genmote generate: the text was cut short and is not whole: raise --max-tokens 3\n"
+
+
+def interrupted_after(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ctrl-C come while the first text is written, after so many of its pieces."""
+    from genmote.runtime.stream import Stream
+
+    count, before = iter(range(1000)), Stream.__next__
+
+    def take(self: Stream) -> Any:
+        if next(count) == pieces:
+            raise KeyboardInterrupt
+        return before(self)
+
+    monkeypatch.setattr(Stream, "__next__", take)
+
+
+def test_ctrl_c_ends_the_line_first(genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_after(2, monkeypatch)
+    ran = genmote("generate", "m", "-p", "ab ab")
+    assert ran.status == 130 and ran.out == " a\n" and ran.err == "genmote generate: interrupted\n"
+
+
+def test_ctrl_c_at_a_terminal_stops_only_the_answer(
+    talking_echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    said: Iterator[str | None] = iter(["hello", "again", None])
+
+    def ask(prompt: str) -> str:
+        if (line := next(said)) is None:
+            raise KeyboardInterrupt
+        return line
+
+    interrupted_after(2, monkeypatch)
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    assert main(["chat", "m", "-n", "4"]) == 130
+    ran = capsys.readouterr()
+    assert "(stopped; Ctrl-C at the prompt ends the chat)" in ran.err
+    assert len(ran.out.splitlines()) == 3, "a stopped answer, a whole one, and the end of the prompt's line"
 
 
 def test_chat_remembers_turns(genmote: Genmote, talking_echo: dict[str, Any]) -> None:

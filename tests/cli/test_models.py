@@ -84,6 +84,19 @@ def test_pull_of_an_unknown_name(genmote: Genmote, own_home: Path) -> None:
     assert ran.status == 2 and "did you mean smollm2-135m?" in ran.err
 
 
+def test_pull_of_a_path(genmote: Genmote, own_home: Path, tiny: Path) -> None:
+    ran = genmote("pull", str(tiny))
+    assert ran.status == 2 and "is a path, there is nothing to pull" in ran.err
+    assert "did you mean smollm2-135m?" in genmote("pull", "SMOLLM2-135M").err
+
+
+def test_make_model_in_a_folder_that_is_not_there(genmote: Genmote, tmp_path: Path) -> None:
+    ran = genmote("make-model", "tiny-llama", str(tmp_path / "no" / "x.gguf"))
+    assert ran.status == 2 and f"{tmp_path / 'no'} is no folder; make it first" in ran.err
+    ran = genmote("make-model", "tiny-llama", str(tmp_path))
+    assert ran.status == 2 and f"{tmp_path} is a folder; name the file" in ran.err
+
+
 def test_pull_when_offline(genmote: Genmote, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENMOTE_OFFLINE", "1")
     ran = genmote("pull", "smollm2-135m")

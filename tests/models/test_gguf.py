@@ -98,8 +98,8 @@ def test_a_file_made_by_hand(put: Any, version: int) -> None:
 STRINGS = key("k", ARRAY, struct.pack("<IQ", STRING, 1) + text("x"))
 LIES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty; fetch it again"),
-    "three bytes": (b"GGU", "starts with b'GGU', wanted b'GGUF'; it is not a GGUF file"),
-    "other magic": (gguf(magic=b"GGML"), "starts with b'GGML'"),
+    "three bytes": (b"GGU", "starts with the bytes 47 47 55, wanted 47 47 55 46 \\(GGUF\\); it is not a GGUF file"),
+    "other magic": (gguf(magic=b"GGML"), "starts with the bytes 47 47 4d 4c"),
     "no version": (
         b"GGUF",
         "the version takes 4 bytes at offset 4, but the file ends at 4; it is truncated or damaged",

@@ -282,7 +282,7 @@ def test_an_empty_text_needs_a_begin_token() -> None:
 
 def test_a_prompt_beyond_the_context_is_told() -> None:
     small = Engine(EchoDecoder(context=64), EchoTokenizer(), context=4)  # type: ignore[arg-type]
-    said = r"the prompt has 6 tokens, the context is 4: shorten it, or load with a larger context \(this model can 64\)"
+    said = r"6 tokens, the context is 4: shorten it, or load with a larger context \(this model takes up to 64 tokens\)"
     with pytest.raises(ContextError, match=said):
         small.generate("abcde")
     engine = fake_engine(context=4)

@@ -94,7 +94,7 @@ def test_port_in_use(tiny: Path, tmp_path: Path) -> None:
 def test_wrong_starts(tiny: Path, tmp_path: Path) -> None:
     assert "set a key" in refused(tmp_path, str(tiny), "--host", "0.0.0.0")
     assert "the key is unfit" in refused(tmp_path, str(tiny), GENMOTE_API_KEY="short")
-    assert "wanted at least 1 session" in refused(tmp_path, str(tiny), "--port", "0", "--max-sessions", "0")
+    assert "max_sessions=0, wanted at least 1" in refused(tmp_path, str(tiny), "--port", "0", "--max-sessions", "0")
     assert "is not there" in refused(tmp_path, str(tmp_path / "none.gguf"), "--port", "0")
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(tiny.read_bytes()[:1000])
