@@ -26,9 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV)"
 	@$(PY) tools/requirements.py > $(VENV)/requirements.txt
-	@$(PIP) install --quiet --constraint constraints.txt --requirement $(VENV)/requirements.txt
+	@echo "  (some minutes the first time: PyTorch and the tools)"
+	@set -o pipefail; $(PIP) install --constraint constraints.txt --requirement $(VENV)/requirements.txt | $(fetched)
 	$(put_tree_on_path)
 	@touch $@
+
+# Of pip's words, a line for each package that it fetches, as it does.
+fetched = sed -unE 's/^ *(Downloading|Using cached) ([^- ]*-[^- ]*)-[^ ]* \((.*)\)/  \2, \3/p'
 
 define put_tree_on_path
 @pwd > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/genmote-tree.pth"
@@ -42,7 +46,7 @@ $(TOUR): pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(PY) tools/requirements.py build bench > $(VENV)/tour-requirements.txt
 	@set -o pipefail; $(PIP) install --constraint constraints.txt --requirement $(VENV)/tour-requirements.txt \
-		| sed -nE 's/^ *(Downloading|Using cached) ([^- ]*-[^- ]*)-[^ ]* \((.*)\)/  \2, \3/p'
+		| $(fetched)
 	$(put_tree_on_path)
 	@touch $@
 
