@@ -20,7 +20,7 @@ from genmote.errors import TemplateError
 from genmote.fetch import Progress, quiet
 from genmote.signals import chart, recordings
 from genmote.signals.heart import heart_rate
-from genmote.signals.motion import motion
+from genmote.signals.motion import motion, turns
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
@@ -139,7 +139,11 @@ def movement(progress: Progress = quiet) -> Finding:
     magnitude = np.linalg.norm(series.values[:, :3], axis=1)
     seconds = np.arange(len(magnitude)) / series.rate_hz
     subtitle = f"{repetitions} repetitions, one every {1 / found.dominant_hz:.1f} s; {_carrier('watch')}"
-    panel = chart.Panel("Acceleration, gravity included", seconds, magnitude, "seconds", "g")
+    marks = turns(series.values[:, :3], series.rate_hz, found.dominant_hz)
+    points = (seconds[marks], magnitude[marks])
+    panel = chart.Panel(
+        "Acceleration, gravity included; a mark in each repetition", seconds, magnitude, "seconds", "g", points
+    )
     return Finding(
         name="watch",
         title=f"Smartwatch at the wrist, one set of shoulder {exercise}, {found.duration_s:.0f} s at 50 Hz",

@@ -82,7 +82,9 @@ def _panel(panel: Panel, top: float) -> list[str]:
             drawn.append(_text(across(tick), bottom + 20, f"{tick:g}", anchor="middle"))
     drawn.append(f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>')
     drawn.append(_text(WIDTH - RIGHT, bottom + 38, panel.x_label, anchor="end"))
-    drawn.append(_text(WIDTH - RIGHT, top - 10, panel.y_label, anchor="end"))
+    middle = (top + bottom) / 2
+    upright = f'<text transform="rotate(-90 18 {middle:.1f})"'
+    drawn.append(_text(18, middle, panel.y_label, anchor="middle").replace("<text", upright, 1))
     line = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in zip(*thinned(panel.x, panel.y, COLUMNS), strict=True))
     drawn.append(f'<polyline class="line" points="{line}"/>')
     if panel.points is not None:

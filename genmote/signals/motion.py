@@ -69,3 +69,16 @@ def dominant_hz(values: NDArray[np.float32], rate_hz: float) -> float:
     peaks = np.flatnonzero((power[1:-1] >= power[:-2]) & (power[1:-1] > power[2:])) + 1
     strong = peaks[power[peaks] >= PEAK_PART * power.max()]
     return float(hz[strong[0]] if len(strong) else hz[np.argmax(power)])
+
+
+def turns(values: NDArray[np.float32], rate_hz: float, hz: float) -> NDArray[np.intp]:
+    """Samples at which a movement of about `hz` repetitions a second turns: one in each, the peaks of the channel of
+    `values` (T, C) that is strongest in the band from half to one and a half times that rate."""
+    x = np.asarray(values, np.float64)
+    spectrum = np.fft.rfft(x - x.mean(axis=0), axis=0)
+    at = np.fft.rfftfreq(len(x), 1 / rate_hz)
+    spectrum[(at < 0.5 * hz) | (at > 1.5 * hz)] = 0
+    band = np.fft.irfft(spectrum, len(x), axis=0)
+    strongest = band[:, np.argmax((band**2).sum(axis=0))]
+    inner = (strongest[1:-1] > strongest[:-2]) & (strongest[1:-1] >= strongest[2:]) & (strongest[1:-1] > 0)
+    return np.flatnonzero(inner) + 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genmote.errors import SignalError
-from genmote.signals.motion import dominant_hz, motion
+from genmote.signals.motion import dominant_hz, motion, turns
 from genmote.signals.series import Series
 
 RATE_HZ = 50.0
@@ -75,3 +75,14 @@ def test_the_real_sets_have_the_repetitions_that_the_study_asked_for(
     assert motion([one for one in recording("watch") if one.name == "pendulum"]).mean_g == pytest.approx(
         1.1213, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("count", [4, 20])
+def test_a_movement_turns_once_in_each_repetition(count: int) -> None:
+    seconds = np.arange(3000) / 50
+    hz = count / 60
+    noise = np.random.default_rng(0).normal(0, 0.3, 3000)
+    steady = np.full(3000, 1.0)
+    values = np.stack([steady, np.sin(2 * np.pi * hz * seconds) + noise, steady], axis=1).astype(np.float32)
+    found = turns(values, 50, hz)
+    assert len(found) == count and np.abs(np.diff(found) / (50 / hz) - 1).max() < 0.25
