@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genmote.runtime.generation import Result
 
 LINE, INDENT = 100, 13  # columns
+RELAYING = "re-lay weights"  # what a first load tells of its progress
 BUSY_CORES = 0.3  # more than this, and timings are disturbed
 
 
@@ -53,21 +54,27 @@ def run(settings: Settings, out: Output) -> None:
         out.say(f"\n   {finding.title}\n   {finding.carrier}")
         out.say(indented(columns([*map(list, finding.summary), ["picture", str(picture)]]), 5))
     company = tour.Company()
+    seen: set[str] = set()
     with Bar() as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            seen.add(what)
+            bar(what, done, total)
+
         engine = Engine.load(
             settings.model,
             ops=settings.ops,
             isa=settings.isa,
             threads=settings.threads,
             context=tour.CONTEXT,
-            progress=bar,
+            progress=progress,
         )
     with engine:
         prompts = [tour.prompt(engine, finding) for finding in findings]
         allowed = tour.budget(engine)
         out.say(f"\n2. {settings.model} explains them{within(engine.ops_name, allowed)}")
         results = [answer(engine, finding, settings.max_tokens, out) for finding in findings]
-        ours = tour.figures(engine, results)
+        ours = tour.figures(engine, results) | {"relaid": RELAYING in seen}
     other, why_not = compare(settings, engine, prompts, results)
     values = told(findings, results, ours, allowed, other, why_not)
     values["others_cores"] = others = company.cores()
@@ -178,6 +185,8 @@ def speed(ours: dict[str, Any], other: Peer | None, why_not: str, others: float 
         )
     elif other:
         notes.append("One run each, only to give an idea: make bench measures with care.")
+    if ours["relaid"]:
+        notes.append("This first load re-laid the weights for the kernels and kept them so; the next ones are faster.")
     return "\n".join([columns(rows), "", *("   " + note for note in notes)])
 
 

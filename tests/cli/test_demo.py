@@ -178,3 +178,25 @@ def test_the_demo_as_make_runs_it(smollm2: Path, tmp_path: Path) -> None:
     if told["genmote"]["ops"] == "native":
         assert ran.returncode == 0, ran.stderr
         assert told["memory"]["held"] and told["genmote"]["peak_rss_bytes"] <= told["memory"]["budget_bytes"]
+
+
+def test_a_first_load_says_that_it_re_laid_the_weights(
+    demo: Callable[..., Any], own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("genmote.ops._native")
+    from genmote import ops
+    from genmote.models import packed
+    from genmote.models.gguf import ModelFile
+    from genmote.models.make_model import make_model
+    from genmote.runtime.engine import Engine
+
+    make_model("tiny-llama", "q4_0", tmp_path / "tiny.gguf", 0)
+    fake = Engine.load
+
+    def load(cls: type, model: str, **options: Any) -> Engine:
+        packed.loader(ModelFile.open(tmp_path / "tiny.gguf"), ops.load("native"), progress=options["progress"])
+        return fake(model, **options)
+
+    monkeypatch.setattr(Engine, "load", classmethod(load))
+    assert "This first load re-laid the weights" in demo("--no-peer").out
+    assert "re-laid" not in demo("--no-peer").out
