@@ -174,5 +174,14 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"a.gguf: cannot be written \(No such file or directory\); free space or"):
+    with pytest.raises(ModelFileError, match="a.gguf: cannot be written, .*absent is no folder; make it first"):
         write_gguf(tmp_path / "absent" / "a.gguf", {}, [])
+
+
+def test_a_place_that_cannot_take_a_file(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.open", full)
+    with pytest.raises(ModelFileError, match=r"a.gguf: cannot be written \(No space left on device\); free space or"):
+        write_gguf(tmp_path / "a.gguf", {}, [])

@@ -178,7 +178,7 @@ def test_the_verb_makes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["make-model", "tiny", str(tmp_path / "c.gguf")]) == 2
     assert "no model shape is called 'tiny'" in capsys.readouterr().err
     assert main(["make-model", "tiny-opt", str(tmp_path / "absent" / "c.gguf")]) == 2
-    assert "cannot be written (No such file or directory)" in capsys.readouterr().err
+    assert "is no folder; make it first" in capsys.readouterr().err
 
 
 def test_progress_reaches_the_whole(tmp_path: Path) -> None:
