@@ -95,6 +95,8 @@ def choose_ops(name: str | None, isa: str | None, threads: int) -> Ops:
                 "install a C++ compiler and reinstall genmote",
                 file=sys.stderr,
             )
+            if os.environ.get("GENMOTE_ISA"):
+                print("genmote: GENMOTE_ISA has no effect without the native kernels", file=sys.stderr)
     if wanted == "native":
         return opsets.load(wanted, isa=isa, threads=threads)
     if isa is not None:

@@ -347,6 +347,9 @@ def test_op_sets_are_chosen_and_told(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert loading.choose_ops(None, None, 1).name == "numpy"
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1 and "NumPy computes instead (slow)" in lines[0]
+    monkeypatch.setenv("GENMOTE_ISA", "avx2")
+    loading.choose_ops(None, None, 1)
+    assert "GENMOTE_ISA has no effect without the native kernels" in capfd.readouterr().err
     assert loading.choose_ops("numpy", None, 1).name == "numpy"
     monkeypatch.setenv("GENMOTE_OPS", "numpy")
     assert loading.choose_ops(None, None, 1).name == "numpy"
