@@ -329,7 +329,5 @@ NB_MODULE(_native, m) {
         need(cos.size() == positions.shape(0) * inv_freq.shape(0) && sin.size() == cos.size(), "rotary: wrong shapes");
         rotary(positions.data(), static_cast<int64_t>(positions.shape(0)), inv_freq.data(), static_cast<int64_t>(inv_freq.shape(0)), scale, cos.data(), sin.data());
     });
-#ifdef GENMOTE_TOKENIZER
     bind_tokenizer(m);
-#endif
 }
