@@ -9,6 +9,7 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
         ├── ModelNameError               no model of that name, or no file at that path
         ├── ModelFileError               a model file is damaged, truncated or not a model
         ├── ContextError                 the text does not fit the model's context
+        ├── BudgetError                  the model does not fit the memory, or the deadline, that was given
         ├── OpsError                     unknown op set or instruction set, or its kernels are absent
         ├── GrammarError                 a JSON schema or grammar that cannot constrain anything
         ├── TemplateError                a chat template that is absent or does not render
@@ -47,6 +48,14 @@ class ModelFileError(UserError):
 
 class ContextError(UserError):
     """The text does not fit the model's context."""
+
+
+class BudgetError(UserError):
+    """The model does not fit the memory, or cannot meet the deadline, that was given."""
+
+    def __init__(self, message: str, least_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.least_bytes = least_bytes  # the smallest budget that does, where it is memory that lacks
 
 
 class OpsError(UserError):

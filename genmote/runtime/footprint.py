@@ -1,0 +1,198 @@
+"""How many bytes a model takes while it runs, by what they are for, out of its file's header alone.
+
+Sizes are those of the native op set: weights re-laid in panels (`ops/packed.py`), the scratch memory of
+`native/block.cpp`, keys and values in rows. Nothing is loaded and no weight is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genmote.errors import ModelFileError, OpsError, SpecError
+from genmote.models.config import Config, read_config
+from genmote.ops.packed import PLAIN, packed_bytes
+
+if TYPE_CHECKING:
+    from genmote.models.gguf import ModelFile, TensorInfo
+
+KV_KINDS = ("f16", "int8", "int4")
+# CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
+# of libraries counts in full. What this process has already (`resident_bytes`) is taken instead where it is more.
+INTERPRETER_BYTES = 39 << 20
+HEAP_BYTES = 2 << 20  # what texts, samplers and the allocator's slack take on top
+GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
+QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
+PAGE = 4096
+
+# What a pass uses together: one stage of the ring. Names are those after "blk.N.".
+STAGES = (
+    ("attn_q", "attn_k", "attn_v"),
+    ("attn_output",),
+    ("ffn_gate_inp",),
+    ("ffn_gate", "ffn_up"),
+    ("ffn_down",),
+)
+_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight$")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's weights as the kernels hold them."""
+
+    stages: tuple[int, ...]  # of each stage of a pass, layer after layer
+    head: int  # the output matrix, the embedding's own where the two are tied
+    embedding: int  # beside the head: rows are read by need; 0 where the two are tied
+    vectors: int  # norms and biases, always in memory
+    experts: int  # all experts of all layers
+    expert: int  # one expert of one layer, 0 where there are none
+    by_type: dict[str, int]
+    macs: int  # multiply-adds of one token, the head's included
+    active: int  # bytes that one token's multiply-adds read
+
+    @property
+    def dense(self) -> int:
+        """Bytes that every pass reads: all but the embedding and the experts."""
+        return sum(self.stages) + self.head
+
+    @property
+    def total(self) -> int:
+        return self.dense + self.embedding + self.experts + self.vectors
+
+
+def weights(model: ModelFile, config: Config | None = None) -> Weights:
+    """The model's weights. Raises ModelFileError where a tensor has no packed form."""
+    config = config or read_config(model)
+    by_type: Counter[str] = Counter()
+    stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
+    stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
+    head = embedding = vectors = experts = macs = used_bytes = 0
+    tied = "output.weight" not in model.tensors
+    share = config.n_experts_used / config.n_experts if config.n_experts else 0.0
+    for name, info in model.tensors.items():
+        size = _packed(model, info)
+        numbers = info.nbytes and _numbers(info)
+        if len(info.shape) == 1:
+            vectors += 4 * numbers
+            continue
+        by_type[info.type] += size
+        if name == "token_embd.weight":
+            head, embedding = (size, 0) if tied else (head, embedding + size)
+            macs += numbers if tied else 0
+        elif name == "output.weight":
+            head, macs = size, macs + numbers
+        elif name == "position_embd.weight":
+            embedding += size
+        elif len(info.shape) == 3:
+            experts += size
+            macs += round(numbers * share)
+            used_bytes += round(size * share)
+        else:
+            found = _BLOCK.match(name)
+            if found is None or found[2] not in stage_of or int(found[1]) >= config.n_layers:
+                raise ModelFileError(
+                    f"{model.path.name} has a tensor {name}, which no plan knows; use a plain conversion of the model"
+                )
+            stages[int(found[1])][stage_of[found[2]]] += size
+            macs += numbers
+    flat = tuple(size for layer in stages for size in layer if size)
+    return Weights(
+        stages=flat,
+        head=head,
+        embedding=embedding,
+        vectors=vectors,
+        experts=experts,
+        expert=experts // (config.n_layers * config.n_experts) if experts else 0,
+        by_type=dict(by_type),
+        macs=macs,
+        active=sum(flat) + head + used_bytes,
+    )
+
+
+def _numbers(info: TensorInfo) -> int:
+    total = 1
+    for count in info.shape:
+        total *= count
+    return total
+
+
+def _packed(model: ModelFile, info: TensorInfo) -> int:
+    if len(info.shape) == 1:
+        return 0
+    *outer, rows, cols = info.shape
+    try:
+        each = packed_bytes(info.type, (rows, cols))
+    except (OpsError, SpecError) as error:
+        raise ModelFileError(f"{model.path.name}, {info.name}: {error}") from None
+    for count in outer:
+        each *= count
+    return -(-each // 64) * 64
+
+
+def kv_row_bytes(config: Config, kind: str) -> int:
+    """Keys and values of one token in all layers."""
+    each = {"f16": 2 * config.head_dim, "int8": config.head_dim + 4, "int4": config.head_dim // 2 + 4}[kind]
+    return 2 * config.n_layers * config.n_kv_heads * each
+
+
+def kv_bytes(config: Config, kind: str, rows: int) -> int:
+    """A session's cache of `rows` tokens: blocks of 16, each head's keys and values ending in a page of their own."""
+    rows = -(-rows // 16) * 16
+    return kv_row_bytes(config, kind) * rows + 2 * config.n_layers * config.n_kv_heads * PAGE // 2
+
+
+def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False) -> int:
+    """Scratch memory of a pass over `chunk` rows against a cache of `rows`: what `native/block.cpp` allocates, and the
+    states and logits that NumPy holds."""
+    width, inner = config.width, max(config.ffn_widths)
+    q, kv = _up16(config.n_heads * config.head_dim), _up16(config.n_kv_heads * config.head_dim)
+    normed = attended_and_q = 0
+    normed = 4 * width
+    attended_and_q = 4 * (q + config.n_heads * config.head_dim)
+    quantised = max(width, config.n_heads * config.head_dim) // 32 * GROUP_BYTES
+    hidden = 4 * _up16(inner) if float_down else inner // 32 * GROUP_BYTES
+    branch = 4 * _up16(width)
+    rotary = 2 * 4 * (config.head_dim // 2) * len(config.ropes)
+    a_row = 4 * width + normed + quantised + attended_and_q + 8 * kv + hidden + branch + rotary
+    if config.n_experts:  # step by step, over NumPy: copies of q, k, v and each chosen expert's answer
+        a_row += 4 * (2 * q + 3 * kv + (config.n_experts_used + 4) * width + 4 * inner)
+    stride = _up16(rows + 1) + 16
+    scores = 4 * stride * (QUERIES_AT_ONCE if chunk >= 16 else 8)
+    spelt = 2 * (max(width, inner) // 32) * (512 + 256)
+    each_thread = scores + spelt + 2 * 4 * 64 * chunk
+    logits = 4 * 4 * config.vocab_size  # the kernel's, the sampler's copies
+    return a_row * chunk + each_thread * threads + logits
+
+
+def _up16(count: int) -> int:
+    return -(-count // 16) * 16
+
+
+def tables_bytes(model: ModelFile) -> int:
+    """The token table and the metadata from which it was made."""
+    tokens = len(model.metadata.get("tokenizer.ggml.tokens", ()))
+    merges = len(model.metadata.get("tokenizer.ggml.merges", ()))
+    header = min((info.offset for info in model.tensors.values()), default=0)
+    return tokens * (4 + 8 + 1 + 6 + 4) + merges * 24 + header // 2
+
+
+def float_down(model: ModelFile) -> bool:
+    """Whether feed-forward rows stay floats: the down matrices are not quantised."""
+    return any(".ffn_down" in name and info.type in PLAIN for name, info in model.tensors.items())
+
+
+def resident_bytes() -> int:
+    """What this process has in memory now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _page()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _page() -> int:
+    import mmap
+
+    return mmap.PAGESIZE

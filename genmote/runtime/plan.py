@@ -1,0 +1,355 @@
+"""Whether a model fits a memory budget, what is streamed then, and how fast it will be: told before it is loaded.
+
+    found = plan(ModelFile.open(path), memory=150_000_000, context=2048)
+    found.parts            # bytes by what they are for; their sum is `predicted_bytes`
+    found.pinned_bytes     # weights that stay in memory; `streamed_bytes` are read in each pass
+
+What costs no accuracy is given up first: a prompt is run in smaller pieces, then weights are streamed. Keys and values
+are stored in fewer bits, or dropped, only where the caller allows it (`kv="auto"`) or asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from genmote.errors import BudgetError, SpecError
+from genmote.models.config import Config, read_config
+from genmote.runtime import footprint, roofline
+from genmote.runtime.roofline import NOMINAL, Load, Machine
+from genmote.runtime.threads import default_threads
+
+if TYPE_CHECKING:
+    from genmote.models.gguf import ModelFile
+
+CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
+TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
+DEFAULT_EVICT = "window"
+LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Speeds by the roofline of `source`: expected, not measured."""
+
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+    first_token_s: float
+    prompt_tokens: int
+    bound: str  # what decoding waits for: memory, arithmetic or storage
+    source: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is held in memory. Bytes; `budget_bytes` is None where nothing bounds them."""
+
+    model: str
+    budget_bytes: int | None
+    context: int
+    sessions: int
+    threads: int
+    kv: str
+    evict: str | None
+    kv_tokens: int | None
+    chunk_rows: int
+    pinned_bytes: int
+    ring_bytes: int
+    streamed_bytes: int  # weights that each pass reads from storage, experts apart
+    embedding_pinned: bool  # False: rows of the embedding are read from the file by need
+    expert_bytes: int  # the cache of experts
+    parts: dict[str, int]
+    weights_by_type: dict[str, int]
+    steps: tuple[str, ...] = ()  # what was given up so that it fits, in order
+    lossy: tuple[str, ...] = ()  # those of the steps, or of what was asked for, that change the text
+    expected: Expected | None = None
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The greatest resident memory to expect."""
+        return sum(self.parts.values())
+
+    @property
+    def streams(self) -> bool:
+        return self.ring_bytes > 0
+
+    def values(self) -> dict[str, Any]:
+        """Plain values, for JSON and records."""
+        return asdict(self) | {"predicted_bytes": self.predicted_bytes}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """How keys and values are kept, and what of it changes the text."""
+
+    kv: str
+    evict: str | None
+    kv_tokens: int | None
+    told: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is planned for: the model's sizes and what was asked, checked."""
+
+    name: str
+    config: Config
+    weights: footprint.Weights
+    memory: int | None
+    context: int
+    sessions: int
+    threads: int
+    interpreter: int
+    tables: int
+    float_down: bool
+    machine: Machine
+    prompt_tokens: int
+
+
+def plan(
+    file: ModelFile,
+    *,
+    memory: int | None = None,
+    context: int | None = None,
+    kv: str | None = None,
+    evict: str | None = None,
+    kv_tokens: int | None = None,
+    sessions: int = 1,
+    threads: int | None = None,
+    machine: Machine | None = None,
+    prompt_tokens: int = TYPICAL_PROMPT,
+    interpreter: int | None = None,
+) -> Plan:
+    """How `file` runs within `memory` bytes (None: unbounded), for `sessions` texts of `context` tokens each.
+
+    `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict`: an
+    eviction policy, keeping `kv_tokens`; `machine`: whose speeds to expect; `interpreter`: bytes of Python and its
+    modules (None: what this process has now, or the usual). Raises BudgetError where it cannot be done, with the
+    smallest budget that could, SpecError for a setting that nothing supports.
+    """
+    config = read_config(file)
+    context = config.context_length if context is None else context
+    _check(config, context, kv, kv_tokens, sessions, memory)
+    base = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes()) if interpreter is None else interpreter
+    asked = Question(
+        name=file.path.name,
+        config=config,
+        weights=footprint.weights(file, config),
+        memory=memory,
+        context=context,
+        sessions=sessions,
+        threads=threads or default_threads(),
+        interpreter=base + footprint.HEAP_BYTES,
+        tables=footprint.tables_bytes(file),
+        float_down=footprint.float_down(file),
+        machine=machine or NOMINAL,
+        prompt_tokens=max(1, min(prompt_tokens, context)),
+    )
+    for cache in _caches(context, kv, evict, kv_tokens):
+        found = _best(asked, cache)
+        if found is not None:
+            return found
+    raise _refusal(asked, list(_caches(context, kv, evict, kv_tokens)))
+
+
+def _check(
+    config: Config, context: int, kv: str | None, kv_tokens: int | None, sessions: int, memory: int | None
+) -> None:
+    if not 1 <= context <= config.context_length:
+        raise SpecError(f"context={context}: this model takes 1 to {config.context_length} tokens")
+    if kv not in (None, "auto", *footprint.KV_KINDS):
+        raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(footprint.KV_KINDS)}, or auto")
+    if kv_tokens is not None and not 16 <= kv_tokens <= context:
+        raise SpecError(f"kv_tokens={kv_tokens}: wanted 16 to the context of {context} tokens")
+    if sessions < 1 or (memory is not None and memory < 1):
+        raise SpecError(f"sessions={sessions}, memory={memory}: wanted numbers above 0")
+
+
+def _caches(context: int, kv: str | None, evict: str | None, kv_tokens: int | None) -> Iterator[Cache]:
+    """Ways to keep keys and values, from what was asked to what loses most; more than one only for "auto"."""
+    if kv_tokens is not None and evict is None:
+        evict = DEFAULT_EVICT
+    if evict is not None and kv_tokens is None:
+        kv_tokens = max(min(LEAST_KV_TOKENS, context), context // 4)
+    kept = (f"of {context} tokens' keys and values, {kv_tokens} are kept ({evict})",) if evict else ()
+    kinds = footprint.KV_KINDS if kv == "auto" else (kv or "f16",)
+    for kind in kinds:
+        yield Cache(kind, evict, kv_tokens, _fewer_bits(kind) + kept)
+    share = context // 2
+    while kv == "auto" and evict is None and share >= LEAST_KV_TOKENS:
+        yield Cache(
+            "int4",
+            DEFAULT_EVICT,
+            share,
+            (*_fewer_bits("int4"), f"of {context} tokens' keys and values, {share} are kept ({DEFAULT_EVICT})"),
+        )
+        share //= 2
+
+
+def _fewer_bits(kind: str) -> tuple[str, ...]:
+    return () if kind == "f16" else (f"keys and values are stored as {kind}",)
+
+
+def _best(asked: Question, cache: Cache) -> Plan | None:
+    """The fastest arrangement that fits, by what a typical text would take; None where none does."""
+    found: Plan | None = None
+    least = 0.0
+    for chunk in CHUNKS:
+        if chunk > CHUNKS[-1] and chunk >= 2 * asked.context:
+            continue
+        for stages in (2, 1):
+            made = _arranged(asked, cache, chunk, stages)
+            if made is None:
+                continue
+            seconds = _typical_s(asked, made)
+            if found is None or seconds < least:
+                found, least = made, seconds
+    return found
+
+
+def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
+    """What is in memory whatever is done with the weights."""
+    rows = cache_rows(asked.context, cache.kv_tokens if cache.evict else None, chunk)
+    return {
+        "interpreter": asked.interpreter,
+        "tables": asked.tables,
+        "kv": footprint.kv_bytes(asked.config, cache.kv, rows) * asked.sessions,
+        "queries": 0,
+        "activations": footprint.activation_bytes(
+            asked.config, chunk, rows, asked.threads, float_down=asked.float_down
+        ),
+    }
+
+
+def cache_rows(context: int, kv_tokens: int | None, chunk: int) -> int:
+    """Rows that a session's cache holds at most: what is kept, and what arrives before the next eviction."""
+    return context if kv_tokens is None else min(context, kv_tokens + max(chunk, 64))
+
+
+def _arranged(asked: Question, cache: Cache, chunk: int, stages: int) -> Plan | None:
+    """Weights placed into what is left beside the rest, a ring of so many stages; None where too little is left."""
+    parts = _fixed(asked, cache, chunk)
+    w = asked.weights
+    left = None if asked.memory is None else asked.memory - sum(parts.values()) - w.vectors
+    ring = experts = 0
+    embedded = True
+    if left is None or left >= w.total - w.vectors:
+        pinned, experts = w.dense + w.embedding, w.experts
+    elif left >= w.dense + w.experts:
+        pinned, experts, embedded = w.dense, w.experts, False
+    elif w.experts and left >= w.dense + _least_experts(asked):
+        pinned, experts, embedded = w.dense, left - w.dense, False
+    else:
+        embedded = False
+        experts = _least_experts(asked)
+        ring = stages * max(w.stages)
+        pinned = left - experts - ring
+        if pinned < 0:
+            return None
+    parts |= {"weights": pinned + w.vectors, "ring": ring, "experts": experts}
+    steps = []
+    if chunk < CHUNKS[0] and asked.context > chunk:
+        steps.append(f"a prompt is run {chunk} tokens at a time")
+    if ring:
+        steps.append(f"{(w.dense - pinned) / 1e6:.0f} MB of weights are read from storage in each pass")
+    if experts < w.experts:
+        steps.append(f"{experts / w.experts:.0%} of the experts stay in memory, the rest are read when chosen")
+    made = Plan(
+        model=asked.name,
+        budget_bytes=asked.memory,
+        context=asked.context,
+        sessions=asked.sessions,
+        threads=asked.threads,
+        kv=cache.kv,
+        evict=cache.evict,
+        kv_tokens=cache.kv_tokens if cache.evict else None,
+        chunk_rows=chunk,
+        pinned_bytes=pinned,
+        ring_bytes=ring,
+        streamed_bytes=w.dense - pinned if ring else 0,
+        embedding_pinned=embedded,
+        expert_bytes=experts,
+        parts=parts,
+        weights_by_type=w.by_type,
+        steps=(*steps, *cache.told),
+        lossy=cache.told,
+    )
+    return replace(made, expected=_expected(asked, made))
+
+
+def _least_experts(asked: Question) -> int:
+    """Experts that must be in memory at once: those that a row goes through in one layer."""
+    return asked.weights.expert * max(2, asked.config.n_experts_used) if asked.weights.experts else 0
+
+
+def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
+    """What a pass reads and computes when each session holds `rows_held` tokens."""
+    w, config = asked.weights, asked.config
+    missing = 0.0
+    if made.expert_bytes < w.experts:  # as if choices were even; real ones repeat
+        missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
+    held = min(rows_held, cache_rows(made.context, made.kv_tokens, made.chunk_rows))
+    kv = footprint.kv_row_bytes(config, made.kv) * held
+    overlap = made.ring_bytes != max(w.stages)
+    return Load(w.active, kv, w.macs, made.streamed_bytes + missing, overlap)
+
+
+def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:
+    """Seconds until the prompt is read, and of a step after it (one token of each session)."""
+    early, late = load_of(asked, made, prompt // 2), load_of(asked, made, prompt)
+    whole, rest = divmod(prompt, made.chunk_rows)
+    read = whole * roofline.pass_s(early, asked.machine, asked.threads, made.chunk_rows)
+    read += roofline.pass_s(early, asked.machine, asked.threads, rest) if rest else 0.0
+    return read, roofline.pass_s(late, asked.machine, asked.threads, asked.sessions)
+
+
+def _typical_s(asked: Question, made: Plan) -> float:
+    read, step = _times(asked, made, min(TYPICAL_PROMPT, asked.context))
+    return read + TYPICAL_TEXT * step
+
+
+def _expected(asked: Question, made: Plan) -> Expected | None:
+    if asked.machine is NOMINAL:
+        return None
+    read, step = _times(asked, made, asked.prompt_tokens)
+    late = load_of(asked, made, asked.prompt_tokens)
+    return Expected(
+        decode_tokens_per_s=asked.sessions / step,
+        prefill_tokens_per_s=asked.prompt_tokens / read,
+        first_token_s=read,
+        prompt_tokens=asked.prompt_tokens,
+        bound=roofline.bound(late, asked.machine, asked.threads, asked.sessions),
+        source=asked.machine.source,
+    )
+
+
+def least_bytes(asked: Question, cache: Cache) -> int:
+    """The smallest budget with which `_arranged` succeeds."""
+    w = asked.weights
+    fixed = sum(_fixed(asked, cache, CHUNKS[-1]).values())
+    return fixed + w.vectors + min(max(w.stages) + _least_experts(asked), w.dense + w.experts)
+
+
+def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
+    """Why it does not fit, the smallest budget that does, and what would help."""
+    least = min(least_bytes(asked, cache) for cache in caches)
+    told = (
+        f"{asked.name} does not fit {_mb(asked.memory or 0)}: with a context of {asked.context} tokens the least is "
+        f"{_mb(least, up=True)}"
+    )
+    helps = []
+    smaller = Cache("int4", None, None)
+    if all(cache.kv != "int4" for cache in caches) and least_bytes(asked, smaller) < 0.97 * least:
+        helps.append(f"--kv auto (from {_mb(least_bytes(asked, smaller), up=True)})")
+    short = min(512, asked.context)
+    if short < asked.context:
+        brief = min(least_bytes(replace(asked, context=short), cache) for cache in caches)
+        if brief < 0.97 * least:
+            helps.append(f"--context {short} (from {_mb(brief, up=True)})")
+    helps.append("a smaller model")
+    return BudgetError(f"{told}; what helps: {', '.join(helps)}", least)
+
+
+def _mb(count: int, *, up: bool = False) -> str:
+    return f"{-(-count // 1_000_000) if up else count / 1e6:.0f} MB"

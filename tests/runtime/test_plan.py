@@ -1,0 +1,196 @@
+"""The plan of a model's memory: it adds up, it is the loader's own arithmetic, more memory never hurts, and what cannot
+be is told with what would help."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote.errors import BudgetError, ModelFileError, OpsError, SpecError
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
+from genmote.models.make_model import make_model, shape_names
+from genmote.runtime import footprint
+from genmote.runtime.plan import plan
+from genmote.runtime.roofline import Machine
+
+BOARD = Machine(4e9, 2e9, 30e9, 40e6, 4, "a board")
+BASE = 40 << 20  # of the interpreter, so that no test depends on the process that runs it
+TINY = [name for name in shape_names() if name.startswith("tiny-")]
+
+
+def made(tmp_path: Path, shape: str, kind: str = "q4_0") -> ModelFile:
+    make_model(shape, kind, tmp_path / f"{shape}.gguf", seed=1)
+    return ModelFile.open(tmp_path / f"{shape}.gguf")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> ModelFile:
+    """A model of some 8 MB in 6 layers, so that budgets between nothing and all of it make a difference."""
+    folder = tmp_path_factory.mktemp("plan")
+    metadata = ModelFile.open(made(folder, "tiny-llama").path).typed_metadata()
+    metadata |= {"llama.block_count": np.uint32(6), "llama.embedding_length": np.uint32(256)}
+    metadata |= {"llama.feed_forward_length": np.uint32(704), "llama.rope.dimension_count": np.uint32(64)}
+    shapes = {"token_embd.weight": (320, 256), "output_norm.weight": (256,)}
+    for layer in range(6):
+        shapes |= {f"blk.{layer}.attn_{name}.weight": (256, 256) for name in ("q", "output")}
+        shapes |= {f"blk.{layer}.attn_{name}.weight": (128, 256) for name in ("k", "v")}
+        shapes |= {f"blk.{layer}.ffn_{name}.weight": (704, 256) for name in ("gate", "up")}
+        shapes |= {f"blk.{layer}.ffn_down.weight": (256, 704)}
+        shapes |= {f"blk.{layer}.{name}_norm.weight": (256,) for name in ("attn", "ffn")}
+    tensors = [(name, "F16" if len(s) > 1 else "F32", s, _zeros(s)) for name, s in shapes.items()]
+    write_gguf(folder / "small.gguf", metadata, tensors)
+    return ModelFile.open(folder / "small.gguf")
+
+
+def _zeros(shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.float16 if len(shape) > 1 else np.float32).reshape(-1).view(np.uint8)
+
+
+@pytest.mark.parametrize("shape", TINY)
+def test_weights_are_those_that_a_load_takes(tmp_path, shape):
+    native = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
+    from genmote.models import packed
+    from genmote.models.weights import GgufWeights
+
+    file, ops = made(tmp_path, shape), native.create(threads=1)
+    taken = {}
+    vectors = 0
+
+    class Counting:
+        def vector(self, values):
+            nonlocal vectors
+            vectors += values.nbytes
+            return values
+
+    def wanted(name, info):
+        taken[name] = -(-ops.packed_bytes(info.type, info.shape[-2:]) // packed.ALIGN) * packed.ALIGN
+
+    GgufWeights(file, Counting(), wanted)
+    found = footprint.weights(file)
+    experts = sum(size for name, size in taken.items() if name.endswith("]"))
+    assert found.total - found.vectors == pytest.approx(sum(taken.values()), abs=64 * len(taken))
+    assert found.experts == pytest.approx(experts, abs=64 * len(taken))
+    assert found.vectors == vectors
+    assert sum(found.by_type.values()) == found.total - found.vectors
+    assert found.macs <= sum(info.shape[0] * info.shape[-1] * 64 for info in file.tensors.values())
+
+
+@pytest.mark.parametrize("shape", TINY)
+@pytest.mark.parametrize("spare", [None, 0, 20_000, 100_000_000])
+def test_parts_add_up_and_keep_the_budget(tmp_path, shape, spare):
+    file = made(tmp_path, shape)
+    memory = None if spare is None else least(file) + spare
+    found = plan(file, memory=memory, context=64, interpreter=BASE)
+    assert found.predicted_bytes == sum(found.parts.values())
+    assert set(found.parts) == {"interpreter", "tables", "weights", "ring", "kv", "queries", "activations", "experts"}
+    assert min(found.parts.values()) >= 0
+    if memory is not None:
+        assert found.predicted_bytes <= memory
+    sizes = footprint.weights(file)
+    assert found.pinned_bytes + found.streamed_bytes == sizes.dense + (sizes.embedding if found.embedding_pinned else 0)
+    assert found.streams == (found.ring_bytes > 0) == (found.streamed_bytes > 0)
+    assert json.loads(json.dumps(found.values()))["predicted_bytes"] == found.predicted_bytes
+
+
+def least(file: ModelFile, **settings) -> int:
+    """The smallest budget, as the refusal tells it."""
+    with pytest.raises(BudgetError) as refused:
+        plan(file, memory=1_000_000, interpreter=BASE, **{"context": 64} | settings)
+    bytes_ = refused.value.least_bytes
+    assert f"the least is {-(-bytes_ // 1_000_000)} MB" in str(refused.value)
+    return bytes_
+
+
+def test_the_least_that_is_told_does(small):
+    for context in (16, 64, 256):
+        for kv in ("f16", "int4"):
+            told = least(small, context=context, kv=kv)
+            assert plan(small, memory=told, context=context, kv=kv, interpreter=BASE).predicted_bytes <= told
+            with pytest.raises(BudgetError):
+                plan(small, memory=told - 1, context=context, kv=kv, interpreter=BASE)
+
+
+def test_more_memory_is_never_slower(small):
+    start, seconds = least(small), []
+    for more in range(0, 12_000_000, 250_000):
+        found = plan(small, memory=start + more, context=64, machine=BOARD, prompt_tokens=64, interpreter=BASE)
+        # A typical text: as many tokens as the context are read, 64 are written.
+        seconds.append(found.expected.first_token_s + 64 / found.expected.decode_tokens_per_s)
+    assert all(later <= before * 1.001 for before, later in itertools.pairwise(seconds))
+    assert seconds[-1] < seconds[0] / 10  # all in memory in the end
+
+
+def test_less_context_never_takes_more(small):
+    sizes = [plan(small, context=n, interpreter=BASE).predicted_bytes for n in (16, 32, 64, 128, 256)]
+    assert sizes == sorted(sizes)
+
+
+def test_sessions_and_kinds_of_cache(small):
+    one = plan(small, context=256, interpreter=BASE)
+    assert plan(small, context=256, sessions=3, interpreter=BASE).parts["kv"] == 3 * one.parts["kv"]
+    kv = [plan(small, context=256, kv=kind, interpreter=BASE).parts["kv"] for kind in ("f16", "int8", "int4")]
+    assert kv == sorted(kv, reverse=True) and kv[0] > kv[-1]
+
+
+def test_nothing_lossy_unless_allowed(small):
+    tight = least(small, context=256) - 1
+    with pytest.raises(BudgetError):
+        plan(small, memory=tight, context=256, interpreter=BASE)
+    found = plan(small, memory=tight, context=256, kv="auto", interpreter=BASE)
+    assert found.lossy and set(found.lossy) <= set(found.steps)
+    roomy = plan(small, memory=tight + 50_000_000, context=256, kv="auto", interpreter=BASE)
+    assert roomy.kv == "f16" and not roomy.lossy
+
+
+def test_what_was_asked_for_is_told_too(small):
+    found = plan(small, context=256, kv="int8", kv_tokens=64, interpreter=BASE)
+    assert (found.kv, found.kv_tokens) == ("int8", 64)
+    assert found.lossy == ("keys and values are stored as int8", "of 256 tokens' keys and values, 64 are kept (window)")
+
+
+def test_refusal_says_what_would_help(small):
+    with pytest.raises(BudgetError, match=r"small.gguf does not fit 2 MB: with a context of 256 tokens the least is"):
+        plan(small, memory=2_000_000, context=256, interpreter=BASE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"context": 0}, "context=0: this model takes 1 to 256 tokens"),
+        ({"context": 257}, "context=257"),
+        ({"kv": "int3"}, "kv='int3': keys and values are kept as f16, int8, int4, or auto"),
+        ({"kv_tokens": 3}, "kv_tokens=3: wanted 16 to the context of 256 tokens"),
+        ({"sessions": 0}, "sessions=0, memory=None: wanted numbers above 0"),
+        ({"memory": 0}, "sessions=1, memory=0"),
+    ],
+)
+def test_settings_that_nothing_supports(small, settings, told):
+    with pytest.raises(SpecError, match=re.escape(told)):
+        plan(small, **settings)
+
+
+def test_expected_speed_follows_the_machine(small):
+    fast = Machine(8e9, 4e9, 60e9, 80e6, 4, "twice as fast")
+    slow, quick = (plan(small, context=64, machine=m, threads=4, interpreter=BASE).expected for m in (BOARD, fast))
+    assert quick.decode_tokens_per_s == pytest.approx(2 * slow.decode_tokens_per_s)
+    assert quick.first_token_s == pytest.approx(slow.first_token_s / 2)
+    assert slow.source == "a board" and slow.bound in ("memory", "arithmetic")
+    tight = plan(small, memory=least(small, threads=4), context=64, machine=BOARD, threads=4, interpreter=BASE)
+    assert tight.expected.bound == "storage"
+    # Storage bound: a token takes what reading the streamed weights takes, and at most the computing on top.
+    reading = tight.streamed_bytes / (40e6 * 0.9)
+    assert reading <= 1 / tight.expected.decode_tokens_per_s <= reading + 1 / slow.decode_tokens_per_s
+    assert plan(small, context=64, interpreter=BASE).expected is None  # of an unknown machine nothing is told
+
+
+def test_a_tensor_that_no_plan_knows(tmp_path):
+    file = made(tmp_path, "tiny-llama")
+    file.tensors["blk.0.attn_odd.weight"] = file.tensors["blk.0.attn_q.weight"]
+    with pytest.raises(ModelFileError, match="a tensor blk.0.attn_odd.weight, which no plan knows"):
+        plan(file)
