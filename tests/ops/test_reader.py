@@ -1,0 +1,181 @@
+"""The reader of the streamed weights: the right bytes from any place, and every fault told."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genmote.errors import ModelFileError
+
+native = pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+
+SIZE = 3_000_001
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_bytes(np.random.default_rng(3).bytes(SIZE))
+    return tmp_path / "file"
+
+
+def room(nbytes: int) -> Any:
+    return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_reads_the_file(path: Path, direct: bool, threads: int) -> None:
+    whole = np.fromfile(path, np.uint8)
+    reader = native.Reader(os.fspath(path), threads, direct)
+    rng = np.random.default_rng(5)
+    places = [(0, SIZE), (SIZE - 1, 1), (4095, 2), (4096, 4096), (1 << 20, (1 << 20) + 1)]
+    places += [(int(a), int(rng.integers(1, SIZE - a + 1))) for a in rng.integers(0, SIZE - 1, 40)]
+    tickets = []
+    for number, (offset, nbytes) in enumerate(places):
+        to = room(reader.room(offset, nbytes) + 8192)
+        tickets.append((reader.submit(offset, nbytes, to, 4096, number % 3), to))
+    for (ticket, to), (offset, nbytes) in zip(tickets, places, strict=True):
+        reader.wait(ticket)
+        at = 4096 + offset % 4096
+        assert np.array_equal(to[at : at + nbytes], whole[offset : offset + nbytes])
+        assert (
+            not to[:4096].any() and not to[4096 + reader.room(offset, nbytes) :].any()
+        )  # nothing beside it is touched
+    assert reader.bytes_read >= sum(nbytes for _, nbytes in places)
+
+
+def test_room() -> None:
+    assert [native.Reader.room(*place) for place in ((0, 1), (4095, 2), (4096, 4096), (1, 8192))] == [
+        4096,
+        8192,
+        4096,
+        12288,
+    ]
+
+
+def test_what_cannot_be_read_is_told(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"absent: cannot be opened \(No such file"):
+        native.Reader(os.fspath(tmp_path / "absent"))
+    reader = native.Reader(os.fspath(path))
+    to = room(1 << 20)
+    with pytest.raises(ModelFileError, match=f"cannot be read at byte {SIZE - 10} .the file ends at {SIZE}"):
+        reader.submit(SIZE - 10, 11, to)
+    with pytest.raises(ValueError, match="too small"):
+        reader.submit(0, len(to) + 1, to)
+    with pytest.raises(ValueError, match="block of 4096"):
+        reader.submit(0, 10, to, 64)
+    with pytest.raises(ValueError, match="no such read"):
+        reader.wait(99)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_file_that_changes_is_told(path: Path, direct: bool) -> None:
+    reader = native.Reader(os.fspath(path), 2, direct)
+    to = room(1 << 20)
+    reader.wait(reader.submit(0, 1 << 20, to))
+    with open(path, "r+b") as file:
+        file.write(b"x")
+    with pytest.raises(ModelFileError, match=r"changed while its weights were being read.*load the model again"):
+        reader.wait(reader.submit(2 << 20, 4096, to))
+    with pytest.raises(ModelFileError, match="changed"):
+        reader.check()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_file_that_shrinks_is_told(path: Path, direct: bool) -> None:
+    reader = native.Reader(os.fspath(path), 2, direct)
+    os.truncate(path, 1_000_123)
+    for offset in (0, 1_000_000, 2_000_000):
+        with pytest.raises(ModelFileError, match=r"changed|file ends"):
+            reader.wait(reader.submit(offset, 400_000, room(1 << 20)))
+
+
+def test_a_file_that_is_replaced_is_still_the_old_one(path: Path) -> None:
+    whole = np.fromfile(path, np.uint8)
+    reader = native.Reader(os.fspath(path))
+    other = path.with_name("other")
+    other.write_bytes(bytes(SIZE))
+    other.rename(path)
+    to = room(4 << 20)
+    reader.wait(reader.submit(0, SIZE, to))
+    assert np.array_equal(to[:SIZE], whole)
+
+
+def test_cancelled_reads_leave_their_memory_alone(path: Path) -> None:
+    reader = native.Reader(os.fspath(path), 2)
+    for _ in range(20):
+        to = room(3 << 20)
+        tickets = [reader.submit(0, SIZE - 1, to) for _ in range(4)]
+        for ticket in tickets:
+            reader.cancel(ticket)
+        to[:] = 7
+        time.sleep(0.002)
+        assert (to == 7).all()
+
+
+def test_demand_goes_before_prefetch(path: Path) -> None:
+    """One thread with much to prefetch: what is wanted now is there while most of the rest is not."""
+    reader = native.Reader(os.fspath(path), 1)
+    to = room(200 << 12)
+    later = [reader.submit(n << 12, 4096, to, n << 12, 9) for n in range(199)]
+    now = reader.submit(0, 4096, to, 199 << 12, 0)
+    reader.wait(now)
+    assert sum(map(reader.done, later)) < 150
+    for ticket in later:
+        reader.wait(ticket)
+
+
+def test_several_threads_may_ask(path: Path) -> None:
+    whole = np.fromfile(path, np.uint8)
+    reader = native.Reader(os.fspath(path), 2)
+    wrong: list[int] = []
+
+    def ask(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(50):
+            offset = int(rng.integers(0, SIZE - 5000))
+            to = room(16384)
+            reader.wait(reader.submit(offset, 5000, to, 0, int(rng.integers(0, 3))))
+            if not np.array_equal(to[offset % 4096 :][:5000], whole[offset : offset + 5000]):
+                wrong.append(offset)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_reads_on(path: Path) -> None:
+    whole = np.fromfile(path, np.uint8)
+    reader = native.Reader(os.fspath(path), 2)
+    to = room(4 << 20)
+    ticket = reader.submit(0, SIZE, to)  # under way in the parent as it forks
+    child = os.fork()
+    if not child:
+        reader.wait(ticket)
+        same = np.array_equal(to[:SIZE], whole)
+        reader.wait(reader.submit(5, 4096, to))
+        os._exit(0 if same and np.array_equal(to[5:4101], whole[5:4101]) else 1)
+    for _ in range(600):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert status == 0
+    reader.wait(ticket)
+    assert np.array_equal(to[:SIZE], whole)
