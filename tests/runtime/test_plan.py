@@ -183,9 +183,9 @@ def test_expected_speed_follows_the_machine(small):
     assert slow.source == "a board" and slow.bound in ("memory", "arithmetic")
     tight = plan(small, memory=least(small, threads=4), context=64, machine=BOARD, threads=4, interpreter=BASE)
     assert tight.expected.bound == "storage"
-    # Storage bound: a token takes what reading the streamed weights takes, and at most the computing on top.
+    # Storage bound: a token takes what reading takes, and computing on top, where bytes pass memory twice.
     reading = tight.streamed_bytes / (40e6 * 0.9)
-    assert reading <= 1 / tight.expected.decode_tokens_per_s <= reading + 1 / slow.decode_tokens_per_s
+    assert reading <= 1 / tight.expected.decode_tokens_per_s <= reading + 2 / slow.decode_tokens_per_s
     assert plan(small, context=64, interpreter=BASE).expected is None  # of an unknown machine nothing is told
 
 
