@@ -1,7 +1,8 @@
 """Measure genmote beside its peers and keep the records.
 
-    python -m benchmarks [--quick] [--only MEASURE,...] [--no-record] [--json]
+    python -m benchmarks [--set speed|memory] [--quick] [--only MEASURE,...] [--no-record] [--json]
 
+Two sets: `speed` (`benchmarks/measures/`) and `memory` (`benchmarks/fit/`), whose contestants run in control groups.
 `--quick` (about three minutes once the peers are built) asks the same questions with fewer repeats. The peers are
 built on the first run, which takes minutes. Every number that was asked for prints one line: asked, measured, met or
 not. The exit status is 0 also where a number is missed: this is a measuring instrument, not a test.
@@ -18,25 +19,30 @@ import pkgutil
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measures, peers, record
+from benchmarks import fit, measures, peers, record
 from benchmarks.bench import Bench
 from benchmarks.record import Row, disturbed
 from genmote import records
 
-
-def available() -> list[str]:
-    """The measures, by their files' names."""
-    return sorted(module.name for module in pkgutil.iter_modules(measures.__path__))
+SETS = {"speed": measures, "memory": fit}
 
 
-def prepare(quick: bool) -> Bench:
+def available(name: str = "speed") -> list[str]:
+    """The measures of a set, by their files' names: those that have a `measure`."""
+    package = SETS[name]
+    return sorted(
+        module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in ("ours", "sides")
+    )
+
+
+def prepare(quick: bool, variants: Iterable[str] = peers.VARIANTS) -> Bench:
     """Build or find the peers."""
     bench = Bench(quick=quick, cores=len(os.sched_getaffinity(0)))
-    for variant in peers.VARIANTS:
+    for variant in variants:
         try:
             bench.peers[variant] = peers.build(variant, jobs=bench.cores)
         except peers.PeerError as why:
@@ -77,21 +83,24 @@ def record_path(machine: Mapping[str, Any]) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure genmote beside its peers.")
+    parser.add_argument("--set", choices=SETS, default="speed", help="which measures (default: speed)")
     parser.add_argument("--quick", action="store_true", help="fewer repeats; about three minutes")
-    parser.add_argument("--only", help=f"measures to run, comma-separated: {','.join(available())}")
+    every = "; ".join(f"{name}: {','.join(available(name))}" for name in SETS)
+    parser.add_argument("--only", help=f"measures to run, comma-separated ({every})")
     parser.add_argument("--no-record", action="store_true", help="print only")
     parser.add_argument("--json", action="store_true", help="print the records instead of lines")
     chosen = parser.parse_args(arguments)
-    names = chosen.only.split(",") if chosen.only else available()
-    if unknown := sorted(set(names) - set(available())):
-        parser.error(f"no measure {unknown[0]!r}; there are {', '.join(available())}")
-    bench = prepare(chosen.quick)
+    known = available(chosen.set)
+    names = chosen.only.split(",") if chosen.only else known
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"no measure {unknown[0]!r} in the set {chosen.set}; there are {', '.join(known)}")
+    bench = prepare(chosen.quick, peers.VARIANTS if chosen.set == "speed" else ("avx512",))
     started = time.monotonic()
     machine, ran = record.device(), versions(bench)
     target = record_path(machine)
     rows: list[Row] = []
     for name in names:
-        for row in importlib.import_module(f"benchmarks.measures.{name}").measure(bench):
+        for row in importlib.import_module(f"{SETS[chosen.set].__name__}.{name}").measure(bench):
             rows.append(row)
             entry = record.as_record(row, machine=machine, versions=ran, quick=chosen.quick)
             if not chosen.no_record:

@@ -58,14 +58,14 @@ def test_blocks_are_filled_and_the_rest_is_kept():
 
 
 def test_a_number_that_was_not_measured_says_why():
-    text = tables.table("all", [entry(value=None, time="2026-01-01T", note="no AMX here")])
+    text = tables.table("speed", [entry(value=None, time="2026-01-01T", note="no AMX here")])
     assert "not measured: no AMX here" in text
 
 
 def test_check_tells_a_stale_file_and_changes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(record, "load", lambda: [entry(time="2026-01-01T")])
     page = tmp_path / "page.md"
-    page.write_text("<!-- bench:all -->\n<!-- /bench -->\n")
+    page.write_text("<!-- bench:speed -->\n<!-- /bench -->\n")
     assert tables.main([str(page), "--check"]) == 1
     assert "not what the records say" in capsys.readouterr().out
     assert tables.main([str(page)]) == 0

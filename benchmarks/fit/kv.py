@@ -1,0 +1,70 @@
+"""What a smaller KV cache costs: perplexity with int8 and int4 keys and values over that with float16."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from benchmarks import files, process
+from benchmarks.bench import Bench, about, missing
+from benchmarks.fit import sides
+from benchmarks.measures.perplexity import corpus
+from benchmarks.process import ContestantError
+from benchmarks.record import AT_MOST, Row
+
+FILE = "smollm2-q4_1"
+CONTEXT = 2048
+KINDS = {"int8": ("q8_0", 1.002), "int4": ("q4_0", 1.03)}
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    """One row a kind, llama.cpp's nearest kind beside it."""
+    chunks = bench.pick(8, 2)
+    base: tuple[float, float | None] | None = None
+    for kind, (theirs, asked) in KINDS.items():
+        name = f"perplexity with {kind} KV over float16 KV, {files.title(FILE)}, context {CONTEXT}"
+        bench.say(f"{name}: {chunks} windows")
+        try:
+            base = base or (our_perplexity(bench, None, chunks), peer_perplexity(bench, "f16", chunks))
+            ours = our_perplexity(bench, kind, chunks) / base[0]
+            other = peer_perplexity(bench, theirs, chunks)
+        except ContestantError as why:
+            yield missing(name, "fit_kv", why, asked=asked, sense=AT_MOST)
+            continue
+        yield Row(
+            name=name,
+            measure="fit_kv",
+            value=ours,
+            value_unit="x",
+            asked=asked,
+            sense=AT_MOST,
+            unit="x perplexity",
+            ours=ours,
+            peer=other / base[1] if other and base[1] else None,
+            peer_name=f"llama.cpp, {theirs} keys and values" if other else None,
+            threads=bench.cores,
+            details={"context": CONTEXT, "chunks": chunks, "float16": base[0], "peer_float16": base[1]},
+            **about(FILE),
+        )
+
+
+def our_perplexity(bench: Bench, kind: str | None, chunks: int) -> float:
+    """Ours with a kind of KV cache (None: float16)."""
+    words = ["--text", str(corpus()), "--context", str(CONTEXT), "--chunks", str(chunks)]
+    words += ["--threads", str(bench.cores), *(["--kv", kind] if kind else [])]
+    ran = process.python("benchmarks.fit.ours", "perplexity", str(bench.file(FILE)), *words)
+    return float(ran.json()["perplexity"])
+
+
+def peer_perplexity(bench: Bench, kind: str, chunks: int) -> float | None:
+    """llama-perplexity with keys and values of a type, or None where there is no llama.cpp."""
+    if "avx512" not in bench.peers:
+        return None
+    words = ["-f", str(corpus()), "--ctx-size", str(CONTEXT), "--chunks", str(chunks), "-t", str(sides.THREADS)]
+    words += ["-ctk", kind, "-ctv", kind, "-fa", "on"]
+    program = bench.peer("avx512").program("llama-perplexity")
+    said = process.run([program, "-m", str(bench.file(FILE)), *words], errors=True)
+    found = re.search(r"Final estimate: PPL = ([0-9.]+)", said.output)
+    if not found:
+        raise ContestantError("llama-perplexity gave no final estimate")
+    return float(found.group(1))
