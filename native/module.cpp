@@ -194,6 +194,10 @@ NB_MODULE(_native, m) {
         })
         .def_prop_ro("isa", [](const Machine& s) { return std::string(s.kernels.name); })
         .def_prop_ro("threads", [](const Machine& s) { return s.pool.threads(); })
+        .def_prop_rw("thread_limit", [](const Machine& s) { return s.pool.limit(); }, [](Machine& s, int limit) {
+            need(limit >= 1 && limit <= s.pool.threads(), "machine: a limit of 1 to as many threads as it has");
+            s.pool.limit(limit);
+        })
         .def("pack", [](Machine& s, int type, int64_t rows, int64_t cols, Bytes src, BytesOut dst) {
             need(packable(type, rows, cols), "pack: type, rows or columns unsupported");
             need(src.shape(0) >= row_bytes(type, cols) * rows && dst.shape(0) >= packed_bytes(type, rows, cols), "pack: buffers are too small");

@@ -69,7 +69,7 @@ Living& living() {
 
 }  // namespace
 
-Pool::Pool(int threads) : threads_(std::max(1, threads)), active_(threads_) {
+Pool::Pool(int threads) : threads_(std::max(1, threads)), limit_(threads_), active_(threads_) {
 #if defined(__unix__) || defined(__APPLE__)
     static const int registered = pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
     static_cast<void>(registered);
@@ -174,7 +174,8 @@ void Pool::run_raw(int n, Call call, void* context) {
         return;
     }
     const int64_t begin = now();
-    if (active_ < threads_ && begin >= retry_at_) active_ = threads_;
+    const int most = limit_.load(std::memory_order_relaxed);
+    if (active_ > most || (active_ < most && begin >= retry_at_)) active_ = most;
     if (n == 1 || active_ == 1) {
         for (int i = 0; i < n; i++) call(context, i, 0);
         return;

@@ -15,6 +15,9 @@ class Pool {
     explicit Pool(int threads);
     ~Pool();
     int threads() const { return threads_; }
+    // At most so many take part from the next loop on (1 to threads()); results do not depend on it.
+    void limit(int threads) { limit_ = threads; }
+    int limit() const { return limit_; }
 
     std::mutex busy;  // whoever calls run holds it; a fork waits for it, so that the child's copy is at rest
 
@@ -40,7 +43,8 @@ class Pool {
     alignas(64) std::atomic<int> done_{0};
     alignas(64) std::atomic<uint32_t> epoch_{0};  // what sleeping workers wait on
     std::atomic<int> asleep_{0};
-    std::atomic<int> active_;  // workers that take part: fewer while a core is busy with somebody else's work
+    std::atomic<int> limit_;   // most that may take part
+    std::atomic<int> active_;  // that do take part: fewer while a core is busy with somebody else's work
     std::atomic<bool> stop_{false}, failed_{false};
     bool started_ = false;  // workers come with the first loop, and again with a forked child's first loop
     Call call_ = nullptr;

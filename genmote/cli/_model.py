@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar
+from genmote.cli._output import Bar, note
 from genmote.errors import GrammarError, UserError
 from genmote.spec import dataclass, setting
 
@@ -26,6 +26,7 @@ class ModelFlags:
     isa: str | None = setting("instruction set of the native kernels (default: the best here)", default=None)
     threads: int | None = setting("threads (default: one a physical core)", default=None)
     context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
+    governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def load(flags: ModelFlags) -> Engine:
     from genmote import Engine
 
     with Bar() as bar:
-        return Engine.load(
+        engine = Engine.load(
             flags.model,
             adapter=[scaled(text) for text in flags.adapter] or None,
             ops=flags.ops,
@@ -107,6 +108,9 @@ def load(flags: ModelFlags) -> Engine:
             context=flags.context,
             progress=bar,
         )
+    if flags.governor:
+        engine.govern(tell=lambda decision: note(str(decision)))
+    return engine
 
 
 def scaled(text: str) -> tuple[str, float]:

@@ -34,6 +34,7 @@ class Settings:
 
 def run(settings: Settings, out: Output) -> int:
     from genmote import __version__, home, records
+    from genmote.device.sensors import Sensors
     from genmote.models import store
     from genmote.runtime.threads import default_threads
 
@@ -50,6 +51,7 @@ def run(settings: Settings, out: Output) -> int:
         },
         "kernels": kernels,
         "threads": default_threads(),
+        "sensors": Sensors().found(),
         "models": [entry.name for entry in store.list_models()],
         "extras": {name: version(package) for name, (package, _) in EXTRAS.items()},
         "offline": os.environ.get("GENMOTE_OFFLINE", "") not in ("", "0"),
@@ -136,6 +138,8 @@ def _text(values: dict[str, Any]) -> str:
         )
     else:
         rows.append(["kernels", f"none ({kernels['why']}); NumPy computes instead, tens of times slower"])
+    rows.append(["sensors", "what the governor (--governor) sees here"])
+    rows += [[f"  {sensor}", told] for sensor, told in values["sensors"].items()]
     rows.append(["home", f"{values['home']['path']} ({values['home']['from']})"])
     for name in ("models", "cache"):
         place = values["home"][name]

@@ -74,6 +74,7 @@ def prompt_of(settings: Settings) -> str:
 
 def figures(engine: Engine, result: Result) -> dict[str, Any]:
     """What one generation was and took."""
+    governed = {} if engine.governor is None else {"governor": [step.values() for step in engine.governor.decisions]}
     return {
         "text": result.text,
         "finish_reason": result.finish_reason,
@@ -89,6 +90,7 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
         "ops": engine.ops_name,
         "threads": engine.threads,
         "model": engine.model_path,
+        **governed,
     }
 
 

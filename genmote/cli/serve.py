@@ -56,6 +56,7 @@ def run(settings: Settings, out: Output) -> None:
             adapter=[scaled(text) for text in settings.adapter] or None,
             ops=settings.ops,
             isa=settings.isa,
+            governor=settings.governor,
             progress=bar,
             ready=ready,
         )

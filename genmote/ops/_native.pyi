@@ -33,6 +33,7 @@ class Block:
 class Machine:
     isa: str
     threads: int
+    thread_limit: int
     def __init__(self, isa: str, threads: int) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 

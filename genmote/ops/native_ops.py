@@ -87,6 +87,14 @@ class NativeOps:
         self.isa, self.threads = isa, threads
         self._spans: tuple[tuple[Span, ...], Any] = ((), None)
 
+    def limit_threads(self, threads: int) -> None:
+        """Compute with at most so many threads from the next step on, 1 to `threads`; the results stay the same."""
+        if not 1 <= threads <= self.threads:
+            raise OpsError(
+                f"a limit of {threads} threads: wanted 1 to {self.threads}, as many as this op set was made with"
+            )
+        self.machine.thread_limit = threads
+
     # -- weights --------------------------------------------------------------------------------------------------
 
     def matrix(self, type_name: str, shape: tuple[int, int], raw: NDArray[np.uint8]) -> Any:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from genmote.models.config import Config
     from genmote.models.decoder import Decoder
     from genmote.models.tokenizer import Tokenizer
+    from genmote.runtime.governor import Bounds, Decision, Governor
 
 Adapters = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
 Messages = Sequence[Mapping[str, Any]]
@@ -95,6 +96,7 @@ class Engine:
         self.version = 0  # counts changes of the adapters: keys and values of another version mean nothing
         self.adapters: tuple[tuple[Path, float], ...] = ()
         self._identity = identity
+        self.governor: Governor | None = None
         self._base: Any = getattr(decoder, "weights", None)  # without adapters
         self.pool = SessionPool(self, keep=1)
         self._vocabulary: GrammarVocabulary | None = None
@@ -144,6 +146,21 @@ class Engine:
             self.decoder.weights = weights
             self.adapters = tuple((path, scale) for path, scale, _ in found)
             self.version += 1
+
+    def govern(self, bounds: Bounds | None = None, *, tell: Callable[[Decision], None] | None = None) -> Governor:
+        """From now on watch the machine's memory, processors, temperature and battery between passes, and act within
+        `bounds` (`runtime/governor.py`); `tell` gets each decision. Raises SpecError for bounds that cannot be."""
+        from genmote.device.sensors import Sensors
+        from genmote.runtime.governor import Governor, levers
+
+        with self.lock:
+            self.governor = Governor(Sensors(), levers(self), bounds, tell=tell)
+        return self.governor
+
+    def between_passes(self) -> None:
+        """What is to be done while no pass runs; called with the lock held."""
+        if self.governor is not None:
+            self.governor.check()
 
     # -- prompts ------------------------------------------------------------------------------------------------------
     def rows(self, prompt: Prompt) -> Rows:

@@ -80,6 +80,7 @@ class Session:
     def feed(self, tokens: list[int], wanted: int) -> NDArray[np.float32]:
         """Append tokens; logits (wanted, V) of the last ones."""
         with self.engine.lock:
+            self.engine.between_passes()
             cache = self.ready(len(tokens))
             count = len(tokens)
             picked: Any = "last" if wanted == 1 else range(count - wanted, count)
@@ -157,6 +158,7 @@ def run_batch(engine: Engine, works: Sequence[Work]) -> list[NDArray[np.float32]
     A session may be in `works` once. After an exception all sessions hold what they held.
     """
     with engine.lock:
+        engine.between_passes()
         spans: list[Span] = []
         picked: list[int] = []
         at = 0

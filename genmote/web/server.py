@@ -68,6 +68,7 @@ def serve(
     adapter: Adapters | None = None,
     ops: str | None = None,
     isa: str | None = None,
+    governor: bool = False,
     progress: Callable[..., None] | None = None,
     ready: Callable[[Ready], None] = announce,
     log: Log = say,
@@ -77,8 +78,8 @@ def serve(
     Clients call the model `name` (None: as it is called here, a file by its stem).
     `key` (or GENMOTE_API_KEY) is what clients must send; without one only this machine is listened to. `max_sessions`
     texts are generated at the same time, `queue` more requests may wait, a body has at most `body_limit` bytes.
-    `ready` is called once it listens, with the real port where `port` is 0. Raises `ServeError`, and what
-    `Engine.load` raises.
+    `ready` is called once it listens, with the real port where `port` is 0. With `governor` the engine is governed, and
+    each decision goes to `log`. Raises `ServeError`, and what `Engine.load` raises.
     """
     from genmote.runtime.engine import Engine
     from genmote.web.local import LocalBackend, names_of
@@ -94,6 +95,8 @@ def serve(
             model, context=context, threads=threads, adapter=adapter, ops=ops, isa=isa, progress=progress
         ) as engine,
     ):
+        if governor:
+            engine.govern(tell=lambda decision: log(str(decision)))
         backend = LocalBackend(engine, names_of(model, engine.model_path, name), slots=max_sessions)
         run(backend, bound, key=key, queue=queue, body_limit=body_limit, ready=ready, log=log)
 

@@ -278,3 +278,17 @@ def test_serve_says_what_cannot_be(genmote: Genmote, monkeypatch: pytest.MonkeyP
     monkeypatch.delattr("genmote.web.server", raising=False)
     ran = genmote("serve", "m")
     assert ran.status == 2 and "serving needs uvicorn: pip install 'genmote[server]'" in ran.err
+
+
+def test_the_governor_tells_its_steps(genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from genmote.device.sensors import Memory, Seen, Sensors
+
+    full = Seen(memory=Memory(10**6, 10**8, "this machine"))
+    monkeypatch.setattr(Sensors, "read", lambda self: full)
+    words = ("generate", "m", "-p", "ab", "-n", "3")
+    told = "governor: 0.0 s: memory: 1.0 MB of 100.0 MB left (this machine): nothing: no pinned weights"
+    ran = genmote(*words, "--governor")
+    assert ran.status == 0 and ran.err.startswith(told)
+    (step,) = genmote(*words, "--governor", "--json").json["governor"]
+    assert step["sensor"] == "memory" and step["lossless"] is True and step["why"] == "below 3.0 MB, wanted 8.0 MB"
+    assert "governor" not in genmote(*words, "--json").json

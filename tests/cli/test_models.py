@@ -114,6 +114,7 @@ def test_doctor(genmote: Genmote, tiny: Path) -> None:
     }
     assert told["home"]["cache"]["exists"] is False
     assert told["models"] == ["tiny"] and told["threads"] >= 1 and told["device"]["cores"] >= 1
+    assert set(told["sensors"]) == {"memory", "memory pressure", "processor", "temperature", "battery"}
     text = genmote("doctor").out
     assert "absent, writable" in text and "[server]" in text
 

@@ -1,0 +1,350 @@
+"""The governor: what it does about what it sees, with levers that are counted, and on real engines under stress."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from genmote.device.sensors import Battery, Heat, Memory, Processor, Seen
+from genmote.errors import OpsError, SpecError
+from genmote.runtime.fake import fake_engine
+from genmote.runtime.governor import Bounds, Decision, Governor, Levers
+
+MB = 10**6
+PLENTY = Memory(50 * MB, 100 * MB, "this machine")
+
+
+class World:
+    """A clock, sensors that show what a test says, and levers that note what was asked of them."""
+
+    def __init__(self, bounds: Bounds | None = None, threads: int = 4, pinned: int = 40 * MB, kv: int = 0) -> None:
+        self.now, self.seen = 0.0, Seen(memory=PLENTY)
+        self.pinned, self.pinned_first, self.kv, self.threads, self.looks = pinned, pinned, kv, threads, 0
+        self.slept: list[float] = []
+        levers = Levers(
+            threads=lambda count: setattr(self, "threads", count),
+            max_threads=threads,
+            shrink=self.shrink,
+            grow=self.grow,
+            kv_tokens=self.cut,
+        )
+        self.governor = Governor(self, levers, bounds, clock=lambda: self.now, sleep=self.sleep)
+
+    def read(self) -> Seen:
+        self.looks += 1
+        return self.seen
+
+    def shrink(self, count: int) -> int:
+        gave = min(-(-count // MB) * MB, self.pinned)  # whole matrices
+        self.pinned -= gave
+        return gave
+
+    def grow(self, count: int) -> int:
+        took = min(count // MB * MB, self.pinned_first - self.pinned)
+        self.pinned += took
+        return took
+
+    def cut(self, tokens: int) -> int:
+        gained, self.kv = self.kv, 0
+        return gained
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def run(self, seconds: float, seen: Seen | None = None, until: Callable[[], bool] = lambda: False) -> list[str]:
+        """Passes of 10 ms for so long; what was done."""
+        before = len(self.governor.decisions)
+        self.seen = seen or self.seen
+        end = self.now + seconds
+        while self.now < end and not until():
+            self.governor.check()
+            self.now += 0.01
+        return [decision.did for decision in list(self.governor.decisions)[before:]]
+
+
+def left(megabytes: float, **more: float) -> Seen:
+    return Seen(memory=replace(PLENTY, left_bytes=round(megabytes * MB), **more))
+
+
+def test_nothing_is_done_where_nothing_is_wrong() -> None:
+    world = World()
+    cool = Heat("cpu", 50, 80, "trip point")
+    assert world.run(60, Seen(PLENTY, Processor(0.1, 1.0, 0.0), cool, Battery("BAT0", 90, True))) == []
+    assert world.run(60, Seen()) == []
+    assert 230 <= world.looks / 2 <= 241  # four looks a second, whatever the number of passes
+
+
+def test_short_memory_gives_weights_back_until_the_upper_mark() -> None:
+    world = World()
+    assert world.run(1, left(3.1)) == []  # above 3% of the limit
+    done = world.run(0.1, left(2.9))
+    assert done == ["gave back 6.0 MB of pinned weights: they are read from the disk now"]  # up to 8%
+    decision = world.governor.decisions[0]
+    assert decision.lossless and decision.sensor == "memory" and "CAN CHANGE" not in str(decision)
+    assert decision.seen == "2.9 MB of 100.0 MB left (this machine)" and decision.why == "below 3.0 MB, wanted 8.0 MB"
+    assert world.run(5, left(8.9)) == []
+    assert world.pinned == 34 * MB
+
+
+def test_weights_are_pinned_again_only_when_there_was_room_for_a_while_and_never_more_than_before() -> None:
+    world = World()
+    world.run(0.1, left(1))
+    assert world.pinned == 33 * MB
+    assert world.run(9, left(30)) == []
+    assert world.run(0.2, left(9)) == []  # between the marks: the wait begins anew
+    assert world.run(9.5, left(30)) == []
+    assert world.run(1, left(30)) == ["pinned 7.0 MB of weights again"]
+    assert world.run(60, left(50)) == [] and world.pinned == 40 * MB
+
+
+def test_memory_that_swings_makes_the_governor_slower_not_busier() -> None:
+    world = World()
+    times = []
+    for _ in range(6):
+        world.run(0.3, left(1))
+        began = world.now
+        world.run(200, left(20), until=lambda: world.pinned == world.pinned_first)
+        times.append(world.now - began)
+    assert times == pytest.approx(sorted(times)) and times[-1] > 3 * times[0]
+
+
+def test_a_stall_counts_as_short_memory() -> None:
+    world = World()
+    assert world.run(1, left(20, stall=0.05)) == []
+    done = world.run(0.1, left(20, stall=0.5))
+    assert done == ["gave back 5.0 MB of pinned weights: they are read from the disk now"]
+    assert "waited for memory 50% of the time" in world.governor.decisions[0].seen
+    assert world.governor.decisions[0].why == "over 10%"
+
+
+def test_the_cache_is_cut_only_where_it_is_allowed_and_it_is_told_as_a_loss() -> None:
+    world = World(pinned=0, kv=9 * MB)
+    assert world.run(3, left(1)) == ["nothing: no pinned weights are left to give back"]  # told once
+    assert world.kv == 9 * MB
+    world = World(Bounds(kv_tokens=256), pinned=2 * MB, kv=9 * MB)
+    done = world.run(3, left(1))
+    assert done[:2] == [
+        "gave back 2.0 MB of pinned weights: they are read from the disk now",
+        "cut the KV cache, 9.0 MB less",
+    ]
+    decisions = list(world.governor.decisions)
+    assert [d.lossless for d in decisions[:2]] == [True, False]
+    assert str(decisions[1]).endswith("; THIS CAN CHANGE THE TEXT")
+
+
+def test_crowded_cores_take_threads_one_by_one_and_idle_ones_give_them_back() -> None:
+    world = World(Bounds(min_threads=2))
+    crowded, idle = Seen(processor=Processor(0.5, 0.0, 0.0)), Seen(processor=Processor(0.0, 1.2, 0.0))
+    assert world.run(0.5, crowded) == []  # it has to last
+    assert world.run(10, crowded) == ["4 → 3 threads", "3 → 2 threads"]  # and not below the bound
+    assert world.threads == 2
+    assert "waited 50% of their time for a core, 0.0 cores idle" in world.governor.decisions[-1].seen
+    assert world.run(20, Seen(processor=Processor(0.0, 0.5, 0.0))) == []  # no core is free for one more
+    assert world.run(20, idle) == ["2 → 3 threads", "3 → 4 threads"]
+
+
+def test_a_quota_that_holds_the_group_takes_threads_too() -> None:
+    world = World(threads=2)
+    assert world.run(3, Seen(processor=Processor(0.0, 1.0, 0.0, throttled=0.6))) == ["2 → 1 threads"]
+    assert "held by the CPU quota 60%" in world.governor.decisions[-1].seen
+
+
+def test_contention_that_comes_back_is_met_with_longer_calm() -> None:
+    world = World(threads=2)
+    waits = []
+    for _ in range(5):
+        world.run(2, Seen(processor=Processor(0.6, 0.0, 0.0)))
+        assert world.threads == 1
+        began = world.now
+        world.run(300, Seen(processor=Processor(0.0, 1.5, 0.0)), until=lambda: world.threads == 2)
+        waits.append(world.now - began)
+    assert waits == sorted(waits) and waits[-1] > 8 * waits[0]
+
+
+def heat(degrees: float) -> Seen:
+    return Seen(heat=Heat("cpu", degrees, 80.0, "trip point"))
+
+
+def test_heat_takes_threads_then_rests_and_never_longer_than_the_bound() -> None:
+    world = World(Bounds(max_rest_s=5), threads=2)
+    done = world.run(60, heat(82))
+    assert done == ["2 → 1 threads", "rests 1 s between passes", "goes on without rest"]
+    assert world.slept == [1.0] * 5 and world.governor.rested_s == 5
+    assert world.governor.decisions[0].seen == "cpu 82 °C, limit 80 °C (trip point)"
+    assert world.run(60, heat(77)) == []  # hysteresis: not yet cool
+    assert world.run(60, heat(74)) == ["1 → 2 threads"]
+    world.run(60, heat(82))
+    assert world.governor.rested_s == 10  # a new stretch may rest anew
+
+
+def test_no_rest_where_none_is_allowed() -> None:
+    world = World(Bounds(max_rest_s=0), threads=2)
+    assert world.run(60, heat(95)) == ["2 → 1 threads"]
+    assert world.slept == []
+
+
+def test_a_machine_that_only_waits_for_memory_is_given_rest() -> None:
+    world = World(Bounds(max_rest_s=3), pinned=0)
+    done = world.run(10, left(20, stall=0.8))
+    assert done == [
+        "nothing: no pinned weights are left to give back",
+        "rests 1 s between passes",
+        "goes on without rest",
+    ]
+    assert world.slept == [1.0] * 3
+
+
+def test_a_low_battery_takes_half_of_the_threads_until_there_is_power() -> None:
+    world = World()
+    assert world.run(5, Seen(battery=Battery("BAT0", 30, True))) == []
+    assert world.run(5, Seen(battery=Battery("BAT0", 19, True))) == ["4 → 2 threads"]
+    assert world.run(20, Seen(battery=Battery("BAT0", 19, False))) == []
+    assert world.run(20, Seen(battery=Battery("BAT0", 19, False))) == ["2 → 4 threads"]
+
+
+def test_several_conditions_do_not_add_up() -> None:
+    world = World()
+    seen = Seen(processor=Processor(0.5, 0.0), battery=Battery("BAT0", 5, True))
+    world.run(0.5, seen)
+    assert world.threads == 2
+    world.run(1, seen)
+    assert world.threads == 2  # one fewer for the crowd is within the half for the battery
+
+
+def test_an_engine_without_levers_is_only_told() -> None:
+    told: list[Decision] = []
+    world = World()
+    governor = Governor(world, Levers(), tell=told.append, clock=lambda: world.now, sleep=world.sleep)
+    world.seen = Seen(Memory(1, 100 * MB, "this machine"), Processor(0.9, 0.0), None, Battery("BAT0", 1, True))
+    for _ in range(100):
+        governor.check()
+        world.now += 0.1
+    assert [decision.did for decision in told] == ["nothing: no pinned weights are left to give back"]
+    values = told[0].values()
+    assert values["time"].endswith("+00:00") and values["lossless"] is True and values["at_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "told"),
+    [
+        (Bounds(min_threads=0), "min_threads=0, wanted at least 1"),
+        (Bounds(max_rest_s=-1), "max_rest_s=-1, wanted 0 to 3600"),
+        (Bounds(kv_tokens=0), "kv_tokens=0, wanted at least 1"),
+        (Bounds(memory_low=0.2, memory_high=0.1), "memory_low=0.2, memory_high=0.1: wanted 0 < low < high < 1"),
+        (Bounds(stall=0), "stall=0, wanted above 0, at most 1"),
+        (Bounds(waited=2), "waited=2, wanted above 0, at most 1"),
+        (Bounds(cool_c=0), "cool_c=0, wanted above 0, at most 50"),
+        (Bounds(battery_low=101), "battery_low=101, wanted 0 to 100"),
+    ],
+)
+def test_impossible_bounds_are_told(bounds: Bounds, told: str) -> None:
+    with pytest.raises(SpecError, match="governor: ") as fault, fake_engine() as engine:
+        engine.govern(bounds)
+    assert told in str(fault.value)
+
+
+# -- on engines --------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_looks_between_passes_alone_and_in_a_batch() -> None:
+    from genmote.runtime.scheduler import Scheduler
+
+    with fake_engine() as engine:
+        world = World()
+        engine.governor = world.governor
+        world.now = 1.0
+        engine.generate("ab ab", max_tokens=4)
+        assert world.looks == 1  # the clock stood still
+        world.now = 2.0
+        with Scheduler(engine) as scheduler:
+            scheduler.submit(engine.request("ab", max_tokens=3)).result(10)
+        assert world.looks == 2
+
+
+def test_threads_can_be_limited_at_any_step_and_change_no_bit() -> None:
+    native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
+    import numpy as np
+
+    from genmote.ops import quant
+    from genmote.ops.layer import Linear
+
+    rng = np.random.default_rng(0)
+    ops = native_ops.create(threads=4)
+    weights = rng.standard_normal((1200, 576)).astype(np.float32)
+    weight = Linear(ops.matrix("Q8_0", (1200, 576), quant.quantize("Q8_0", weights)))
+    x = rng.standard_normal((3, 576)).astype(np.float32)
+    wanted = ops.linear(x, weight)
+    for limit in (1, 4, 2, 3, 1, 4):
+        ops.limit_threads(limit)
+        assert ops.machine.thread_limit == limit
+        for _ in range(5):
+            assert np.array_equal(ops.linear(x, weight), wanted)
+    for limit in (0, 5):
+        with pytest.raises(OpsError, match=f"a limit of {limit} threads: wanted 1 to 4"):
+            ops.limit_threads(limit)
+
+
+def test_a_limit_of_one_thread_uses_one_core() -> None:
+    native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
+    import numpy as np
+
+    from genmote.ops import quant
+    from genmote.ops.layer import Linear
+
+    def others_ran_s() -> float:
+        """Processor time of the threads beside this one."""
+        mine = str(os.getpid())
+        files = [path / "schedstat" for path in Path("/proc/self/task").iterdir() if path.name != mine]
+        return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this kernel does not count threads' time")
+    ops = native_ops.create(threads=2)
+    raw = quant.quantize("Q8_0", np.ones((4096, 2048), np.float32))
+    weight, x = Linear(ops.matrix("Q8_0", (4096, 2048), raw)), np.ones((1, 2048), np.float32)
+
+    def work() -> float:
+        before, end = others_ran_s(), time.monotonic() + 0.4
+        while time.monotonic() < end:
+            ops.linear(x, weight)
+        return others_ran_s() - before
+
+    work()
+    ops.limit_threads(1)
+    ops.linear(x, weight)
+    assert work() < 0.002  # they sleep
+    ops.limit_threads(2)
+    assert any(work() > 0.005 for _ in range(10))  # on a crowded machine the pool itself does with one for a while
+
+
+def test_a_real_crowd_takes_a_thread_and_the_text_stays_the_same(smollm2: Path) -> None:
+    from genmote import Engine
+
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this kernel does not count waits")
+    with Engine.load(smollm2, threads=2) as engine:
+        if engine.ops_name != "native":
+            pytest.skip("no native kernels here")
+        wanted = engine.generate("The", max_tokens=40, ignore_eos=True).tokens
+        told: list[Decision] = []
+        governor = engine.govern(tell=told.append)
+        spin = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+        spinning = [subprocess.Popen(spin) for _ in range(3 * len(os.sched_getaffinity(0)))]
+        try:
+            end = time.monotonic() + 20
+            while governor.threads == 2 and time.monotonic() < end:
+                assert engine.generate("The", max_tokens=40, ignore_eos=True).tokens == wanted
+        finally:
+            for process in spinning:
+                process.kill()
+                process.wait()
+        assert governor.threads == 1
+        assert told and told[-1].sensor == "processor" and told[-1].lossless
