@@ -27,6 +27,7 @@ class ModelFlags:
     threads: int | None = setting("threads (default: one a physical core)", default=None)
     context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
+    draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,9 @@ class SamplingFlags:
     stop: tuple[str, ...] = setting("text that ends the generation; may be repeated", default=())
     schema: Path | None = setting("JSON schema that the text must fit", default=None)
     grammar: Path | None = setting("grammar (.lark or .gbnf) that the text must fit", default=None)
-    speculate: bool = setting("guess tokens from the prompt: the same text in fewer steps", default=False)
+    speculate: bool = setting(
+        "guess tokens from the prompt (--draft: by a model): the same text in fewer steps", default=False
+    )
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the engine."""
@@ -59,7 +62,7 @@ class SamplingFlags:
             "stop": self.stop,
             "json_schema": None if self.schema is None else read_schema(self.schema),
             "grammar": grammar,
-            "speculate": self.speculate,
+            "speculate": self.speculate or None,  # a draft model guesses unasked
             "sampling": Sampling(
                 temperature=self.temperature,
                 top_k=self.top_k,
@@ -106,6 +109,7 @@ def load(flags: ModelFlags) -> Engine:
             isa=flags.isa,
             threads=flags.threads,
             context=flags.context,
+            draft=flags.draft,
             progress=bar,
         )
     if flags.governor:

@@ -28,6 +28,7 @@ from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
 from genmote.runtime.sample import Sampling
 from genmote.runtime.session import Session
+from genmote.runtime.speculate import DraftModel, Guesser
 from genmote.runtime.stops import Stops
 from genmote.runtime.stream import Stream
 
@@ -58,17 +59,27 @@ class Engine:
         isa: str | None = None,
         threads: int | None = None,
         context: int | None = None,
+        draft: str | os.PathLike[str] | None = None,
         progress: Callable[..., None] | None = None,
     ) -> Engine:
         """A model by name (fetched first if it is not here) or path.
 
         `ops`: op set, None for GENMOTE_OPS or the fastest that runs here; `isa`: instruction set of the native kernels;
         `threads`: None for one a physical core; `context`: most tokens that prompt and text may take, None for what the
-        model was trained for; `adapter`: a LoRA file, or several with their scales. Raises ModelNameError,
-        ModelFileError, PullError, OpsError, SpecError.
+        model was trained for; `adapter`: a LoRA file, or several with their scales; `draft`: a smaller model with the
+        same tokens, which guesses them (the same text in fewer passes). Raises ModelNameError, ModelFileError,
+        PullError, OpsError, SpecError.
         """
         return loading.load(
-            cls, model, adapter=adapter, ops=ops, isa=isa, threads=threads, context=context, progress=progress
+            cls,
+            model,
+            adapter=adapter,
+            ops=ops,
+            isa=isa,
+            threads=threads,
+            context=context,
+            draft=draft,
+            progress=progress,
         )
 
     def __init__(
@@ -95,6 +106,7 @@ class Engine:
         self.lock = threading.RLock()
         self.version = 0  # counts changes of the adapters: keys and values of another version mean nothing
         self.adapters: tuple[tuple[Path, float], ...] = ()
+        self.draft: Engine | None = None  # a smaller model that guesses
         self._identity = identity
         self.governor: Governor | None = None
         self._base: Any = getattr(decoder, "weights", None)  # without adapters
@@ -114,6 +126,8 @@ class Engine:
         """Let go of cached texts and of what grammars needed; the weights go with the engine itself."""
         with self.lock:
             self.pool.clear()
+            if self.draft is not None:
+                self.draft.close()
         with self._grammars:
             self._vocabulary = None
 
@@ -222,13 +236,16 @@ class Engine:
         regex: str | None = None,
         grammar: Grammar | None = None,
         sampling: Sampling | None = None,
-        speculate: bool = False,
+        speculate: bool | None = None,
         logprobs: bool = False,
         top_logprobs: int = 0,
         ignore_eos: bool = False,
         **settings: Any,
     ) -> Request:
-        """A checked request; `settings` are fields of `Sampling` (temperature, top_k, top_p, min_p, seed, …)."""
+        """A checked request; `settings` are fields of `Sampling` (temperature, top_k, top_p, min_p, seed, …).
+
+        `speculate`: guess tokens, None for where there is a draft model.
+        """
         if settings:
             known = {field.name for field in fields(Sampling)}
             unknown = sorted(set(settings) - known)
@@ -251,7 +268,7 @@ class Engine:
             sampling or Sampling(),
             Stops(stop).stops,
             grammar,
-            speculate,
+            self.draft is not None if speculate is None else speculate,
             logprobs,
             top_logprobs,
             ignore_eos,
@@ -297,6 +314,10 @@ class Engine:
     def session(self) -> Session:
         """A session of your own: its rows stay until you drop it."""
         return Session(self)
+
+    def guesser(self, request: Request) -> Guesser | None:
+        """Who guesses the tokens of a new text: the draft model where there is one and the request wants it."""
+        return DraftModel(self.draft) if request.speculate and self.draft is not None else None
 
     def constraint(self, grammar: Grammar) -> Constraint:
         """A grammar ready to constrain one text. Raises GrammarError."""

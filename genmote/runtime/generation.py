@@ -13,7 +13,7 @@ from genmote.errors import SpecError
 from genmote.models.tokenizer import StreamDecoder
 from genmote.runtime.grammar import Constraint, Grammar
 from genmote.runtime.sample import Sampler, Sampling, token_logprobs, top_logprobs
-from genmote.runtime.speculate import PromptLookup
+from genmote.runtime.speculate import Guesser, PromptLookup
 from genmote.runtime.stops import Stops
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
-    speculate: bool = False  # prompt lookup: the same text in fewer steps
+    speculate: bool = False  # guess tokens (a draft model, else prompt lookup): the same text in fewer steps
     logprobs: bool = False
     top_logprobs: int = 0  # alternatives for each token
     ignore_eos: bool = False  # go on through end-of-text tokens (for timing)
@@ -114,17 +114,19 @@ class Generation:
         prompt: Sequence[int],
         context: int,
         constraint: Constraint | None = None,
+        guesser: Guesser | None = None,
     ) -> None:
-        """`prompt`: ids of all prompt rows (below 0: embeddings); `context`: how many rows a cache may hold."""
+        """`prompt`: ids of all prompt rows (below 0: embeddings); `context`: how many rows a cache may hold;
+        `guesser`: who guesses where the request wants it (None: prompt lookup)."""
         self.request = request
         self.sampler = Sampler(request.sampling, prompt)
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.rejected = 0
-        self.lookup: PromptLookup | None = None
+        self.guesser: Guesser | None = None
         if request.speculate:
-            self.lookup = PromptLookup()
-            self.lookup.extend(prompt)
+            self.guesser = guesser or PromptLookup()
+            self.guesser.extend(prompt)
         self._pending: list[int] = []  # joined the text, not yet fed
         self._draft: list[int] = []
         self._vocab_size = tokenizer.vocab_size  # the model may compute more logits: padding, which means nothing
@@ -143,9 +145,9 @@ class Generation:
 
     def feed(self) -> list[int]:
         """The next rows: tokens that the model has not seen, then guesses."""
-        if self.lookup is not None:
+        if self.guesser is not None:
             made = len(self.tokens)
-            self._draft = self.lookup.draft(min(self.request.max_tokens - made - 1, self._room - made))
+            self._draft = self.guesser.draft(min(self.request.max_tokens - made - 1, self._room - made))
         return self._pending + self._draft
 
     def take(self, logits: NDArray[np.float32]) -> list[Piece]:
@@ -169,8 +171,8 @@ class Generation:
             if token != guess or forced or self.finish_reason is not None:
                 break
         self.rejected = len(draft) - accepted
-        if self.lookup is not None:
-            self.lookup.judge(len(draft), accepted)
+        if self.guesser is not None:
+            self.guesser.judge(len(draft), accepted)
         return pieces
 
     def cancel(self) -> Piece:
@@ -197,8 +199,8 @@ class Generation:
         self.tokens.append(token)
         self._pending.append(token)
         self.sampler.accept(token)
-        if self.lookup is not None:
-            self.lookup.extend((token,))
+        if self.guesser is not None:
+            self.guesser.extend((token,))
         piece = Piece(self._stops.push(self._stream.push(token)), token)
         if row is not None and (self.request.logprobs or self.request.top_logprobs):
             piece.logprob = float(token_logprobs(row[None], np.array([token]))[0])
@@ -259,7 +261,7 @@ class Account:
 
     def result(self) -> Result:
         generation = self.generation
-        count: Any = generation.lookup.count if generation.lookup is not None else None
+        count: Any = generation.guesser.count if generation.guesser is not None else None
         first = self.last if self.first is None else self.first
         return Result(
             text="".join(self.texts),

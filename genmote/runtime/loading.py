@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genmote import ops as opsets
 from genmote.errors import ModelNameError, OpsError, SpecError
@@ -32,6 +32,7 @@ def load(
     isa: str | None,
     threads: int | None,
     context: int | None,
+    draft: str | os.PathLike[str] | None,
     progress: Callable[..., None] | None,
 ) -> Engine:
     """What `Engine.load` does."""
@@ -62,8 +63,27 @@ def load(
     file.release(0, path.stat().st_size)
     if adapter is not None:
         engine.set_adapters(adapter)
+    if draft is not None:
+        engine.draft = _draft(engine, draft, ops=ops, isa=isa, threads=threads, progress=progress)
     engine.load_ms = (time.perf_counter() - started) * 1e3
     return engine
+
+
+def _draft(
+    engine: Engine, model: str | os.PathLike[str], *, progress: Callable[..., None] | None, **options: Any
+) -> Engine:
+    """The engine of the model that guesses for `engine`; it sees as much of a text as it can."""
+    from genmote.fetch import quiet
+    from genmote.models import store
+    from genmote.models.config import read_config
+    from genmote.models.gguf import ModelFile
+    from genmote.runtime.speculate import check_tokens
+
+    path = store.resolve(model, progress=progress or quiet)
+    trained = read_config(ModelFile.open(path)).context_length
+    small = type(engine).load(path, context=min(engine.context, trained), progress=progress, **options)
+    check_tokens(small.tokenizer, engine.tokenizer)
+    return small
 
 
 def read_adapters(decoder: Decoder, adapters: Adapters) -> list[tuple[Path, float, Lora]]:

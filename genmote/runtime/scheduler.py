@@ -84,7 +84,9 @@ class Scheduler:
         """
         rows = self.engine.rows(request.prompt)
         constraint = None if request.grammar is None else self.engine.constraint(request.grammar)
-        generation = Generation(request, self.engine.tokenizer, rows.ids, self.engine.context, constraint)
+        generation = Generation(
+            request, self.engine.tokenizer, rows.ids, self.engine.context, constraint, self.engine.guesser(request)
+        )
         handle = Handle(self._wake, deliver, len(rows))
         with self._change:
             if self._closing or self._draining:

@@ -44,7 +44,9 @@ class Stream:
         engine, request = self._engine, self._request
         started = time.perf_counter()
         constraint = None if request.grammar is None else engine.constraint(request.grammar)
-        generation = Generation(request, engine.tokenizer, rows.ids, engine.context, constraint)
+        generation = Generation(
+            request, engine.tokenizer, rows.ids, engine.context, constraint, engine.guesser(request)
+        )
         session = self._session
         if session is None:
             with engine.lock:

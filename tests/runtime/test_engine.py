@@ -17,7 +17,8 @@ from genmote.runtime.engine import Engine
 from genmote.runtime.fake import EchoDecoder, EchoTokenizer, fake_engine
 from genmote.runtime.generation import Request
 from genmote.runtime.sample import Sampling
-from genmote.runtime.speculate import PromptLookup
+from genmote.runtime.scheduler import Scheduler
+from genmote.runtime.speculate import PromptLookup, check_tokens
 
 
 def test_a_text_and_its_account() -> None:
@@ -104,6 +105,62 @@ def test_speculation_saves_steps_on_a_text_that_repeats() -> None:
     guessed = fake_engine().generate("to be or not to be ", max_tokens=100, speculate=True)
     assert guessed.steps * 4 < plain.steps
     assert guessed.accepted >= plain.steps - guessed.steps
+
+
+def drafted(context: int = 4096, *, small: int = 4096, **settings: Any) -> Engine:
+    """An engine whose draft model is another echo model."""
+    engine = fake_engine(context)
+    engine.draft = fake_engine(small, **settings)
+    return engine
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("sure", [0.0, 1.0, 20.0])
+@pytest.mark.parametrize("small", [8, 30, 4096])
+def test_a_draft_model_changes_no_text_however_bad_it_is(temperature: float, sure: float, small: int) -> None:
+    options: dict[str, Any] = {"max_tokens": 60, "temperature": temperature, "seed": 5}
+    plain = fake_engine().generate("to be or", **options)
+    engine = drafted(small=small, sure=sure)
+    guessed = engine.generate("to be or", **options)  # unasked, as there is a draft model
+    assert (guessed.tokens, guessed.text) == (plain.tokens, plain.text)
+    assert guessed.steps <= plain.steps
+    assert engine.generate("to be or", **options, speculate=False).drafted == 0
+
+
+def test_a_draft_model_that_is_right_saves_steps_and_sees_no_more_than_it_can() -> None:
+    plain = fake_engine().generate("a text that says nothing twice", max_tokens=100)
+    guessed = drafted().generate("a text that says nothing twice", max_tokens=100)
+    assert guessed.accepted == guessed.drafted == plain.steps - guessed.steps > 80
+    short = drafted(small=60).generate("a text that says nothing twice", max_tokens=100)
+    assert 20 < short.accepted < 40  # its context ends before the text does
+
+
+def test_a_draft_model_does_not_guess_from_another_model_s_embeddings() -> None:
+    engine = drafted()
+    rows = np.full((3, 4), 97.0, np.float32)
+    assert engine.generate([rows], max_tokens=20).drafted == 0
+
+
+def test_a_batch_with_a_draft_model_gives_the_same_texts() -> None:
+    prompts = ["to be", "or not", "to bee or not to bee"]
+    plain = [fake_engine().generate(prompt, max_tokens=40).tokens for prompt in prompts]
+    with Scheduler(drafted()) as scheduler:
+        handles = [scheduler.submit(scheduler.engine.request(prompt, max_tokens=40)) for prompt in prompts]
+        results = [handle.result(60) for handle in handles]
+    assert [result.tokens for result in results] == plain
+    assert all(result.accepted > 20 for result in results)
+
+
+def test_a_draft_model_with_other_tokens_is_refused() -> None:
+    class Shouting(EchoTokenizer):
+        def token_bytes(self, token: int) -> bytes:
+            return super().token_bytes(token).upper()
+
+    check_tokens(EchoTokenizer(), EchoTokenizer())
+    with pytest.raises(
+        SpecError, match=r"has other tokens \(258\) than the model it drafts for \(258\): use a smaller"
+    ):
+        check_tokens(Shouting(), EchoTokenizer())
 
 
 def test_guesses_adapt() -> None:

@@ -74,6 +74,28 @@ def test_speculation_gives_the_same_text(engine: Engine, temperature: float) -> 
         assert (guessed.tokens, guessed.text) == (plain.tokens, plain.text)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_draft_model_s_file_changes_no_text(tiny: Callable[[str, str], Path], temperature: float) -> None:
+    plain = Engine.load(tiny("tiny-llama", "Q8_0"), ops="numpy")
+    for kind in ("Q8_0", "Q4_0"):
+        with Engine.load(tiny("tiny-llama", "Q8_0"), ops="numpy", draft=tiny("tiny-llama", kind), context=64) as engine:
+            assert engine.draft is not None and engine.draft.context == 64
+            for prompt in PROMPTS:
+                options = {"max_tokens": 20, "temperature": temperature, "seed": 3, "ignore_eos": True}
+                wanted = plain.generate(prompt, session=plain.session(), **options)
+                guessed = engine.generate(prompt, session=engine.session(), **options)
+                assert guessed.tokens == wanted.tokens
+                assert guessed.drafted > 0
+                if temperature == 0.0 and kind == "Q8_0":
+                    assert guessed.accepted == guessed.drafted
+                    assert guessed.steps < wanted.steps / 3
+
+
+def test_a_draft_model_of_another_family_is_refused(tiny: Callable[[str, str], Path]) -> None:
+    with pytest.raises(SpecError, match="the draft model has other tokens"):
+        Engine.load(tiny("tiny-llama", "Q8_0"), ops="numpy", draft=tiny("tiny-gemma3", "Q8_0"))
+
+
 def test_chunks_of_a_prompt_change_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = list(np.random.default_rng(0).integers(5, 300, 90))
     whole = engine.session().prefill(tokens)
