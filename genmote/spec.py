@@ -52,18 +52,25 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str | None = None) 
 def _build(cls: Any, values: Mapping[str, Any], faults: list[str], prefix: str) -> Any:
     known = {f.name: f for f in fields(cls)}
     hints = typing.get_type_hints(cls)
-    before = len(faults)
+    unmade = False
     for name in values:
         if name not in known:
             hint = near(name, list(known))
             faults.append(f"{prefix}{name} is no setting{hint or ','} (known: {', '.join(known)})")
+            unmade = True
     given: dict[str, Any] = {}
     for name, f in known.items():
+        needed = f.default is MISSING and f.default_factory is MISSING
         if name in values:
+            before = len(faults)
             given[name] = _convert(hints[name], values[name], faults, prefix + name)
-        elif f.default is MISSING and f.default_factory is MISSING:
+            if len(faults) > before:  # the default takes its place, so that the other values are looked at too
+                del given[name]
+                unmade = unmade or needed
+        elif needed:
             faults.append(f"{prefix}{name} is missing{_wanted(hints[name], ', wanted ')}")
-    if len(faults) > before:
+            unmade = True
+    if unmade:
         return None
     made = cls(**given)
     # A class tells more about its values than their types by a method `faults() -> Iterable[str]`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,30 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown:
         raise pytest.UsageError(f"GENMOTE_REQUIRE: {', '.join(sorted(unknown))}: known are {', '.join(REQUIRABLE)}")
     _required_but_absent()  # now, while GENMOTE_HOME is the user's
+    config.stash[_HOME] = _borrowed_home()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (folder := config.stash.get(_HOME, None)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_HOME = pytest.StashKey[Path]()
+
+
+def _borrowed_home() -> Path:
+    """A home for the whole run: the user's models and recordings by link, a cache of its own, so that what tests make
+    does not stay behind in the user's."""
+    from genmote import home
+
+    folder = Path(tempfile.mkdtemp(prefix="genmote-tests-"))
+    for kept in (home.models_dir(), home.cache_dir() / "samples"):
+        if kept.is_dir():
+            link = folder / kept.relative_to(home.home())
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(kept.resolve(), target_is_directory=True)
+    os.environ["GENMOTE_HOME"] = str(folder)
+    return folder
 
 
 def _fail_if_required(report: pytest.CollectReport | pytest.TestReport) -> None:

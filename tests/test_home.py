@@ -18,6 +18,11 @@ def test_home_is_where_the_variable_says(own_home: Path) -> None:
     assert not own_home.exists(), "asking for the home must not make it"
 
 
+def test_what_tests_make_stays_out_of_the_user_s_cache() -> None:
+    assert home.home().name.startswith("genmote-tests-")
+    assert not (home.cache_dir() / "packed").is_symlink() and not home.cache_dir().is_symlink()
+
+
 def test_home_without_the_variable_is_the_users_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("GENMOTE_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))

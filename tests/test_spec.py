@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from genmote import spec
 from genmote.errors import SpecError
+from genmote.spec import build, setting
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,19 @@ def test_flags() -> None:
     assert parse("m") == Flags("m")
     words = "m -n 7 --share 0.25 --quiet --no-color --how exact --stop a --stop b --file x.json".split()
     assert parse(*words) == Flags("m", 7, 0.25, True, False, "exact", ("a", "b"), Path("x.json"))
+
+
+def test_a_wrong_value_does_not_hide_what_the_class_says_of_the_others() -> None:
+    @dataclass(frozen=True)
+    class Pair:
+        low: int = setting("the lower", default=0)
+        high: int = setting("the higher", default=9)
+
+        def faults(self) -> list[str]:
+            return [f"high={self.high}: wanted at least low={self.low}"] if self.high < self.low else []
+
+    with pytest.raises(SpecError, match="^Pair: low='x', wanted a whole number; high=-1: wanted at least low=0$"):
+        build(Pair, {"low": "x", "high": -1})
 
 
 def test_a_nan_from_the_command_line_is_refused() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmote.cli._output import Bar, note
-from genmote.errors import GrammarError, UserError
+from genmote.errors import GrammarError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
+    from genmote.runtime.sample import Sampling
     from genmote.runtime.session import Session
 
 
@@ -48,10 +50,30 @@ class SamplingFlags:
         "guess tokens from the prompt (--draft: by a model): the same text in fewer steps", default=False
     )
 
+    def faults(self) -> Iterable[str]:
+        """What is wrong with the values, for `spec` to list with what else is wrong on the command line."""
+        try:
+            self.sampling()
+        except SpecError as fault:
+            return [str(fault)]
+        return []
+
+    def sampling(self) -> Sampling:
+        """How tokens are drawn. Raises SpecError."""
+        from genmote.runtime.sample import Sampling
+
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the engine."""
         from genmote.runtime.grammar import Grammar
-        from genmote.runtime.sample import Sampling
 
         grammar = None
         if self.grammar is not None:
@@ -63,14 +85,7 @@ class SamplingFlags:
             "json_schema": None if self.schema is None else read_schema(self.schema),
             "grammar": grammar,
             "speculate": self.speculate or None,  # a draft model guesses unasked
-            "sampling": Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                min_p=self.min_p,
-                repetition_penalty=self.repetition_penalty,
-                seed=self.seed,
-            ),
+            "sampling": self.sampling(),
         }
 
 

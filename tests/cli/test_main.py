@@ -56,6 +56,10 @@ def test_listing_the_verbs_loads_nothing_heavy() -> None:
         (["models", "--jsn"], "genmote models: unrecognized arguments: --jsn; see genmote models --help"),
         (["generate", "m", "--max-tokens", "x"], "argument -n/--max-tokens: invalid int value: 'x'"),
         (["generate", "m", "-p", "x", "--temperature", "nan"], "temperature=nan, wanted a number"),
+        (
+            ["generate", "m", "-p", "x", "--temperature", "nan", "--top-p", "7", "--top-k", "-3"],
+            "temperature=nan, wanted a number; top_k=-3: use a whole number, 0 for all tokens; top_p=7.0: use a number",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line_and_status_2(genmote: Genmote, words: list[str], message: str) -> None:
