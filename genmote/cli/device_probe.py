@@ -5,7 +5,8 @@
 
 It takes about 15 seconds, on a machine that does nothing else. The disk is measured by reading the largest model that
 is here, or --file, past the page cache; where there is none, a test file of 192 MiB is written and removed. Power and
-network are not measured: add a [power] and a [network] table to the file by hand, as `genmote devices NAME` shows them.
+network are not measured: add a [power] and a [network] table to the file by hand, as `genmote devices NAME` shows
+them. What was measured is remembered: `genmote plan` expects this machine's speeds by it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Settings:
 
 def run(settings: Settings, out: Output) -> None:
     from genmote import records
+    from genmote.cli._machine import remember
     from genmote.cli.devices import detail
     from genmote.device import profile
     from genmote.device.probe import probe
@@ -58,6 +60,7 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
     text = detail(found)
+    remember(to_toml(found))
     if settings.output is not None:
         with atomic_write(settings.output, "w") as file:
             file.write(to_toml(found))

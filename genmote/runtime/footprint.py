@@ -6,6 +6,8 @@ Sizes are those of the native op set: weights re-laid in panels (`ops/packed.py`
 
 from __future__ import annotations
 
+import math
+import mmap
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from genmote.errors import ModelFileError, OpsError, SpecError
 from genmote.models.config import Config, read_config
+from genmote.models.requantise import MatrixTypes
 from genmote.ops.packed import PLAIN, packed_bytes
 
 if TYPE_CHECKING:
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 KV_KINDS = ("f16", "int8", "int4")
 # CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
 # of libraries counts in full. What this process has already (`resident_bytes`) is taken instead where it is more.
-INTERPRETER_BYTES = 39 << 20
-HEAP_BYTES = 2 << 20  # what texts, samplers and the allocator's slack take on top
+INTERPRETER_BYTES = 36 << 20
+HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on top
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
 PAGE = 4096
@@ -50,7 +53,8 @@ class Weights:
     experts: int  # all experts of all layers
     expert: int  # one expert of one layer, 0 where there are none
     by_type: dict[str, int]
-    macs: int  # multiply-adds of one token, the head's included
+    macs: int  # multiply-adds of one token with quantised weights, the head's included
+    float_macs: int  # and with weights that are floats
     active: int  # bytes that one token's multiply-adds read
 
     @property
@@ -63,32 +67,38 @@ class Weights:
         return self.dense + self.embedding + self.experts + self.vectors
 
 
-def weights(model: ModelFile, config: Config | None = None) -> Weights:
-    """The model's weights. Raises ModelFileError where a tensor has no packed form."""
+def weights(model: ModelFile, config: Config | None = None, stored_as: str | None = None) -> Weights:
+    """The model's weights, or what they would be with the matrices stored as another type. Raises ModelFileError where
+    a tensor has no packed form, SpecError for an unknown type."""
     config = config or read_config(model)
     by_type: Counter[str] = Counter()
     stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
     stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
-    head = embedding = vectors = experts = macs = used_bytes = 0
+    head = embedding = vectors = experts = used_bytes = 0
+    macs = [0, 0]  # quantised, floats
     tied = "output.weight" not in model.tensors
+    types = None if stored_as is None else MatrixTypes(stored_as, tied)
     share = config.n_experts_used / config.n_experts if config.n_experts else 0.0
     for name, info in model.tensors.items():
-        size = _packed(model, info)
-        numbers = info.nbytes and _numbers(info)
+        numbers = math.prod(info.shape)
         if len(info.shape) == 1:
             vectors += 4 * numbers
             continue
-        by_type[info.type] += size
+        kind = info.type if types is None else types.of(name, info.shape, info.type)
+        size = _packed(model, info, kind)
+        by_type[kind] += size
+        floats = kind in PLAIN
         if name == "token_embd.weight":
             head, embedding = (size, 0) if tied else (head, embedding + size)
-            macs += numbers if tied else 0
+            macs[floats] += numbers if tied else 0
         elif name == "output.weight":
-            head, macs = size, macs + numbers
+            head = size
+            macs[floats] += numbers
         elif name == "position_embd.weight":
             embedding += size
         elif len(info.shape) == 3:
             experts += size
-            macs += round(numbers * share)
+            macs[floats] += round(numbers * share)
             used_bytes += round(size * share)
         else:
             found = _BLOCK.match(name)
@@ -97,7 +107,7 @@ def weights(model: ModelFile, config: Config | None = None) -> Weights:
                     f"{model.path.name} has a tensor {name}, which no plan knows; use a plain conversion of the model"
                 )
             stages[int(found[1])][stage_of[found[2]]] += size
-            macs += numbers
+            macs[floats] += numbers
     flat = tuple(size for layer in stages for size in layer if size)
     return Weights(
         stages=flat,
@@ -107,29 +117,19 @@ def weights(model: ModelFile, config: Config | None = None) -> Weights:
         experts=experts,
         expert=experts // (config.n_layers * config.n_experts) if experts else 0,
         by_type=dict(by_type),
-        macs=macs,
+        macs=macs[0],
+        float_macs=macs[1],
         active=sum(flat) + head + used_bytes,
     )
 
 
-def _numbers(info: TensorInfo) -> int:
-    total = 1
-    for count in info.shape:
-        total *= count
-    return total
-
-
-def _packed(model: ModelFile, info: TensorInfo) -> int:
-    if len(info.shape) == 1:
-        return 0
+def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
     *outer, rows, cols = info.shape
     try:
-        each = packed_bytes(info.type, (rows, cols))
+        each = packed_bytes(kind, (rows, cols))
     except (OpsError, SpecError) as error:
         raise ModelFileError(f"{model.path.name}, {info.name}: {error}") from None
-    for count in outer:
-        each *= count
-    return -(-each // 64) * 64
+    return -(-each // 64) * 64 * math.prod(outer)
 
 
 def kv_row_bytes(config: Config, kind: str) -> int:
@@ -149,7 +149,6 @@ def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, flo
     states and logits that NumPy holds."""
     width, inner = config.width, max(config.ffn_widths)
     q, kv = _up16(config.n_heads * config.head_dim), _up16(config.n_kv_heads * config.head_dim)
-    normed = attended_and_q = 0
     normed = 4 * width
     attended_and_q = 4 * (q + config.n_heads * config.head_dim)
     quantised = max(width, config.n_heads * config.head_dim) // 32 * GROUP_BYTES
@@ -172,11 +171,10 @@ def _up16(count: int) -> int:
 
 
 def tables_bytes(model: ModelFile) -> int:
-    """The token table and the metadata from which it was made."""
+    """What texts touch of the token table, which is mapped: some twelve bytes for each token and each merge."""
     tokens = len(model.metadata.get("tokenizer.ggml.tokens", ()))
     merges = len(model.metadata.get("tokenizer.ggml.merges", ()))
-    header = min((info.offset for info in model.tensors.values()), default=0)
-    return tokens * (4 + 8 + 1 + 6 + 4) + merges * 24 + header // 2
+    return 12 * (tokens + merges)
 
 
 def float_down(model: ModelFile) -> bool:
@@ -187,12 +185,6 @@ def float_down(model: ModelFile) -> bool:
 def resident_bytes() -> int:
     """What this process has in memory now; 0 where the system does not tell."""
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _page()
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def _page() -> int:
-    import mmap
-
-    return mmap.PAGESIZE

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
 TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
+USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
 DEFAULT_EVICT = "window"
 LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
 
@@ -119,27 +120,43 @@ def plan(
     threads: int | None = None,
     machine: Machine | None = None,
     prompt_tokens: int = TYPICAL_PROMPT,
+    stored_as: str | None = None,
     interpreter: int | None = None,
 ) -> Plan:
     """How `file` runs within `memory` bytes (None: unbounded), for `sessions` texts of `context` tokens each.
 
+    `context` None: what the model was trained for; within a budget the longest for which all weights stay in memory, or
+    else the longest up to 2,048 that fits.
+
     `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict`: an
-    eviction policy, keeping `kv_tokens`; `machine`: whose speeds to expect; `interpreter`: bytes of Python and its
+    eviction policy, keeping `kv_tokens`; `machine`: whose speeds to expect; `stored_as`: as if the
+    matrices were of that tensor type; `interpreter`: bytes of Python and its
     modules (None: what this process has now, or the usual). Raises BudgetError where it cannot be done, with the
     smallest budget that could, SpecError for a setting that nothing supports.
     """
     config = read_config(file)
-    context = config.context_length if context is None else context
+    trained = config.context_length
+    if context is None and memory is not None:
+        asked: dict[str, Any] = {
+            "kv": kv,
+            "evict": evict,
+            "kv_tokens": kv_tokens,
+            "sessions": sessions,
+            "threads": threads,
+        }
+        asked |= {"machine": machine, "prompt_tokens": prompt_tokens, "stored_as": stored_as}
+        return _with_longest_context(file, memory, trained, asked | {"interpreter": interpreter})
+    context = trained if context is None else context
     _check(config, context, kv, kv_tokens, sessions, memory)
     base = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes()) if interpreter is None else interpreter
-    asked = Question(
+    question = Question(
         name=file.path.name,
         config=config,
-        weights=footprint.weights(file, config),
+        weights=footprint.weights(file, config, stored_as),
         memory=memory,
         context=context,
         sessions=sessions,
-        threads=threads or default_threads(),
+        threads=threads or (default_threads() if machine is None else machine.cores),
         interpreter=base + footprint.HEAP_BYTES,
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
@@ -147,10 +164,31 @@ def plan(
         prompt_tokens=max(1, min(prompt_tokens, context)),
     )
     for cache in _caches(context, kv, evict, kv_tokens):
-        found = _best(asked, cache)
+        found = _best(question, cache)
         if found is not None:
             return found
-    raise _refusal(asked, list(_caches(context, kv, evict, kv_tokens)))
+    raise _refusal(question, list(_caches(context, kv, evict, kv_tokens)))
+
+
+def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dict[str, Any]) -> Plan:
+    """The plan for the longest context that fits beside all weights, or for the longest up to the usual one."""
+    lengths = [trained, *(1 << bits for bits in range(trained.bit_length(), 7, -1) if 1 << bits < trained)]
+    usual = [length for length in lengths if length <= max(USUAL_CONTEXT, lengths[-1])]
+    found = refused = None
+    for length in lengths:
+        try:
+            made = plan(file, memory=memory, context=length, **asked)
+        except BudgetError as error:
+            refused = refused if length < USUAL_CONTEXT and refused is not None else error
+            continue
+        resident = not made.streams and made.expert_bytes == footprint.weights(file).experts and not made.lossy
+        if resident or length in usual:
+            found = made
+            break
+    if found is None:
+        raise refused or BudgetError("no context fits")
+    told = f"texts have at most {found.context} tokens (the model takes {trained}: --context)"
+    return found if found.context == trained else replace(found, steps=(told, *found.steps))
 
 
 def _check(
@@ -292,7 +330,7 @@ def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
     held = min(rows_held, cache_rows(made.context, made.kv_tokens, made.chunk_rows))
     kv = footprint.kv_row_bytes(config, made.kv) * held
     overlap = made.ring_bytes != max(w.stages)
-    return Load(w.active, kv, w.macs, made.streamed_bytes + missing, overlap)
+    return Load(w.active, kv, w.macs, w.float_macs, made.streamed_bytes + missing, overlap)
 
 
 def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:

@@ -23,6 +23,7 @@ class Machine:
     memory_bytes_s: float
     one_core_bytes_s: float
     int8_ops_s: float
+    float_ops_s: float
     storage_bytes_s: float
     cores: int
     source: str
@@ -34,6 +35,7 @@ class Machine:
             memory_bytes_s=wide.read_gb_s * 1e9,
             one_core_bytes_s=(wide.one_core_gb_s or wide.read_gb_s) * 1e9,
             int8_ops_s=profile.compute.int8_gops * 1e9,
+            float_ops_s=profile.compute.f32_gflops * 1e9,
             storage_bytes_s=profile.storage.read_mb_s * 1e6,
             cores=profile.compute.cores,
             source=profile.title,
@@ -41,7 +43,7 @@ class Machine:
 
 
 # Where nothing is known of the machine, for choices that depend on ratios alone: no speed is told from it.
-NOMINAL = Machine(10e9, 5e9, 100e9, 0.5e9, 2, "no measured machine")
+NOMINAL = Machine(10e9, 5e9, 100e9, 50e9, 0.5e9, 2, "no measured machine")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Load:
 
     weight_bytes: float
     kv_bytes: float  # keys and values that one row attends to
-    macs: float
+    macs: float  # with quantised weights, in 8 bits
+    float_macs: float
     streamed_bytes: float
     overlap: bool = True  # whether there is room to read ahead while computing
 
@@ -61,7 +64,8 @@ def pass_s(load: Load, machine: Machine, threads: int, rows: int = 1) -> float:
     rate = min(machine.memory_bytes_s, machine.one_core_bytes_s * threads) * MEMORY_SHARE
     # Rows of one text share keys and values in tiles of some sixteen.
     moved = load.weight_bytes + load.kv_bytes * max(1.0, rows / 16) + load.streamed_bytes
-    multiply = 2 * load.macs * rows / (machine.int8_ops_s * threads / machine.cores * COMPUTE_SHARE)
+    multiply = 2 * rows * (load.macs / machine.int8_ops_s + load.float_macs / machine.float_ops_s)
+    multiply /= threads / machine.cores * COMPUTE_SHARE
     stream = load.streamed_bytes / (machine.storage_bytes_s * STORAGE_SHARE)
     busy = max(moved / rate, multiply)
     return max(busy, stream) if load.overlap else busy + stream
@@ -70,8 +74,8 @@ def pass_s(load: Load, machine: Machine, threads: int, rows: int = 1) -> float:
 def bound(load: Load, machine: Machine, threads: int, rows: int = 1) -> str:
     """What a pass waits for most: "storage", "arithmetic" or "memory"."""
     each = {
-        "storage": replace(load, weight_bytes=0, kv_bytes=0, macs=0, overlap=True),
+        "storage": replace(load, weight_bytes=0, kv_bytes=0, macs=0, float_macs=0, overlap=True),
         "arithmetic": replace(load, weight_bytes=0, kv_bytes=0, streamed_bytes=0),
-        "memory": replace(load, macs=0, streamed_bytes=0),
+        "memory": replace(load, macs=0, float_macs=0, streamed_bytes=0),
     }
     return max(each, key=lambda name: pass_s(each[name], machine, threads, rows))

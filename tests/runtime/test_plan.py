@@ -19,7 +19,7 @@ from genmote.runtime import footprint
 from genmote.runtime.plan import plan
 from genmote.runtime.roofline import Machine
 
-BOARD = Machine(4e9, 2e9, 30e9, 40e6, 4, "a board")
+BOARD = Machine(4e9, 2e9, 30e9, 15e9, 40e6, 4, "a board")
 BASE = 40 << 20  # of the interpreter, so that no test depends on the process that runs it
 TINY = [name for name in shape_names() if name.startswith("tiny-")]
 
@@ -78,7 +78,7 @@ def test_weights_are_those_that_a_load_takes(tmp_path, shape):
     assert found.experts == pytest.approx(experts, abs=64 * len(taken))
     assert found.vectors == vectors
     assert sum(found.by_type.values()) == found.total - found.vectors
-    assert found.macs <= sum(info.shape[0] * info.shape[-1] * 64 for info in file.tensors.values())
+    assert found.macs + found.float_macs <= sum(info.shape[0] * info.shape[-1] * 64 for info in file.tensors.values())
 
 
 @pytest.mark.parametrize("shape", TINY)
@@ -117,7 +117,7 @@ def test_the_least_that_is_told_does(small):
 
 
 def test_more_memory_is_never_slower(small):
-    start, seconds = least(small), []
+    start, seconds = least(small, machine=BOARD), []
     for more in range(0, 12_000_000, 250_000):
         found = plan(small, memory=start + more, context=64, machine=BOARD, prompt_tokens=64, interpreter=BASE)
         # A typical text: as many tokens as the context are read, 64 are written.
@@ -176,7 +176,7 @@ def test_settings_that_nothing_supports(small, settings, told):
 
 
 def test_expected_speed_follows_the_machine(small):
-    fast = Machine(8e9, 4e9, 60e9, 80e6, 4, "twice as fast")
+    fast = Machine(8e9, 4e9, 60e9, 30e9, 80e6, 4, "twice as fast")
     slow, quick = (plan(small, context=64, machine=m, threads=4, interpreter=BASE).expected for m in (BOARD, fast))
     assert quick.decode_tokens_per_s == pytest.approx(2 * slow.decode_tokens_per_s)
     assert quick.first_token_s == pytest.approx(slow.first_token_s / 2)

@@ -1,0 +1,303 @@
+"""Tell before it is loaded whether a model fits a device, what it takes of the memory, and how fast it will be.
+
+    genmote plan smollm2-135m --device pi-zero-2w
+    genmote plan smollm2-135m --memory 96MB --context 2000 --kv auto --svg budget.svg
+    genmote plan smollm2-135m --device pi-4b-4gb --latency 200ms --prompt-tokens 32 --pace 20
+    genmote plan smollm2-135m --memory 150MB --check
+
+Sizes come from the model file's header; speeds from the device's profile (without --device: this machine's) are what
+to expect, not what was measured. --check runs it in a process of its own, with the context full, and compares. Where
+the model does not fit, or misses --latency or --pace, what would do is told, and the exit status is 2.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmote.cli._output import Output, columns, size
+from genmote.errors import BudgetError, SpecError, UserError
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.device.profile import Profile
+    from genmote.models.gguf import ModelFile
+    from genmote.runtime.advice import Deadline, Option
+    from genmote.runtime.plan import Plan
+    from genmote.runtime.roofline import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
+    device: str | None = setting("a device's name (see genmote devices) or profile file (default: here)", default=None)
+    memory: str | None = setting("the budget, such as 150MB (default: what the device leaves)", default=None)
+    context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
+    kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
+    evict: str | None = setting("eviction policy: keep only a part of the keys and values", default=None)
+    kv_tokens: int | None = setting("how many tokens' keys and values are kept", default=None)
+    sessions: int = setting("texts at the same time", default=1)
+    threads: int | None = setting("threads (default: the device's cores)", default=None)
+    prompt_tokens: int = setting("tokens of the prompt that a first token waits for", default=256)
+    latency: str | None = setting("to the first token at most, such as 200ms or 2s", default=None)
+    pace: float | None = setting("tokens a second at least", default=None)
+    svg: Path | None = setting("a picture of the budget (SVG)", default=None)
+    check: bool = setting("run it, and compare what was predicted with what is measured", default=False)
+
+
+def run(settings: Settings, out: Output) -> None:
+    from genmote.cli._machine import this_machine
+    from genmote.cli._model import find
+    from genmote.device import profile
+    from genmote.models.gguf import ModelFile
+    from genmote.runtime.roofline import Machine
+
+    if settings.check and settings.device is not None:
+        raise SpecError("--check runs on this machine: leave --device out, and give its --memory")
+    device = None if settings.device is None else profile.runnable(settings.device)
+    deadline = deadline_of(settings)
+    path = find(settings.model)
+    file = ModelFile.open(path)
+    machine = Machine.of(device or this_machine(path))
+    asked = asked_for(settings, device)
+    try:
+        found, chosen = planned(file, machine, asked, deadline)
+    except BudgetError as fault:
+        helps, others = what_helps(file, machine, asked, deadline)
+        out.result(
+            {"model": settings.model, "device": settings.device, "fits": False, "least_bytes": fault.least_bytes}
+            | told_help(helps, others),
+            help_text(helps, others),
+        )
+        raise
+    values = {"model": settings.model, "device": settings.device, "fits": True, **found.values()}
+    text = report(settings, found, chosen)
+    if settings.svg is not None:
+        save(settings.svg, picture(settings, file, found, asked))
+        values["svg"] = settings.svg
+        text += f"\n\npicture: {settings.svg}"
+    if settings.check:
+        measured = check(path, found)
+        values["measured"] = measured
+        text += "\n\n" + comparison(found, measured)
+    out.result(values, text)
+
+
+def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
+    """Keyword arguments of `runtime.plan.plan`."""
+    from genmote.device.sizes import parse_bytes
+    from genmote.runtime.footprint import INTERPRETER_BYTES
+    from genmote.runtime.threads import default_threads
+
+    memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
+    if memory is None and device is not None:
+        memory = device.usable_bytes
+    return {
+        "memory": memory,
+        "context": settings.context,
+        "kv": settings.kv,
+        "evict": settings.evict,
+        "kv_tokens": settings.kv_tokens,
+        "sessions": settings.sessions,
+        "threads": settings.threads or (None if device is not None else default_threads()),
+        "prompt_tokens": settings.prompt_tokens,
+        "interpreter": INTERPRETER_BYTES,
+    }
+
+
+def deadline_of(settings: Settings) -> Deadline | None:
+    from genmote.runtime.advice import Deadline
+
+    if settings.pace is not None and not settings.pace > 0:
+        raise SpecError(f"pace={settings.pace:g}: wanted tokens a second, above 0")
+    if settings.prompt_tokens < 1:
+        raise SpecError(f"prompt_tokens={settings.prompt_tokens}: wanted 1 or more")
+    if settings.latency is None and settings.pace is None:
+        return None
+    return Deadline(None if settings.latency is None else parse_seconds(settings.latency), settings.pace)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a time as people write it.
+
+    >>> parse_seconds("200ms"), parse_seconds("1.5 s"), parse_seconds("2")
+    (0.2, 1.5, 2.0)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|)\s*", text)
+    if found is None or not float(found[1]):
+        raise SpecError(f"latency {text!r}: wanted a time above 0 such as 200ms or 2s")
+    return float(found[1]) * (1e-3 if found[2] == "ms" else 1.0)
+
+
+def planned(
+    file: ModelFile, machine: Machine, asked: dict[str, Any], deadline: Deadline | None
+) -> tuple[Plan, Option | None]:
+    """The plan, and with a deadline what was chosen to meet it. Raises BudgetError where it cannot be done."""
+    from genmote.runtime import advice
+    from genmote.runtime.plan import plan
+
+    if deadline is None:
+        return plan(file, machine=machine, **asked), None
+    own = plan(file, machine=machine, **asked)
+    chosen = advice.choose(file, deadline, machine=machine, **asked)
+    if chosen is None:
+        raise BudgetError(f"{file.path.name} on {machine.source}: {'; '.join(deadline.missed(own))}")
+    return chosen.plan, chosen
+
+
+def what_helps(
+    file: ModelFile, machine: Machine, asked: dict[str, Any], deadline: Deadline | None
+) -> tuple[list[Option], list[tuple[str, Plan]]]:
+    """Changes of settings that work, and boards on which it works as asked."""
+    from genmote.device import profile
+    from genmote.runtime import advice
+
+    found = advice.fitting(file, machine=machine, deadline=deadline, **asked)
+    if deadline is not None:
+        prompt = advice.longest_prompt(file, deadline, machine=machine, **asked)
+        if prompt is not None and prompt < asked["prompt_tokens"]:
+            from genmote.runtime.plan import plan
+
+            short = {"prompt_tokens": prompt}
+            made = plan(file, machine=machine, **asked | short)
+            found.insert(0, advice.Option(f"a prompt of at most {prompt} tokens", short, made))
+    profiles = {name: profile.load(name) for name in profile.names()}
+    return found, advice.boards(file, profiles, deadline=deadline, **asked)
+
+
+def told_help(helps: list[Option], others: list[tuple[str, Plan]]) -> dict[str, Any]:
+    return {
+        "would_do": [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in helps],
+        "boards": [{"device": name, **short_values(made)} for name, made in others],
+    }
+
+
+def short_values(made: Plan) -> dict[str, Any]:
+    speed = made.expected
+    return {
+        "predicted_bytes": made.predicted_bytes,
+        "streamed_bytes": made.streamed_bytes,
+        "decode_tokens_per_s": None if speed is None else speed.decode_tokens_per_s,
+        "first_token_s": None if speed is None else speed.first_token_s,
+    }
+
+
+def help_text(helps: list[Option], others: list[tuple[str, Plan]]) -> str:
+    """What would do, as a table."""
+    rows = [["what would do", "memory", "writes", "first token after"]]
+    for what, made in [(option.what, option.plan) for option in helps] + [
+        (f"--device {name}", made) for name, made in others
+    ]:
+        rows.append([what, size(made.predicted_bytes), *speeds(made)])
+    if len(rows) == 1:
+        return "No setting and no known board does: a smaller model is needed."
+    return columns(rows)
+
+
+def speeds(made: Plan) -> list[str]:
+    from genmote.runtime.advice import rate, seconds
+
+    speed = made.expected
+    return ["", ""] if speed is None else [f"{rate(speed.decode_tokens_per_s)} tokens/s", seconds(speed.first_token_s)]
+
+
+def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
+    """The plan for people: the bar, the parts, the speeds, what was given up."""
+    from genmote.runtime.advice import rate, seconds
+    from genmote.runtime.budget_picture import PARTS, bar
+
+    where = f"on {made.expected.source}" if made.expected is not None else ""
+    within = f"{size(made.predicted_bytes)} of memory"
+    if made.budget_bytes is not None:
+        within = f"{size(made.predicted_bytes)} of {size(made.budget_bytes)}"
+    lines = [f"{made.model} {where}, {made.context} tokens of context: {within}", "", bar(made), ""]
+    rows = []
+    for name, (letter, told, _) in PARTS.items():
+        if made.parts[name]:
+            rows.append([f"  {letter}", told, f"{size(made.parts[name]):>9}", detail(name, made)])
+    if made.budget_bytes is not None:
+        rows.append(["  .", "free", f"{size(made.budget_bytes - made.predicted_bytes):>9}", ""])
+    lines.append(columns(rows))
+    speed, threads = made.expected, f"{made.threads} thread{'s' * (made.threads != 1)}"
+    if speed is not None:
+        lines += [
+            "",
+            f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s (waits for {speed.bound}), reads "
+            f"{rate(speed.prefill_tokens_per_s)}; first token of {speed.prompt_tokens} after "
+            f"{seconds(speed.first_token_s)}",
+            f"            by the figures of {speed.source} and {threads}; not measured",
+        ]
+    if chosen is not None:
+        lines.append(f"  chosen    {chosen.what}: the least that meets the deadline")
+    lines += [f"  {'given up' if not number else '':<8}  {step}" for number, step in enumerate(made.steps)]
+    if made.lossy:
+        lines.append(
+            "            what is stored in fewer bits or not kept changes the text: genmote eval kv says how much"
+        )
+    return "\n".join(lines)
+
+
+def detail(name: str, made: Plan) -> str:
+    """What a part is made of, in a few words."""
+    if name == "weights":
+        types = sorted(made.weights_by_type.items(), key=lambda item: -item[1])
+        return ", ".join(f"{kind} {size(count)}" for kind, count in types[:3]) + " in the file"
+    if name == "ring":
+        return f"{size(made.streamed_bytes)} are read through it in each pass"
+    if name == "kv":
+        kept = f"{made.kv_tokens} tokens kept by {made.evict}" if made.evict else f"{made.context} tokens"
+        return f"{made.kv}, {kept}" + (f", {made.sessions} texts" if made.sessions > 1 else "")
+    return f"{made.chunk_rows} tokens of a prompt at once" if name == "activations" else ""
+
+
+def picture(settings: Settings, file: ModelFile, made: Plan, asked: dict[str, Any]) -> str:
+    """The SVG, with the memory that longer contexts would take."""
+    from genmote.runtime.budget_picture import svg
+    from genmote.runtime.footprint import KV_KINDS
+    from genmote.runtime.plan import plan
+
+    longest = int(file.metadata[f"{file.architecture}.context_length"])
+    most = min(longest, max(2 * made.context, 1024))
+    lines = []
+    for kind in KV_KINDS:
+        points = []
+        for step in range(1, 17):
+            tokens = max(16, most * step // 16)
+            free = asked | {"memory": None, "context": tokens, "kv": kind, "evict": None, "kv_tokens": None}
+            points.append((tokens, plan(file, **free).predicted_bytes))
+        lines.append((kind, points))
+    where = settings.device or (made.expected.source if made.expected is not None else "this machine")
+    return svg(made, f"{settings.model} on {where}", lines)
+
+
+def save(path: Path, text: str) -> None:
+    from genmote import home
+
+    try:
+        with home.atomic_write(path, "w") as out:
+            out.write(text)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another --svg") from None
+
+
+def check(path: Path, made: Plan) -> dict[str, Any]:
+    """The planned run, measured: in a jail of the budget where one can be made, else beside it."""
+    from genmote.runtime import trial
+
+    return trial.measured(path, made)
+
+
+def comparison(made: Plan, measured: dict[str, Any]) -> str:
+    """Predicted beside measured."""
+    peak = measured["peak_rss_bytes"]
+    rows = [["", "predicted", "measured", "ratio"]]
+    rows.append(["peak memory", size(made.predicted_bytes), size(peak), f"{made.predicted_bytes / peak:.3f}"])
+    group = measured.get("group_peak_bytes")
+    if group:
+        rows.append(["  as the control group counts", "", size(group), f"{made.predicted_bytes / group:.3f}"])
+    if made.expected is not None:
+        for label, key in (("writing, tokens/s", "decode_tokens_per_s"), ("reading, tokens/s", "prefill_tokens_per_s")):
+            expected, real = getattr(made.expected, key), measured[key]
+            rows.append([label, f"{expected:.1f}", f"{real:.1f}", f"{expected / real:.2f}" if real else ""])
+    return columns(rows) + f"\n{measured['how']}"

@@ -1,0 +1,178 @@
+"""What would do where a plan does not: a shorter context, fewer bits, another board, a shorter prompt.
+
+Every answer here is a plan that was made, so a suggestion that is told is one that works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genmote.errors import BudgetError, SpecError
+from genmote.runtime.footprint import KV_KINDS, weights
+from genmote.runtime.plan import Plan, plan
+from genmote.runtime.roofline import Machine
+
+if TYPE_CHECKING:
+    from genmote.device.profile import Profile
+    from genmote.models.gguf import ModelFile
+
+TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q3_K", "Q2_K")  # from most to fewest bits
+CONTEXTS = (8192, 4096, 2048, 1024, 512, 256)
+SHORTEST_PROMPT = 8  # tokens
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """What an application asks for: seconds to the first token, tokens a second after it; None: anything will do."""
+
+    latency_s: float | None = None
+    pace: float | None = None
+
+    def met(self, found: Plan) -> bool:
+        return not self.missed(found)
+
+    def missed(self, found: Plan) -> list[str]:
+        """What of it a plan is expected to miss, in words."""
+        speed = found.expected
+        if speed is None:
+            raise SpecError("a deadline needs a machine whose speed is known: name a device")
+        told = []
+        if self.latency_s is not None and speed.first_token_s > self.latency_s:
+            told.append(
+                f"the first of {speed.prompt_tokens} tokens' answer is expected after {seconds(speed.first_token_s)}, "
+                f"wanted {seconds(self.latency_s)}"
+            )
+        if self.pace is not None and speed.decode_tokens_per_s < self.pace:
+            told.append(f"{rate(speed.decode_tokens_per_s)} tokens/s are expected, wanted {self.pace:g}")
+        return told
+
+
+@dataclass(frozen=True)
+class Option:
+    """A change that makes it work: what to do, in words and as settings, and the plan with it."""
+
+    what: str
+    settings: dict[str, Any]
+    plan: Plan
+
+
+def choose(file: ModelFile, deadline: Deadline, *, machine: Machine, **settings: Any) -> Option | None:
+    """The plan that meets the deadline with the least given up: first with the fewest threads, then, where `kv` is
+    "auto", with keys and values in fewer bits, then with the model stored in fewer bits. None where nothing does."""
+    kv, threads = settings.pop("kv", None), settings.pop("threads", None)
+    own = weights(file).total
+    for stored_as in (None, *TYPES):
+        if stored_as is not None and weights(file, stored_as=stored_as).total >= own:
+            continue
+        for kind in KV_KINDS if kv == "auto" else (kv,):
+            for count in (threads,) if threads else range(1, machine.cores + 1):
+                given = settings | {"kv": kind, "threads": count, "stored_as": stored_as}
+                found = _tried(lambda: plan(file, machine=machine, **given))  # noqa: B023  (called at once)
+                if found is not None and deadline.met(found):
+                    return Option(_told(stored_as, kind if kv == "auto" else None, count), given, found)
+    return None
+
+
+def _told(stored_as: str | None, kv: str | None, threads: int) -> str:
+    parts = [f"{threads} thread{'s' * (threads != 1)}"]
+    if kv not in (None, "f16"):
+        parts.append(f"--kv {kv}")
+    if stored_as is not None:
+        parts.append(f"the model stored as {stored_as}")
+    return ", ".join(parts)
+
+
+def fitting(
+    file: ModelFile, *, machine: Machine | None, deadline: Deadline | None = None, **settings: Any
+) -> list[Option]:
+    """Changes, one at a time, with which the model fits the memory (and meets the deadline)."""
+    found = []
+    for what, change in _changes(file, settings):
+        made = _tried(lambda: plan(file, machine=machine, **settings | change))  # noqa: B023
+        if made is not None and (deadline is None or deadline.met(made)):
+            found.append(Option(what, change, made))
+    return _first_of_each(found)
+
+
+def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Changes worth a try, of each sort from the least that is given up to the most."""
+    kinds = KV_KINDS[KV_KINDS.index(settings.get("kv") or "f16") + 1 :] if settings.get("kv") != "auto" else ()
+    for kind in kinds:
+        yield f"--kv {kind}", {"kv": kind}
+    context = settings.get("context") or int(file.metadata[f"{file.architecture}.context_length"])
+    for shorter in CONTEXTS:
+        if shorter < context:
+            yield f"--context {shorter}", {"context": shorter}
+    if kinds:
+        for shorter in CONTEXTS:
+            if shorter < context:
+                yield f"--kv int8 --context {shorter}", {"kv": "int8", "context": shorter}
+    own = weights(file).total
+    for kind in TYPES:
+        if weights(file, stored_as=kind).total < own:
+            yield f"the model stored as {kind}", {"stored_as": kind}
+
+
+def _first_of_each(options: Iterable[Option]) -> list[Option]:
+    """Of each sort of change the first that does: more of it only costs."""
+    sorts: dict[tuple[str, ...], Option] = {}
+    for option in options:
+        sorts.setdefault(tuple(sorted(option.settings)), option)
+    return list(sorts.values())
+
+
+def boards(
+    file: ModelFile, profiles: dict[str, Profile], *, deadline: Deadline | None = None, most: int = 3, **settings: Any
+) -> list[tuple[str, Plan]]:
+    """The smallest boards, by usable memory and then by bandwidth, on which it fits and meets the deadline."""
+    ordered = sorted(profiles.items(), key=lambda item: (item[1].usable_bytes, item[1].bandwidth.read_gb_s))
+    found: list[tuple[str, Plan]] = []
+    for name, profile in ordered:
+        if profile.refused is not None or len(found) == most:
+            continue
+        given = settings | {"memory": profile.usable_bytes, "threads": None}
+        made = _tried(lambda: plan(file, machine=Machine.of(profile), **given))  # noqa: B023
+        if made is not None and (deadline is None or deadline.met(made)):
+            found.append((name, made))
+    return found
+
+
+def longest_prompt(file: ModelFile, deadline: Deadline, *, machine: Machine, **settings: Any) -> int | None:
+    """The longest prompt whose first token comes in time; None where none does."""
+    low, high = SHORTEST_PROMPT, int(settings.pop("prompt_tokens"))
+    best = None
+    while low <= high:
+        middle = (low + high) // 2
+        made = _tried(lambda: plan(file, machine=machine, prompt_tokens=middle, **settings))  # noqa: B023
+        if made is not None and deadline.met(made):
+            best, low = middle, middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def _tried(make: Callable[[], Plan]) -> Plan | None:
+    try:
+        return make()
+    except (BudgetError, SpecError):
+        return None
+
+
+def seconds(count: float) -> str:
+    """A time for people.
+
+    >>> seconds(0.0123), seconds(3.21), seconds(125)
+    ('12 ms', '3.2 s', '125 s')
+    """
+    return f"{count * 1e3:.0f} ms" if count < 1 else f"{count:.{1 if count < 100 else 0}f} s"
+
+
+def rate(count: float) -> str:
+    """Three figures, as many as are worth telling.
+
+    >>> rate(0.2061), rate(21.57), rate(1210.9)
+    ('0.206', '21.6', '1211')
+    """
+    return f"{count:.3g}" if count < 100 else f"{count:.0f}"

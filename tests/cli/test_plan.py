@@ -1,0 +1,123 @@
+"""genmote plan: what it prints, what it refuses, and what it advises then."""
+
+from __future__ import annotations
+
+import pytest
+
+from genmote.errors import SpecError
+from genmote.models.make_model import make_model
+
+
+@pytest.fixture
+def model(tmp_path, own_home) -> str:
+    make_model("tiny-llama-256", "q8_0", tmp_path / "m.gguf", seed=1)
+    return str(tmp_path / "m.gguf")
+
+
+def test_a_device_with_room(genmote, model):
+    ran = genmote("plan", model, "--device", "pi-zero-2w")
+    assert ran.status == 0, ran.err
+    assert "m.gguf on Raspberry Pi Zero 2 W, 256 tokens of context:" in ran.out
+    assert "of 335.5 MB" in ran.out and "not measured" in ran.out and "tokens/s (waits for" in ran.out
+    rows = [line for line in ran.out.splitlines() if line.startswith("  W")]
+    assert rows and "weights" in rows[0] and "Q8_0" in rows[0]
+
+
+def test_json_holds_all_of_it(genmote, model):
+    values = genmote("plan", model, "--device", "pi-zero-2w", "--context", "128", "--json").json
+    assert values["fits"] is True and values["context"] == 128 and values["budget_bytes"] == 320 << 20
+    assert values["predicted_bytes"] == sum(values["parts"].values())
+    assert values["expected"]["source"] == "Raspberry Pi Zero 2 W"
+
+
+def test_too_little_memory_tells_what_would_do(genmote, model):
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--memory", "39MB", "--context", "256")
+    assert ran.status == 2
+    assert (
+        ran.err.count("\n") == 1 and "m.gguf does not fit 39 MB: with a context of 256 tokens the least is" in ran.err
+    )
+    assert "what would do" in ran.out and "--device pi-zero-2w" in ran.out
+    values = genmote("plan", model, "--device", "pi-zero-2w", "--memory", "20MB", "--json").json
+    assert values["fits"] is False and values["least_bytes"] > 20e6
+    assert {board["device"] for board in values["boards"]} >= {"pi-zero-2w"}
+    assert all(board["predicted_bytes"] > 20e6 for board in values["boards"])
+
+
+def test_a_microcontroller_is_refused_with_the_reason(genmote, model):
+    ran = genmote("plan", model, "--device", "esp32-s3")
+    assert ran.status == 2 and "a microcontroller: 8 MB of memory" in ran.err and not ran.out
+
+
+def test_a_deadline_that_is_met(genmote, model):
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--latency", "2s", "--pace", "5", "--prompt-tokens", "32")
+    assert ran.status == 0, ran.err
+    assert "chosen    1 thread: the least that meets the deadline" in ran.out
+
+
+def test_a_deadline_that_nothing_meets(genmote, model):
+    ran = genmote(
+        "plan", model, "--device", "pi-zero-2w", "--latency", "1ms", "--prompt-tokens", "200", "--context", "256"
+    )
+    assert ran.status == 2 and ran.err.count("\n") == 1
+    assert "on Raspberry Pi Zero 2 W: the first of 200 tokens' answer is expected after" in ran.err
+    assert "a prompt of at most" in ran.out or "--device phone-2024" in ran.out
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--pace", "1e9")
+    assert ran.status == 2 and "No setting and no known board does: a smaller model is needed." in ran.out
+
+
+def test_the_picture_is_written(genmote, model, tmp_path):
+    ran = genmote("plan", model, "--device", "pi-3b-plus", "--svg", str(tmp_path / "b.svg"), "--json")
+    assert ran.json["svg"] == str(tmp_path / "b.svg")
+    assert (tmp_path / "b.svg").read_text().startswith("<svg")
+    ran = genmote("plan", model, "--device", "pi-3b-plus", "--svg", str(tmp_path / "none" / "b.svg"))
+    assert ran.status == 2 and "b.svg cannot be written (No such file or directory): choose another --svg" in ran.err
+
+
+def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
+    from genmote import home, records
+    from genmote.cli import _machine
+    from genmote.device import profile
+    from genmote.spec import to_toml
+
+    ran = genmote("plan", model, "--context", "64")
+    assert ran.status == 0 and "plan: this machine was measured in a second" in ran.err
+    board = to_toml(profile.load("pi-4b-2gb")).replace(
+        profile.load("pi-4b-2gb").chip, records.cpu_model()
+    )  # a profile as device-probe leaves it, of this processor
+    board = board.replace("cores = 4", f"cores = {records.usable_cores()}")
+    _machine.remember(board)
+    assert _machine.recorded().is_relative_to(home.cache_dir())
+    ran = genmote("plan", model, "--context", "64")
+    assert ran.status == 0 and not ran.err and "on Raspberry Pi 4 Model B 2 GB" in ran.out
+
+
+def test_a_check_compares(genmote, model):
+    ran = genmote("plan", model, "--context", "64", "--threads", "1", "--check")
+    assert ran.status == 0, ran.err
+    assert "peak memory" in ran.out and "predicted  measured  ratio" in ran.out and "60 tokens" not in ran.out
+    assert "48 tokens read, 16 written" in ran.out or "measured without a control group" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--check", "--device", "pi-zero-2w"], "--check runs on this machine: leave --device out"),
+        (["--device", "pi-zero-2w", "--latency", "soon"], "latency 'soon': wanted a time above 0 such as 200ms or 2s"),
+        (["--device", "pi-zero-2w", "--latency", "0ms"], "latency '0ms': wanted a time above 0"),
+        (["--device", "pi-zero-2w", "--pace", "0"], "pace=0: wanted tokens a second, above 0"),
+        (["--device", "pi-zero-2w", "--prompt-tokens", "0"], "prompt_tokens=0: wanted 1 or more"),
+        (["--device", "pi-zero-2w", "--memory", "lots"], "memory 'lots': wanted an amount above 0"),
+        (["--device", "pi-zero-2w", "--kv", "int3"], "kv='int3': keys and values are kept as f16, int8, int4, or auto"),
+    ],
+)
+def test_settings_that_cannot_be(genmote, model, flags, told):
+    ran = genmote("plan", model, *flags)
+    assert ran.status == 2 and told in ran.err
+
+
+def test_times_as_people_write_them():
+    from genmote.cli.plan import parse_seconds
+
+    assert [parse_seconds(text) for text in ("200ms", "0.2s", "0.2")] == [0.2] * 3
+    with pytest.raises(SpecError):
+        parse_seconds("2 minutes")

@@ -1,0 +1,110 @@
+"""What is advised where a plan does not do is a plan that does."""
+
+from __future__ import annotations
+
+import pytest
+
+from genmote.device import profile
+from genmote.errors import BudgetError, SpecError
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+from genmote.runtime import advice
+from genmote.runtime.advice import Deadline
+from genmote.runtime.plan import plan
+from genmote.runtime.roofline import Machine
+
+BASE = 40 << 20
+BOARD = Machine(4e9, 2e9, 30e9, 15e9, 40e6, 4, "a board")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> ModelFile:
+    path = tmp_path_factory.mktemp("advice") / "m.gguf"
+    make_model("tiny-llama-256", "q8_0", path, seed=1)
+    return ModelFile.open(path)
+
+
+def asked(**more):
+    return {"context": 128, "prompt_tokens": 64, "interpreter": BASE} | more
+
+
+def test_a_deadline_tells_what_is_missed(model):
+    made = plan(model, machine=BOARD, **asked())
+    speed = made.expected
+    assert Deadline().met(made)
+    assert Deadline(speed.first_token_s * 1.01, speed.decode_tokens_per_s * 0.99).met(made)
+    told = Deadline(speed.first_token_s / 2, speed.decode_tokens_per_s * 2).missed(made)
+    assert len(told) == 2
+    assert "the first of 64 tokens' answer is expected after" in told[0] and "tokens/s are expected, wanted" in told[1]
+    with pytest.raises(SpecError, match="a deadline needs a machine whose speed is known: name a device"):
+        Deadline(1.0).met(plan(model, **asked()))
+
+
+def test_the_least_threads_that_meet_it(model):
+    speeds = [plan(model, machine=BOARD, threads=n, **asked()).expected.first_token_s for n in (1, 2, 3, 4)]
+    assert speeds == sorted(speeds, reverse=True) and speeds[0] > speeds[-1]
+    for count, latency in enumerate(speeds, 1):
+        found = advice.choose(model, Deadline(latency * 1.001), machine=BOARD, **asked())
+        assert found.plan.threads <= count and Deadline(latency * 1.001).met(found.plan)
+    assert advice.choose(model, Deadline(speeds[-1] * 1e-3), machine=BOARD, **asked()) is None
+
+
+def test_fewer_bits_only_where_threads_do_not_do(model):
+    own = plan(model, machine=BOARD, **asked()).expected.decode_tokens_per_s
+    small = plan(model, machine=BOARD, stored_as="Q2_K", **asked()).expected.decode_tokens_per_s
+    assert small > own * 1.2
+    wanted = (own + small) / 2
+    found = advice.choose(model, Deadline(pace=wanted), machine=BOARD, **asked())
+    assert found.settings["stored_as"] is not None and "the model stored as" in found.what
+    assert Deadline(pace=wanted).met(found.plan)
+    assert advice.choose(model, Deadline(pace=own * 0.9), machine=BOARD, **asked()).settings["stored_as"] is None
+
+
+def test_keys_and_values_in_fewer_bits_only_with_auto(model):
+    """A long context makes them what a token waits for."""
+    settings = asked(context=256, prompt_tokens=256)
+    own = plan(model, machine=BOARD, **settings).expected.decode_tokens_per_s
+    less = plan(model, machine=BOARD, kv="int4", **settings).expected.decode_tokens_per_s
+    assert less > own
+    deadline = Deadline(pace=(own + less) / 2)
+    assert "--kv" in advice.choose(model, deadline, machine=BOARD, kv="auto", **settings).what
+    strict = advice.choose(model, deadline, machine=BOARD, **settings)
+    assert strict is None or strict.plan.kv == "f16"
+
+
+def test_changes_that_fit_do_fit(model):
+    whole = plan(model, **asked()).predicted_bytes
+    with pytest.raises(BudgetError) as refused:
+        plan(model, memory=whole // 2, **asked())
+    tight = refused.value.least_bytes - 1
+    found = advice.fitting(model, machine=BOARD, **asked(memory=tight))
+    assert found, "fewer bits of keys and values do at least"
+    for option in found:
+        assert option.plan.predicted_bytes <= tight
+        again = plan(model, machine=BOARD, **asked(memory=tight) | option.settings)
+        assert again == option.plan
+    assert len({tuple(sorted(option.settings)) for option in found}) == len(found)
+
+
+def test_boards_are_the_smallest_that_do(model):
+    profiles = {name: profile.load(name) for name in profile.names()}
+    found = advice.boards(model, profiles, **asked())
+    assert len(found) == 3
+    memory = [profiles[name].usable_bytes for name, _ in found]
+    assert memory == sorted(memory)
+    assert memory[0] == min(p.usable_bytes for p in profiles.values() if p.refused is None)
+    pace = 1.01 * found[0][1].expected.decode_tokens_per_s
+    faster = advice.boards(model, profiles, deadline=Deadline(pace=pace), **asked())
+    assert all(made.expected.decode_tokens_per_s >= pace for _, made in faster)
+    assert found[0][0] not in [name for name, _ in faster]
+
+
+def test_the_longest_prompt_in_time(model):
+    settings = asked(context=256, prompt_tokens=200)
+    whole = plan(model, machine=BOARD, **settings).expected.first_token_s
+    deadline = Deadline(whole / 2)
+    best = advice.longest_prompt(model, deadline, machine=BOARD, **settings)
+    assert 8 <= best < 200
+    assert deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best}))
+    assert not deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best + 1}))
+    assert advice.longest_prompt(model, Deadline(1e-9), machine=BOARD, **settings) is None

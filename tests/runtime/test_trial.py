@@ -1,0 +1,48 @@
+"""A planned run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from genmote.errors import GenmoteError
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+from genmote.runtime import trial
+from genmote.runtime.footprint import INTERPRETER_BYTES
+from genmote.runtime.plan import plan
+
+
+@pytest.fixture
+def model(tmp_path, own_home):
+    make_model("tiny-llama", "q4_0", tmp_path / "m.gguf", seed=1)
+    return tmp_path / "m.gguf"
+
+
+def test_the_child_fills_the_context_and_tells_what_it_took(model):
+    words = trial.command({"model": str(model), "context": 64, "tokens": 4, "kv": None})
+    found = trial.figures(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
+    assert (found["prompt_tokens"], found["decode_tokens"]) == (60, 4)
+    assert 10 << 20 < found["peak_rss_bytes"] < 200 << 20
+    assert found["decode_tokens_per_s"] > 0 and "kv" not in json.loads(words[-1])
+
+
+def test_what_was_planned_is_run(model):
+    made = plan(ModelFile.open(model), context=64, threads=1, interpreter=INTERPRETER_BYTES)
+    trial.measured(model, made, tokens=4)  # the first load makes the token table and re-lays the weights
+    found = trial.measured(model, made, tokens=4)
+    assert found["prompt_tokens"] == 60 and found["how"].startswith("measured")
+    assert made.predicted_bytes == pytest.approx(found["peak_rss_bytes"], rel=0.15)
+
+
+def test_a_failure_is_told(model):
+    words = trial.command({"model": str(model.parent / "absent.gguf"), "context": 64, "tokens": 4})
+    with pytest.raises(GenmoteError, match="the trial failed: .*absent.gguf is not there"):
+        trial.figures(subprocess.run(words, stdout=subprocess.PIPE, check=False).stdout)
+    words = trial.command({"model": str(model), "context": 4, "tokens": 4})
+    with pytest.raises(GenmoteError, match="a context of 4 tokens leaves no prompt beside 4 tokens of text"):
+        trial.figures(subprocess.run(words, stdout=subprocess.PIPE, check=False).stdout)
+    with pytest.raises(GenmoteError, match="the trial ended without figures"):
+        trial.figures(b"")
