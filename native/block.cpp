@@ -1,42 +1,12 @@
 #include "block.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
 namespace genmote {
-namespace {
-constexpr int64_t kFewRows = 16;  // below this, loops over rows are not worth waking a worker
-int64_t up16(int64_t n) { return (n + 15) / 16 * 16; }
-}  // namespace
-
 // ---- memory ----------------------------------------------------------------------------------------------------------
-
-KVCache::KVCache(int layers, int heads, int dim, int64_t capacity) : layers(layers), heads(heads), dim(dim), capacity(up16(capacity)) {
-    size_ = static_cast<size_t>(layers) * heads * dim * this->capacity * 2 * sizeof(uint16_t);
-    void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) throw std::bad_alloc();
-    base_ = static_cast<uint16_t*>(p);
-}
-
-KVCache::~KVCache() { munmap(base_, size_); }
-
-KVView KVCache::view(int layer, int head) const {
-    size_t each = static_cast<size_t>(capacity) * dim;
-    uint16_t* k = base_ + (static_cast<size_t>(layer) * heads + head) * 2 * each;
-    return {k, k + each};
-}
-
-void KVCache::put(int layer, int head, int64_t row, const uint16_t* k, const uint16_t* v) {
-    KVView at = view(layer, head);
-    uint16_t* kd = at.k + row / 16 * 16 * dim + row % 16;
-    for (int d = 0; d < dim; d++) kd[d * 16] = k[d];
-    std::memcpy(at.v + row * dim, v, static_cast<size_t>(dim) * 2);
-}
 
 Buffer::~Buffer() { std::free(data_); }
 
@@ -57,17 +27,6 @@ struct Machine::Input {
     int64_t ld;
     const Group* q;  // null if no consumer is quantised
 };
-
-template <typename F> void Machine::each_row(int64_t rows, F&& f) {
-    if (rows < kFewRows) {
-        for (int64_t i = 0; i < rows; i++) f(i);
-        return;
-    }
-    const int64_t per = 8;
-    pool.run(static_cast<int>((rows + per - 1) / per), [&](int task, int) {
-        for (int64_t i = task * per; i < std::min(rows, (task + 1) * per); i++) f(i);
-    });
-}
 
 // Panels that one task takes: enough tasks to share the work evenly, each long enough to be worth claiming.
 int64_t Machine::chunk(int64_t panels, int64_t rows, int64_t cols) const {
@@ -115,95 +74,6 @@ void Machine::norm(const Norm& n, const float* x, int64_t rows, float* y) {
 
 void Machine::embed(const Matrix& w, const int32_t* tokens, int64_t rows, float* y) {
     each_row(rows, [&](int64_t i) { kernels.dequantise_row(w, tokens[i], y + i * w.cols); });
-}
-
-// ---- attention -------------------------------------------------------------------------------------------------------
-
-void rotary(const int32_t* positions, int64_t rows, const double* inv_freq, int64_t half, float scale, float* cos, float* sin) {
-    // Range reduction by pi/2 in three parts and the Taylor-like minimax polynomials of the classic double-precision kernels:
-    // additions and multiplications only, hence the same bits everywhere.
-    constexpr double p1 = 0x1.921fb544p+0, p2 = 0x1.0b4611a6p-34, p3 = 0x1.3198a2e037073p-69;
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t i = 0; i < half; i++) {
-            double a = positions[t] * inv_freq[i];
-            double n = std::nearbyint(a * 0.63661977236758134308);
-            double r = ((a - n * p1) - n * p2) - n * p3, z = r * r;
-            double s = r + r * z * (-1.66666666666666324348e-01 + z * (8.33333333332248946124e-03 + z * (-1.98412698298579493134e-04 +
-                       z * (2.75573137070700676789e-06 + z * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10)))));
-            double c = 1.0 - 0.5 * z + z * z * (4.16666666666666019037e-02 + z * (-1.38888888888741095749e-03 + z * (2.48015872894767294178e-05 +
-                       z * (-2.75573143513906633035e-07 + z * (2.08757232129817482790e-09 + z * -1.13596475577881948265e-11)))));
-            int64_t quadrant = static_cast<int64_t>(n) & 3;
-            double cv = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
-            double sv = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
-            cos[t * half + i] = static_cast<float>(cv) * scale;
-            sin[t * half + i] = static_cast<float>(sv) * scale;
-        }
-}
-
-void Machine::rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved) {
-    each_row(rows, [&](int64_t t) { kernels.rope(x + t * ld, heads, dim, cos + t * half, sin + t * half, half, interleaved); });
-}
-
-void Machine::store(const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, int layer, int heads, int dim) {
-    for (const Span& s : spans)
-        each_row(s.count, [&](int64_t i) {
-            uint16_t kh[1024], vh[1024];  // head_dim is checked where the model is loaded
-            for (int h = 0; h < heads; h++) {
-                kernels.to_half(k + (s.start + i) * ld + h * dim, dim, kh);
-                kernels.to_half(v + (s.start + i) * ld + h * dim, dim, vh);
-                s.cache->put(layer, h, s.length + i, kh, vh);
-            }
-        });
-}
-
-void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const std::vector<Span>& spans, const Block& b) {
-    const int64_t group = b.heads / b.kv_heads;
-    struct Piece { const Span* span; int head; int64_t first; };
-    static thread_local std::vector<Piece> pieces;
-    pieces.clear();
-    for (const Span& s : spans) {
-        // A task: some tiles of eight (row, head) queries that share a key-value head.
-        const int64_t per = s.count < kFewRows ? kMaxQueries : kMaxTiles * kMaxQueries;
-        for (int h = 0; h < b.kv_heads; h++)
-            for (int64_t j = 0; j < s.count * group; j += per) pieces.push_back({&s, h, j});
-    }
-    const std::vector<Piece>& list = pieces;
-    auto work = [&](int task, int worker) {
-        const Piece& p = list[task];
-        const Span& s = *p.span;
-        const int64_t per = s.count < kFewRows ? kMaxQueries : kMaxTiles * kMaxQueries, last = std::min(p.first + per, s.count * group);
-        AttendTile tiles[kMaxTiles];
-        const int count = static_cast<int>((last - p.first + kMaxQueries - 1) / kMaxQueries);
-        const int64_t stride = up16(s.length + (last - 1) / group + 1) + 16;
-        float* scores = scratch_[worker].scores.get<float>(static_cast<size_t>(count * kMaxQueries * stride));
-        for (int k = 0; k < count; k++, scores += kMaxQueries * stride) {
-            AttendTile& t = tiles[k];
-            const int64_t j = p.first + k * kMaxQueries;
-            t.n = static_cast<int>(std::min<int64_t>(kMaxQueries, last - j));
-            for (int i = 0; i < t.n; i++) {
-                const int64_t row = (j + i) / group, head = p.head * group + (j + i) % group;
-                t.q[i] = q + (s.start + row) * ldq + head * b.dim;
-                t.out[i] = out + (s.start + row) * ldo + head * b.dim;
-                t.end[i] = s.length + row + 1;
-                t.begin[i] = b.window > 0 ? std::max<int64_t>(0, t.end[i] - b.window) : 0;
-            }
-            t.kv = s.cache->view(b.index, p.head);
-            t.head_dim = b.dim;
-            t.scale = b.scale;
-            t.cap = b.cap;
-            t.scores = scores;
-            t.stride = stride;
-        }
-        kernels.attend(tiles, count);
-    };
-    int64_t rows_seen = 0;
-    for (const Span& s : spans) rows_seen += s.count * (s.length + s.count);
-    const int n = static_cast<int>(list.size());
-    if (rows_seen * b.heads * b.dim < 65536) {  // a few microseconds at most
-        for (int i = 0; i < n; i++) work(i, 0);
-    } else {
-        pool.run(n, work);
-    }
 }
 
 // ---- the block -------------------------------------------------------------------------------------------------------
@@ -293,7 +163,7 @@ void Machine::block(const Block& b, float* x, int64_t rows, const float* cos, co
         rope(q, ldq, rows, b.heads, b.dim, cos, sin, half, b.interleaved);
         rope(k, ldk, rows, b.kv_heads, b.dim, cos, sin, half, b.interleaved);
     }
-    store(k, v, ldk, spans, b.index, b.kv_heads, b.dim);
+    store(q, ldq, k, v, ldk, spans, b);
     const int64_t lda = int64_t(b.heads) * b.dim;
     float* attended = attended_.get<float>(static_cast<size_t>(rows * lda));
     attend(q, ldq, attended, lda, spans, b);

@@ -1,39 +1,25 @@
 // What the kernels add up to: linear layers, attention over a cache, and a whole transformer block, on a thread pool.
 // Every step is exported on its own too; the fused block calls the same code in the same order, so its bits are the same.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "genmote.h"
+#include "kv.h"
 #include "threads.h"
 
 namespace genmote {
 
-// Keys and values of one session, float16: for each layer and head, keys [capacity/16][D][16], then values [capacity][D].
-// The memory is reserved at once and taken page by page as rows arrive.
-class KVCache {
-  public:
-    KVCache(int layers, int heads, int dim, int64_t capacity);
-    ~KVCache();
-    KVCache(const KVCache&) = delete;
-    KVView view(int layer, int head) const;
-    void put(int layer, int head, int64_t row, const uint16_t* k, const uint16_t* v);  // (D,) each
-    int64_t bytes() const { return length * layers * heads * dim * 4; }
-
-    const int layers, heads, dim;
-    const int64_t capacity;
-    int64_t length = 0, position = 0;
-
-  private:
-    uint16_t* base_;
-    size_t size_;
-};
+constexpr int64_t kFewRows = 16;  // below this, loops over rows are not worth waking a worker
+inline int64_t up16(int64_t n) { return (n + 15) / 16 * 16; }
 
 struct Span {
     KVCache* cache;
     int64_t start, count;
-    int64_t length = 0;  // of the cache before these rows
+    int64_t length = 0;    // rows that the layer holds before these
+    int64_t position = 0;  // of the first of these
 };
 
 struct Linear {
@@ -83,7 +69,8 @@ class Machine {
     void norm(const Norm& n, const float* x, int64_t rows, float* y);
     void embed(const Matrix& w, const int32_t* tokens, int64_t rows, float* y);
     void rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
-    void store(const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, int layer, int heads, int dim);
+    // Rows of keys and values, and their queries where a cache keeps them.
+    void store(const float* q, int64_t ldq, const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, const Block& b);
     void attend(const float* q, int64_t ldq, float* out, int64_t ldo, const std::vector<Span>& spans, const Block& b);
     void block(const Block& b, float* x, int64_t rows, const float* cos, const float* sin, int64_t half, const std::vector<Span>& spans);
 
@@ -92,7 +79,16 @@ class Machine {
     Input prepare(const float* x, int64_t rows, int64_t ld, int64_t n, bool quantised);
     void rows_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1, int worker);
     void feed_forward(const Block& b, const Input& x, int64_t rows);
-    template <typename F> void each_row(int64_t rows, F&& f);
+    template <typename F> void each_row(int64_t rows, F&& f) {
+        if (rows < kFewRows) {
+            for (int64_t i = 0; i < rows; i++) f(i);
+            return;
+        }
+        const int64_t per = 8;
+        pool.run(static_cast<int>((rows + per - 1) / per), [&](int task, int) {
+            for (int64_t i = task * per; i < std::min(rows, (task + 1) * per); i++) f(i);
+        });
+    }
     int64_t chunk(int64_t panels, int64_t rows, int64_t cols) const;
     void add_branch(const Linear& w, const Norm& post, const Input& in, float* x, int64_t rows, int64_t width);
 

@@ -73,13 +73,14 @@ Norm norm_of(const nb::object& o, nb::list& keep) {  // None, or (gain, bias | N
 }
 
 // The spans with the caches' lengths as they are now: Python may move them while the kernels run without its lock.
-std::vector<Span> checked(const PySpans& s, int64_t rows, int layer, int heads, int dim) {
+std::vector<Span> checked(const PySpans& s, int64_t rows, int layer, int heads, int kv_heads, int dim) {
     need(s.rows == rows, "spans do not cover the rows");
     std::vector<Span> spans = s.spans;
     for (Span& p : spans) {
-        p.length = p.cache->length;
-        need(layer >= 0 && p.cache->layers > layer && p.cache->heads == heads && p.cache->dim == dim, "cache has another shape");
-        need(p.length >= 0 && p.length <= p.cache->capacity - p.count, "cache is full");
+        need(layer >= 0 && p.cache->layers > layer && p.cache->heads == kv_heads && p.cache->dim == dim && (!p.cache->queries || p.cache->query_heads == heads), "cache has another shape");
+        p.length = p.cache->lengths[static_cast<size_t>(layer)];
+        p.position = p.cache->position;
+        need(p.length <= p.cache->capacity - p.count, "cache is full");
     }
     return spans;
 }
@@ -110,41 +111,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("type", [](const PyMatrix& p) { return p.m.type; })
         .def_prop_ro("nbytes", [](const PyMatrix& p) { return packed_bytes(p.m.type, p.m.rows, p.m.cols); });
 
-    nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
-        .def("__init__", [](KVCache* self, int layers, int heads, int dim, int64_t capacity) {
-            need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
-            need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1 << 12 && capacity <= int64_t(1) << 32, "cache: too large");
-            need(double(layers) * heads * dim * capacity < 0x1p60, "cache: too large");
-            new (self) KVCache(layers, heads, dim, capacity);
-        })
-        .def_rw("length", &KVCache::length)
-        .def_rw("position", &KVCache::position)
-        .def_ro("capacity", &KVCache::capacity)
-        .def_prop_ro("nbytes", &KVCache::bytes)
-        .def("read", [](const KVCache& c, HalvesOut k, HalvesOut v) {  // (L, T, H, D) each, rows [0, T)
-            size_t T = k.ndim() == 4 ? k.shape(1) : 0;
-            need(k.ndim() == 4 && v.ndim() == 4 && v.size() == k.size() && k.size() == T * c.layers * c.heads * c.dim && int64_t(T) <= std::min(c.length, c.capacity), "read: wrong shape");
-            for (int l = 0; l < c.layers; l++)
-                for (int h = 0; h < c.heads; h++) {
-                    KVView s = c.view(l, h);
-                    for (size_t t = 0; t < T; t++) {
-                        size_t at = ((size_t(l) * T + t) * c.heads + h) * c.dim;
-                        for (int d = 0; d < c.dim; d++) k.data()[at + d] = s.k[t / 16 * 16 * c.dim + d * 16 + t % 16];
-                        std::memcpy(v.data() + at, s.v + t * c.dim, size_t(c.dim) * 2);
-                    }
-                }
-        })
-        .def("write", [](KVCache& c, Halves k, Halves v) {
-            size_t T = k.ndim() == 4 ? k.shape(1) : 0;
-            need(k.ndim() == 4 && v.ndim() == 4 && v.size() == k.size() && k.size() == T * c.layers * c.heads * c.dim && int64_t(T) <= c.capacity, "write: wrong shape");
-            for (int l = 0; l < c.layers; l++)
-                for (size_t t = 0; t < T; t++)
-                    for (int h = 0; h < c.heads; h++) {
-                        size_t at = ((size_t(l) * T + t) * c.heads + h) * c.dim;
-                        c.put(l, h, static_cast<int64_t>(t), k.data() + at, v.data() + at);
-                    }
-            c.length = c.position = static_cast<int64_t>(T);
-        });
+    bind_kv(m);
 
     nb::class_<PySpans>(m, "Spans")
         .def("__init__", [](PySpans* self, nb::list items) {
@@ -242,12 +209,12 @@ NB_MODULE(_native, m) {
             need(q.ndim() == 3 && k.ndim() == 3 && q.size() > 0 && k.size() > 0 && v.size() == k.size() && k.shape(0) == q.shape(0) && k.shape(2) == q.shape(2) && out.size() == q.size(), "attend: wrong shapes");
             const int heads = static_cast<int>(q.shape(1)), kv = static_cast<int>(k.shape(1)), dim = static_cast<int>(q.shape(2));
             need(heads % kv == 0 && dim <= 1024, "attend: wrong heads");
-            const std::vector<Span> now = checked(spans, static_cast<int64_t>(q.shape(0)), layer, kv, dim);
+            const std::vector<Span> now = checked(spans, static_cast<int64_t>(q.shape(0)), layer, heads, kv, dim);
             Block b{};
             b.index = layer; b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = scale; b.cap = cap; b.window = window;
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(s.busy);
-            s.store(k.data(), v.data(), int64_t(kv) * dim, now, layer, kv, dim);
+            s.store(q.data(), int64_t(heads) * dim, k.data(), v.data(), int64_t(kv) * dim, now, b);
             s.attend(q.data(), int64_t(heads) * dim, out.data(), int64_t(heads) * dim, now, b);
         })
         .def("glu", [](Machine& s, Floats gate, Floats up, int act, FloatsOut y) {
@@ -283,7 +250,7 @@ NB_MODULE(_native, m) {
                 need(cos && sin && cos->ndim() == 2 && int64_t(cos->shape(0)) == rows && sin->size() == cos->size() && int64_t(2 * cos->shape(1)) <= b.b.dim, "block: wrong rotary table");
                 half = static_cast<int64_t>(cos->shape(1));
             }
-            const std::vector<Span> now = checked(spans, rows, b.b.index, b.b.kv_heads, b.b.dim);
+            const std::vector<Span> now = checked(spans, rows, b.b.index, b.b.heads, b.b.kv_heads, b.b.dim);
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(s.busy);
             s.block(b.b, x.data(), rows, half ? cos->data() : nullptr, half ? sin->data() : nullptr, half, now);

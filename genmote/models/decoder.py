@@ -69,10 +69,11 @@ class Decoder:
         self.config, self.weights, self.ops = config, weights, ops
         self._block = getattr(ops, "block", None) if fused else None
 
-    def cache(self, capacity: int) -> KVCache:
-        """An empty KV cache for one session of at most `capacity` tokens."""
+    def cache(self, capacity: int, *, kind: str = "f16", queries: int = 0) -> KVCache:
+        """An empty KV cache for one session of at most `capacity` rows a layer; see `Ops.cache`."""
         config = self.config
-        return self.ops.cache(config.n_layers, config.n_kv_heads, config.head_dim, capacity)
+        shape = (config.n_layers, config.n_kv_heads, config.head_dim)
+        return self.ops.cache(*shape, capacity, kind=kind, queries=queries, n_heads=config.n_heads)
 
     def forward(
         self, inputs: Any, spans: Sequence[Span], *, logits: Rows | None = "last"
@@ -137,8 +138,7 @@ class Decoder:
 
     def _advance(self, spans: Sequence[Span]) -> None:
         for span in spans:
-            span.cache.length += span.count
-            span.cache.position += span.count
+            span.cache.advance(span.count)
 
     def _check(self, n_rows: int, spans: Sequence[Span]) -> None:
         start = 0

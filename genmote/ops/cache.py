@@ -1,54 +1,185 @@
-"""What the KV caches of all op sets share: counting rows, cutting them off, checking what a saved prefix holds."""
+"""What the KV caches of all op sets share: kinds of storage and their sizes, counting rows, states that are saved."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import SpecError
+from genmote.errors import OpsError, SpecError
+
+KINDS = ("f16",)
+PAGE = 4096
+BLOCK = 16  # rows of keys that lie together, see docs/formats.md
+QUERY_SLACK = 16  # rows beyond the asked number whose queries are kept, so that taking some rows back loses none
+
+
+def part_types(kind: str, head_dim: int) -> dict[str, tuple[tuple[int, ...], type[Any]]]:
+    """What a row keeps for one head, as `export` gives it: name → (shape, type)."""
+    if kind not in KINDS:
+        raise OpsError(f"a KV cache of kind {kind!r}: there are {', '.join(KINDS)}; choose one of these")
+    return {"k": ((head_dim,), np.float16), "v": ((head_dim,), np.float16)}
+
+
+def row_bytes(kind: str, head_dim: int) -> int:
+    """Bytes of one row's key and value of one head.
+
+    >>> row_bytes("f16", 64)
+    256
+    """
+    return sum(int(np.prod(shape)) * np.dtype(type_).itemsize for shape, type_ in part_types(kind, head_dim).values())
+
+
+def cache_bytes(
+    n_layers: int, n_kv_heads: int, head_dim: int, rows: int, *, kind: str = "f16", queries: int = 0, n_heads: int = 0
+) -> int:
+    """Memory that a native cache takes once it holds `rows` rows: each head's keys, and its values, begin a page
+    of memory and take whole blocks of 16 rows; then the queries."""
+    stored = -(-rows // BLOCK) * BLOCK * row_bytes(kind, head_dim) // 2
+    kept = n_layers * n_heads * head_dim * 2 * (queries + QUERY_SLACK) if queries else 0
+    return 2 * n_layers * n_kv_heads * -(-stored // PAGE) * PAGE + kept
 
 
 class Rows:
-    """The counts of a `protocol.KVCache`. A class that has no `length` and `position` of its own begins at 0."""
+    """The counts of a `protocol.KVCache`, for caches that have `lengths` and `position` and can `_move` them."""
 
-    length: int = 0
-    position: int = 0
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise SpecError(f"cannot cut a cache of {self.length} rows to {length}; give a number from 0 to its length")
-        self.position -= self.length - length
-        self.length = length
-
-
-class StoredRows(Rows):
-    """The same over arrays `k` and `v`, (L, rows, Hkv, D) of 2-byte numbers."""
-
-    k: Any
-    v: Any
+    lengths: Any  # (L,) rows that each layer holds
+    position: int
+    floor: int
+    capacity: int
 
     @property
-    def nbytes(self) -> int:
-        layers, _, heads, dim = map(int, self.k.shape)
-        return 2 * 2 * layers * self.length * heads * dim
+    def length(self) -> int:
+        return int(max(self.lengths))
 
+    def advance(self, count: int) -> None:
+        """`count` rows were stored in every layer."""
+        if count < 0 or self.length + count > self.capacity:
+            raise SpecError(f"{count} more rows in a cache of {self.length}: it holds {self.capacity} at most")
+        self._move(count)
 
-def check_state(
-    state: dict[str, NDArray[Any]], like: tuple[int, ...], capacity: int
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """The arrays of an exported cache, if they fit one of storage shape `like` (L, any, Hkv, D); else SpecError."""
-    arrays = [np.asarray(state.get(name, ())) for name in ("k", "v")]
-    for x in arrays:
-        if x.ndim != 4 or x.dtype != np.float16 or (x.shape[0], *x.shape[2:]) != (like[0], *like[2:]):
+    def truncate(self, position: int) -> None:
+        """Forget the rows at and after a position."""
+        self._move(-self.back(position))
+
+    def back(self, position: int) -> int:
+        """How many rows lie at and after a position that the cache can go back to; else SpecError."""
+        if not self.floor <= position <= self.position:
+            evicted = f" (rows before {self.floor} were evicted)" if self.floor else ""
             raise SpecError(
-                f"a saved prefix of {x.dtype} {x.shape}: wanted float16 "
-                f"({like[0]}, tokens, {like[2]}, {like[3]}); save it again with this model"
+                f"cannot cut a cache of {self.position} rows to {position}{evicted}; "
+                f"give a number from {self.floor} to {self.position}"
             )
-    if arrays[0].shape != arrays[1].shape or arrays[0].shape[1] > capacity:
-        raise SpecError(
-            f"a saved prefix of {arrays[0].shape[1]} and {arrays[1].shape[1]} tokens: wanted as many keys as values, "
-            f"at most {capacity}"
-        )
-    return arrays[0], arrays[1]
+        return self.position - position
+
+    def _move(self, count: int) -> None:
+        raise NotImplementedError
+
+
+def kept_rows(rows: Any, heads: int, length: int) -> NDArray[np.int64]:
+    """The argument of `keep`, (Hkv, n), checked: ascending rows of 0 to `length` for each head."""
+    kept = np.ascontiguousarray(rows)
+    if kept.ndim != 2 or kept.shape[0] != heads or kept.dtype.kind not in "iu":
+        raise SpecError(f"rows to keep as {kept.dtype} {kept.shape}: wanted integers, ({heads}, any number)")
+    kept = kept.astype(np.int64)
+    if kept.size and (kept.min() < 0 or kept.max() >= length or (np.diff(kept, axis=1) <= 0).any()):
+        raise SpecError(f"rows to keep must ascend within 0 to {length - 1}, each once for a head")
+    return kept
+
+
+@dataclass(frozen=True)
+class State:
+    """A cache as arrays: its rows of all layers one after another, {name: (ΣT, Hkv, …)}."""
+
+    kind: str
+    lengths: list[int]
+    position: int
+    floor: int
+    parts: dict[str, NDArray[Any]]
+    queries: NDArray[np.float16]  # (L, n, H, D): of the last n rows
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        counts = np.array([self.position, self.floor, *self.lengths], np.int64)
+        kind = np.frombuffer(self.kind.encode(), np.uint8)
+        return {"kind": kind, "counts": counts, **self.parts, "queries": self.queries}
+
+    def layers(self) -> list[dict[str, NDArray[Any]]]:
+        """The parts of each layer."""
+        ends = np.cumsum([0, *self.lengths])
+        return [{n: x[a:b] for n, x in self.parts.items()} for a, b in pairwise(ends)]
+
+
+def state_of(
+    state: dict[str, NDArray[Any]], kind: str, shape: tuple[int, int, int], capacity: int, query_shape: tuple[int, int]
+) -> State:
+    """What `export` gave, checked for a cache of `kind` and `shape` (layers, heads, dimensions) that keeps the queries
+    of `query_shape` (rows, heads). Raises SpecError where it does not fit."""
+    layers, heads, dim = shape
+    try:
+        found = bytes(np.asarray(state["kind"], np.uint8)).decode()
+        position, floor, *lengths = (int(n) for n in np.asarray(state["counts"], np.int64))
+    except (KeyError, ValueError, UnicodeDecodeError):
+        raise SpecError("a saved prefix without its counts: save it again with this version") from None
+    if found != kind:
+        raise SpecError(f"a saved prefix of kind {found}, the cache is {kind}: choose --kv {found}, or save it again")
+    if len(lengths) != layers or min(lengths) < 0 or not 0 <= floor <= position:
+        raise SpecError(f"a saved prefix of {len(lengths)} layers: wanted {layers}; save it again with this model")
+    if max(lengths) > capacity:
+        raise SpecError(f"a saved prefix of {max(lengths)} rows: wanted at most {capacity}; ask for a larger context")
+    if any(position - floor > n or (not floor and n != position) for n in lengths):
+        raise SpecError("a saved prefix whose counts contradict each other: save it again")
+    parts = {name: np.asarray(state.get(name, ())) for name in part_types(kind, dim)}
+    for name, (tail, type_) in part_types(kind, dim).items():
+        x, wanted = parts[name], (sum(lengths), heads, *tail)
+        if x.shape != wanted or x.dtype != type_:
+            raise SpecError(
+                f"a saved prefix with {name} of {x.dtype} {x.shape}: wanted {np.dtype(type_)} {wanted}; "
+                "save it again with this model"
+            )
+    queries = np.asarray(state.get("queries", np.zeros((layers, 0, 0, dim), np.float16)))
+    if queries.ndim != 4 or queries.dtype != np.float16 or (queries.shape[0], queries.shape[3]) != (layers, dim):
+        raise SpecError(f"a saved prefix with queries of {queries.dtype} {queries.shape}: save it again")
+    if queries.shape[2] != query_shape[1]:
+        queries = np.zeros((layers, 0, query_shape[1], dim), np.float16)
+    return State(kind, lengths, position, floor, parts, queries[:, max(0, queries.shape[1] - query_shape[0]) :])
+
+
+class QueryRing:
+    """The queries of the last rows, by position, in a ring: (L, n, H, D) float16."""
+
+    def __init__(self, n_layers: int, wanted: int, n_heads: int, head_dim: int) -> None:
+        if wanted and n_heads < 1:
+            raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
+        self.wanted = wanted
+        self.rows = np.zeros((n_layers, wanted + QUERY_SLACK if wanted else 0, n_heads, head_dim), np.float16)
+        self.begin = 0  # position of the first row whose queries are here
+
+    def store(self, layer: int, position: int, q: NDArray[Any]) -> None:
+        """Queries (n, H, D) of the rows from `position` on."""
+        size = self.rows.shape[1]
+        if not size:
+            return
+        last = position + len(q)
+        self.begin = max(self.begin, last - size)
+        first = max(position, last - size)
+        self.rows[layer, np.arange(first, last) % size] = np.clip(q[first - position :], -65504, 65504)
+
+    def read(self, layer: int | slice, position: int) -> NDArray[np.float16]:
+        """The queries of at most the last `wanted` rows before `position`, (…, n, H, D)."""
+        first = max(min(self.begin, position), position - self.wanted)
+        found: NDArray[np.float16] = self.rows[layer][
+            ..., np.arange(first, position) % max(1, self.rows.shape[1]), :, :
+        ]
+        return found
+
+    def forget(self, position: int) -> None:
+        self.begin = min(self.begin, position)
+
+    def restore(self, position: int, queries: NDArray[np.float16]) -> None:
+        """Queries (L, n, H, D) of the last n rows before `position`."""
+        self.begin = position - queries.shape[1]
+        if self.wanted:
+            self.rows[:, np.arange(self.begin, position) % self.rows.shape[1]] = queries

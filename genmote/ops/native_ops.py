@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError
 from genmote.ops import quant
-from genmote.ops.cache import Rows, check_state
+from genmote.ops.cache import Rows, State, kept_rows, part_types, state_of
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
 
@@ -53,27 +53,67 @@ def create(*, isa: str | None = None, threads: int | None = None) -> NativeOps:
 
 
 class NativeCache(_native.KVCache, Rows):
-    """`protocol.KVCache` in native memory; pages are taken as rows arrive."""
+    """Implements `protocol.KVCache` in native memory; pages are taken as rows arrive and given back as they go."""
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> None:
-        super().__init__(n_layers, n_kv_heads, head_dim, capacity)
-        self.shape = (n_layers, 0, n_kv_heads, head_dim)
-        self.limit = capacity
+    def __init__(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        kind: str = "f16",
+        queries: int = 0,
+        n_heads: int = 0,
+    ) -> None:
+        part_types(kind, head_dim)
+        if queries and n_heads < 1:
+            raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
+        super().__init__(n_layers, n_kv_heads, head_dim, capacity, queries, n_heads if queries else 0)
+        self.kind, self.shape = kind, (n_layers, n_kv_heads, head_dim)
+        self.wanted, self.query_heads = queries, n_heads if queries else 0
 
-    @property
-    def capacity(self) -> int:
-        return self.limit
+    def keys(self, layer: int) -> Float32:
+        return self._rows(layer, self.lengths[layer])[0].astype(np.float32)
 
-    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
-        layers, _, heads, dim = self.shape
-        k = np.empty((layers, self.length if length is None else length, heads, dim), np.float16)
-        v = np.empty_like(k)
-        self.read(k.view(np.uint16), v.view(np.uint16))
-        return {"k": k, "v": v}
+    def values(self, layer: int) -> Float32:
+        return self._rows(layer, self.lengths[layer])[1].astype(np.float32)
+
+    def queries(self, layer: int) -> Float32:
+        return self._queries(layer, self.position).astype(np.float32)
+
+    def keep(self, layer: int, rows: Any) -> None:
+        self.keep_rows(layer, kept_rows(rows, self.shape[1], self.lengths[layer]))
+
+    def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        back = 0 if position is None else self.back(position)
+        lengths, end = [n - back for n in self.lengths], self.position - back
+        rows = [self._rows(layer, n) for layer, n in enumerate(lengths)]
+        parts = {name: np.concatenate([x[i] for x in rows]) for i, name in enumerate("kv")}
+        queries = np.stack([self._queries(layer, end) for layer in range(self.shape[0])])
+        return State(self.kind, lengths, end, self.floor, parts, queries).arrays()
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        k, v = (np.ascontiguousarray(x) for x in check_state(state, self.shape, self.capacity))
-        self.write(k.view(np.uint16), v.view(np.uint16))
+        found = state_of(state, self.kind, self.shape, self.capacity, (self.wanted, self.query_heads))
+        for layer, parts in enumerate(found.layers()):
+            self.write(layer, 0, *(np.ascontiguousarray(parts[name]).view(np.uint16) for name in "kv"))
+        self.place(found.lengths, found.position, found.floor)
+        for layer, queries in enumerate(found.queries):
+            self.write_queries(layer, np.ascontiguousarray(queries).view(np.uint16))
+
+    def _move(self, count: int) -> None:
+        self.move(count)
+
+    def _rows(self, layer: int, count: int) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        k, v = (np.empty((count, *self.shape[1:]), np.float16) for _ in "kv")
+        self.read(layer, 0, k.view(np.uint16), v.view(np.uint16))
+        return k, v
+
+    def _queries(self, layer: int, end: int) -> NDArray[np.float16]:
+        first = max(min(self.query_begin, end), end - self.wanted)
+        found = np.empty((end - first, self.query_heads, self.shape[2]), np.float16)
+        self.read_queries(layer, first, found.view(np.uint16))
+        return found
 
 
 class NativeOps:
@@ -124,12 +164,12 @@ class NativeOps:
     def vector(self, values: Float32) -> Float32:
         return np.array(values, np.float32, order="C")
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> NativeCache:
+    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> NativeCache:
         if head_dim > MAX_HEAD_DIM:
             raise OpsError(
                 f"heads of {head_dim} dimensions: the native kernels take up to {MAX_HEAD_DIM}; use the numpy op set"
             )
-        return NativeCache(n_layers, n_kv_heads, head_dim, capacity)
+        return NativeCache(n_layers, n_kv_heads, head_dim, capacity, **settings)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 

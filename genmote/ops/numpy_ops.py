@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.ops import quant
-from genmote.ops.cache import StoredRows, check_state
 from genmote.ops.exact import LANES, Float32, chain, exp, row_squares, row_sum, sin_cos, tanh
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
+from genmote.ops.numpy_cache import NumpyCache
 from genmote.ops.protocol import Rotary, Span
 
 GROUP = 32  # numbers of a row that share one scale when they are rounded to 8 bits
@@ -71,47 +71,6 @@ class Matrix:
         return Unpacked(parts.codes.astype(np.float32).reshape(count, cols), scale, offset)
 
 
-class NumpyCache(StoredRows):
-    """Keys and values of one session, all layers: (L, rows, Hkv, D) float16; the storage grows with the text."""
-
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.k = np.zeros((n_layers, 0, n_kv_heads, head_dim), np.float16)
-        self.v = self.k.copy()
-
-    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
-        end = self.length if length is None else length
-        return {"k": self.k[:, :end].copy(), "v": self.v[:, :end].copy()}
-
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        k, v = check_state(state, self.k.shape, self.capacity)
-        self.k, self.v = k.copy(), v.copy()
-        self.length = self.position = k.shape[1]
-
-    def store(self, layer: int, k: Float32, v: Float32) -> None:
-        """Write rows (n, Hkv, D) after the valid ones; the decoder moves `length` when all layers are through."""
-        end = self.length + k.shape[0]
-        if end > self.k.shape[1]:
-            rows = min(max(end, 2 * self.k.shape[1], 64), self.capacity)
-            self.k, self.v = (_grown(x, rows) for x in (self.k, self.v))
-        self.k[layer, self.length : end] = within_half(k)
-        self.v[layer, self.length : end] = within_half(v)
-
-
-def within_half(x: Float32) -> Float32:
-    """Values beyond float16's range, NaN too, become its largest: an infinity in a row of values would reach the rows
-    that give it no weight (0 * inf)."""
-    top = np.float32(65504)
-    x = np.where(x < top, x, top)
-    return np.where(x > -top, x, -top)
-
-
-def _grown(x: NDArray[np.float16], rows: int) -> NDArray[np.float16]:
-    grown = np.zeros((x.shape[0], rows, *x.shape[2:]), x.dtype)
-    grown[:, : x.shape[1]] = x
-    return grown
-
-
 def round_q8(x: Float32) -> tuple[Float32, Float32]:
     """Each group of 32 numbers as whole numbers and one scale: (N, K) → q (N, K/32, 32), d (N, K/32), x ~ q * d.
 
@@ -146,8 +105,8 @@ class NumpyOps:
     def vector(self, values: Float32) -> Float32:
         return np.array(values, np.float32)
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> NumpyCache:
-        return NumpyCache(n_layers, n_kv_heads, head_dim, capacity)
+    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> NumpyCache:
+        return NumpyCache(n_layers, n_kv_heads, head_dim, capacity, **settings)
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -198,11 +157,12 @@ class NumpyOps:
         out = np.empty_like(q)
         for span in spans:
             cache, end = span.cache, span.start + span.count
-            cache.store(spec.index, k[span.start : end], v[span.start : end])
-            seen = max(1, STEP_NUMBERS // (spec.n_heads * spec.head_dim * (cache.length + span.count)))
+            cache.store(spec.index, q[span.start : end], k[span.start : end], v[span.start : end])
+            held = cache.lengths[spec.index]
+            seen = max(1, STEP_NUMBERS // (spec.n_heads * spec.head_dim * (held + span.count)))
             for start in range(span.start, end, seen):  # as many query rows at a time as memory allows
                 rows = slice(start, min(start + seen, end))
-                first = cache.length + start - span.start
+                first = held + start - span.start
                 out[rows] = self._attend_rows(q[rows], cache, first, layer)
         return out.reshape(q.shape[0], -1)
 
@@ -285,7 +245,8 @@ class NumpyOps:
         spec, n = layer.spec, q.shape[0]
         rows = np.arange(first, first + n)
         begin = max(0, first + 1 - spec.window) // LANES * LANES if spec.window else 0  # a multiple of 16: see row_sum
-        keys, values = (x[spec.index, begin : first + n].astype(np.float64) for x in (cache.k, cache.v))  # (T, Hkv, D)
+        stored = cache.parts[spec.index]
+        keys, values = (stored[name][begin : first + n].astype(np.float64) for name in "kv")  # (T, Hkv, D)
         at = np.arange(begin, first + n)
         hidden = at > rows[:, None]  # (n, T)
         if spec.window:

@@ -25,28 +25,59 @@ from genmote.ops.layer import Activation, Array, Experts, Layer, Linear, Norm
 
 
 class KVCache(Protocol):
-    """Keys and values of one session, all layers. Rows are stored in order; `length` of them are valid."""
+    """Keys and values of one session, all layers: what attention sees of the rows before.
 
-    length: int  # rows stored
-    position: int  # absolute position of the next row (== length unless rows were evicted)
-    capacity: int
+    A layer's rows lie in the order of the text. Where rows were evicted (`keep`), layers may hold different numbers of
+    them; what a row's position was is in its rotation, and `position` goes on counting.
+    """
+
+    kind: str  # how rows are stored: f16, int8 or int4
+    lengths: Sequence[int]  # (L,) rows that each layer holds
+    position: int  # absolute position of the next row
+    floor: int  # the position that `truncate` cannot go below: rows before it were evicted; 0 if none were
+    capacity: int  # rows that a layer holds at most
+
+    @property
+    def length(self) -> int:
+        """The most rows that a layer holds."""
+        ...
 
     @property
     def nbytes(self) -> int:
-        """Bytes that `length` rows take."""
+        """Bytes that the rows and queries take."""
         ...
 
-    def truncate(self, length: int) -> None:
-        """Forget the rows from `length` on (positions go back with them)."""
+    def advance(self, count: int) -> None:
+        """`count` rows, stored in every layer by `attend`, count from now on."""
         ...
 
-    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
-        """Plain arrays {"k": (L, T, Hkv, D) float16, "v": the same} of the first `length` rows (None: all that are
-        valid), for saving or copying a prefix."""
+    def truncate(self, position: int) -> None:
+        """Forget the rows at and after an absolute position, in all layers. SpecError below `floor`."""
+        ...
+
+    def keep(self, layer: int, rows: NDArray[np.integer[Any]]) -> None:
+        """Evict all rows of a layer but these, (Hkv, n) ascending for each head; `floor` becomes `position`."""
+        ...
+
+    def keys(self, layer: int) -> NDArray[np.float32]:
+        """The layer's keys as attention sees them, rotated to their positions: (T, Hkv, D)."""
+        ...
+
+    def values(self, layer: int) -> NDArray[np.float32]:
+        """The layer's values as attention sees them: (T, Hkv, D)."""
+        ...
+
+    def queries(self, layer: int) -> NDArray[np.float32]:
+        """Queries of the last rows, oldest first, rotated to their positions and rounded to float16: (n, H, D), n at
+        most the number that the cache was made to keep."""
+        ...
+
+    def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        """Plain arrays (docs/formats.md) of the rows before a position (None: of all), to save or copy a prefix."""
         ...
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take over what `export` gave; length and position become T."""
+        """Hold what `export` gave. Raises SpecError for a state of another kind or shape."""
         ...
 
 
@@ -80,7 +111,20 @@ class Ops(Protocol):
 
     def vector(self, values: NDArray[np.float32]) -> Array: ...
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> KVCache: ...
+    def cache(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        kind: str = "f16",
+        queries: int = 0,
+        n_heads: int = 0,
+    ) -> KVCache:
+        """An empty cache for at most `capacity` rows. `queries`: of how many of the last rows the queries are kept too
+        (needs `n_heads`). Raises OpsError for a kind that the op set does not store."""
+        ...
 
     # -- steps --------------------------------------------------------------------------------------------------
     def array(self, values: NDArray[np.float32]) -> Array:
@@ -110,8 +154,8 @@ class Ops(Protocol):
         ...
 
     def attend(self, q: Array, k: Array, v: Array, spans: Sequence[Span], layer: Layer) -> Array:
-        """Store k, v (N, Hkv, D) at `cache.length + i` of each span's cache in layer `layer.spec.index`, then causal
-        attention of q (N, H, D) over what the cache holds: (N, H*D). `cache.length` itself is moved by the decoder."""
+        """Store k, v (N, Hkv, D) as rows `cache.lengths[index] + i` of each span's cache, index = `layer.spec.index`,
+        then causal attention of q (N, H, D) over what the layer holds: (N, H*D). The decoder calls `cache.advance`."""
         ...
 
     def glu(self, gate: Array, up: Array, activation: Activation) -> Array:

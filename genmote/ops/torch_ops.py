@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError
 from genmote.ops import quant
-from genmote.ops.cache import StoredRows, check_state
+from genmote.ops.cache import QueryRing, Rows, State, kept_rows, row_bytes, state_of
 from genmote.ops.exact import sin_cos
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
 from genmote.ops.numpy_ops import GROUP, PLAIN
@@ -80,32 +80,88 @@ class Matrix:
         return self.weight.shape[0], self.weight.shape[1]
 
 
-class TorchCache(StoredRows):
-    """Keys and values of one session, all layers: (L, rows, Hkv, D) float16, without gradients."""
+class TorchCache(Rows):
+    """Implements `protocol.KVCache`: for each layer keys and values (rows, Hkv, D) float16, without gradients."""
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, device: torch.device) -> None:
-        self.capacity = capacity
-        self.k = torch.zeros((n_layers, 0, n_kv_heads, head_dim), dtype=torch.float16, device=device)
-        self.v = self.k.clone()
+    def __init__(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        device: torch.device,
+        *,
+        kind: str = "f16",
+        queries: int = 0,
+        n_heads: int = 0,
+    ) -> None:
+        if kind != "f16":
+            raise OpsError(f"a KV cache of kind {kind!r}: the torch op set has f16; use the native op set for it")
+        self.capacity, self.kind, self.shape = capacity, kind, (n_layers, n_kv_heads, head_dim)
+        empty = torch.zeros((0, n_kv_heads, head_dim), dtype=torch.float16, device=device)
+        self.k, self.v = [empty] * n_layers, [empty] * n_layers
+        self.lengths, self.position, self.floor = [0] * n_layers, 0, 0
+        self.ring = QueryRing(n_layers, queries, n_heads, head_dim)
 
-    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
-        end = self.length if length is None else length
-        return {name: x[:, :end].cpu().numpy().copy() for name, x in (("k", self.k), ("v", self.v))}
+    @property
+    def nbytes(self) -> int:
+        return int(sum(self.lengths)) * self.shape[1] * row_bytes("f16", self.shape[2]) + int(self.ring.rows.nbytes)
+
+    def keys(self, layer: int) -> NDArray[np.float32]:
+        return _numpy(self.k[layer][: self.lengths[layer]])
+
+    def values(self, layer: int) -> NDArray[np.float32]:
+        return _numpy(self.v[layer][: self.lengths[layer]])
+
+    def queries(self, layer: int) -> NDArray[np.float32]:
+        return self.ring.read(layer, self.position).astype(np.float32)
+
+    def keep(self, layer: int, rows: Any) -> None:
+        kept = kept_rows(rows, self.shape[1], self.lengths[layer])  # (Hkv, n)
+        at = torch.tensor(kept.T.copy(), device=self.k[layer].device)
+        heads = torch.arange(self.shape[1], device=at.device)
+        self.k[layer], self.v[layer] = self.k[layer][at, heads], self.v[layer][at, heads]
+        self.lengths[layer] = kept.shape[1]
+        self.floor = self.position
+
+    def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        back = 0 if position is None else self.back(position)
+        lengths = [n - back for n in self.lengths]
+        parts: dict[str, NDArray[Any]] = {
+            name: torch.cat([x[:n] for x, n in zip(layers, lengths, strict=True)]).cpu().numpy()
+            for name, layers in (("k", self.k), ("v", self.v))
+        }
+        end = self.position - back
+        return State("f16", lengths, end, self.floor, parts, self.ring.read(slice(None), end)).arrays()
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        k, v = check_state(state, tuple(self.k.shape), self.capacity)
-        self.k, self.v = (torch.tensor(x, device=self.k.device) for x in (k, v))
-        self.length = self.position = k.shape[1]
+        found = state_of(state, "f16", self.shape, self.capacity, (self.ring.wanted, self.ring.rows.shape[2]))
+        device = self.k[0].device
+        self.k, self.v = ([torch.tensor(x[name], device=device) for x in found.layers()] for name in ("k", "v"))
+        self.lengths, self.position, self.floor = found.lengths, found.position, found.floor
+        self.ring.restore(found.position, found.queries)
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Write rows (n, Hkv, D) after the valid ones; the decoder moves `length` when all layers are through."""
-        end = self.length + k.shape[0]
-        if end > self.k.shape[1]:
-            rows = min(max(end, 2 * self.k.shape[1], 64), self.capacity) - self.k.shape[1]
-            more = self.k.new_zeros(self.k.shape[0], rows, *self.k.shape[2:])
-            self.k, self.v = torch.cat([self.k, more], dim=1), torch.cat([self.v, more], dim=1)
-        self.k[layer, self.length : end] = within_half(k.detach())
-        self.v[layer, self.length : end] = within_half(v.detach())
+    def store(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Write rows k, v (n, Hkv, D) after the valid ones, and their queries; `advance` makes them count."""
+        start, end = self.lengths[layer], self.lengths[layer] + k.shape[0]
+        if end > self.k[layer].shape[0]:
+            rows = min(max(end, 2 * start, 64), self.capacity) - self.k[layer].shape[0]
+            more = self.k[layer].new_zeros(rows, *self.shape[1:])
+            self.k[layer], self.v[layer] = (torch.cat([x, more]) for x in (self.k[layer], self.v[layer]))
+        self.k[layer][start:end] = within_half(k.detach())
+        self.v[layer][start:end] = within_half(v.detach())
+        if self.ring.wanted:
+            self.ring.store(layer, self.position, _numpy(q.detach()))
+
+    def _move(self, count: int) -> None:
+        self.lengths = [n + count for n in self.lengths]
+        self.position += count
+        self.ring.forget(self.position)
+
+
+def _numpy(x: Tensor) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = x.float().cpu().numpy()
+    return numbers
 
 
 class TorchOps:
@@ -126,8 +182,8 @@ class TorchOps:
     def vector(self, values: NDArray[np.float32]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> TorchCache:
-        return TorchCache(n_layers, n_kv_heads, head_dim, capacity, self.device)
+    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> TorchCache:
+        return TorchCache(n_layers, n_kv_heads, head_dim, capacity, self.device, **settings)
 
     # -- steps --------------------------------------------------------------------------------------------------
 
@@ -174,10 +230,10 @@ class TorchOps:
         parts = []
         for span in spans:
             cache, rows = span.cache, slice(span.start, span.start + span.count)
-            past = cache.length
-            cache.store(layer.spec.index, k[rows], v[rows])
+            past = cache.lengths[layer.spec.index]
+            cache.store(layer.spec.index, q[rows], k[rows], v[rows])
             keys, values = (
-                torch.cat([stored[layer.spec.index, :past].to(self.dtype), round_half(new[rows])])
+                torch.cat([stored[layer.spec.index][:past].to(self.dtype), round_half(new[rows])])
                 for stored, new in ((cache.k, k), (cache.v, v))
             )  # (T, Hkv, D): this batch's rows keep their gradients
             parts.append(self._attend_span(q[rows], keys, values, layer))

@@ -45,18 +45,21 @@ class EchoCache:
     """Keeps a row's number; a row that should not be there changes every later logit."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.length, self.position = capacity, 0, 0
+        self.capacity, self.length, self.position, self.floor = capacity, 0, 0, 0
         self.rows = np.zeros(capacity, np.int64)
         self.nbytes = 0
 
-    def truncate(self, length: int) -> None:
-        self.length = self.position = length
+    def advance(self, count: int) -> None:
+        self.truncate(self.position + count)
 
-    def export(self, length: int | None = None) -> dict[str, NDArray[Any]]:
-        return {"k": self.rows[None, : self.length if length is None else length, None, None]}
+    def truncate(self, position: int) -> None:
+        self.length = self.position = position
+
+    def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        return {"k": self.rows[: self.length if position is None else position]}
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        rows = state["k"].reshape(-1)
+        rows = state["k"]
         self.rows[: len(rows)] = rows
         self.length = self.position = len(rows)
 
@@ -80,13 +83,13 @@ class EchoDecoder:
         x = self.run(inputs, spans)
         rows = [s.start + s.count - 1 for s in spans] if logits == "last" else logits
         for span in spans:
-            span.cache.truncate(span.cache.length + span.count)
+            span.cache.advance(span.count)
         return None if rows is None else self.head(x if rows == "all" else x[list(rows)])
 
     def hidden(self, inputs: Any, spans: Any, *, rows: Any = "all") -> Any:
         x = self.run(inputs, spans)
         for span in spans:
-            span.cache.truncate(span.cache.length + span.count)
+            span.cache.advance(span.count)
         return x[:, :1] + np.arange(4, dtype=np.float32)  # (N, 4)
 
     def run(self, inputs: Any, spans: Any) -> NDArray[np.int64]:

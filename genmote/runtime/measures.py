@@ -110,8 +110,7 @@ def text_logprobs(
         stop = min(start + CHUNK, last)
         with engine.lock:
             x = decoder.run(np.array(tokens[start:stop], np.int32), [Span(cache, 0, stop - start)])
-            cache.length += stop - start
-            cache.position += stop - start
+            cache.advance(stop - start)
             for at in range(max(start, first - 1), stop, rows):
                 end = min(at + rows, stop)
                 logits = decoder.ops.numpy(decoder.head(x[at - start : end - start]))

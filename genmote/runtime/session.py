@@ -97,7 +97,7 @@ class Session:
         """Forget the rows from `length` on."""
         if length < len(self.ids):
             del self.ids[length:]
-        if self._cache is not None and self._cache.length > len(self.ids):
+        if self._cache is not None and self._cache.position > len(self.ids):
             self._cache.truncate(len(self.ids))
 
     def ready(self, more: int) -> KVCache:
@@ -109,7 +109,7 @@ class Session:
         if cache is None:
             # The whole context at once: a cache takes memory as rows arrive, and to grow it would hold it twice.
             cache = self._cache = self.engine.decoder.cache(self.engine.context)
-        if cache.length > len(self.ids):
+        if cache.position > len(self.ids):
             cache.truncate(len(self.ids))
         return cache
 

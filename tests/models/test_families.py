@@ -103,13 +103,17 @@ OUTSIDE = {
 }
 
 
+class WideCache(NumpyCache):
+    def stored(self, k: Any, v: Any) -> Any:
+        return {"k": k, "v": v}
+
+
 class WideCacheOps(NumpyOps):
     """The reference without the cache's rounding to float16, to compare with implementations that have none."""
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int) -> NumpyCache:
-        cache = NumpyCache(n_layers, n_kv_heads, head_dim, capacity)
-        cache.k = np.zeros(cache.k.shape, np.float32)
-        cache.v = cache.k.copy()
+    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> NumpyCache:
+        cache = WideCache(n_layers, n_kv_heads, head_dim, capacity)
+        cache.parts = [{name: np.zeros(x.shape, np.float32) for name, x in layer.items()} for layer in cache.parts]
         return cache
 
 

@@ -199,7 +199,7 @@ def _attention(ops: Any, normal: Any) -> Iterator[Case]:
             cache, out = ops.cache(1, kv, dim, n), []
             for a, b in ((0, first), (first, n)):
                 out.append(ops.attend(q[a:b], k[a:b], v[a:b], [Span(cache, 0, b - a)], layer))
-                cache.length += b - a
+                cache.advance(b - a)
             yield Case("attend", (q, k, v), tuple(out), (heads, kv, dim, window or 0, first, second), (0.2, cap))
 
 

@@ -93,15 +93,15 @@ Bytes result(Machine& m, const Case& c) {
         m.kernels.to_half(c.in<float>(0), p[0], reinterpret_cast<uint16_t*>(out));
     } else if (name == "attend") {  // p: heads, key-value heads, dimensions, window, rows of the first and of the second call
         const int heads = static_cast<int>(p[0]), kv = static_cast<int>(p[1]), dim = static_cast<int>(p[2]);
-        KVCache cache(1, kv, dim, p[4] + p[5]);
+        KVCache cache(1, kv, dim, p[4] + p[5], 0, 0);
         Block b{};
         b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = c.f[0]; b.cap = c.f[1]; b.window = p[3];
         for (int part = 0; part < 2; part++) {
             const int64_t first = part ? p[4] : 0, n = p[4 + part];
-            std::vector<Span> spans{{&cache, 0, n, cache.length}};
-            m.store(c.in<float>(1) + first * kv * dim, c.in<float>(2) + first * kv * dim, kv * dim, spans, 0, kv, dim);
+            std::vector<Span> spans{{&cache, 0, n, cache.lengths[0], cache.position}};
+            m.store(c.in<float>(0) + first * heads * dim, heads * dim, c.in<float>(1) + first * kv * dim, c.in<float>(2) + first * kv * dim, kv * dim, spans, b);
             m.attend(c.in<float>(0) + first * heads * dim, heads * dim, out + first * heads * dim, heads * dim, spans, b);
-            cache.length += n;
+            cache.move(n);
         }
     } else if (name == "rope") {  // p: rows, frequencies, heads, dimensions, interleaved; out: cos, sin, rotated
         float *cos = out, *sin = cos + p[0] * p[1], *x = sin + p[0] * p[1];

@@ -141,9 +141,19 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("do not cover the rows", lambda m: attend(m, spans=spans(4))),
     ("another shape", lambda m: attend(m, spans=spans(heads=2))),
     ("another shape", lambda m: attend(m, layer=-1)),
-    ("read: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).read(*[np.zeros((1, 1, 1, 8), np.uint16)] * 2)),
-    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(*[np.zeros((1, 17, 1, 8), np.uint16)] * 2)),
-    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(*[np.zeros((1, 2, 2, 8), np.uint16)] * 2)),
+    ("read: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).read(0, 0, *[np.zeros((1, 1, 8), np.uint16)] * 2)),
+    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(0, 0, *[np.zeros((17, 1, 8), np.uint16)] * 2)),
+    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(1, 0, *[np.zeros((2, 1, 8), np.uint16)] * 2)),
+    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(0, 0, *[np.zeros((2, 2, 8), np.uint16)] * 2)),
+    (
+        "queries: wrong shape",
+        lambda m: native.KVCache(1, 1, 8, 16, 4, 2).read_queries(0, 0, np.zeros((1, 2, 8), np.uint16)),
+    ),
+    (
+        "queries: wrong shape",
+        lambda m: native.KVCache(1, 1, 8, 16, 4, 2).write_queries(0, np.zeros((5, 2, 8), np.uint16)),
+    ),
+    ("must not be negative", lambda m: native.KVCache(1, 1, 8, 16, -1, 2)),
 ]
 
 
@@ -192,15 +202,23 @@ def test_output_is_never_written_to_a_copy(machine: Any, change: str) -> None:
         machine.activate(floats(64), 0, y)
 
 
-def test_a_length_that_someone_set(machine: Any) -> None:
-    cache = native.KVCache(1, 1, 8, 16)
-    for length in (-1, 14, 17, 2**62, -(2**63)):
-        cache.length = length
-        with pytest.raises(ValueError, match="cache is full"):
-            attend(machine, spans=native.Spans([(cache, 0, 3)]))
-    cache.length = 1000
-    with pytest.raises(ValueError, match="read: wrong shape"):
-        cache.read(*[np.zeros((1, 1000, 1, 8), np.uint16)] * 2)
+def test_counts_that_cannot_be(machine: Any) -> None:
+    cache = native.KVCache(2, 1, 8, 16)
+    for count in (-1, 17, 2**62, -(2**63)):
+        with pytest.raises(ValueError, match="move: past the rows"):
+            cache.move(count)
+    for counts in (([1], 1, 0), ([17, 1], 17, 0), ([-1, 1], 1, 0), ([4, 2], 4, 1), ([4, 4], 4, -1), ([1, 1], 1, 2)):
+        with pytest.raises(ValueError, match="place: wrong counts"):
+            cache.place(*counts)
+    cache.move(14)
+    with pytest.raises(ValueError, match="cache is full"):
+        attend(machine, spans=native.Spans([(cache, 0, 3)]))
+    for start, count in ((0, 15), (-1, 2), (14, 1)):
+        with pytest.raises(ValueError, match="read: wrong shape"):
+            cache.read(0, start, *[np.zeros((count, 1, 8), np.uint16)] * 2)
+    for rows in ([[0, 14]], [[-1]], [[3, 2]], [[2, 2]]):
+        with pytest.raises(ValueError, match="keep: rows must ascend"):
+            cache.keep_rows(0, np.array(rows))
 
 
 def test_what_the_op_set_says() -> None:
@@ -215,11 +233,12 @@ def test_what_the_op_set_says() -> None:
             ops.packed_bytes(type_name, shape)
     cache = ops.cache(1, 1, 8, 16)
     for length in (-1, 1):
-        with pytest.raises(SpecError, match=f"cannot cut a cache of 0 rows to {length}; give a number from 0"):
+        with pytest.raises(SpecError, match=f"cannot cut a cache of 0 rows to {length}; give a number from 0 to 0"):
             cache.truncate(length)
-    state = {"k": np.zeros((1, 17, 1, 8), np.float16), "v": np.zeros((1, 17, 1, 8), np.float16)}
-    with pytest.raises(SpecError, match="a saved prefix of 17 and 17 tokens: .* at most 16"):
-        cache.restore(state)
+    longer = ops.cache(1, 1, 8, 17)
+    longer.advance(17)
+    with pytest.raises(SpecError, match="a saved prefix of 17 rows: wanted at most 16"):
+        cache.restore(longer.export())
 
 
 def test_an_instruction_set_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +310,7 @@ def fuzz(seed: int, count: int) -> None:
     raised = 0
     for _ in range(count):
         cache = native.KVCache(2, 1, 8, 32)
-        cache.length = int(rng.integers(0, 29))
+        cache.move(int(rng.integers(0, 29)))
         one = [(cache, 0, 3)]
         kind = int(rng.integers(2)) * Q8_0
         linears = [(matrix(*s), None) for s in ((16, 32), (8, 32), (8, 32), (32, 16))]
@@ -318,8 +337,11 @@ def fuzz(seed: int, count: int) -> None:
             (native.KVCache, [2, 1, 8, 32]),
             (native.Machine, [native.best_isa(), 2]),
             (native.packed_bytes, [Q8_0, 3, 32]),
-            (cache.read, [np.zeros((2, cache.length, 1, 8), np.uint16)] * 2),
-            (cache.write, [np.zeros((2, 5, 1, 8), np.uint16)] * 2),
+            (cache.read, [1, 0, *[np.zeros((cache.lengths[0], 1, 8), np.uint16)] * 2]),
+            (cache.write, [1, 3, *[np.zeros((5, 1, 8), np.uint16)] * 2]),
+            (cache.keep_rows, [1, np.arange(cache.lengths[0])[None]]),
+            (cache.place, [[3, 4], 3, 1]),
+            (cache.move, [2]),
             (
                 lambda *a: machine.attend(*a[:3], native.Spans(a[3]), *a[4:]),
                 [floats(3, 2, 8), floats(3, 1, 8), floats(3, 1, 8), one, 1, 0.3, 0.0, 5, floats(3, 16)],

@@ -286,7 +286,7 @@ def attend(ops: Any, layer: Layer, rows: list[np.ndarray], chunks: list[list[int
         got = ops.attend(*(np.concatenate(x) for x in zip(*parts, strict=True)), spans, layer)
         for span in spans:
             outputs[caches.index(span.cache)].append(got[span.start : span.start + span.count])
-            span.cache.length += span.count
+            span.cache.advance(span.count)
     return [np.concatenate(parts) for parts in outputs]
 
 

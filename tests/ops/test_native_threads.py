@@ -101,7 +101,7 @@ def shared_by_python_threads() -> None:
         for start in range(0, 40, 8):
             rows = slice(start, start + 8)
             parts.append(own.attend(q[rows], k[rows], v[rows], [Span(cache, 0, 8)], layer))
-            cache.length += 8
+            cache.advance(8)
         return np.concatenate(parts)
 
     wanted = attend(native_ops.create(threads=1))

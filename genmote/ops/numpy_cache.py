@@ -1,0 +1,100 @@
+"""The KV cache of the NumPy op set: for each layer plain arrays with one row for each stored row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.ops.cache import QueryRing, Rows, State, kept_rows, part_types, row_bytes, state_of
+from genmote.ops.exact import Float32
+
+
+class NumpyCache(Rows):
+    """Implements `protocol.KVCache`. `parts[layer][name]` is (rows, Hkv, …); it grows with the text."""
+
+    def __init__(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        kind: str = "f16",
+        queries: int = 0,
+        n_heads: int = 0,
+    ) -> None:
+        self.capacity, self.kind, self.shape = capacity, kind, (n_layers, n_kv_heads, head_dim)
+        types = part_types(kind, head_dim)
+        self.parts = [
+            {name: np.zeros((0, n_kv_heads, *tail), type_) for name, (tail, type_) in types.items()}
+            for _ in range(n_layers)
+        ]
+        self.lengths, self.position, self.floor = [0] * n_layers, 0, 0
+        self.ring = QueryRing(n_layers, queries, n_heads, head_dim)
+
+    @property
+    def nbytes(self) -> int:
+        return int(sum(self.lengths)) * self.shape[1] * row_bytes(self.kind, self.shape[2]) + int(self.ring.rows.nbytes)
+
+    def keys(self, layer: int) -> Float32:
+        return self.parts[layer]["k"][: self.lengths[layer]].astype(np.float32)
+
+    def values(self, layer: int) -> Float32:
+        return self.parts[layer]["v"][: self.lengths[layer]].astype(np.float32)
+
+    def queries(self, layer: int) -> Float32:
+        return self.ring.read(layer, self.position).astype(np.float32)
+
+    def keep(self, layer: int, rows: Any) -> None:
+        kept = kept_rows(rows, self.shape[1], self.lengths[layer])  # (Hkv, n)
+        for name, x in self.parts[layer].items():
+            self.parts[layer][name] = x[kept.T, np.arange(self.shape[1])]  # (n, Hkv, …)
+        self.lengths[layer] = kept.shape[1]
+        self.floor = self.position
+
+    def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        back = 0 if position is None else self.back(position)
+        lengths = [n - back for n in self.lengths]
+        parts = {
+            name: np.concatenate([layer[name][:n] for layer, n in zip(self.parts, lengths, strict=True)])
+            for name in self.parts[0]
+        }
+        end = self.position - back
+        return State(self.kind, lengths, end, self.floor, parts, self.ring.read(slice(None), end)).arrays()
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        found = state_of(state, self.kind, self.shape, self.capacity, (self.ring.wanted, self.ring.rows.shape[2]))
+        self.parts = [{name: x.copy() for name, x in layer.items()} for layer in found.layers()]
+        self.lengths, self.position, self.floor = found.lengths, found.position, found.floor
+        self.ring.restore(found.position, found.queries)
+
+    def store(self, layer: int, q: Float32, k: Float32, v: Float32) -> None:
+        """Write rows k, v (n, Hkv, D) after the valid ones, and their queries (n, H, D); `advance` makes them count."""
+        start, end = self.lengths[layer], self.lengths[layer] + k.shape[0]
+        for name, rows in self.stored(k, v).items():
+            x = self.parts[layer][name]
+            if end > x.shape[0]:
+                grown = np.zeros((min(max(end, 2 * x.shape[0], 64), self.capacity), *x.shape[1:]), x.dtype)
+                grown[: x.shape[0]] = x
+                x = self.parts[layer][name] = grown
+            x[start:end] = rows
+        self.ring.store(layer, self.position, q)
+
+    def stored(self, k: Float32, v: Float32) -> dict[str, NDArray[Any]]:
+        """Rows as the cache keeps them."""
+        return {"k": within_half(k).astype(np.float16), "v": within_half(v).astype(np.float16)}
+
+    def _move(self, count: int) -> None:
+        self.lengths = [n + count for n in self.lengths]
+        self.position += count
+        self.ring.forget(self.position)
+
+
+def within_half(x: Float32) -> Float32:
+    """Values beyond float16's range, NaN too, become its largest: an infinity in a row of values would reach the rows
+    that give it no weight (0 * inf)."""
+    top = np.float32(65504)
+    x = np.where(x < top, x, top)
+    return np.where(x > -top, x, -top)

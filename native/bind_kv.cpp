@@ -1,0 +1,91 @@
+// The KV cache's Python face: counts, rows in and out. What they mean is in genmote/ops/cache.py.
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+
+#include "bindings.h"
+#include "kv.h"
+
+using namespace genmote;
+
+namespace {
+
+using Rows = Exactly<const int64_t, nb::ndim<2>>;
+
+// Do these arrays (n, heads, dim) hold n of the rows that there is room for from `start` on?
+template <typename Array> int64_t rows_of(const KVCache& c, int layer, int64_t start, int64_t end, const Array& k, const Array& v, const char* what) {
+    need(k.ndim() == 3 && v.ndim() == 3 && k.size() == v.size() && int64_t(k.shape(1)) == c.heads && int64_t(k.shape(2)) == c.dim, what);
+    const int64_t n = static_cast<int64_t>(k.shape(0));
+    need(k.size() == static_cast<size_t>(n) * c.heads * c.dim && layer >= 0 && layer < c.layers && start >= 0 && start <= end && n <= end - start, what);
+    return n;
+}
+
+}  // namespace
+
+void bind_kv(nb::module_& m) {
+    nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
+        .def("__init__", [](KVCache* self, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads) {
+            need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
+            need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1 << 12 && capacity <= int64_t(1) << 32, "cache: too large");
+            need(double(layers) * heads * dim * capacity < 0x1p58, "cache: too large");
+            need(queries >= 0 && query_heads >= 0 && queries <= int64_t(1) << 32 && query_heads <= 1 << 16, "cache: queries must not be negative, or too many");
+            need(double(layers) * query_heads * dim * (queries + kQuerySlack) < 0x1p58, "cache: too large");
+            new (self) KVCache(layers, heads, dim, capacity, queries, query_heads);
+        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0)
+        .def_ro("lengths", &KVCache::lengths)
+        .def_ro("position", &KVCache::position)
+        .def_ro("floor", &KVCache::floor)
+        .def_ro("capacity", &KVCache::capacity)
+        .def_ro("query_begin", &KVCache::query_from)
+        .def_prop_ro("nbytes", &KVCache::bytes)
+        .def("move", [](KVCache& c, int64_t count) {
+            need(count >= -c.capacity && count <= c.capacity && c.position + count >= c.floor, "move: past the rows that are here");
+            for (int64_t n : c.lengths) need(n + count >= 0 && n + count <= c.capacity, "move: past the rows that are here");
+            c.move(count);
+        })
+        .def("place", [](KVCache& c, const std::vector<int64_t>& lengths, int64_t position, int64_t floor) {
+            need(int64_t(lengths.size()) == c.layers && floor >= 0 && floor <= position && position < int64_t(1) << 40, "place: wrong counts");
+            for (int64_t n : lengths) need(n >= 0 && n <= c.capacity && position - floor <= n, "place: wrong counts");
+            c.lengths = lengths;
+            c.position = c.query_from = position;
+            c.floor = floor;
+            for (int l = 0; l < c.layers; l++) c.release(l);
+        })
+        .def("keep_rows", [](KVCache& c, int layer, Rows rows) {
+            need(layer >= 0 && layer < c.layers && int64_t(rows.shape(0)) == c.heads, "keep: wrong shape");
+            const int64_t n = static_cast<int64_t>(rows.shape(1)), length = c.lengths[static_cast<size_t>(layer)];
+            for (int h = 0; h < c.heads; h++)
+                for (int64_t i = 0; i < n; i++) {
+                    const int64_t *at = rows.data() + h * n + i;
+                    need(*at >= 0 && *at < length && (i == 0 || at[-1] < *at), "keep: rows must ascend, and be there");
+                }
+            c.keep(layer, rows.data(), n);
+        })
+        .def("read", [](const KVCache& c, int layer, int64_t start, HalvesOut k, HalvesOut v) {  // (n, H, D) each
+            const int64_t n = rows_of(c, layer, start, layer >= 0 && layer < c.layers ? c.lengths[static_cast<size_t>(layer)] : 0, k, v, "read: wrong shape");
+            for (int64_t i = 0; i < n; i++)
+                for (int h = 0; h < c.heads; h++) {
+                    const size_t at = (static_cast<size_t>(i) * c.heads + h) * c.dim;
+                    c.read(layer, h, start + i, k.data() + at, v.data() + at);
+                }
+        })
+        .def("write", [](KVCache& c, int layer, int64_t start, Halves k, Halves v) {
+            const int64_t n = rows_of(c, layer, start, c.capacity, k, v, "write: wrong shape");
+            for (int64_t i = 0; i < n; i++)
+                for (int h = 0; h < c.heads; h++) {
+                    const size_t at = (static_cast<size_t>(i) * c.heads + h) * c.dim;
+                    c.write(layer, h, start + i, k.data() + at, v.data() + at);
+                }
+        })
+        .def("read_queries", [](const KVCache& c, int layer, int64_t first, HalvesOut q) {  // (n, H, D), of positions first, first + 1, ...
+            const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;
+            need(n >= 0 && layer >= 0 && layer < c.layers && int64_t(q.size()) == n * each && first >= c.query_from && n <= c.position - first, "queries: wrong shape");
+            for (int64_t i = 0; i < n; i++) std::copy_n(c.query(layer, first + i), each, q.data() + i * each);
+        })
+        .def("write_queries", [](KVCache& c, int layer, Halves q) {  // of the last n rows
+            const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;
+            need(n >= 0 && layer >= 0 && layer < c.layers && int64_t(q.size()) == n * each && n <= c.queries && n <= c.position, "queries: wrong shape");
+            for (int64_t i = 0; i < n; i++) std::copy_n(q.data() + i * each, each, c.query(layer, c.position - n + i));
+            c.query_from = c.position - n;
+        });
+}
