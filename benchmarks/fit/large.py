@@ -13,7 +13,7 @@ from benchmarks.jailed import Held
 from benchmarks.process import ContestantError
 from benchmarks.record import Row, compare
 
-FILE = "llama7b-q4_0"
+FILE, DRAFT = "llama7b-q4_0", "llama160m-q4_0"
 PHONE, HALF, SMALL = 4_000_000_000, 1_500_000_000, 600_000_000
 RESIDENT_RATIO, STREAMED_RATIO, DISK_SHARE = 1.3, 1.5, 0.85
 STREAMS = 4
@@ -167,6 +167,7 @@ def several(bench: Bench) -> Iterator[Row]:
     for what, job, words in (
         (f"{STREAMS} sessions in a batch", "decode", ("--decode", count, "--streams", STREAMS)),
         ("prompt lookup", "lookup", ("--decode", 4 * count)),
+        ("a draft model right 8 times in 10", "draft", ("--decode", 4 * count, "--draft", bench.file(DRAFT))),
     ):
         name = f"{what} in 1.5 GB against one token a pass, {files.title(FILE)}, {sides.THREADS} threads"
         bench.say(name)

@@ -3,6 +3,7 @@
     python -m benchmarks.fit.ours pack MODEL
     python -m benchmarks.fit.ours decode MODEL --threads T --decode N [--memory BYTES] [--streams S]
     python -m benchmarks.fit.ours lookup MODEL --threads T --decode N [--memory BYTES]
+    python -m benchmarks.fit.ours draft MODEL --draft SMALL --threads T --decode N [--memory BYTES]
     python -m benchmarks.fit.ours answer MODEL --threads T --prefill N --decode N [--memory BYTES]
     python -m benchmarks.fit.ours perplexity MODEL --threads T --text FILE --context N --chunks N [--kv KIND]
 
@@ -24,6 +25,7 @@ from benchmarks.record import SEED
 if TYPE_CHECKING:
     from genmote import Engine
 
+RIGHT = 0.8  # of a draft model's guesses
 WARM = 2  # passes before the clock runs: the first fills what is pinned
 
 
@@ -107,6 +109,45 @@ def lookup(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def draft(chosen: argparse.Namespace) -> dict[str, Any]:
+    """A greedy text with a draft model that costs what a real one does and is right as often as a good one.
+
+    Models with seeded weights agree on nothing, so its guesses are replaced by the text's own tokens, each with the
+    probability `RIGHT`; that text is made first, with the same engine, all of it as one guess after another.
+    """
+    import numpy as np
+
+    from genmote.runtime import speculate
+
+    prompt = draw(SEED, 16)
+    engine = load(chosen, len(prompt) + 2 * chosen.decode)
+    wanted: list[int] = engine.generate(prompt, max_tokens=chosen.decode, ignore_eos=True, speculate=True).tokens
+    chance = np.random.default_rng(SEED)
+
+    class Good(speculate.DraftModel):
+        def guess(self, room: int) -> list[int]:
+            made = len(self._text) - len(prompt)
+            return [
+                true if chance.random() < RIGHT else other
+                for true, other in zip(wanted[made:], super().guess(room), strict=False)
+            ]
+
+    small = type(engine).load(chosen.draft, threads=chosen.threads, context=engine.context)
+    engine.draft = small
+    engine.guesser = lambda request: Good(small)  # type: ignore[method-assign]
+    result = engine.generate(prompt, session=engine.session(), max_tokens=chosen.decode, ignore_eos=True)
+    if result.tokens != wanted:
+        raise SystemExit("the draft model changed the text")
+    return {
+        "tokens_per_s": result.decode_tokens_per_s,
+        "tokens": result.decode_tokens,
+        "steps": result.steps,
+        "drafted": result.drafted,
+        "accepted": result.accepted,
+        **told(engine),
+    }
+
+
 def answer(chosen: argparse.Namespace) -> dict[str, Any]:
     """A prompt of prose and its continuation, tokenizer and sampling included."""
     engine = load(chosen, chosen.prefill + chosen.decode)
@@ -132,7 +173,7 @@ def perplexity(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"perplexity": found.value, "stderr": found.stderr, "tokens": found.tokens}
 
 
-JOBS = {"pack": pack, "decode": decode, "lookup": lookup, "answer": answer, "perplexity": perplexity}
+JOBS = {"pack": pack, "decode": decode, "lookup": lookup, "draft": draft, "answer": answer, "perplexity": perplexity}
 
 
 def main() -> None:
@@ -145,6 +186,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--text")
     parser.add_argument("--kv")
+    parser.add_argument("--draft")
     chosen = parser.parse_args()
     print(json.dumps(JOBS[chosen.job](chosen)))
 

@@ -169,7 +169,9 @@ def check(model: ModelFile, type_name: str, *, whole: bool) -> None:
     got = np.concatenate([all_logits(torch, ids + text)[len(ids) - 1 : -1] for ids, text in stories])
     largest, usual = check_torch(type_name, got, steps)
     same = np.mean(got.argmax(axis=1) == steps.argmax(axis=1))
-    print(f"{type_name}: torch differs by at most {largest:.2g}, usually {usual:.2g}; {same:.1%} of tokens the same")
+    bounds = ", ".join(f"{bound:g}" for bound in TORCH_BOUNDS[type_name])
+    # A row of the table in docs/numerics.md.
+    print(f"| {type_name} | 0 | {largest:.2g} | {usual:.2g} | {round(same * len(steps))} | {bounds} |")
     assert same >= TORCH_SAME_TOKENS
 
 
