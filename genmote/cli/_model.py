@@ -28,6 +28,9 @@ class ModelFlags:
     isa: str | None = setting("instruction set of the native kernels (default: the best here)", default=None)
     threads: int | None = setting("threads (default: one a physical core)", default=None)
     context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
+    accelerator: str | None = setting("device of PyTorch that computes, such as cuda (--ops torch)", default=None)
+    device_memory: str | None = setting("memory there for weights, such as 2GB; more are streamed", default=None)
+    host_memory: str | None = setting("RAM for weights that do not fit there; the rest stays in the file", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
     draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)
 
@@ -126,6 +129,9 @@ def load(flags: ModelFlags) -> Engine:
             context=flags.context,
             draft=flags.draft,
             progress=bar,
+            accelerator=flags.accelerator,
+            device_memory=flags.device_memory,
+            host_memory=flags.host_memory,
         )
     if flags.governor:
         engine.govern(tell=lambda decision: note(str(decision)))

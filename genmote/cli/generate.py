@@ -51,6 +51,8 @@ def run(settings: Settings, out: Output) -> None:
             session.save(settings.save_prefix)
     if settings.stats and not out.json:
         note(stats(values))
+        if engine.tiers is not None:
+            note(str(engine.tiers))
     out.result(values, "")
 
 
@@ -75,6 +77,7 @@ def prompt_of(settings: Settings) -> str:
 def figures(engine: Engine, result: Result) -> dict[str, Any]:
     """What one generation was and took."""
     governed = {} if engine.governor is None else {"governor": [step.values() for step in engine.governor.decisions]}
+    tiers = {} if engine.tiers is None else {"tiers": engine.tiers.values()}
     return {
         "text": result.text,
         "finish_reason": result.finish_reason,
@@ -91,6 +94,7 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
         "threads": engine.threads,
         "model": engine.model_path,
         **governed,
+        **tiers,
     }
 
 

@@ -117,6 +117,25 @@ class ModelFile:
         info = self._info(name)
         return quant.dequantize(info.type, self.raw(name), info.shape)
 
+    def read_into(self, offset: int, into: NDArray[np.uint8]) -> None:
+        """Fill `into` (bytes,) from the file at `offset` by plain reads: no page of the map becomes this process's
+        memory, and a file that was cut or replaced under us is a ``ModelFileError`` and no crash."""
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                if _stamp(os.fstat(file.fileno())) != self._source.stamp:
+                    raise self._source.fail("has changed since it was opened; open it again")
+                file.seek(offset)
+                view = into.data
+                while len(view):
+                    count = file.readinto(view)
+                    if not count:
+                        raise self._source.fail(
+                            f"ends before byte {offset + into.size}; it was truncated: fetch it again"
+                        )
+                    view = view[count:]
+        except OSError as error:
+            raise self._source.fail(f"cannot be read any more ({error.strerror})") from None
+
     def release(self, offset: int, nbytes: int) -> None:
         """Let go of the map's whole pages in [offset, offset + nbytes): they leave this process's resident memory and
         come back from the file when they are touched again."""

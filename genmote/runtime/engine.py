@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from genmote.models.config import Config
     from genmote.models.decoder import Decoder
     from genmote.models.tokenizer import Tokenizer
+    from genmote.runtime.accelerator import TierReport
     from genmote.runtime.governor import Bounds, Decision, Governor
 
 Adapters = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
@@ -61,14 +62,18 @@ class Engine:
         context: int | None = None,
         draft: str | os.PathLike[str] | None = None,
         progress: Callable[..., None] | None = None,
+        accelerator: str | None = None,
+        device_memory: int | str | None = None,
+        host_memory: int | str | None = None,
     ) -> Engine:
         """A model by name (fetched first if it is not here) or path.
 
         `ops`: op set, None for GENMOTE_OPS or the fastest that runs here; `isa`: instruction set of the native kernels;
         `threads`: None for one a physical core; `context`: most tokens that prompt and text may take, None for what the
         model was trained for; `adapter`: a LoRA file, or several with their scales; `draft`: a smaller model with the
-        same tokens, which guesses them (the same text in fewer passes). Raises ModelNameError, ModelFileError,
-        PullError, OpsError, SpecError.
+        same tokens, which guesses them (the same text in fewer passes); `accelerator`: a device of PyTorch ("cuda"),
+        whose weights take `device_memory` there, `host_memory` in RAM, the rest stays in the file
+        (`runtime/accelerator.py`). Raises ModelNameError, ModelFileError, PullError, OpsError, SpecError, BudgetError.
         """
         return loading.load(
             cls,
@@ -80,6 +85,9 @@ class Engine:
             context=context,
             draft=draft,
             progress=progress,
+            accelerator=accelerator,
+            device_memory=device_memory,
+            host_memory=host_memory,
         )
 
     def __init__(
@@ -109,6 +117,7 @@ class Engine:
         self.draft: Engine | None = None  # a smaller model that guesses
         self._identity = identity
         self.governor: Governor | None = None
+        self.tiers: TierReport | None = None  # where the weights lie, with an accelerator
         self._base: Any = getattr(decoder, "weights", None)  # without adapters
         self.pool = SessionPool(self, keep=1)
         self._vocabulary: GrammarVocabulary | None = None

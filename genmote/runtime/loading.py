@@ -34,6 +34,9 @@ def load(
     context: int | None,
     draft: str | os.PathLike[str] | None,
     progress: Callable[..., None] | None,
+    accelerator: str | None = None,
+    device_memory: int | str | None = None,
+    host_memory: int | str | None = None,
 ) -> Engine:
     """What `Engine.load` does."""
     from genmote.models import packed, store
@@ -42,14 +45,17 @@ def load(
     from genmote.models.gguf import ModelFile
     from genmote.models.tokenizer import load_tokenizer
     from genmote.models.weights import GgufWeights
+    from genmote.runtime.accelerator import accelerated
 
     count = checked_threads(threads)
-    opset = choose_ops(ops, isa, count)  # before a model is fetched for nothing
+    wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
+    opset = choose_ops(ops, isa, count) if wanted is None else wanted.ops()  # before a model is fetched for nothing
     path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
     started = time.perf_counter()
     file = ModelFile.open(path)
     tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
-    weights = GgufWeights(file, opset, packed.loader(file, opset, progress=progress))
+    loader = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
+    weights = GgufWeights(file, opset, loader)
     engine = cls(
         Decoder(weights.config, weights, opset),
         tokenizer,
@@ -59,6 +65,8 @@ def load(
         identity=file.sha256,
         threads=count,
     )
+    if wanted is not None:
+        engine.tiers = wanted.told(loader)
     # Reading a little here and there has mapped much around it; what is needed comes back.
     file.release(0, path.stat().st_size)
     if adapter is not None:

@@ -68,6 +68,9 @@ def serve(
     adapter: Adapters | None = None,
     ops: str | None = None,
     isa: str | None = None,
+    accelerator: str | None = None,
+    device_memory: str | None = None,
+    host_memory: str | None = None,
     governor: bool = False,
     progress: Callable[..., None] | None = None,
     ready: Callable[[Ready], None] = announce,
@@ -92,7 +95,16 @@ def serve(
     with (
         bind(host, port, key) as bound,
         Engine.load(
-            model, context=context, threads=threads, adapter=adapter, ops=ops, isa=isa, progress=progress
+            model,
+            context=context,
+            threads=threads,
+            adapter=adapter,
+            ops=ops,
+            isa=isa,
+            progress=progress,
+            accelerator=accelerator,
+            device_memory=device_memory,
+            host_memory=host_memory,
         ) as engine,
     ):
         if governor:
