@@ -77,6 +77,13 @@ void bind_stream(nb::module_& m) {
             }
             r.memory.erase(ticket);
         }, "ticket"_a, "Nothing is written to the read's memory after this returns.")
+        .def("withdraw", [](PyReader& r, uint64_t ticket) {
+            if (!r.reader.withdraw(ticket)) return false;
+            r.memory.erase(ticket);
+            return true;
+        }, "ticket"_a, "Cancel a read unless some of it is being read, or is done; whether it was cancelled.")
+        .def("hasten", [](PyReader& r, uint64_t ticket, int priority) { r.reader.hasten(ticket, priority); }, "ticket"_a, "priority"_a,
+             "Give what is not begun of a read another priority.")
         .def("check", [](PyReader& r) { r.reader.check(); }, "ModelFileError where the file has changed since it was opened.")
         .def_prop_ro("direct", [](const PyReader& r) { return r.reader.direct(); }, "Whether reads go past the page cache.")
         .def_prop_ro("size", [](const PyReader& r) { return r.reader.size(); })

@@ -22,12 +22,6 @@ void* Buffer::raw(size_t bytes) {
 
 // ---- linear layers ---------------------------------------------------------------------------------------------------
 
-struct Machine::Input {
-    const float* x;
-    int64_t ld;
-    const Group* q;  // null if no consumer is quantised
-};
-
 // Panels that one task takes: enough tasks to share the work evenly, each long enough to be worth claiming.
 int64_t Machine::chunk(int64_t panels, int64_t rows, int64_t cols) const {
     if (pool.threads() == 1) return panels;
@@ -169,6 +163,7 @@ void Machine::block(const Block& b, float* x, int64_t rows, const float* cos, co
     attend(q, ldq, attended, lda, spans, b);
     in = prepare(attended, rows, lda, lda, b.o.w->quantised());
     add_branch(b.o, b.post_attn, in, x, rows, width);
+    if (!b.up.w) return;
 
     norm(b.ffn_norm, x, rows, h);
     in = prepare(h, rows, width, width, b.up.w->quantised() || (b.gate.w && b.gate.w->quantised()));

@@ -34,6 +34,13 @@ struct Norm {
     bool centre = false;
 };
 
+// One expert of a mixture, and which rows of the gathered input are its own: [begin, end).
+struct Expert {
+    const Matrix *gate, *up, *down;
+    int64_t begin, end;
+};
+
+// Without `up` it is the first half alone, the attention.
 struct Block {
     int index, heads, kv_heads, dim;
     float scale, cap;
@@ -72,10 +79,17 @@ class Machine {
     // Rows of keys and values, and their queries where a cache keeps them.
     void store(const float* q, int64_t ldq, const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, const Block& b);
     void attend(const float* q, int64_t ldq, float* out, int64_t ldo, const std::vector<Span>& spans, const Block& b);
+    // down(activation(gate(x)) * up(x)) of (row, expert) pairs, each expert's one after the other: x (rows, D), row (pairs) tells
+    // whose each is, y (pairs, D rounded up to 16).
+    void mixture(const std::vector<Expert>& experts, const int32_t* row, int64_t pairs, Act act, const float* x, int64_t rows, float* y);
     void block(const Block& b, float* x, int64_t rows, const float* cos, const float* sin, int64_t half, const std::vector<Span>& spans);
 
   private:
-    struct Input;
+    struct Input {
+        const float* x;
+        int64_t ld;
+        const Group* q;  // null if no consumer is quantised
+    };
     Input prepare(const float* x, int64_t rows, int64_t ld, int64_t n, bool quantised);
     void rows_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1, int worker);
     void feed_forward(const Block& b, const Input& x, int64_t rows);

@@ -145,7 +145,9 @@ NB_MODULE(_native, m) {
             auto shape = [](const Linear& w, int64_t rows, int64_t cols) { return w.w && w.w->rows == rows && w.w->cols == cols; };
             const int64_t inner = b.up.w ? b.up.w->rows : 0;
             need(shape(b.q, dq, width) && shape(b.k, dk, width) && shape(b.v, dk, width) && shape(b.o, width, dq), "block: attention weights have wrong shapes");
-            need(shape(b.up, inner, width) && (!b.gate.w || shape(b.gate, inner, width)) && shape(b.down, width, inner), "block: feed-forward weights have wrong shapes");
+            const bool attention_alone = !b.up.w && !b.gate.w && !b.down.w;
+            need(attention_alone || (shape(b.up, inner, width) && (!b.gate.w || shape(b.gate, inner, width)) && shape(b.down, width, inner)),
+                 "block: feed-forward weights have wrong shapes");
             need(b.attn_norm.size == width && b.ffn_norm.size == width && (!b.post_attn.gain || b.post_attn.size == width) && (!b.post_ffn.gain || b.post_ffn.size == width),
                  "block: norms have wrong lengths");
             need((!b.q_norm.gain || b.q_norm.size == dim || b.q_norm.size == dq) && (!b.k_norm.gain || b.k_norm.size == dim || b.k_norm.size == dk), "block: head norms");
@@ -232,6 +234,27 @@ NB_MODULE(_native, m) {
         .def("softmax", [](Machine& s, FloatsOut x) {
             need(x.ndim() == 2 && x.shape(1) > 0, "softmax: wrong shape");
             for (size_t i = 0; i < x.shape(0); i++) s.kernels.softmax(x.data() + i * x.shape(1), static_cast<int64_t>(x.shape(1)));
+        })
+        .def("mixture", [](Machine& s, nb::list experts, Exactly<const int64_t, nb::ndim<1>> counts, Ints row, int act, Floats x, FloatsOut y) {
+            need(x.ndim() == 2 && y.ndim() == 2 && experts.size() > 0 && counts.shape(0) == experts.size() && act >= 0 && act <= 2, "mixture: wrong shapes");
+            std::vector<Expert> parts;
+            const int64_t width = static_cast<int64_t>(x.shape(1)), rows = static_cast<int64_t>(x.shape(0)), pairs = static_cast<int64_t>(row.shape(0));
+            int64_t at = 0;
+            for (size_t i = 0; i < experts.size(); i++) {
+                auto t = nb::cast<nb::tuple>(experts[i]);
+                need(t.size() == 3 && counts.data()[i] > 0 && counts.data()[i] <= pairs - at, "mixture: an expert is (gate, up, down), each with some of the rows");
+                Expert e{&nb::cast<const PyMatrix&>(t[0]).m, &nb::cast<const PyMatrix&>(t[1]).m, &nb::cast<const PyMatrix&>(t[2]).m, at, at + counts.data()[i]};
+                const int64_t inner = e.up->rows;
+                need(e.gate->rows == inner && e.gate->cols == width && e.up->cols == width && e.down->rows == width && e.down->cols == inner
+                         && inner == (parts.empty() ? inner : parts.front().up->rows), "mixture: an expert's matrices have wrong shapes");
+                parts.push_back(e);
+                at = e.end;
+            }
+            need(at == pairs && int64_t(y.shape(0)) == pairs && int64_t(y.shape(1)) == (width + 15) / 16 * 16, "mixture: the counts and the output must be of the pairs");
+            for (int64_t p = 0; p < pairs; p++) need(row.data()[p] >= 0 && row.data()[p] < rows, "mixture: a row is out of range");
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.mixture(parts, row.data(), pairs, static_cast<Act>(act), x.data(), rows, y.data());
         })
         .def("round_q8", [](Machine& s, Floats x, Exactly<int8_t> q, FloatsOut d) {  // for tests: what linear makes of its input
             need(x.size() % kGroup == 0 && q.size() == x.size() && d.size() == x.size() / kGroup, "round_q8: wrong shapes");

@@ -120,16 +120,47 @@ uint64_t Reader::submit(int64_t offset, size_t n, uint8_t* to, int priority) {
     if (!started_) start();
     const uint64_t ticket = next_++;
     Ticket& made = tickets_[ticket];
-    auto at = std::upper_bound(queue_.begin(), queue_.end(), priority, [](int p, const Piece& q) { return p < q.priority; });
     std::vector<Piece> pieces;
     for (int64_t begin = first; begin < end; begin += kPiece) {
         const int64_t stop = std::min((end + kBlock - 1) / kBlock * kBlock, begin + kPiece);
         pieces.push_back({ticket, begin, stop, std::min(stop, end), to + (begin - first), priority});
     }
     made.left = static_cast<int>(pieces.size());
-    queue_.insert(at, pieces.begin(), pieces.end());
+    enqueue(pieces, priority);
     work_.notify_all();
     return ticket;
+}
+
+// Behind what has this priority already.
+void Reader::enqueue(const std::vector<Piece>& pieces, int priority) {
+    auto at = std::upper_bound(queue_.begin(), queue_.end(), priority, [](int p, const Piece& q) { return p < q.priority; });
+    queue_.insert(at, pieces.begin(), pieces.end());
+}
+
+std::vector<Reader::Piece> Reader::dequeue(uint64_t ticket) {
+    std::vector<Piece> pieces;
+    for (const Piece& p : queue_)
+        if (p.ticket == ticket) pieces.push_back(p);
+    queue_.erase(std::remove_if(queue_.begin(), queue_.end(), [&](const Piece& p) { return p.ticket == ticket; }), queue_.end());
+    return pieces;
+}
+
+void Reader::hasten(uint64_t ticket, int priority) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<Piece> pieces = dequeue(ticket);
+    for (Piece& p : pieces) p.priority = priority;
+    enqueue(pieces, priority);
+}
+
+bool Reader::withdraw(uint64_t ticket) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto found = tickets_.find(ticket);
+    if (found == tickets_.end()) return false;
+    const auto waiting = std::count_if(queue_.begin(), queue_.end(), [&](const Piece& p) { return p.ticket == ticket; });
+    if (!found->second.left || found->second.left != waiting) return false;
+    dequeue(ticket);
+    tickets_.erase(found);
+    return true;
 }
 
 void Reader::start() {
@@ -180,9 +211,7 @@ void Reader::cancel(uint64_t ticket) {
     std::unique_lock<std::mutex> lock(mutex_);
     auto found = tickets_.find(ticket);
     if (found == tickets_.end()) return;
-    auto gone = std::remove_if(queue_.begin(), queue_.end(), [&](const Piece& p) { return p.ticket == ticket; });
-    found->second.left -= static_cast<int>(queue_.end() - gone);
-    queue_.erase(gone, queue_.end());
+    found->second.left -= static_cast<int>(dequeue(ticket).size());
     done_.wait(lock, [&] { return tickets_.at(ticket).left == 0; });
     tickets_.erase(ticket);
 }

@@ -42,6 +42,8 @@ class Reader {
     void wait(uint64_t ticket, const std::function<void()>& waiting = nullptr);
     bool done(uint64_t ticket);    // true also where it failed
     void cancel(uint64_t ticket);  // nothing is written to its memory after this returns
+    bool withdraw(uint64_t ticket);  // cancel, where nothing of it is being read at this moment; else false, and the read goes on
+    void hasten(uint64_t ticket, int priority);  // put what is not begun in front of reads of a higher priority
     void check();                  // ReadError where the file changed
 
     const std::string path;
@@ -67,6 +69,8 @@ class Reader {
         uint8_t* to;
         int priority;
     };
+    void enqueue(const std::vector<Piece>& pieces, int priority);
+    std::vector<Piece> dequeue(uint64_t ticket);  // its pieces that are not begun
     void work(size_t id);
     void start();
     std::string read(const Piece& piece);  // what went wrong, or ""

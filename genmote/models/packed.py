@@ -72,9 +72,12 @@ class InMemory:
 class Packed(InMemory):
     """A matrix loader over a packed file."""
 
-    def __init__(self, ops: Any, model: ModelFile, path: Path, data: Bytes, places: dict[str, Place]) -> None:
+    def __init__(
+        self, ops: Any, model: ModelFile, path: Path, data: Bytes, places: dict[str, Place], start: int
+    ) -> None:
         super().__init__(ops, model)
         self.path, self.data, self.places = path, data, places
+        self.start = start  # where the data begins in the file
 
     def __call__(self, name: str, info: TensorInfo) -> Any:
         place = self.places.get(name)
@@ -255,7 +258,7 @@ def _open(path: Path, model: ModelFile, ops: Any) -> Packed | None:
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)[start:]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Packed(ops, model, path, data, places) if len(data) == header["size"] else None
+    return Packed(ops, model, path, data, places, start) if len(data) == header["size"] else None
 
 
 def _sweep(folder: Path, model: ModelFile) -> None:

@@ -61,13 +61,16 @@ class Tensors:
             return self.matrix_loader(name, info)
         return self.ops.matrix(info.type, (out, cols), self.model.raw(name))
 
-    def matrices(self, name: str, count: int, out: int, cols: int) -> tuple[Any, ...]:
-        """The `count` matrices of a 3-D tensor (one for each expert)."""
+    def expert(self, prefix: str, part: str, index: int, count: int, out: int, cols: int) -> Any:
+        """One expert's matrix: of the 3-D tensor `PREFIX.PART_exps.weight`, or, where experts have types of their own,
+        the tensor `PREFIX.PART.INDEX.weight`."""
+        name = f"{prefix}.{part}_exps.weight"
+        if not self.has(name) and self.has(f"{prefix}.{part}.{index}.weight"):
+            return self.matrix(f"{prefix}.{part}.{index}.weight", out, cols)
         info = self._info(name, (count, out, cols))
         if self.matrix_loader is not None:
-            return tuple(self.matrix_loader(f"{name}[{index}]", info) for index in range(count))
-        raw = self.model.raw(name).reshape(count, -1)
-        return tuple(self.ops.matrix(info.type, (out, cols), part) for part in raw)
+            return self.matrix_loader(f"{name}[{index}]", info)
+        return self.ops.matrix(info.type, (out, cols), self.model.raw(name).reshape(count, -1)[index])
 
     def vector(self, name: str, length: int) -> Any:
         self._info(name, (length,))
@@ -85,14 +88,18 @@ class Tensors:
 
     def experts(self, prefix: str, config: Config, index: int) -> Experts:
         count, width, inner = config.n_experts, config.width, config.ffn_widths[index]
-        return Experts(
-            router=self.linear(f"{prefix}.ffn_gate_inp", count, width),
-            gate=self.matrices(f"{prefix}.ffn_gate_exps.weight", count, inner, width),
-            up=self.matrices(f"{prefix}.ffn_up_exps.weight", count, inner, width),
-            down=self.matrices(f"{prefix}.ffn_down_exps.weight", count, width, inner),
-            used=config.n_experts_used,
-            normalise=config.normalise_experts,
-        )
+        router = self.linear(f"{prefix}.ffn_gate_inp", count, width)
+        # One expert after the other, so that its three matrices are neighbours in a packed file.
+        each = [
+            (
+                self.expert(prefix, "ffn_gate", number, count, inner, width),
+                self.expert(prefix, "ffn_up", number, count, inner, width),
+                self.expert(prefix, "ffn_down", number, count, width, inner),
+            )
+            for number in range(count)
+        ]
+        gate, up, down = zip(*each, strict=True)
+        return Experts(router, gate, up, down, config.n_experts_used, config.normalise_experts)
 
     def check_all_used(self) -> None:
         """A tensor that the family leaves out would silently make it another model."""

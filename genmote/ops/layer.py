@@ -6,8 +6,9 @@ fused block may keep what it compiled from it in `Layer.fused`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Array = Any  # the op set's own array: np.ndarray for numpy and native, torch.Tensor for torch
 Activation = Literal["silu", "gelu", "relu"]  # gelu is the tanh form, as Gemma and GPT-2 define it
@@ -41,6 +42,19 @@ class Norm:
     centre: bool = False  # subtract the mean first: layer norm
 
 
+class ExpertSource(Protocol):
+    """Where one layer's experts come from when not all of them are in memory (`runtime/experts.py`)."""
+
+    def expect(self, x: Array) -> None:
+        """The layer's input (N, D), told before its attention runs: the time to begin to read what it will choose."""
+        ...
+
+    def take(self, x: Array, chosen: Array) -> Iterator[list[tuple[int, tuple[Any, Any, Any]]]]:
+        """The chosen experts (N, used) of the rows x (N, D), as they arrive: lists of (expert, (gate, up, down)), each
+        expert once. A list's matrices are good until the next list is asked for."""
+        ...
+
+
 @dataclass(frozen=True)
 class Experts:
     """A mixture-of-experts feed-forward: each row goes through `used` of the experts that the router scores best."""
@@ -51,6 +65,9 @@ class Experts:
     down: tuple[Any, ...]  # E matrices (D, F)
     used: int
     normalise: bool  # the weights of the chosen experts are scaled to sum to one
+    source: ExpertSource | None = None  # instead of gate, up and down
+    # What the choice is made by, given the router's softmax (N, E): to look at it, or to replay another model's.
+    routing: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True)

@@ -235,36 +235,72 @@ class NativeOps:
         return y
 
     def experts(self, x: Float32, experts: Experts, activation: Activation) -> Float32:
+        chosen, weights = self._route(x, experts)
+        flat = chosen.reshape(-1)
+        parts = np.empty((flat.size, (x.shape[1] + 15) // 16 * 16), np.float32)  # (N * used, D)
+        if experts.source is None:
+            here = [(e, (experts.gate[e], experts.up[e], experts.down[e])) for e in np.unique(flat).tolist()]
+            self._mixture(x, flat, here, experts.used, activation, parts)
+        else:
+            for here in experts.source.take(x, chosen):
+                self._mixture(x, flat, here, experts.used, activation, parts)
+        placed = parts.reshape(*chosen.shape, -1)[:, :, : x.shape[1]]
+        out = np.zeros_like(x)
+        for place in range(experts.used):  # in order of falling score
+            out += weights[:, place, None] * placed[:, place]
+        return out
+
+    def _route(self, x: Float32, experts: Experts) -> tuple[NDArray[np.int64], Float32]:
+        """The experts chosen for each row, best first, and their weights, (N, used) each."""
         shares = self.linear(x, experts.router)  # (N, E)
         self.machine.softmax(shares)
-        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]  # (N, used), best first
+        if experts.routing is not None:
+            shares = experts.routing(shares)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]
         weights = np.take_along_axis(shares, chosen, axis=-1)
         if experts.normalise:
             total = weights[:, 0].copy()
             for place in range(1, experts.used):  # one order for any number of rows
                 total += weights[:, place]
             weights = weights / total[:, None]
-        parts = np.empty((*chosen.shape, x.shape[1]), np.float32)  # (N, used, D)
-        for expert in np.unique(chosen):
-            rows, places = np.nonzero(chosen == expert)
-            h = x[rows]
-            inner = self.glu(self._product(h, experts.gate[expert]), self._product(h, experts.up[expert]), activation)
-            parts[rows, places] = self._product(inner, experts.down[expert])
-        out = np.zeros_like(x)
-        for place in range(experts.used):
-            out += weights[:, place, None] * parts[:, place]
-        return out
+        return chosen, weights
+
+    def _mixture(
+        self,
+        x: Float32,
+        chosen: NDArray[np.int64],
+        here: list[tuple[int, tuple[Any, Any, Any]]],
+        used: int,
+        activation: Activation,
+        parts: Float32,
+    ) -> None:
+        """What the experts that are here make of their rows, into their places of `parts`; chosen (N * used,)."""
+        places = [np.flatnonzero(chosen == expert) for expert, _ in here]
+        counts = np.array([len(some) for some in places])
+        order = np.concatenate(places)
+        out = np.empty((len(order), parts.shape[1]), np.float32)
+        rows = (order // used).astype(np.int32)
+        matrices = [each for _, each in here]
+        self.machine.mixture(matrices, counts, rows, ACTIVATIONS[activation], np.ascontiguousarray(x), out)
+        parts[order] = out
 
     # -- the fused form -------------------------------------------------------------------------------------------
 
     def block(self, x: Float32, layer: Layer, rotary: Rotary | None, spans: Sequence[Span]) -> Float32 | None:
-        """All of `decoder.block` in one call, in place of `x`; None where the layer has experts or adapters."""
+        """All of `decoder.block` in place of `x`: in one call, or one for the attention and then the experts;
+        None for a layer with adapters."""
         if layer.fused is None:
             layer.fused = _compile(layer)
         if layer.fused is False:
             return None
+        experts = layer.experts
+        if experts is not None and experts.source is not None:
+            experts.source.expect(x)
         cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
         self.machine.block(layer.fused, x, cos, sin, self._native_spans(spans))
+        if experts is not None:
+            h = self.experts(self.norm(x, layer.ffn_norm), experts, layer.spec.activation)
+            x += h if layer.post_ffn_norm is None else self.norm(h, layer.post_ffn_norm)
         return x
 
     # -- helpers --------------------------------------------------------------------------------------------------
@@ -285,7 +321,7 @@ class NativeOps:
 def _compile(layer: Layer) -> Any:
     """The layer as the fused block takes it, or False where only the single steps can run it."""
     linears = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-    if layer.experts is not None or layer.up is None or any(w is not None and w.adapters for w in linears):
+    if (layer.experts is None and layer.up is None) or any(w is not None and w.adapters for w in linears):
         return False
     spec = layer.spec
     norms = (layer.attn_norm, layer.ffn_norm, layer.q_norm, layer.k_norm, layer.post_attn_norm, layer.post_ffn_norm)

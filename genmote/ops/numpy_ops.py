@@ -208,6 +208,8 @@ class NumpyOps:
         """Scores (N, E) → the chosen experts, best first, and their weights, (N, used) each."""
         powers = exp(scores - scores.max(axis=-1, keepdims=True))
         shares = powers * (np.float32(1) / row_sum(powers))[:, None]
+        if experts.routing is not None:
+            shares = experts.routing(shares)
         chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]
         weights = np.take_along_axis(shares, chosen, axis=-1)
         if experts.normalise:

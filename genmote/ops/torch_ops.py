@@ -258,6 +258,8 @@ class TorchOps:
 
     def experts(self, x: Tensor, experts: Experts, activation: Activation) -> Tensor:
         shares = torch.softmax(self.linear(x, experts.router).float(), dim=-1)  # (N, E)
+        if experts.routing is not None:
+            shares = experts.routing(shares)
         chosen = torch.argsort(shares, dim=-1, descending=True, stable=True)[:, : experts.used]  # (N, used)
         weights = shares.gather(1, chosen)
         if experts.normalise:

@@ -365,3 +365,24 @@ def test_experts(ops: Any, normalise: bool, type_name: str) -> None:
     mine = experts(ops)
     same_bits(ops.experts(x, mine, "silu"), wanted)
     same_bits(np.concatenate([ops.experts(x[i : i + 1], mine, "silu") for i in range(23)]), wanted)
+
+
+def test_another_routing(ops: Any) -> None:
+    """The choice by a replayed router: the same in every op set, and told the router's own shares."""
+    x, router = normal(5, 64), normal(8, 64)
+    weights = [[normal(*shape) * 0.3 for _ in range(8)] for shape in ((96, 64), (96, 64), (64, 96))]
+    told: list[Any] = []
+
+    def backwards(shares: Any) -> Any:
+        told.append(shares.copy())
+        return np.ascontiguousarray(shares[:, ::-1])
+
+    def run(o: Any, order: int, **settings: Any) -> Any:
+        gate, up, down = (tuple(stored(o, w, "Q8_0") for w in group[::order]) for group in weights)
+        return o.experts(x, Experts(Linear(stored(o, router)), gate, up, down, 3, True, **settings), "silu")
+
+    wanted = run(ops, 1)
+    same_bits(run(ops, -1, routing=backwards), wanted)
+    same_bits(run(NumpyOps(), -1, routing=backwards), wanted)
+    same_bits(told[0], told[1])
+    np.testing.assert_allclose(told[0].sum(1), 1, rtol=1e-5)

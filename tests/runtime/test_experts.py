@@ -1,0 +1,292 @@
+"""Experts on demand: the resident model's bits whatever the cache holds, counts that add up, faults that are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genmote.errors import ModelFileError, SpecError
+from genmote.models import packed
+from genmote.models.decoder import Decoder
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+from genmote.models.weights import GgufWeights
+from genmote.ops.protocol import Span
+from genmote.runtime.experts import ExpertCache, Stored, is_expert, open_experts, read_places
+
+native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
+
+TOKENS = np.random.default_rng(5).integers(0, 280, 48)
+
+
+@pytest.fixture(scope="module", params=["tiny-olmoe", "tiny-qwen3moe", "tiny-mixtral"])
+def model(request: Any, tmp_path_factory: Any) -> Any:
+    folder = tmp_path_factory.mktemp("experts")
+    make_model(request.param, "q4_0", folder / "model.gguf", seed=3)
+    ops = native_ops.create(threads=2)
+    file = ModelFile.open(folder / "model.gguf")
+    return file, ops, packed.pack(file, ops, folder / "model.packed")
+
+
+def run(decoder: Decoder, pieces: Callable[[int], int] = lambda at: 1 if at > 20 else 7) -> np.ndarray:
+    """Logits of TOKENS, fed in pieces."""
+    cache, at, out = decoder.cache(64), 0, []
+    while at < len(TOKENS):
+        count = min(pieces(at), len(TOKENS) - at)
+        logits = decoder.forward(TOKENS[at : at + count], [Span(cache, 0, count)], logits="all")
+        assert logits is not None
+        out.append(logits.copy())
+        at += count
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"predict": False}, {"keep": False}, {"keep": False, "predict": False}])
+def test_the_bits_are_the_resident_models(model: Any, settings: dict[str, bool], fused: bool) -> None:
+    file, ops, found = model
+    weights = GgufWeights(file, ops, found)
+    wanted = run(Decoder(weights.config, weights, ops))
+    total = weights.config.n_layers * weights.config.n_experts
+    for slots in (1, 2, 3, total // 2, total, total + 5):
+        decoder, cache = open_experts(found, slots, **settings)
+        decoder._block = decoder._block if fused else None
+        np.testing.assert_array_equal(run(decoder), wanted, strict=True)
+        counts = cache.counts
+        assert counts.needed == counts.cached + counts.prefetched + counts.late + counts.missed > 0
+        if settings == {} and slots >= total:
+            assert counts.missed + counts.late + counts.prefetched <= total  # each is read once
+            run(decoder)
+            assert cache.counts.since(counts.copy()).missed == 0
+        if not settings.get("keep", True) and not settings.get("predict", True):
+            assert counts.cached == counts.prefetched == counts.late == 0 and counts.prefetch_bytes == 0
+
+
+class Disk:
+    """A reader that hands out pretended bytes: each read's offset, as text. Reads end when `step` is called, or waited
+    for; those of `bad` offsets fail."""
+
+    def __init__(self) -> None:
+        self.reads: dict[int, tuple[int, Any, int, int]] = {}
+        self.finished: set[int] = set()
+        self.bad: set[int] = set()
+        self.log: list[tuple[int, int]] = []  # offset, priority
+        self.made = 0
+
+    def submit(self, offset: int, nbytes: int, to: Any, at: int, priority: int) -> int:
+        self.made += 1
+        self.reads[self.made] = offset, to, at, priority
+        self.log.append((offset, priority))
+        return self.made
+
+    def step(self) -> None:
+        self.finished |= set(self.reads)
+
+    def wait(self, ticket: int) -> None:
+        offset, to, at, _ = self.reads.pop(ticket)
+        self.finished.discard(ticket)
+        if offset in self.bad:
+            raise ModelFileError(f"cannot be read at byte {offset}")
+        to[at : at + 8] = np.frombuffer(offset.to_bytes(8, "little"), np.uint8)
+
+    def done(self, ticket: int) -> bool:
+        return ticket in self.finished
+
+    def cancel(self, ticket: int) -> None:
+        self.reads.pop(ticket)
+        self.finished.discard(ticket)
+
+    def withdraw(self, ticket: int) -> bool:
+        return not self.done(ticket) and self.reads.pop(ticket, None) is not None
+
+    def hasten(self, ticket: int, priority: int) -> None:
+        assert ticket in self.reads
+
+    def check(self) -> None:
+        pass
+
+
+LAYERS, EXPERTS, SIZE = 3, 8, 4096
+
+
+def pretended(slots: int, **settings: Any) -> tuple[ExpertCache, Disk]:
+    """A cache over a pretended disk, whose matrices are their own offsets in the file."""
+    stored = [
+        [
+            Stored((((layer * EXPERTS + e) * SIZE, SIZE),), tuple(("F32", (1, 1), 0, 0) for _ in range(3)))
+            for e in range(EXPERTS)
+        ]
+        for layer in range(LAYERS)
+    ]
+    disk = Disk()
+    read = lambda type, shape, data: int.from_bytes(bytes(data[:8]), "little")  # noqa: E731
+    return ExpertCache(stored, disk, read, slots, used=2, **settings), disk
+
+
+def taken(cache: ExpertCache, layer: int, chosen: list[int]) -> list[int]:
+    """Take experts, and check that each comes once and is the right one."""
+    got = [each for some in cache.take(layer, np.array([chosen])) for each in some]
+    for expert, matrices in got:
+        assert matrices == ((layer * EXPERTS + expert) * SIZE,) * 3
+    assert sorted(expert for expert, _ in got) == sorted(set(chosen))
+    return [expert for expert, _ in got]
+
+
+def choices(seed: int, count: int) -> Iterator[tuple[int, list[int]]]:
+    """A token's pass after another: (layer, two experts), some much more often than others."""
+    rng = np.random.default_rng(seed)
+    share = rng.dirichlet(np.full(EXPERTS, 0.5), LAYERS)
+    for _ in range(count):
+        for layer in range(LAYERS):
+            yield layer, rng.choice(EXPERTS, 2, replace=False, p=share[layer]).tolist()
+
+
+@pytest.mark.parametrize("slots", [2, 3, 7, 12, 24])
+def test_replacement_is_that_of_a_plain_simulation(slots: int) -> None:
+    """Without reading ahead: what is dropped is what was chosen by the smallest decayed share of the tokens."""
+    cache, disk = pretended(slots, predict=False)
+    held: set[tuple[int, int]] = set()
+    frequency = {(layer, e): 0.0 for layer in range(LAYERS) for e in range(EXPERTS)}
+    hits = misses = 0
+    for layer, chosen in choices(3, 300):
+        for expert in range(EXPERTS):
+            frequency[layer, expert] = 0.98 * frequency[layer, expert] + 0.02 * (expert in chosen)
+        needed = {(layer, e) for e in chosen}
+        hits += len(needed & held)
+        misses += len(needed - held)
+        taken(cache, layer, chosen)
+        now = {(int(a), int(b)) for a, b in np.argwhere(cache.where >= 0)}
+        assert needed <= now and len(now) == min(slots, len(held | needed))
+        stayed = [frequency[key] for key in (held & now) - needed]
+        assert max((frequency[key] for key in held - now), default=0) <= min(stayed, default=1) + 1e-6
+        held = now
+    assert (cache.counts.cached, cache.counts.missed) == (hits, misses)
+    assert cache.counts.demand_bytes == misses * SIZE == len(disk.log) * SIZE
+    assert cache.counts.passes == 300
+
+
+def test_a_frequent_expert_outlives_a_recent_one() -> None:
+    cache, _ = pretended(3, predict=False)
+    for _ in range(20):
+        taken(cache, 0, [0, 1])
+    for expert in (2, 3, 4, 5):
+        taken(cache, 0, [expert, 0])
+    assert cache.where[0, 0] >= 0 and cache.where[0, 1] >= 0
+
+
+def test_what_is_read_ahead_is_counted_by_when_it_came() -> None:
+    cache, disk = pretended(6)
+    guess = np.zeros((1, EXPERTS), np.float32)
+    guess[0, [4, 6]] = 0.5
+    cache.ahead(0, guess)
+    assert {offset // SIZE for offset, priority in disk.log if priority > 0} >= {4, 6}
+    assert taken(cache, 0, [4, 6]) in ([4, 6], [6, 4])  # under way: waited for
+    assert (cache.counts.late, cache.counts.missed) == (2, 0)
+    guess[:] = 0
+    guess[0, [1, 2]] = 0.5
+    cache.ahead(1, guess)
+    disk.step()
+    taken(cache, 1, [1, 3])
+    assert (cache.counts.prefetched, cache.counts.missed) == (1, 1)
+    taken(cache, 1, [1, 3])
+    assert cache.counts.cached == 2
+    assert cache.counts.needed == 6 and cache.counts.hit_rate == 0.5
+
+
+def test_a_wrong_guess_is_not_read_any_more() -> None:
+    cache, disk = pretended(6)
+    guess = np.zeros((1, EXPERTS), np.float32)
+    guess[0, [1, 2]] = 0.5
+    cache.ahead(1, guess)
+    taken(cache, 1, [6, 7])
+    assert not disk.reads and cache.counts.prefetch_bytes == 0 and cache.counts.missed == 2
+
+
+def test_demand_goes_before_what_is_read_ahead() -> None:
+    cache, disk = pretended(6)
+    cache.ahead(0, np.eye(EXPERTS, dtype=np.float32)[[3]])
+    taken(cache, 0, [5, 6])
+    ahead = [priority for offset, priority in disk.log if offset // SIZE not in (5, 6)]
+    demand = [priority for offset, priority in disk.log if offset // SIZE in (5, 6)]
+    assert max(demand) < min(ahead)
+
+
+def test_random_guesses_change_nothing_but_the_counts() -> None:
+    """Whatever is guessed, and whenever reads end, each expert comes once, and is the right one."""
+    rng = np.random.default_rng(11)
+    for slots in (1, 2, 3, 5, 9, 24):
+        cache, disk = pretended(slots)
+        needed = 0
+        for layer, chosen in choices(slots, 150):
+            rows = rng.integers(1, 4)
+            if rng.random() < 0.8:
+                cache.ahead(layer, rng.dirichlet(np.full(EXPERTS, 0.2), rows).astype(np.float32))
+            if rng.random() < 0.5:
+                disk.step()
+            taken(cache, layer, chosen)
+            needed += 2
+            held = cache.where[cache.where >= 0]
+            assert len(set(held.tolist())) == len(held) == slots - len(cache.free)
+            assert set(cache.tickets) <= set(held.tolist())
+        assert cache.counts.needed == needed
+        assert len(disk.reads) == sum(map(len, cache.tickets.values()))
+
+
+def test_a_failed_read_is_told_and_leaves_a_sound_cache() -> None:
+    cache, disk = pretended(4)
+    disk.bad.add(5 * SIZE)
+    with pytest.raises(ModelFileError, match="cannot be read at byte 20480"):
+        taken(cache, 0, [2, 5])
+    assert cache.where[0, 5] < 0
+    disk.bad.clear()
+    for layer, chosen in choices(1, 20):
+        taken(cache, layer, chosen)
+    assert not cache.busy.any()
+    # One that was read ahead tells it when it is taken in.
+    disk.bad.add((EXPERTS + 7) * SIZE)
+    while cache.where[1, 7] >= 0:
+        taken(cache, 2, np.random.default_rng(len(disk.log)).choice(EXPERTS, 2, replace=False).tolist())
+    guess = np.zeros((1, EXPERTS), np.float32)
+    guess[0, 7] = 1
+    cache.ahead(1, guess)
+    disk.step()
+    with pytest.raises(ModelFileError):
+        taken(cache, 1, [7, 0])
+    disk.bad.clear()
+    taken(cache, 1, [7, 0])
+
+
+def test_a_file_that_changes_is_told(model: Any, tmp_path: Path) -> None:
+    file, ops, found = model
+    copy = tmp_path / "copy.packed"
+    copy.write_bytes(found.path.read_bytes())
+    other = packed.Packed(ops, file, copy, found.data, found.places, found.start)
+    decoder, _ = open_experts(other, 2)
+    run(decoder)
+    with open(copy, "r+b") as out:
+        out.seek(-10, 2)
+        out.write(b"different!")
+    cache = decoder.cache(8)
+    with pytest.raises(ModelFileError, match="changed while its weights were being read"):
+        decoder.forward(TOKENS[:3], [Span(cache, 0, 3)])
+    assert cache.length == 0
+
+
+def test_an_expert_is_one_read(model: Any) -> None:
+    file, _, found = model
+    places = read_places(found, GgufWeights(file, native_ops.create(threads=1), lambda name, info: None).config)
+    assert all(len(stored.runs) == 1 for layer in places for stored in layer)
+    assert sum(is_expert(name) for name in found.places) == 3 * len(places) * len(places[0])
+
+
+def test_a_model_without_experts_is_told(tmp_path: Path) -> None:
+    make_model("tiny-llama", "q8_0", tmp_path / "model.gguf")
+    ops = native_ops.create(threads=1)
+    found = packed.pack(ModelFile.open(tmp_path / "model.gguf"), ops, tmp_path / "model.packed")
+    with pytest.raises(SpecError, match=r"model.gguf has no experts to load on demand"):
+        open_experts(found, 4)
+    with pytest.raises(SpecError, match="0 slots for experts: wanted 1 or more"):
+        pretended(0)
