@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genmote.device.hierarchy import mounts
 
-DEFAULT_HOT_C = 85.0  # where neither a trip point nor a sensor's own maximum tells; boards throttle at 80 to 85 °C
+DEFAULT_HOT_C = 80.0  # where no trip point or maximum tells: a Raspberry Pi slows itself down from here to 85 °C
 BELOW_CRITICAL_C = 10.0  # a critical trip point turns the machine off: the limit lies so much below it
 SHORT = 0.15  # the machine's own memory pressure is ours to relieve only where less than this share is available
 _SLOW_S = 2.0  # between two looks at thermal zones and batteries: they change slowly, and some are slow to read

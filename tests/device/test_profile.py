@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def test_every_profile_loads_and_gives_its_sources(name: str, tmp_path: Path) ->
     assert len(sources) >= 5 and all(len(source) > 20 for source in sources)
     (tmp_path / "copy.toml").write_text(to_toml(device), encoding="utf-8")
     assert profile.load(str(tmp_path / "copy.toml")) == device
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_every_source_can_be_looked_up_or_says_that_it_is_an_estimate(name: str) -> None:
+    device = profile.load(name)
+    for part in (getattr(device, f.name) for f in fields(device)):
+        if (source := getattr(part, "source", None)) is not None:
+            assert re.search(r"estimate|[a-z-]\.(com|org|net|io|pm)\b", source), source
 
 
 def test_the_named_boards_are_here() -> None:

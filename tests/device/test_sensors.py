@@ -224,9 +224,9 @@ CHIP = "sys/class/hwmon/hwmon0/"
         ),
         (
             {"type": "cpu", "temp": "50000", "trip_point_0_type": "critical", "trip_point_0_temp": "110000"},
-            Heat("cpu", 50.0, 85.0, "below the critical trip point"),
+            Heat("cpu", 50.0, 80.0, "below the critical trip point"),
         ),
-        ({"type": "soc", "temp": "50000"}, Heat("soc", 50.0, 85.0, "default")),
+        ({"type": "soc", "temp": "50000"}, Heat("soc", 50.0, 80.0, "default")),
         ({"type": "pmic", "temp": "50000"}, None),  # not a processor's, and no limit is known
         ({"type": "soc", "temp": "-273000"}, None),
         ({"type": "soc", "temp": "0"}, None),
@@ -242,7 +242,7 @@ def test_temperature_of_zones(tree: Write, files: dict[str, str], heat: Heat | N
     [
         ({"temp1_max": "80000", "temp1_crit": "100000"}, Heat("coretemp", 71.0, 80.0, "the sensor's maximum")),
         ({"temp1_crit": "100000"}, Heat("coretemp", 71.0, 90.0, "below the sensor's critical value")),
-        ({}, Heat("coretemp", 71.0, 85.0, "default")),
+        ({}, Heat("coretemp", 71.0, 80.0, "default")),
         ({"name": "nvme", "temp1_max": "70000"}, None),  # a drive
     ],
 )
