@@ -1,16 +1,18 @@
 """A short tour: real recordings are measured, a small model explains them, and its speed and memory are shown.
 
     genmote demo
-    genmote demo --no-peer --folder tour
+    genmote demo --device pi-4b-2gb
+    genmote demo --no-jail --no-peer --folder tour
 
-The recordings are fetched once, like models. The pictures and a record of all figures go to --folder. Where the
-package xllamacpp is installed, llama.cpp does the same work in a process of its own. The memory budget of the native
-kernels is file + KV cache + 60 MB; a run that takes more ends with exit status 1.
+The recordings are fetched once, like models. The model answers in a jail with the memory, the cores and the disk rate
+of --device, as far as this machine lets control groups be made; what was planned for it is shown beside what it took.
+The pictures and a record of all figures go to --folder. Where the package xllamacpp is installed, llama.cpp does the
+same work in a process of its own, outside the jail. The memory budget of the native kernels is file + KV cache + 60 MB;
+a run that takes more ends with exit status 1.
 """
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,13 @@ from genmote.errors import GenmoteError, UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
+    from genmote.device.jail import Report
+    from genmote.device.profile import Profile
+    from genmote.recipes.answers import Answers, Request
     from genmote.recipes.peer import Peer
     from genmote.recipes.tour import Budget, Finding
-    from genmote.runtime.engine import Engine
-    from genmote.runtime.generation import Result
+    from genmote.runtime.plan import Plan
 
-LINE, INDENT = 100, 13  # columns
-RELAYING = "re-lay weights"  # what a first load tells of its progress
 BUSY_CORES = 0.3  # more than this, and timings are disturbed
 
 
@@ -33,6 +35,8 @@ BUSY_CORES = 0.3  # more than this, and timings are disturbed
 class Settings:
     model: str = setting("a chat model's name (fetched if it is not here) or path", default="smollm2-135m")
     folder: Path = setting("where the pictures and the record go", default=Path("runs/demo"))
+    device: str = setting("the board in whose jail the model answers", default="pi-zero-2w")
+    jail: bool = setting("run the model in the board's jail, where one can be made", default=True)
     ops: str | None = setting("op set: native, numpy or torch (default: the fastest here)", default=None)
     isa: str | None = setting("instruction set of the native kernels (default: the best here)", default=None)
     threads: int | None = setting("threads, the peer's too (default: one a physical core)", default=None)
@@ -41,9 +45,12 @@ class Settings:
 
 
 def run(settings: Settings, out: Output) -> None:
-    from genmote import Engine
+    from genmote.cli._model import find
+    from genmote.device import profile
     from genmote.recipes import tour
+    from genmote.recipes.answers import Request
 
+    device = profile.runnable(settings.device) if settings.jail else None
     out.say("1. Two real recordings, measured with NumPy")
     findings = []
     for measure in tour.FINDINGS:
@@ -53,33 +60,26 @@ def run(settings: Settings, out: Output) -> None:
         findings.append(finding)
         out.say(f"\n   {finding.title}\n   {finding.carrier}")
         out.say(indented(columns([*map(list, finding.summary), ["picture", str(picture)]]), 5))
+    asked = Request(
+        model=settings.model if device is None else str(find(settings.model)),
+        questions=tuple(finding.question for finding in findings),
+        ops=settings.ops,
+        isa=settings.isa,
+        threads=settings.threads,
+        max_tokens=settings.max_tokens,
+        loud=not out.json,
+    )
     company = tour.Company()
-    seen: set[str] = set()
-    with Bar() as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            seen.add(what)
-            bar(what, done, total)
-
-        engine = Engine.load(
-            settings.model,
-            ops=settings.ops,
-            isa=settings.isa,
-            threads=settings.threads,
-            context=tour.CONTEXT,
-            progress=progress,
-        )
-    with engine:
-        prompts = [tour.prompt(engine, finding) for finding in findings]
-        allowed = tour.budget(engine)
-        out.say(f"\n2. {settings.model} explains them{within(engine.ops_name, allowed)}")
-        results = [answer(engine, finding, settings.max_tokens, out) for finding in findings]
-        ours = tour.figures(engine, results) | {"relaid": RELAYING in seen}
-    other, why_not = compare(settings, engine, prompts, results)
-    values = told(findings, results, ours, allowed, other, why_not)
+    out.say(f"\n2. {settings.model} explains them")
+    made = None if device is None else planned(asked, device)
+    found, report, why_open = answered(asked, device, made, out)
+    ours, allowed = found.figures, found.allowed
+    other, why_not = compare(settings, found)
+    values = told(findings, found, other, why_not) | jailed(settings, made, report, why_open)
     values["others_cores"] = others = company.cores()
-    values["record"] = record(settings.folder, values, engine)
-    out.result(values, "\n" + speed(ours, other, why_not, others) + "\n" + memory(ours, allowed))
+    values["record"] = record(settings.folder, values, found)
+    text = "\n" + speed(ours, other, why_not, others) + "\n" + memory(ours, allowed)
+    out.result(values, text + board(device, made, ours, report, why_open))
     if values["memory"]["held"] is False:
         raise GenmoteError(
             f"peak memory {size(ours['peak_rss_bytes'])} is above the budget of {size(allowed.total_bytes)}: "
@@ -87,57 +87,101 @@ def run(settings: Settings, out: Output) -> None:
         )
 
 
-def answer(engine: Engine, finding: Finding, max_tokens: int, out: Output) -> Result:
-    """Ask about one recording, showing the answer as it comes."""
-    from genmote.recipes import tour
+def planned(asked: Request, device: Profile) -> Plan:
+    """What the board's memory will hold. Raises BudgetError where the model does not fit."""
+    from genmote.models.gguf import ModelFile
+    from genmote.recipes.tour import CONTEXT
+    from genmote.runtime.footprint import INTERPRETER_BYTES
+    from genmote.runtime.plan import plan
+    from genmote.runtime.roofline import Machine
+    from genmote.runtime.threads import checked_threads
 
-    lines = textwrap.wrap(finding.asked, LINE - INDENT)
-    out.say("\n   Question  " + f"\n{'':{INDENT}}".join(lines) + "\n   Answer    ", end="")
-    stream = tour.ask(engine, finding, max_tokens)
-    column = INDENT
-    for piece in stream:
-        text = piece.text.replace("\n", " ")
-        if text.startswith(" ") and column + len(text) > LINE:
-            out.say(f"\n{'':{INDENT}}", end="")
-            text, column = text[1:], INDENT
-        column += len(text)
-        out.say(text, end="")
-    odd = tour.invented(finding, stream.result.text)
-    wrong = f"{', '.join(odd)} was neither measured nor given: a model this small errs"
-    out.say(f"\n   Check     {wrong if odd else 'every number in it was measured or given'}")
-    return stream.result
+    return plan(
+        ModelFile.open(asked.model),
+        memory=device.usable_bytes,
+        context=CONTEXT,
+        threads=checked_threads(asked.threads),
+        machine=Machine.of(device),
+        interpreter=INTERPRETER_BYTES,
+    )
 
 
-def compare(
-    settings: Settings, engine: Engine, prompts: list[list[int]], results: list[Result]
-) -> tuple[Peer | None, str]:
+def answered(
+    asked: Request, device: Profile | None, made: Plan | None, out: Output
+) -> tuple[Answers, Report | None, str]:
+    """What the model says: in the board's jail, or here with the reason why."""
+    from genmote.recipes import answers
+
+    if device is None or made is None:
+        return answers.run(asked, out.say, Bar), None, "--no-jail"
+    limits = (
+        f"{size(device.usable_bytes)} of memory, {device.compute.cores} cores, disk {device.storage.read_mb_s:g} MB/s"
+    )
+    lines: list[str] = []
+    try:
+        out.say(f"   in the jail of a {device.title}: {limits};\n   {size(made.predicted_bytes)} are planned")
+        found, report = answers.in_jail(asked, device, Path(asked.model), lines.append)
+    except UserError as fault:  # no right to make control groups, mostly
+        out.say(f"   No jail can be made here ({fault}).\n   It goes on outside.")
+        return answers.run(asked, out.say, Bar), None, str(fault)
+    return found, report, "; ".join(lines)
+
+
+def compare(settings: Settings, found: Answers) -> tuple[Peer | None, str]:
     """What llama.cpp takes for the same, or why it was not asked."""
     from genmote.recipes import peer
 
     if not settings.peer:
         return None, "llama.cpp was not asked (--no-peer)"
-    if engine.model_path is None or not peer.here():
+    if found.model_path is None or not peer.here():
         return None, "to see llama.cpp beside it: pip install xllamacpp, or make bench for a fair comparison"
-    tokens = [max(2, result.decode_tokens) for result in results]
+    tokens = [max(2, count) for count in found.tokens]
+    threads = found.figures["threads"]
     with Bar() as bar:
         bar("llama.cpp does the same in a process of its own", 0, 0)
         try:
-            return peer.run(engine.model_path, prompts, tokens, engine.threads, engine.context), ""
+            return peer.run(Path(found.model_path), found.prompts, tokens, threads, found.context), ""
         except GenmoteError as fault:
             return None, f"no comparison: {fault}"
 
 
+def jailed(settings: Settings, made: Plan | None, report: Report | None, why_open: str) -> dict[str, Any]:
+    """The board, its plan and what its jail counted, as values."""
+    return {
+        "device": settings.device if report is not None else None,
+        "no_jail": None if report is not None else why_open,
+        "plan": None if made is None else made.values(),
+        "jail": None if report is None else report.values(),
+    }
+
+
+def board(device: Profile | None, made: Plan | None, ours: dict[str, Any], report: Report | None, why_open: str) -> str:
+    """Planned beside measured, for people."""
+    if device is None or made is None:
+        return ""
+    peak = ours["peak_rss_bytes"]
+    lines = [f"Planned {size(made.predicted_bytes)} with a full context, measured {size(peak)}."]
+    if report is None:
+        return "\n   " + "\n   ".join([*lines, f"Not in the jail of a {device.title}: {why_open}."])
+    counted, read = report.usage.peak_bytes, report.usage.read_bytes
+    if counted is not None and read is not None:
+        lines.append(
+            f"The jail counted {size(counted)} of {size(device.usable_bytes)} at most, cached files included, and "
+            f"{size(read)} from the disk."
+        )
+    return "\n   " + "\n   ".join([*lines, *(f"Not as on the board: {why}." for why in why_open.split("; ") if why)])
+
+
 def told(
     findings: list[Finding],
-    results: list[Result],
-    ours: dict[str, Any],
-    allowed: Budget,
+    found: Answers,
     other: Peer | None,
     why_not: str,
 ) -> dict[str, Any]:
     """The whole tour as one object."""
     from genmote.recipes import tour
 
+    ours, allowed = found.figures, found.allowed
     held = ours["peak_rss_bytes"] <= allowed.total_bytes if ours["ops"] == "native" else None
     return {
         "recordings": [
@@ -147,10 +191,10 @@ def told(
                 "carrier": finding.carrier,
                 "measured": finding.figures,
                 "question": finding.asked,
-                "answer": result.text,
-                "numbers_not_measured": tour.invented(finding, result.text),
+                "answer": text,
+                "numbers_not_measured": tour.invented(finding.question, text),
             }
-            for finding, result in zip(findings, results, strict=True)
+            for finding, text in zip(findings, found.texts, strict=True)
         ],
         "genmote": ours,
         "peer": vars(other) if other else None,
@@ -195,18 +239,10 @@ def memory(ours: dict[str, Any], allowed: Budget) -> str:
         return f"   The memory budget is the native kernels'; the {ours['ops']} op set unpacks weights and takes more."
     verb = "held" if ours["peak_rss_bytes"] <= allowed.total_bytes else "EXCEEDED"
     peak = size(ours["peak_rss_bytes"])
-    return f"   Memory budget {size(allowed.total_bytes)}: {verb}, the peak was {peak}, measuring and drawing included."
+    return f"   Memory budget {size(allowed.total_bytes)}: {verb}, the peak was {peak}."
 
 
-def within(ops: str, allowed: Budget) -> str:
-    """What the model may take, told before it answers."""
-    if ops != "native":
-        return f", slowly: the {ops} op set reads a question in some ten seconds"
-    file, cache, rest = size(allowed.file_bytes), size(allowed.kv_bytes), size(allowed.spare_bytes)
-    return f" in at most {size(allowed.total_bytes)} of memory\n   (file {file}, KV cache {cache}, all else {rest})"
-
-
-def record(folder: Path, values: dict[str, Any], engine: Engine) -> Path:
+def record(folder: Path, values: dict[str, Any], answers: Answers) -> Path:
     """Append the figures to the folder's records."""
     from genmote import records
     from genmote.runtime.loading import file_sha256
@@ -214,11 +250,15 @@ def record(folder: Path, values: dict[str, Any], engine: Engine) -> Path:
     flat = {key: value for key, value in values["genmote"].items() if key != "threads"}
     flat |= {f"peer_{key}": value for key, value in (values["peer"] or {}).items() if key != "texts"}
     flat |= values["memory"]
-    for found in values["recordings"]:
-        flat |= {f"{found['name']}_{key}": value for key, value in found["measured"].items()}
-    sha256 = None if engine.model_path is None else file_sha256(engine.model_path)
+    for one in values["recordings"]:
+        flat |= {f"{one['name']}_{key}": value for key, value in one["measured"].items()}
+    if values["plan"] is not None:
+        flat |= {"device": values["device"], "planned_bytes": values["plan"]["predicted_bytes"]}
+    if values["jail"] is not None:
+        flat |= {"jail_peak_bytes": values["jail"]["peak_bytes"], "jail_read_bytes": values["jail"]["read_bytes"]}
+    sha256 = None if answers.model_path is None else file_sha256(Path(answers.model_path))
     path = folder / "records.jsonl"
-    records.append(path, records.Record("demo", flat, model_sha256=sha256, threads=engine.threads))
+    records.append(path, records.Record("demo", flat, model_sha256=sha256, threads=answers.figures["threads"]))
     return path
 
 

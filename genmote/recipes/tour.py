@@ -50,7 +50,12 @@ class Finding:
     @property
     def asked(self) -> str:
         """The question without the measurements."""
-        return self.question.partition("\n")[0]
+        return asked(self.question)
+
+
+def asked(question: str) -> str:
+    """A question without its measurements."""
+    return question.partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -180,16 +185,16 @@ def budget(engine: Engine) -> Budget:
     return Budget(size, row * engine.context)
 
 
-def prompt(engine: Engine, finding: Finding) -> list[int]:
+def prompt(engine: Engine, question: str) -> list[int]:
     """Token ids of the question in the model's own chat format."""
     if engine.chat_template is None:
         raise TemplateError("the demo asks questions, and this model has no chat template: use smollm2-135m")
-    return engine.chat_prompt([{"role": "system", "content": SYSTEM}, {"role": "user", "content": finding.question}])
+    return engine.chat_prompt([{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}])
 
 
-def ask(engine: Engine, finding: Finding, max_tokens: int) -> Stream:
+def ask(engine: Engine, question: str, max_tokens: int) -> Stream:
     """The model's answer, the likeliest token each time."""
-    return engine.stream(prompt(engine, finding), max_tokens=max_tokens)
+    return engine.stream(prompt(engine, question), max_tokens=max_tokens)
 
 
 def figures(engine: Engine, results: Sequence[Result]) -> dict[str, Any]:
@@ -210,9 +215,9 @@ def figures(engine: Engine, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def invented(finding: Finding, answer: str) -> list[str]:
+def invented(question: str, answer: str) -> list[str]:
     """Numbers of the answer that its question did not give."""
-    given = {float(number) for number in NUMBER.findall(finding.question)}
+    given = {float(number) for number in NUMBER.findall(question)}
     return [number for number in NUMBER.findall(answer) if float(number) not in given]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from genmote import records
@@ -29,10 +30,10 @@ def demo(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Any]:
-    """Runs the demo into a folder of its own, on a quiet machine."""
+    """Runs the demo into a folder of its own, on a quiet machine, outside any jail."""
     monkeypatch.setattr(tour.Company, "cores", lambda self: 0.0)
     monkeypatch.setattr(tour, "budget", lambda engine: tour.Budget(1000, 2000))
-    return lambda *words: genmote("demo", "--folder", str(tmp_path / "runs"), "-n", "8", *words)
+    return lambda *words: genmote("demo", "--no-jail", "--folder", str(tmp_path / "runs"), "-n", "8", *words)
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_busy_machine_is_told(
 
 
 def test_an_answer_with_a_number_of_its_own_is_told(demo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tour, "invented", lambda finding, answer: ["42"])
+    monkeypatch.setattr(tour, "invented", lambda question, answer: ["42"])
     assert "Check     42 was neither measured nor given: a model this small errs" in demo("--no-peer").out
 
 
@@ -175,9 +176,86 @@ def test_the_demo_as_make_runs_it(smollm2: Path, tmp_path: Path) -> None:
     assert "63 beats per minute" in told["recordings"][0]["answer"]
     assert "20 repetitions" in told["recordings"][1]["answer"]
     assert not any(one["numbers_not_measured"] for one in told["recordings"])
+    if told["jail"] is not None:
+        assert told["device"] == "pi-zero-2w" and not told["jail"]["oom_killed"]
+        assert told["plan"]["predicted_bytes"] == pytest.approx(told["genmote"]["peak_rss_bytes"], rel=0.15)
     if told["genmote"]["ops"] == "native":
         assert ran.returncode == 0, ran.stderr
         assert told["memory"]["held"] and told["genmote"]["peak_rss_bytes"] <= told["memory"]["budget_bytes"]
+
+
+@pytest.fixture
+def boarded(demo: Callable[..., Any], genmote: Genmote, tmp_path: Path, own_home: Path) -> Callable[..., Any]:
+    """The demo as it runs by default: the model answers in the jail of a board."""
+    from genmote.models.gguf import ModelFile
+    from genmote.models.gguf_write import write_gguf
+    from genmote.models.make_model import make_model
+
+    make_model("tiny-llama-256", "q4_0", tmp_path / "short.gguf", 0)
+    short = ModelFile.open(tmp_path / "short.gguf")
+    metadata = short.typed_metadata() | {"llama.context_length": np.uint32(tour.CONTEXT)}
+    tensors = [(info.name, info.type, info.shape, short.raw(info.name)) for info in short.tensors.values()]
+    write_gguf(tmp_path / "tiny.gguf", metadata, tensors)
+    words = ["demo", "--model", str(tmp_path / "tiny.gguf"), "--no-peer", "--folder", str(tmp_path / "runs"), "-n", "8"]
+    return lambda *more: genmote(*words, *more)
+
+
+def told_by(engine_run: Callable[..., Any]) -> Callable[..., Any]:
+    """What the jail would return, with the model answering in this process."""
+    from genmote.device.cgroup import Limits, Usage
+    from genmote.device.jail import Dropped, Report
+
+    def in_jail(asked: Any, device: Any, model: Path, told: Callable[[str], None]) -> Any:
+        from contextlib import nullcontext
+
+        told("not limited here: disk")
+        usage = Usage(peak_bytes=90_000_000, read_bytes=12_000_000)
+        limits = Limits(device.usable_bytes)
+        report = Report(0, 1.0, limits, usage, [1], ["disk"], Dropped(), "kernel", 80_000_000, False)
+        return engine_run(asked, lambda *a, **k: None, lambda: nullcontext(lambda *a: None)), report
+
+    return in_jail
+
+
+def test_the_model_answers_in_the_jail_of_a_board(
+    boarded: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.recipes import answers
+
+    monkeypatch.setattr(answers, "in_jail", told_by(answers.run))
+    ran = boarded()
+    assert ran.status == 0, ran.err
+    assert "in the jail of a Raspberry Pi Zero 2 W: 335.5 MB of memory, 4 cores, disk 22 MB/s" in ran.out
+    assert "with a full context, measured" in ran.out and "Not as on the board: not limited here: disk." in ran.out
+    assert "The jail counted 90.0 MB of 335.5 MB at most, cached files included, and 12.0 MB from the disk." in ran.out
+    values = boarded("--json", "--device", "pi-3b-plus").json
+    assert values["device"] == "pi-3b-plus" and values["jail"]["read_bytes"] == 12_000_000
+    assert values["plan"]["predicted_bytes"] > 0 and values["no_jail"] is None
+    record = list(records.read(tmp_path / "runs" / "records.jsonl"))[-1]
+    assert record.values["device"] == "pi-3b-plus" and record.values["jail_peak_bytes"] == 90_000_000
+
+
+def test_where_no_jail_can_be_made_it_says_why_and_goes_on(
+    boarded: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.errors import UserError
+    from genmote.recipes import answers
+
+    def refuse(*given: Any) -> Any:
+        raise UserError("no control group may be made here: run it as root")
+
+    monkeypatch.setattr(answers, "in_jail", refuse)
+    ran = boarded()
+    assert ran.status == 0, ran.err
+    assert "No jail can be made here (no control group may be made here: run it as root)." in ran.out
+    assert "Not in the jail of a Raspberry Pi Zero 2 W: no control group may be made here" in ran.out
+    assert boarded("--json").json["no_jail"] == "no control group may be made here: run it as root"
+
+
+def test_a_board_that_is_too_small_or_unknown(boarded: Callable[..., Any]) -> None:
+    ran = boarded("--device", "esp32-s3")
+    assert ran.status == 2 and "a microcontroller" in ran.err
+    assert boarded("--device", "pi-zero-2").status == 2
 
 
 def test_a_first_load_says_that_it_re_laid_the_weights(

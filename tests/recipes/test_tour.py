@@ -45,7 +45,7 @@ def test_the_movement() -> None:
     ],
 )
 def test_numbers_that_nobody_measured_are_found(answer: str, odd: list[str]) -> None:
-    assert tour.invented(tour.pulse(), answer) == odd
+    assert tour.invented(tour.pulse().question, answer) == odd
 
 
 def test_the_budget_is_file_and_cache_and_60_mb(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_base_model_cannot_be_asked() -> None:
         fake_engine() as engine,
         pytest.raises(TemplateError, match="this model has no chat template: use smollm2-135m"),
     ):
-        tour.ask(engine, tour.pulse(), 5)
+        tour.ask(engine, tour.pulse().question, 5)
 
 
 def test_stretches_end_at_pauses() -> None:
