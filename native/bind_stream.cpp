@@ -1,11 +1,14 @@
-// The reader's face in Python: genmote.ops._native.Reader.
+// The reader's and the stream's faces in Python: genmote.ops._native.Reader and Stream.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <unordered_map>
 
 #include "bindings.h"
+#include "block.h"
 #include "reader.h"
+#include "stream.h"
 
 using namespace genmote;
 using namespace nb::literals;
@@ -32,6 +35,26 @@ uint64_t submit(PyReader& r, int64_t offset, size_t nbytes, BytesOut to, size_t 
     const uint64_t ticket = r.reader.submit(offset, nbytes, to.data() + at, priority);
     r.memory[ticket] = nb::cast(to);
     return ticket;
+}
+
+struct PyStream {
+    nb::object reader;
+    Stream stream;
+    explicit PyStream(const nb::object& reader) : reader(reader), stream(nb::cast<PyReader&>(reader).reader) {}
+};
+
+using PyPart = std::tuple<int, int64_t, int64_t>;
+using PyChunk = std::tuple<int, std::vector<PyPart>>;
+
+void arrange(PyStream& s, const std::vector<PyChunk>& chunks, const std::vector<int>& order, size_t ring_bytes) {
+    std::vector<Stream::Plan> plans;
+    for (const auto& [use, parts] : chunks) {
+        need(use >= 0 && use <= 2 && !parts.empty(), "arrange: a chunk is (0, 1 or 2, its parts)");
+        plans.push_back({static_cast<Stream::Use>(use), {}});
+        for (const auto& [matrix, begin, end] : parts) plans.back().parts.push_back({matrix, begin, end});
+    }
+    nb::gil_scoped_release free;
+    s.stream.arrange(plans, order, ring_bytes);
 }
 
 }  // namespace
@@ -93,4 +116,32 @@ void bind_stream(nb::module_& m) {
         }, "(device, inode, size, time in ns) of the file that was opened.")
         .def_prop_ro("bytes_read", [](const PyReader& r) { return r.reader.bytes_read(); })
         .def_prop_ro("waited_s", [](const PyReader& r) { return r.reader.waited_s(); }, "Seconds that were spent in `wait`.");
+
+    nb::class_<PyStream>(m, "Stream", "Weights out of a file that do not all fit into memory: some are pinned, the rest is read in every pass.")
+        .def(nb::init<nb::object>(), "reader"_a)
+        .def("matrix", [](nb::handle self, int type, int64_t rows, int64_t cols, int64_t offset) {
+            need(packable(type, rows, cols), "matrix: type, rows or columns unsupported");
+            return PyMatrix{nb::cast<PyStream&>(self).stream.matrix(type, rows, cols, offset), nb::borrow(self)};
+        }, "type"_a, "rows"_a, "cols"_a, "offset"_a, "A matrix whose packed panels lie at `offset` of the file.")
+        .def("arrange", &arrange, "chunks"_a, "order"_a, "ring_bytes"_a,
+             "Chunks in order of use: (0 for layers, 1 for the head, 2 where only rows are looked up, parts), a part being (matrix.id, first panel, "
+             "end); the order in which to pin them. Nothing is pinned afterwards.")
+        .def("pin", [](PyStream& s, Machine& machine, size_t bytes) {
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(machine.busy);
+            s.stream.pin(bytes);
+        }, "machine"_a, "bytes"_a, "Pin chunks in their order while all pinned ones fit `bytes`, or let go of the last until they do.")
+        .def("begin", [](PyStream& s, bool head) {
+            nb::gil_scoped_release free;
+            s.stream.begin(head);
+        }, "head"_a, "A pass begins; whether it ends with the head. ModelFileError where the file has changed.")
+        .def_prop_ro("pinned_bytes", [](PyStream& s) {
+            nb::gil_scoped_release free;
+            return s.stream.pinned_bytes();
+        })
+        .def_prop_ro("streamed_bytes", [](PyStream& s) {
+            nb::gil_scoped_release free;
+            return s.stream.streamed_bytes();
+        }, "Bytes read in each pass that ends with the head.")
+        .def_ro("reader", &PyStream::reader);
 }

@@ -42,6 +42,15 @@ inline void need(bool ok, const char* what) {
     if (!ok) throw nb::value_error(what);
 }
 
+constexpr int64_t kMostRows = int64_t(1) << 32, kMostCols = int64_t(1) << 24;  // beyond, sizes might wrap around
+
+// Is there a packed layout for such a matrix?
+inline bool packable(int type, int64_t rows, int64_t cols) {
+    genmote::Layout l;
+    if (rows <= 0 || cols <= 0 || rows > kMostRows || cols > kMostCols) return false;
+    return genmote::is_float_type(type) || (genmote::layout_of(type, &l) && cols % l.src_block == 0);
+}
+
 struct PyMatrix {
     genmote::Matrix m;
     nb::object owner;

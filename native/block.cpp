@@ -5,6 +5,8 @@
 #include <cstring>
 #include <new>
 
+#include "stream.h"
+
 namespace genmote {
 // ---- memory ----------------------------------------------------------------------------------------------------------
 
@@ -50,12 +52,74 @@ void Machine::rows_of(const Linear& l, const Input& x, int64_t rows, float* y, i
     for (int64_t t = 0; t < rows; t++) kernels.add(l.bias + r0, n, y + t * ldy + r0);
 }
 
+// Where streamed matrices lie while they are in use.
+struct Machine::Lent {
+    static constexpr int kMost = 3;
+    const Linear* of;
+    int count;
+    int64_t begin = 0;
+    Matrix matrices[kMost];
+    Linear linears[kMost];  // views of `matrices`, or those that were given where nothing is streamed
+    int held = 0;
+
+    Lent(const Linear* of, int count) : of(of), count(count) { std::copy(of, of + count, linears); }
+    ~Lent() {
+        for (int i = 0; i < held; i++)
+            if (linears[i].w != of[i].w) of[i].w->source->release(*of[i].w, begin);
+    }
+    void take(int i, const uint8_t* data) {
+        matrices[i] = *of[i].w;
+        matrices[i].data = data;
+        linears[i].w = &matrices[i];
+    }
+    int64_t acquire(int64_t from) {  // panels from `from` on, up to the end that is returned
+        begin = from;
+        int64_t end = of[0].w->panels();
+        for (int i = 0; i < count; i++) {
+            if (of[i].w && of[i].w->source) {
+                const uint8_t* data;
+                end = std::min(end, of[i].w->source->acquire(*of[i].w, from, &data));
+                take(i, data);
+            }
+            held = i + 1;
+        }
+        return end;
+    }
+    bool acquire_all() {  // every panel of all of them, or nothing
+        const Matrix* w[kMost];
+        const uint8_t* data[kMost];
+        int streamed = 0;
+        for (int i = 0; i < count; i++) {
+            w[i] = of[i].w;
+            streamed += w[i]->source != nullptr;
+        }
+        if (!streamed) return true;
+        if (streamed < count || !w[0]->source->acquire_all(w, count, data)) return false;
+        for (int i = 0; i < count; i++) take(i, data[i]);
+        held = count;
+        return true;
+    }
+};
+
+// f(linears, p0, p1) over all panels of matrices that have as many and are cut alike.
+template <typename F> void Machine::each_part(const Linear* linears, int count, F&& f) {
+    for (int64_t p = 0; p < linears[0].w->panels();) {
+        Lent lent(linears, count);
+        const int64_t end = lent.acquire(p);
+        f(lent.linears, p, end);
+        p = end;
+    }
+}
+
 void Machine::linear(const Linear& l, const float* x, int64_t rows, float* y, int64_t ldy) {
-    const Matrix& w = *l.w;
-    Input in = prepare(x, rows, w.cols, w.cols, w.quantised());
-    const int64_t panels = w.panels(), per = chunk(panels, rows, w.cols);
-    pool.run(static_cast<int>((panels + per - 1) / per), [&](int task, int worker) {
-        rows_of(l, in, rows, y, ldy, task * per, std::min(panels, (task + 1) * per), worker);
+    Input in = prepare(x, rows, l.w->cols, l.w->cols, l.w->quantised());
+    each_part(&l, 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, in, rows, y, ldy, p0, p1); });
+}
+
+void Machine::panels_of(const Linear& l, const Input& in, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1) {
+    const int64_t per = chunk(p1 - p0, rows, l.w->cols);
+    pool.run(static_cast<int>((p1 - p0 + per - 1) / per), [&](int task, int worker) {
+        rows_of(l, in, rows, y, ldy, p0 + task * per, std::min(p1, p0 + (task + 1) * per), worker);
     });
 }
 
@@ -67,21 +131,25 @@ void Machine::norm(const Norm& n, const float* x, int64_t rows, float* y) {
 }
 
 void Machine::embed(const Matrix& w, const int32_t* tokens, int64_t rows, float* y) {
-    each_row(rows, [&](int64_t i) { kernels.dequantise_row(w, tokens[i], y + i * w.cols); });
+    if (w.source) w.source->each_row(w, tokens, rows, [&](int64_t i, const Matrix& here) { kernels.dequantise_row(here, tokens[i], y + i * w.cols); });
+    else each_row(rows, [&](int64_t i) { kernels.dequantise_row(w, tokens[i], y + i * w.cols); });
 }
 
 // ---- the block -------------------------------------------------------------------------------------------------------
 
 // x += post(w(in)).
 void Machine::add_branch(const Linear& w, const Norm& post, const Input& in, float* x, int64_t rows, int64_t width) {
-    const int64_t ld = up16(width), panels = w.w->panels(), per = chunk(panels, rows, w.w->cols);
+    const int64_t ld = up16(width);
     float* y = branch_.get<float>(static_cast<size_t>(rows * ld));
-    pool.run(static_cast<int>((panels + per - 1) / per), [&](int task, int worker) {
-        const int64_t p0 = task * per, p1 = std::min(panels, p0 + per);
-        rows_of(w, in, rows, y, ld, p0, p1, worker);
-        if (post.gain) return;
-        const int64_t r0 = p0 * kPanel, n = std::min(width, p1 * kPanel) - r0;
-        for (int64_t t = 0; t < rows; t++) kernels.add(y + t * ld + r0, n, x + t * width + r0);
+    each_part(&w, 1, [&](const Linear* part, int64_t begin, int64_t end) {
+        const int64_t per = chunk(end - begin, rows, w.w->cols);
+        pool.run(static_cast<int>((end - begin + per - 1) / per), [&](int task, int worker) {
+            const int64_t p0 = begin + task * per, p1 = std::min(end, p0 + per);
+            rows_of(*part, in, rows, y, ld, p0, p1, worker);
+            if (post.gain) return;
+            const int64_t r0 = p0 * kPanel, n = std::min(width, p1 * kPanel) - r0;
+            for (int64_t t = 0; t < rows; t++) kernels.add(y + t * ld + r0, n, x + t * width + r0);
+        });
     });
     if (!post.gain) return;
     each_row(rows, [&](int64_t t) {
@@ -96,26 +164,50 @@ void Machine::add_branch(const Linear& w, const Norm& post, const Input& in, flo
 void Machine::feed_forward(const Block& b, const Input& x, int64_t rows) {
     const Matrix& up = *b.up.w;
     const bool quantised = b.down.w->quantised();
-    const int64_t width = up.rows, ld = up16(width), groups = width / kGroup, panels = up.panels();
+    const int64_t width = up.rows, ld = up16(width), groups = width / kGroup;
     float* hidden = quantised ? nullptr : hidden_.get<float>(static_cast<size_t>(rows * ld));
     Group* hidden_q = quantised ? hidden_q_.get<Group>(static_cast<size_t>(rows * groups)) : nullptr;
-    // Two panels make a group of 32; bound what a task keeps between the steps.
-    int64_t per = (chunk(panels, rows, up.cols * 2) + 1) / 2 * 2;
-    if (rows > 1) per = std::min<int64_t>(per, 4);
-    pool.run(static_cast<int>((panels + per - 1) / per), [&](int task, int worker) {
-        const int64_t p0 = task * per, p1 = std::min(panels, p0 + per), r0 = p0 * kPanel, n = (p1 - p0) * kPanel;
-        float* u = scratch_[worker].up.get<float>(static_cast<size_t>(rows * n));
-        rows_of(b.up, x, rows, u - r0, n, p0, p1, worker);
-        if (b.gate.w) {
-            float* g = scratch_[worker].gate.get<float>(static_cast<size_t>(rows * n));
-            rows_of(b.gate, x, rows, g - r0, n, p0, p1, worker);
-            kernels.glu(g, u, rows * n, b.act, u);
-        } else {
-            kernels.activate(u, rows * n, b.act, u);
-        }
-        for (int64_t t = 0; t < rows; t++) {
-            if (quantised) kernels.quantise_row(u + t * n, n, hidden_q + t * groups + r0 / kGroup);
-            else std::memcpy(hidden + t * ld + r0, u + t * n, static_cast<size_t>(n) * 4);
+    const Linear pair[] = {b.up, b.gate};
+    each_part(pair, b.gate.w ? 2 : 1, [&](const Linear* part, int64_t begin, int64_t end) {
+        // Two panels make a group of 32; bound what a task keeps between the steps.
+        int64_t per = (chunk(end - begin, rows, up.cols * 2) + 1) / 2 * 2;
+        if (rows > 1) per = std::min<int64_t>(per, 4);
+        pool.run(static_cast<int>((end - begin + per - 1) / per), [&](int task, int worker) {
+            const int64_t p0 = begin + task * per, p1 = std::min(end, p0 + per), r0 = p0 * kPanel, n = (p1 - p0) * kPanel;
+            float* u = scratch_[worker].up.get<float>(static_cast<size_t>(rows * n));
+            rows_of(part[0], x, rows, u - r0, n, p0, p1, worker);
+            if (b.gate.w) {
+                float* g = scratch_[worker].gate.get<float>(static_cast<size_t>(rows * n));
+                rows_of(part[1], x, rows, g - r0, n, p0, p1, worker);
+                kernels.glu(g, u, rows * n, b.act, u);
+            } else {
+                kernels.activate(u, rows * n, b.act, u);
+            }
+            for (int64_t t = 0; t < rows; t++) {
+                if (quantised) kernels.quantise_row(u + t * n, n, hidden_q + t * groups + r0 / kGroup);
+                else std::memcpy(hidden + t * ld + r0, u + t * n, static_cast<size_t>(n) * 4);
+            }
+        });
+    });
+}
+
+// q, k and v in one loop where all their panels are at hand, else one after the other.
+void Machine::project(const Block& b, const Input& in, int64_t rows, float* const* y, const int64_t* ld) {
+    const Linear all[] = {b.q, b.k, b.v};
+    Lent lent(all, 3);
+    if (!lent.acquire_all()) {
+        for (int i = 0; i < 3; i++)
+            each_part(&all[i], 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, in, rows, y[i], ld[i], p0, p1); });
+        return;
+    }
+    int64_t from[4] = {};
+    for (int i = 0; i < 3; i++) from[i + 1] = from[i] + all[i].w->panels();
+    const int64_t per = chunk(from[3], rows, b.width);
+    pool.run(static_cast<int>((from[3] + per - 1) / per), [&](int task, int worker) {
+        const int64_t p0 = task * per, p1 = std::min(from[3], p0 + per);
+        for (int i = 0; i < 3; i++) {
+            const int64_t a = std::max(p0, from[i]) - from[i], z = std::min(p1, from[i + 1]) - from[i];
+            if (a < z) rows_of(lent.linears[i], in, rows, y[i], ld[i], a, z, worker);
         }
     });
 }
@@ -127,19 +219,9 @@ void Machine::block(const Block& b, float* x, int64_t rows, const float* cos, co
     float *q = q_.get<float>(static_cast<size_t>(rows * ldq)), *k = k_.get<float>(static_cast<size_t>(rows * ldk)), *v = v_.get<float>(static_cast<size_t>(rows * ldk));
     const bool quantised = b.q.w->quantised() || b.k.w->quantised() || b.v.w->quantised();
     Input in = prepare(h, rows, width, width, quantised);
-    {
-        const int64_t pq = b.q.w->panels(), pk = b.k.w->panels(), pv = b.v.w->panels(), all = pq + pk + pv, per = chunk(all, rows, width);
-        pool.run(static_cast<int>((all + per - 1) / per), [&](int task, int worker) {
-            int64_t p0 = task * per, p1 = std::min(all, p0 + per);
-            auto part = [&](const Linear& w, float* y, int64_t ld, int64_t from, int64_t n) {
-                int64_t a = std::max(p0, from) - from, z = std::min(p1, from + n) - from;
-                if (a < z) rows_of(w, in, rows, y, ld, a, z, worker);
-            };
-            part(b.q, q, ldq, 0, pq);
-            part(b.k, k, ldk, pq, pk);
-            part(b.v, v, ldk, pq + pk, pv);
-        });
-    }
+    float* const projected[] = {q, k, v};
+    const int64_t strides[] = {ldq, ldk, ldk};
+    project(b, in, rows, projected, strides);
     auto head_norm = [&](const Norm& n, float* y, int64_t ld, int heads) {
         if (!n.gain) return;
         const int64_t times = heads * b.dim / n.size;

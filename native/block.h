@@ -93,6 +93,10 @@ class Machine {
     Input prepare(const float* x, int64_t rows, int64_t ld, int64_t n, bool quantised);
     void rows_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1, int worker);
     void feed_forward(const Block& b, const Input& x, int64_t rows);
+    struct Lent;
+    template <typename F> void each_part(const Linear* linears, int count, F&& f);
+    void panels_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1);
+    void project(const Block& b, const Input& in, int64_t rows, float* const* y, const int64_t* ld);
     template <typename F> void each_row(int64_t rows, F&& f) {
         if (rows < kFewRows) {
             for (int64_t i = 0; i < rows; i++) f(i);

@@ -40,10 +40,14 @@ size_t packed_bytes(int type, int64_t rows, int64_t cols);  // packed bytes of a
 // Re-lay rows [16 p, 16 p + 16) of a GGUF matrix; rows past the end become zero.
 void pack_panel(int type, int64_t rows, int64_t cols, const uint8_t* src, int64_t p, uint8_t* dst);
 
+class Stream;
+
 struct Matrix {
     int type;
     int64_t rows, cols;
-    const uint8_t* data;  // packed panels
+    const uint8_t* data;  // packed panels; null where they are streamed
+    Stream* source = nullptr;  // who has the panels when they are wanted, and its number for this matrix
+    int id = 0;
     int64_t panels() const { return (rows + kPanel - 1) / kPanel; }
     const uint8_t* panel(int64_t p) const { return data + static_cast<size_t>(p) * panel_bytes(type, cols); }
     bool quantised() const { return !is_float_type(type); }

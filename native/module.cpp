@@ -16,15 +16,6 @@ using namespace genmote;
 
 namespace {
 
-constexpr int64_t kMostRows = int64_t(1) << 32, kMostCols = int64_t(1) << 24;  // beyond, sizes might wrap around
-
-// Is there a packed layout for such a matrix?
-bool packable(int type, int64_t rows, int64_t cols) {
-    Layout l;
-    if (rows <= 0 || cols <= 0 || rows > kMostRows || cols > kMostCols) return false;
-    return is_float_type(type) || (layout_of(type, &l) && cols % l.src_block == 0);
-}
-
 PyMatrix make_matrix(int type, int64_t rows, int64_t cols, Bytes data) {
     need(packable(type, rows, cols), "matrix: type, rows or columns unsupported");
     need(data.shape(0) >= packed_bytes(type, rows, cols), "matrix: too few packed bytes");
@@ -108,6 +99,7 @@ NB_MODULE(_native, m) {
     nb::class_<PyMatrix>(m, "Matrix")
         .def("__init__", [](PyMatrix* self, int type, int64_t rows, int64_t cols, Bytes data) { new (self) PyMatrix(make_matrix(type, rows, cols, data)); })
         .def_prop_ro("shape", [](const PyMatrix& p) { return std::make_tuple(p.m.rows, p.m.cols); })
+        .def_prop_ro("id", [](const PyMatrix& p) { return p.m.id; })
         .def_prop_ro("type", [](const PyMatrix& p) { return p.m.type; })
         .def_prop_ro("nbytes", [](const PyMatrix& p) { return packed_bytes(p.m.type, p.m.rows, p.m.cols); });
 

@@ -6,7 +6,7 @@ F feed-forward width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +67,7 @@ class Decoder:
     def __init__(self, config: Config, weights: WeightSource, ops: Ops, *, fused: bool = True) -> None:
         """`fused` lets the op set run its own form of a block where it has one; the bits are the same."""
         self.config, self.weights, self.ops = config, weights, ops
+        self.before_pass: Callable[[bool], None] | None = None  # told whether the pass ends with the head
         self._block = getattr(ops, "block", None) if fused else None
 
     def cache(self, capacity: int, *, kind: str = "f16", queries: int = 0) -> KVCache:
@@ -84,7 +85,7 @@ class Decoder:
         span's cache then holds its rows; after an exception every cache is as it was. A long prompt is fed in chunks
         by the caller: memory grows with N. Raises ContextError where a cache is full, SpecError for a bad token.
         """
-        x = self.run(inputs, spans)
+        x = self.run(inputs, spans, head=logits is not None)
         result = None if logits is None else self.ops.numpy(self.head(self._pick(x, spans, logits)))
         self._advance(spans)
         return result
@@ -107,11 +108,14 @@ class Decoder:
         x = self.ops.embed(self.weights.embedding, ids.astype(np.int32))
         return x if self.config.embedding_scale == 1.0 else self.ops.scale(x, self.config.embedding_scale)
 
-    def run(self, inputs: Any, spans: Sequence[Span]) -> Array:
-        """All blocks, (N,) ids or (N, D) embeddings → (N, D) before the final norm; no cache's length is moved."""
+    def run(self, inputs: Any, spans: Sequence[Span], *, head: bool = False) -> Array:
+        """All blocks, (N,) ids or (N, D) embeddings → (N, D) before the final norm; no cache's length is moved. `head`:
+        the output matrix will be wanted next."""
         config, ops = self.config, self.ops
         embedded = getattr(inputs, "ndim", 1) == 2
         self._check(inputs.shape[0] if embedded else len(inputs), spans)
+        if self.before_pass is not None:
+            self.before_pass(head)
         positions = np.concatenate(
             [np.arange(s.cache.position, s.cache.position + s.count, dtype=np.int32) for s in spans]
         )  # (N,)

@@ -73,11 +73,19 @@ class Packed(InMemory):
     """A matrix loader over a packed file."""
 
     def __init__(
-        self, ops: Any, model: ModelFile, path: Path, data: Bytes, places: dict[str, Place], start: int
+        self,
+        ops: Any,
+        model: ModelFile,
+        path: Path,
+        data: Bytes,
+        places: dict[str, Place],
+        start: int,
+        stamp: tuple[int, int, int, int],
     ) -> None:
+        """`data` begins at byte `start` of the file, which is the one that `stamp` tells: device, inode, size, time."""
         super().__init__(ops, model)
-        self.path, self.data, self.places = path, data, places
-        self.start = start  # where the data begins in the file
+        self.file: Path = path
+        self.path, self.data, self.places, self.start, self.stamp = path, data, places, start, stamp
 
     def __call__(self, name: str, info: TensorInfo) -> Any:
         place = self.places.get(name)
@@ -256,9 +264,13 @@ def _open(path: Path, model: ModelFile, ops: Any) -> Packed | None:
             places[name] = Place(info, index, offset, nbytes)
         with open(path, "rb") as file:
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)[start:]
+            status = os.fstat(file.fileno())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Packed(ops, model, path, data, places, start) if len(data) == header["size"] else None
+    if len(data) != header["size"]:
+        return None
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return Packed(ops, model, path, data, places, start, stamp)
 
 
 def _sweep(folder: Path, model: ModelFile) -> None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from genmote.models.tokenizer import Tokenizer
     from genmote.runtime.accelerator import TierReport
     from genmote.runtime.governor import Bounds, Decision, Governor
+    from genmote.runtime.plan import Plan
+    from genmote.runtime.streaming import Streaming
 
 Adapters = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
 Messages = Sequence[Mapping[str, Any]]
@@ -61,6 +63,7 @@ class Engine:
         threads: int | None = None,
         context: int | None = None,
         draft: str | os.PathLike[str] | None = None,
+        memory: int | str | None = None,
         progress: Callable[..., None] | None = None,
         accelerator: str | None = None,
         device_memory: int | str | None = None,
@@ -71,9 +74,11 @@ class Engine:
         `ops`: op set, None for GENMOTE_OPS or the fastest that runs here; `isa`: instruction set of the native kernels;
         `threads`: None for one a physical core; `context`: most tokens that prompt and text may take, None for what the
         model was trained for; `adapter`: a LoRA file, or several with their scales; `draft`: a smaller model with the
-        same tokens, which guesses them (the same text in fewer passes); `accelerator`: a device of PyTorch ("cuda"),
-        whose weights take `device_memory` there, `host_memory` in RAM, the rest stays in the file
-        (`runtime/accelerator.py`). Raises ModelNameError, ModelFileError, PullError, OpsError, SpecError, BudgetError.
+        same tokens, which guesses them (the same text in fewer passes); `memory`: bytes, or an amount such as "150MB",
+        that the whole process keeps to: weights that do not fit are read from the disk in every pass; `accelerator`: a
+        device of PyTorch ("cuda"), whose weights take `device_memory` there, `host_memory` in RAM, the rest stays in
+        the file (`runtime/accelerator.py`). Raises ModelNameError, ModelFileError, PullError, OpsError, SpecError,
+        BudgetError.
         """
         return loading.load(
             cls,
@@ -84,6 +89,7 @@ class Engine:
             threads=threads,
             context=context,
             draft=draft,
+            memory=memory,
             progress=progress,
             accelerator=accelerator,
             device_memory=device_memory,
@@ -115,6 +121,8 @@ class Engine:
         self.version = 0  # counts changes of the adapters: keys and values of another version mean nothing
         self.adapters: tuple[tuple[Path, float], ...] = ()
         self.draft: Engine | None = None  # a smaller model that guesses
+        self.plan: Plan | None = None  # how a memory budget is kept
+        self.streaming: Streaming | None = None
         self._identity = identity
         self.governor: Governor | None = None
         self.tiers: TierReport | None = None  # where the weights lie, with an accelerator
@@ -166,6 +174,8 @@ class Engine:
         found = loading.read_adapters(self.decoder, adapters or ())
         weights = AdaptedWeights(self._base, [(lora, scale) for _, scale, lora in found]) if found else self._base
         with self.lock:
+            if self.streaming is not None:
+                self.streaming.rearrange(weights)
             self.decoder.weights = weights
             self.adapters = tuple((path, scale) for path, scale, _ in found)
             self.version += 1

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmote import ops as opsets
-from genmote.errors import ModelNameError, OpsError, SpecError
+from genmote.errors import ModelFileError, ModelNameError, OpsError, SpecError
 from genmote.runtime.threads import checked_threads
 
 if TYPE_CHECKING:
     from genmote.models.decoder import Decoder
+    from genmote.models.gguf import ModelFile
     from genmote.models.lora import Lora
     from genmote.ops.protocol import Ops
     from genmote.runtime.engine import Adapters, Engine
+    from genmote.runtime.plan import Plan
+    from genmote.runtime.streaming import Streaming
 
 
 def load(
@@ -33,6 +36,7 @@ def load(
     threads: int | None,
     context: int | None,
     draft: str | os.PathLike[str] | None,
+    memory: int | str | None,
     progress: Callable[..., None] | None,
     accelerator: str | None = None,
     device_memory: int | str | None = None,
@@ -54,8 +58,12 @@ def load(
     started = time.perf_counter()
     file = ModelFile.open(path)
     tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
-    loader = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
-    weights = GgufWeights(file, opset, loader)
+    matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
+    made = streaming = None
+    if memory is not None:
+        made = plan_for(file, memory, context=context, threads=count, draft=draft)
+        matrices = streaming = _streaming(matrices, file, opset)
+    weights = GgufWeights(file, opset, matrices)
     engine = cls(
         Decoder(weights.config, weights, opset),
         tokenizer,
@@ -66,15 +74,57 @@ def load(
         threads=count,
     )
     if wanted is not None:
-        engine.tiers = wanted.told(loader)
+        engine.tiers = wanted.told(matrices)
     # Reading a little here and there has mapped much around it; what is needed comes back.
     file.release(0, path.stat().st_size)
+    if made is not None and streaming is not None:
+        streaming.arrange(weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
+        engine.plan, engine.streaming = made, streaming
+        engine.decoder.before_pass = streaming.begin
     if adapter is not None:
         engine.set_adapters(adapter)
     if draft is not None:
         engine.draft = _draft(engine, draft, ops=ops, isa=isa, threads=threads, progress=progress)
     engine.load_ms = (time.perf_counter() - started) * 1e3
     return engine
+
+
+def plan_for(
+    file: ModelFile,
+    memory: int | str,
+    *,
+    context: int | None,
+    threads: int,
+    draft: str | os.PathLike[str] | None,
+) -> Plan:
+    """How the model runs within `memory`, which a model that guesses for it has a part of."""
+    from genmote.device.sizes import parse_bytes
+    from genmote.models import store
+    from genmote.models.gguf import ModelFile
+    from genmote.runtime import plan as planning
+
+    budget = parse_bytes(memory, what="memory") if isinstance(memory, str) else memory
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise SpecError(f"memory={memory!r}: give bytes, or an amount such as 150MB or 1.5GiB")
+    if draft is not None:
+        small = planning.plan(ModelFile.open(store.resolve(draft)), threads=threads)
+        budget = max(1, budget - small.predicted_bytes + small.parts["interpreter"])
+    return planning.plan(file, memory=budget, context=context, threads=threads)
+
+
+def _streaming(matrices: Any, file: ModelFile, opset: Ops) -> Streaming:
+    """The loader that keeps to a budget, over the packed file."""
+    from genmote.models.packed import Packed, path_of
+    from genmote.runtime.streaming import Streaming
+
+    if opset.name != "native":
+        raise OpsError(f"memory: only the native op set keeps to a budget, this is {opset.name}; leave memory out")
+    if not isinstance(matrices, Packed):
+        raise ModelFileError(
+            f"{file.path.name}: a memory budget needs the re-laid weights in a file, and {path_of(file).parent} takes "
+            "none: run genmote pack where there is room, and put the file there or beside the model"
+        )
+    return Streaming(matrices)
 
 
 def _draft(

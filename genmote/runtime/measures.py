@@ -109,7 +109,7 @@ def text_logprobs(
     for start in range(0, last, CHUNK):
         stop = min(start + CHUNK, last)
         with engine.lock:
-            x = decoder.run(np.array(tokens[start:stop], np.int32), [Span(cache, 0, stop - start)])
+            x = decoder.run(np.array(tokens[start:stop], np.int32), [Span(cache, 0, stop - start)], head=stop >= first)
             cache.advance(stop - start)
             for at in range(max(start, first - 1), stop, rows):
                 end = min(at + rows, stop)

@@ -263,7 +263,7 @@ def test_a_file_that_changes_is_told(model: Any, tmp_path: Path) -> None:
     file, ops, found = model
     copy = tmp_path / "copy.packed"
     copy.write_bytes(found.path.read_bytes())
-    other = packed.Packed(ops, file, copy, found.data, found.places, found.start)
+    other = packed.Packed(ops, file, copy, found.data, found.places, found.start, found.stamp)
     decoder, _ = open_experts(other, 2)
     run(decoder)
     with open(copy, "r+b") as out:

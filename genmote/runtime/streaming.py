@@ -1,0 +1,204 @@
+"""Weights that do not all fit into memory: some stay, the rest is read from the packed file again in every pass.
+
+A pass uses its matrices in a fixed order, so what it will need is known. Threads of the reader fetch it into a small
+ring while the kernels compute, past the page cache, and the next pass's first weights while this one ends
+(`native/stream.h`). What stays is spread evenly over the pass: between two pieces that are read there is always
+something to compute, and the disk never waits for room in the ring.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genmote.errors import ModelFileError
+from genmote.ops import quant
+from genmote.ops.packed import PANEL
+
+if TYPE_CHECKING:
+    from genmote.models.gguf import TensorInfo
+    from genmote.models.packed import Packed
+    from genmote.models.weights import WeightSource
+    from genmote.ops.layer import Layer
+    from genmote.ops.native_ops import NativeOps
+
+PAGE = 4096  # what reads are aligned to: a chunk takes whole pages
+LAYER, HEAD, ROWS = 0, 1, 2  # what a chunk is for: `native/stream.h`
+READ_THREADS = 4  # enough to keep an NVMe disk busy; an SD card does as well with one
+MOST_RING, LEAST_RING = 32 << 20, 1 << 20
+MOST_CHUNK, LEAST_CHUNK = 4 << 20, 96 << 10  # bytes that are read at once
+
+_EXPERT = re.compile(r"\]$|\.ffn_\w+\.\d+\.weight$")
+
+Part = tuple[int, int, int]  # (matrix, first panel, end)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is pinned or read at once."""
+
+    use: int
+    parts: tuple[Part, ...]
+
+
+class Streaming:
+    """A matrix loader (`models.weights.MatrixLoader`) whose matrices are pinned or streamed.
+
+    After the weights have been made with it, `arrange` says which. Experts are left to whoever loads them.
+    """
+
+    def __init__(self, packed: Packed) -> None:
+        """Raises ModelFileError where the packed file is no longer the one that was checked."""
+        from genmote.ops import _native
+
+        self.packed = packed
+        self.ops: NativeOps = packed.ops
+        self.reader = _native.Reader(os.fspath(packed.file), READ_THREADS)
+        if self.reader.stamp != packed.stamp:
+            raise ModelFileError(f"{packed.path}: changed while it was opened; load the model again")
+        self.stream = _native.Stream(self.reader)
+        self.ring_bytes = 0
+        self.total_bytes: int | None = None
+        self._order: list[bool] = []
+        self._mine: dict[int, Any] = {}  # every matrix that the stream has, by the stream's number
+        self._numbers: dict[int, int] = {}  # Python's id of a matrix → the stream's
+
+    def __call__(self, name: str, info: TensorInfo) -> Any:
+        place = self.packed.places.get(name)
+        if place is None or place.info != info or _EXPERT.search(name):
+            return self.packed(name, info)
+        offset = self.packed.start + place.offset
+        matrix = self.stream.matrix(quant.by_name(info.type).ggml_id, *info.shape[-2:], offset)
+        self._mine[matrix.id] = matrix
+        self._numbers[id(matrix)] = matrix.id
+        return matrix
+
+    def arrange(self, weights: WeightSource, total_bytes: int | None) -> None:
+        """Hold as many of these weights as `total_bytes` allow, the ring for the rest included; None: all of them."""
+        self.total_bytes, self._order = total_bytes, stepwise(weights)
+        everything = sum(matrix.nbytes for matrix in self._mine.values())
+        limit = everything if total_bytes is None else total_bytes
+        self.ring_bytes = max(LEAST_RING, min(MOST_RING, limit // 12))
+        chunks = list(self._chunks(weights, max(LEAST_CHUNK, min(MOST_CHUNK, self.ring_bytes // 6))))
+        largest = max(self._bytes(chunk) + 2 * PAGE * len(chunk.parts) for chunk in chunks if chunk.use != ROWS)
+        self.ring_bytes = max(self.ring_bytes, 3 * largest)
+        order = [i for i, chunk in spread(chunks) if chunk.use != ROWS]
+        order += [i for i, chunk in enumerate(chunks) if chunk.use == ROWS]
+        self.stream.arrange([(chunk.use, list(chunk.parts)) for chunk in chunks], order, self.ring_bytes)
+        self.pin(2 * everything + PAGE * len(order) if total_bytes is None else max(0, total_bytes - self.ring_bytes))
+
+    def rearrange(self, weights: WeightSource) -> None:
+        """The same for weights that have got or lost adapters, where that changes the order of use."""
+        if stepwise(weights) != self._order:
+            self.arrange(weights, self.total_bytes)
+
+    def pin(self, bytes_: int) -> None:
+        """Let pinned weights take so many bytes: more are read, or some are let go and streamed from now on."""
+        self.stream.pin(self.ops.machine, bytes_)
+
+    def shrink(self, count: int) -> int:
+        """Give back about `count` bytes; how many it were. The text stays the same, only slower."""
+        before = self.stream.pinned_bytes
+        self.pin(max(0, before - count))
+        return int(before - self.stream.pinned_bytes)
+
+    def grow(self, count: int) -> int:
+        """Take at most `count` bytes more; how many it were."""
+        before = self.stream.pinned_bytes
+        self.pin(before + count)
+        return int(self.stream.pinned_bytes - before)
+
+    def begin(self, head: bool) -> None:
+        """A pass begins, which ends with logits or without."""
+        self.stream.begin(head)
+
+    @property
+    def pinned_bytes(self) -> int:
+        return int(self.stream.pinned_bytes)
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Bytes that each pass with logits reads, rows of the embedding apart."""
+        return int(self.stream.streamed_bytes)
+
+    # -- cutting --------------------------------------------------------------------------------------------------
+
+    def _chunks(self, weights: WeightSource, size: int) -> Iterator[Chunk]:
+        """All chunks in the order of use: matrices cut to at most `size`, small neighbours joined up to it."""
+        for use, stages in (
+            (LAYER, [stage for layer in weights.layers for stage in layer_stages(layer)]),
+            (HEAD, [(weights.head.matrix,)]),
+        ):
+            parts: list[Part] = []
+            for stage in stages:
+                streamed = [matrix for matrix in stage if id(matrix) in self._numbers]
+                for cut in cuts(streamed, size) if streamed else ():
+                    if parts and self._bytes(Chunk(use, (*parts, *cut))) > size:
+                        yield Chunk(use, tuple(parts))
+                        parts = []
+                    parts += cut
+            if parts:
+                yield Chunk(use, tuple(parts))
+        for table in (weights.embedding, weights.position_embedding):
+            if id(table) in self._numbers and table is not weights.head.matrix:
+                for cut in cuts([table], MOST_CHUNK):
+                    yield Chunk(ROWS, tuple(cut))
+
+    def _bytes(self, chunk: Chunk) -> int:
+        return sum(
+            self._mine[number].nbytes // panels(self._mine[number]) * (end - begin)
+            for number, begin, end in chunk.parts
+        )
+
+
+def layer_stages(layer: Layer) -> list[tuple[Any, ...]]:
+    """A block's matrices in the order in which a pass uses them; those of one tuple are used together, part by part."""
+    stages: list[tuple[Any, ...]] = [(linear.matrix,) for linear in (layer.q, layer.k, layer.v, layer.o)]
+    if layer.experts is not None:
+        stages.append((layer.experts.router.matrix,))
+    gate, up, down = (linear and linear.matrix for linear in (layer.gate, layer.up, layer.down))
+    if gate is None or steps(layer):  # as `decoder.feed_forward` does
+        stages += [(matrix,) for matrix in (up, gate, down) if matrix is not None]
+    else:
+        stages += [(gate, up), (down,)]
+    return stages
+
+
+def steps(layer: Layer) -> bool:
+    """Whether a block is computed in single steps (`decoder.block`), not by the op set's own form."""
+    linears = (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
+    return layer.experts is not None or any(linear is not None and linear.adapters for linear in linears)
+
+
+def stepwise(weights: WeightSource) -> list[bool]:
+    return [steps(layer) for layer in weights.layers]
+
+
+def panels(matrix: Any) -> int:
+    """Panels of 16 rows."""
+    return -(-int(matrix.shape[0]) // PANEL)
+
+
+def cuts(matrices: Sequence[Any], size: int) -> Iterator[list[Part]]:
+    """The matrices of a stage, which have as many panels each, cut alike into pieces of about `size` bytes; by twos:
+    two panels of a feed-forward make a group of activations."""
+    count = panels(matrices[0])
+    pieces = max(1, -(-sum(matrix.nbytes for matrix in matrices) // size))
+    step = -(-count // pieces)
+    step += step % 2
+    for begin in range(0, count, step):
+        yield [(matrix.id, begin, min(count, begin + step)) for matrix in matrices]
+
+
+def spread(chunks: Sequence[Chunk]) -> list[tuple[int, Chunk]]:
+    """The chunks in an order of which every beginning lies evenly over them: by the bits of their number, reversed (van
+    der Corput 1935).
+
+    >>> [i for i, _ in spread([Chunk(0, ())] * 5)]
+    [0, 4, 2, 1, 3]
+    """
+    bits = max(1, (len(chunks) - 1).bit_length())
+    return sorted(enumerate(chunks), key=lambda item: int(f"{item[0]:0{bits}b}"[::-1], 2))
