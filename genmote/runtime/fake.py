@@ -92,7 +92,7 @@ class EchoDecoder:
             span.cache.advance(span.count)
         return x[:, :1] + np.arange(4, dtype=np.float32)  # (N, 4)
 
-    def run(self, inputs: Any, spans: Any) -> NDArray[np.int64]:
+    def run(self, inputs: Any, spans: Any, *, head: bool = False) -> NDArray[np.int64]:
         ids = np.asarray(inputs)
         ids = (ids if ids.ndim == 1 else ids[:, 0]).astype(np.int64)
         self.steps, self.rows = self.steps + 1, self.rows + len(ids)
