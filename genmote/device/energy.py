@@ -1,12 +1,16 @@
 """Energy, and how it was had: measured by the processor's counters or the board's sensor, or modelled, or not at all.
 
 RAPL (Intel and AMD, /sys/class/powercap) counts microjoules of the processor package, without the rest of the board.
-A board's sensor (INA219, INA3221 and their kin, /sys/class/hwmon) tells watts, which are sampled and added up.
+A board's sensor (INA219, INA3221 and their kin, /sys/class/hwmon) tells watts, which are sampled and added up; so does
+the power chip of a Raspberry Pi 5 (vcgencmd pmic_read_adc).
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
+import subprocess
 import threading
 import time
 from dataclasses import dataclass
@@ -17,7 +21,9 @@ from genmote.device.profile import Profile
 
 MEASURED, MODELLED, UNAVAILABLE = "measured", "modelled", "unavailable"
 _SENSORS = ("ina", "ltc29", "max34", "rpi_volt", "tegra")  # hwmon chips that watch a board's supply
+_WHOLE = ("VDD_IN", "POM_5V_IN")  # labels of the channel that sees all that a Jetson module takes
 _SAMPLE_S = 0.05
+_SLOW_SAMPLE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Source(Protocol):
 
 def find(root: Path = Path("/")) -> Source | None:
     """The best readable source here: the board's sensor counts more than the package's counters do."""
-    return _hwmon(root) or _rapl(root)
+    return _hwmon(root) or _pmic() or _rapl(root)
 
 
 def _rapl(root: Path) -> Rapl | None:
@@ -57,18 +63,34 @@ def _rapl(root: Path) -> Rapl | None:
 
 
 def _hwmon(root: Path) -> Sensor | None:
+    rails: list[_Rail] = []
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if not _text(chip / "name").startswith(_SENSORS):
+        name = _text(chip / "name")
+        if not name.startswith(_SENSORS):
             continue
         powers = [path for path in sorted(chip.glob("power*_input")) if _number(path) is not None]
         if powers:
-            return Sensor(_text(chip / "name"), [(path, None) for path in powers[:1]])
-        pairs = [(chip / f"in{i}_input", chip / f"curr{i}_input") for i in range(1, 9)]
-        rails = [(volts, amps) for volts, amps in pairs if None not in (_number(volts), _number(amps))]
-        if rails:
-            # INA3221 on a Jetson: its first channel is the whole module's supply.
-            return Sensor(_text(chip / "name"), list(rails[:1]))
-    return None
+            return Sensor(f"board's supply ({name})", [_Rail("", powers[0])])
+        # Channels 1 to 3; what an INA3221 shows above them are shunt voltages and a sum.
+        for i in range(1, 4):
+            volts, amps = chip / f"in{i}_input", chip / f"curr{i}_input"
+            if None not in (_number(volts), _number(amps)):
+                rails.append(_Rail(_text(chip / f"in{i}_label"), volts, amps))
+    whole = [rail for rail in rails if rail.label in _WHOLE]
+    if whole:
+        return Sensor(f"board's supply ({whole[0].label})", whole[:1])
+    if rails and all(rail.label for rail in rails):
+        return Sensor(f"rails {' + '.join(rail.label for rail in rails)}", rails)
+    # Without labels: the first channel is the supply, as on boards that have but one.
+    return Sensor("board's supply (first channel)", rails[:1]) if rails else None
+
+
+def _pmic() -> Pmic | None:
+    """A Raspberry Pi 5's power chip, where its firmware tells."""
+    if (command := shutil.which("vcgencmd")) is None:
+        return None
+    found = Pmic(command)
+    return found if found.watts() is not None else None
 
 
 class Rapl:
@@ -93,12 +115,12 @@ class Rapl:
         return total / 1e6
 
 
-class Sensor:
-    """A board's power sensor, sampled 20 times a second; the watts between two samples are their mean."""
+class Sampled:
+    """Watts that are sampled in the background and added up; between two samples their mean is taken."""
 
-    def __init__(self, name: str, rails: list[tuple[Path, Path | None]]) -> None:
-        self.of = f"board's supply ({name})"
-        self._rails = rails
+    def __init__(self, of: str, every_s: float) -> None:
+        self.of = of
+        self._every_s = every_s
         self._joules = 0.0
         self._failed = False
         self._over = threading.Event()
@@ -120,7 +142,7 @@ class Sensor:
         before, watts = time.monotonic(), self.watts()
         over = False
         while not over and not self._failed:
-            over = self._over.wait(_SAMPLE_S)
+            over = self._over.wait(self._every_s)
             now, next_watts = time.monotonic(), self.watts()
             if watts is None or next_watts is None:
                 self._failed = True
@@ -129,15 +151,59 @@ class Sensor:
             before, watts = now, next_watts
 
     def watts(self) -> float | None:
-        """The power now, W; None when the sensor cannot be read."""
+        """The power now, W; None when it cannot be read."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Rail:
+    """One channel of a sensor: a power, or a voltage and a current."""
+
+    label: str
+    first: Path
+    amps: Path | None = None
+
+
+class Sensor(Sampled):
+    """A board's power sensor, sampled 20 times a second."""
+
+    def __init__(self, of: str, rails: list[_Rail]) -> None:
+        super().__init__(of, _SAMPLE_S)
+        self._rails = rails
+
+    def watts(self) -> float | None:
         total = 0.0
-        for first, amps in self._rails:
-            one = _number(first)
-            two = None if amps is None else _number(amps)
-            if one is None or (amps is not None and two is None):
+        for rail in self._rails:
+            one = _number(rail.first)
+            two = None if rail.amps is None else _number(rail.amps)
+            if one is None or (rail.amps is not None and two is None):
                 return None
             total += one / 1e6 if two is None else one * two / 1e6  # uW, or mV x mA
         return total
+
+
+class Pmic(Sampled):
+    """The rails of a Raspberry Pi 5 as its power chip measures them, twice a second: each look starts a program.
+
+    What goes to USB devices and what the regulators lose is not in it: the board takes somewhat more.
+    """
+
+    def __init__(self, command: str = "vcgencmd") -> None:
+        super().__init__("board's rails (Raspberry Pi 5 PMIC; without USB and the regulators' losses)", _SLOW_SAMPLE_S)
+        self._command = command
+
+    def watts(self) -> float | None:
+        try:
+            told = subprocess.run(
+                [self._command, "pmic_read_adc"], capture_output=True, text=True, timeout=2, errors="replace"
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found = re.findall(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=([\d.]+)[AV]\s*$", told.stdout, re.MULTILINE)
+        amps = {rail: float(value) for rail, unit, value in found if unit == "A"}
+        volts = {rail: float(value) for rail, unit, value in found if unit == "V"}
+        both = amps.keys() & volts.keys()  # the 5 V input and the clock's battery have no current
+        return sum(amps[rail] * volts[rail] for rail in both) if both else None
 
 
 def modelled(profile: Profile, wall_s: float, cpu_s: float) -> Energy:

@@ -167,12 +167,79 @@ def test_a_boards_sensor_is_sampled_and_goes_before_rapl(tmp_path: Path) -> None
     with Meter(root=tmp_path) as meter:
         time.sleep(0.3)
     reading = meter.reading
-    assert reading.energy.how == "measured" and reading.energy.of == "board's supply (ina3221)"
+    assert reading.energy.how == "measured" and reading.energy.of == "board's supply (first channel)"
     assert reading.energy.joules == pytest.approx(4.0 * reading.wall_s, rel=0.2)
     (chip / "power1_input").write_text("2500000\n")  # uW
     with Meter(root=tmp_path) as meter:
         time.sleep(0.1)
     assert meter.reading.energy.joules == pytest.approx(2.5 * meter.reading.wall_s, rel=0.4)
+
+
+def ina3221(root: Path, number: int, channels: dict[str, tuple[int, int]]) -> None:
+    """A chip as a Jetson's kernel shows it: channels with labels, then shunt voltages and a sum without."""
+    chip = root / f"sys/class/hwmon/hwmon{number}"
+    chip.mkdir(parents=True)
+    (chip / "name").write_text("ina3221\n")
+    for i, (label, (volts, amps)) in enumerate(channels.items(), 1):
+        (chip / f"in{i}_label").write_text(f"{label}\n")
+        (chip / f"in{i}_input").write_text(f"{volts}\n")
+        (chip / f"curr{i}_input").write_text(f"{amps}\n")
+    (chip / "in4_input").write_text("5240\n")
+    (chip / "curr4_input").write_text("1560\n")
+
+
+def test_a_jetson_modules_input_is_the_whole(tmp_path: Path) -> None:
+    ina3221(tmp_path, 0, {"VDD_CPU_GPU_CV": (4890, 152), "VDD_IN": (4900, 1050), "VDD_SOC": (4900, 312)})
+    found = energy.find(tmp_path)
+    assert isinstance(found, energy.Sensor) and found.of == "board's supply (VDD_IN)"
+    assert found.watts() == pytest.approx(4.9 * 1.05)
+
+
+def test_rails_without_an_input_are_added_up_and_named(tmp_path: Path) -> None:
+    ina3221(tmp_path, 0, {"VDD_GPU_SOC": (19000, 200), "VDD_CPU_CV": (19000, 100), "VIN_SYS_5V0": (5000, 600)})
+    ina3221(tmp_path, 1, {"VDDQ_VDD2_1V8AO": (19000, 50)})
+    found = energy.find(tmp_path)
+    assert isinstance(found, energy.Sensor)
+    assert found.of == "rails VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0 + VDDQ_VDD2_1V8AO"
+    assert found.watts() == pytest.approx(19 * 0.35 + 3.0)
+
+
+PMIC = """ 3V7_WL_SW_A current(0)=0.10000000A
+  VDD_CORE_A current(7)=2.00000000A
+ 3V7_WL_SW_V volt(8)=3.70000000V
+  VDD_CORE_V volt(15)=0.80000000V
+     EXT5V_V volt(24)=5.08530000V
+      BATT_V volt(25)=0.00000000V
+"""
+
+
+def vcgencmd(folder: Path, answer: str) -> None:
+    """A program of that name on the path."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "vcgencmd"
+    program.write_text(f"#!/bin/sh\n[ \"$1\" = pmic_read_adc ] || exit 1\ncat <<'END'\n{answer}END\n")
+    program.chmod(0o755)
+
+
+def test_a_raspberry_pi_5_tells_its_rails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vcgencmd(tmp_path / "bin", PMIC)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    with Meter(root=tmp_path) as meter:
+        time.sleep(0.2)
+    reading = meter.reading
+    assert reading.energy.how == "measured" and reading.energy.of.startswith(
+        "board's rails (Raspberry Pi 5 PMIC; without"
+    )
+    assert reading.energy.joules == pytest.approx((0.37 + 1.6) * reading.wall_s, rel=0.3)
+
+
+@pytest.mark.parametrize("answer", ["", 'error=1 error_msg="Command not registered"\n', "EXT5V_V volt(24)=5.0V\n"])
+def test_a_firmware_that_does_not_tell_is_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    vcgencmd(tmp_path / "bin", answer)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    assert energy.find(tmp_path) is None
 
 
 def test_a_sensor_that_fails_on_the_way_is_not_zero(tmp_path: Path) -> None:
