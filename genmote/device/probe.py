@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote import __version__, records
-from genmote.device import pages
+from genmote.device import pages, sensors
 from genmote.device.profile import MIB, Architecture, Bandwidth, Compute, Memory, Profile, Storage
 from genmote.errors import UserError
 
@@ -213,25 +213,7 @@ def read_disk(path: Path, seconds: float) -> Disk:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that a new program could have now, within the control groups' limits; None where nothing tells."""
-    found: list[int] = []
-    try:
-        for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError):
-        return None
-    from genmote.device.hierarchy import mounts
-
-    groups = mounts(root / "proc/self")
-    for folder, limit, used in (
-        (groups.own_v1.get("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-        (groups.own_v2, "memory.max", "memory.current"),
-    ):
-        try:
-            if folder is not None:
-                left = int((folder / limit).read_text()) - int((folder / used).read_text())
-                found.append(max(left, 0))
-        except (OSError, ValueError):  # "max", or the root's group, which has no limit
-            continue
-    return min(found, default=None)
+    """Memory that a new program could have now, within the limits of the control groups that it is in; None where
+    nothing tells."""
+    found = sensors.memory(root)
+    return None if found is None else found.left_bytes

@@ -18,6 +18,7 @@ from genmote.device.hierarchy import mounts
 DEFAULT_HOT_C = 80.0  # where no trip point or maximum tells: a Raspberry Pi slows itself down from here to 85 °C
 BELOW_CRITICAL_C = 10.0  # a critical trip point turns the machine off: the limit lies so much below it
 SHORT = 0.15  # the machine's own memory pressure is ours to relieve only where less than this share is available
+_MACHINE = "this machine"
 _SLOW_S = 2.0  # between two looks at thermal zones and batteries: they change slowly, and some are slow to read
 _CHIPS = ("coretemp", "k10temp", "zenpower", "cpu", "soc", "scpi", "scmi")  # hwmon chips that are a processor's
 _PROCESSOR_ZONES = re.compile(r"cpu|soc|pkg|core|cluster|gpu|tj|therm", re.IGNORECASE)
@@ -139,26 +140,18 @@ class Sensors:
     # -- memory -------------------------------------------------------------------------------------------------------
 
     def _memory(self, now: float) -> Memory | None:
-        found: list[tuple[int, int, str]] = []
-        machine = _table(self.root / "proc/meminfo")
-        total, available = machine.get("MemTotal"), machine.get("MemAvailable")
-        if total and available is not None:
-            found.append((available * 1024, total * 1024, "this machine"))
-        for group in self._groups:
-            if (left := group.left(total * 1024 if total else None)) is not None:
-                found.append((*left, f"control group {group.name}"))
+        found = _limits(self.root, self._groups)
         if not found:
             return None
-        left_bytes, limit_bytes, of = min(found)
         stall = None
         if (pressure := self._pressure()) is not None:
             micros, own = pressure
             share = self._rate("stall", now, micros / 1e6)
-            short = total is None or available is None or available < SHORT * total
-            stall = share if own or short else None
+            short = [left < SHORT * limit for left, limit, of in found if of == _MACHINE]
+            stall = share if own or all(short) else None
         faults = _fields(self.root / "proc/self/stat")
         rate = self._rate("faults", now, float(faults[9])) if len(faults) > 9 else None
-        return Memory(max(0, left_bytes), limit_bytes, of, stall, rate)
+        return Memory(*min(found), stall, rate)
 
     def _pressure(self) -> tuple[int, bool] | None:
         """Microseconds for which some task has waited for memory, and whether in our own group."""
@@ -243,6 +236,23 @@ class Sensors:
         if before is None or now <= before[0]:
             return None
         return max(0.0, value - before[1]) / (now - before[0])
+
+
+def memory(root: Path = Path("/")) -> Memory | None:
+    """What is left of memory now, without rates; None where nothing tells."""
+    found = _limits(root, _memory_groups(root))
+    return Memory(*min(found)) if found else None
+
+
+def _limits(root: Path, groups: Iterable[_Group]) -> list[tuple[int, int, str]]:
+    """(bytes left, limit, whose) of the machine and of each group that has a limit."""
+    machine = _table(root / "proc/meminfo")
+    total, available = machine.get("MemTotal"), machine.get("MemAvailable")
+    found = [(available * 1024, total * 1024, _MACHINE)] if total and available is not None else []
+    for group in groups:
+        if (left := group.left(total * 1024 if total else None)) is not None:
+            found.append((max(0, left[0]), left[1], f"control group {group.name}"))
+    return found
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ def test_available_memory_is_bound_by_the_control_group(tmp_path: Path) -> None:
     (group / "memory.max").write_text("100000000")
     (group / "memory.current").write_text("40000000")
     assert probing.available_bytes(tmp_path) == 60000000
+    inner = group / "run"  # a jail's limit is that of the group above the command's own
+    inner.mkdir()
+    (inner / "memory.max").write_text("max")
+    (inner / "memory.current").write_text("1000")
+    (tmp_path / "proc/self/cgroup").write_text("0::/box/run\n")
+    assert probing.available_bytes(tmp_path) == 60000000
     (group / "memory.max").write_text("max")
     assert probing.available_bytes(tmp_path) == 2048000 * 1024
 
