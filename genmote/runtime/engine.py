@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -127,6 +128,7 @@ class Engine:
         self.governor: Governor | None = None
         self.tiers: TierReport | None = None  # where the weights lie, with an accelerator
         self._base: Any = getattr(decoder, "weights", None)  # without adapters
+        self.pools: weakref.WeakSet[SessionPool] = weakref.WeakSet()  # all that keep idle sessions
         self.pool = SessionPool(self, keep=1)
         self._vocabulary: GrammarVocabulary | None = None
         self._grammars = threading.Lock()  # its own: a large vocabulary takes a second, in which texts go on

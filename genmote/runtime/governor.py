@@ -1,7 +1,8 @@
 """The governor: looks at the machine's condition between passes and acts within stated bounds.
 
-What it may do, in this order of cost. None of the first three changes a single bit of what the model says:
+What it may do, in this order of cost. None but the last changes a single bit of what the model says:
 
+- **forget finished texts** that were kept for prompts that begin alike: those are read again
 - **give memory back**: weights that were pinned are streamed from the disk instead, and pinned again when there is room
 - **fewer threads**: when other programs want the cores, when the chip is hot, when the battery runs low
 - **rest** between passes: when the chip stays hot, or the machine does nothing but wait for memory; for a bounded time
@@ -85,13 +86,14 @@ class Bounds:
 class Levers:
     """What can be moved; None: this engine has no such lever.
 
-    `shrink(count)` gives back about `count` bytes of pinned weights and tells how many it gave, `grow(count)` takes at
-    most so many again and tells how many, `kv_tokens(count)` cuts the KV caches to so many rows and tells the bytes
-    gained.
+    `forget()` drops what is only kept for later prompts and tells how many bytes it were. `shrink(count)` gives back
+    about `count` bytes of pinned weights and tells how many it gave, `grow(count)` takes at most so many again and
+    tells how many. `kv_tokens(count)` cuts the KV caches to so many rows and tells the bytes gained.
     """
 
     threads: Callable[[int], None] | None = None
     max_threads: int = 1
+    forget: Callable[[], int] | None = None
     shrink: Callable[[int], int] | None = None
     grow: Callable[[int], int] | None = None
     kv_tokens: Callable[[int], int] | None = None
@@ -105,6 +107,7 @@ def levers(engine: Engine) -> Levers:
     return Levers(
         threads=limit,
         max_threads=1 if limit is None else engine.threads,
+        forget=lambda: sum(pool.clear() for pool in list(engine.pools)),
         shrink=None if stream is None else stream.shrink,
         grow=None if stream is None else stream.grow,
     )
@@ -240,6 +243,14 @@ class Governor:
                 )
 
     def _give_back(self, wanted: int, seen: str, why: str) -> None:
+        forgot = self.levers.forget() if self.levers.forget is not None else 0
+        if forgot > 0:
+            self._decide(
+                "memory", seen, f"forgot {_size(forgot)} of finished texts: prompts that begin alike are read anew", why
+            )
+        wanted -= forgot
+        if wanted <= 0:
+            return
         gave = self.levers.shrink(wanted) if self.levers.shrink is not None else 0
         if gave > 0:
             self.given_back_bytes += gave
@@ -254,7 +265,7 @@ class Governor:
             if gained > 0:
                 self._decide("memory", seen, f"cut the KV cache, {_size(gained)} less", why, lossless=False)
                 return
-        if gave <= 0 and not self._helpless:
+        if gave <= 0 and forgot <= 0 and not self._helpless:
             self._helpless = True
             self._decide("memory", seen, "nothing: no pinned weights are left to give back", why)
 

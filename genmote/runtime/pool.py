@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 class SessionPool:
-    """At most `keep` idle sessions; the least recently used goes first. Used from one thread at a time."""
+    """At most `keep` idle sessions; the least recently used goes first. Used from one thread at a time, but for
+    `clear`, which the governor may call between two passes."""
 
     def __init__(self, engine: Engine, keep: int) -> None:
         self.engine, self.keep = engine, keep
+        engine.pools.add(self)
         self._idle: list[Session] = []  # oldest first
 
     def take(self, rows: Rows, active: Iterable[Session] = ()) -> Session:
@@ -25,6 +27,10 @@ class SessionPool:
         A session that goes on with its own text is taken; where only a beginning is shared (a system prompt), that part
         is copied, so that the other text stays cached too.
         """
+        with self.engine.lock:
+            return self._take(rows, active)
+
+    def _take(self, rows: Rows, active: Iterable[Session]) -> Session:
         best, shared = self._longest(rows, active)
         if best is None:
             session = self._idle.pop(0) if len(self._idle) >= self.keep > 0 else Session(self.engine)
@@ -39,11 +45,16 @@ class SessionPool:
 
     def give(self, session: Session) -> None:
         """Back from use, whatever state it is in."""
-        self._idle.append(session)
-        del self._idle[: max(0, len(self._idle) - self.keep)]
+        with self.engine.lock:
+            self._idle.append(session)
+            del self._idle[: max(0, len(self._idle) - self.keep)]
 
-    def clear(self) -> None:
-        self._idle.clear()
+    def clear(self) -> int:
+        """Forget all; how many bytes of keys and values they held."""
+        with self.engine.lock:
+            count = sum(session.nbytes for session in self._idle)
+            self._idle.clear()
+        return count
 
     def _longest(self, rows: Rows, active: Iterable[Session]) -> tuple[Session | None, int]:
         best: Session | None = None

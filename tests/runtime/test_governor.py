@@ -30,9 +30,11 @@ class World:
         self.now, self.seen = 0.0, Seen(memory=PLENTY)
         self.pinned, self.pinned_first, self.kv, self.threads, self.looks = pinned, pinned, kv, threads, 0
         self.slept: list[float] = []
+        self.idle = 0
         levers = Levers(
             threads=lambda count: setattr(self, "threads", count),
             max_threads=threads,
+            forget=self.forget,
             shrink=self.shrink,
             grow=self.grow,
             kv_tokens=self.cut,
@@ -47,6 +49,10 @@ class World:
         gave = min(-(-count // MB) * MB, self.pinned)  # whole matrices
         self.pinned -= gave
         return gave
+
+    def forget(self) -> int:
+        gained, self.idle = self.idle, 0
+        return gained
 
     def grow(self, count: int) -> int:
         took = min(count // MB * MB, self.pinned_first - self.pinned)
@@ -94,6 +100,17 @@ def test_short_memory_gives_weights_back_until_the_upper_mark() -> None:
     assert decision.seen == "2.9 MB of 100.0 MB left (this machine)" and decision.why == "below 3.0 MB, wanted 8.0 MB"
     assert world.run(5, left(8.9)) == []
     assert world.pinned == 34 * MB
+
+
+def test_finished_texts_are_forgotten_before_weights_are_given_back() -> None:
+    world = World()
+    world.idle = 2 * MB
+    assert world.run(0.1, left(2.0)) == [
+        "forgot 2.0 MB of finished texts: prompts that begin alike are read anew",
+        "gave back 4.0 MB of pinned weights: they are read from the disk now",
+    ]
+    world.idle = 50 * MB
+    assert len(world.run(0.2, left(2.0))) == 1 and world.pinned == 36 * MB
 
 
 def test_weights_are_pinned_again_only_when_there_was_room_for_a_while_and_never_more_than_before() -> None:
@@ -269,6 +286,24 @@ def test_an_engine_looks_between_passes_alone_and_in_a_batch() -> None:
         with Scheduler(engine) as scheduler:
             scheduler.submit(engine.request("ab", max_tokens=3)).result(10)
         assert world.looks == 2
+
+
+def test_a_servers_finished_texts_are_forgotten_and_told_the_same_again() -> None:
+    from genmote.runtime.governor import levers
+    from genmote.runtime.scheduler import Scheduler
+
+    with fake_engine() as engine, Scheduler(engine) as scheduler:
+        request = engine.request("ab ab", max_tokens=4)
+        before = scheduler.submit(request).result(10)
+        assert scheduler.submit(request).result(10).cached_tokens > 0
+        forget = levers(engine).forget
+        assert forget is not None and len(engine.pools) == 2
+        end = time.monotonic() + 10
+        while not scheduler._pool._idle and time.monotonic() < end:
+            time.sleep(0.01)  # the session comes back just after the text's end was told
+        forget()
+        again = scheduler.submit(request).result(10)
+        assert again.cached_tokens == 0 and again.text == before.text
 
 
 def test_threads_can_be_limited_at_any_step_and_change_no_bit() -> None:
