@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from genmote.errors import ContextError, SpecError, TemplateError
 from genmote.runtime import loading
+from genmote.runtime.eviction import Evictor, eviction
 from genmote.runtime.generation import Prompt, Request, Result
 from genmote.runtime.grammar import Constraint, Grammar, GrammarVocabulary
 from genmote.runtime.measures import Perplexity, Score, perplexity, text_logprobs, text_vector
 from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
 from genmote.runtime.sample import Sampling
-from genmote.runtime.session import Session
+from genmote.runtime.session import CHUNK, Session
 from genmote.runtime.speculate import DraftModel, Guesser
 from genmote.runtime.stops import Stops
 from genmote.runtime.stream import Stream
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from genmote.models.config import Config
     from genmote.models.decoder import Decoder
     from genmote.models.tokenizer import Tokenizer
+    from genmote.ops.protocol import KVCache
     from genmote.runtime.accelerator import TierReport
     from genmote.runtime.governor import Bounds, Decision, Governor
     from genmote.runtime.plan import Plan
@@ -69,6 +71,9 @@ class Engine:
         accelerator: str | None = None,
         device_memory: int | str | None = None,
         host_memory: int | str | None = None,
+        kv: str | None = None,
+        evict: str | None = None,
+        kv_tokens: float | None = None,
     ) -> Engine:
         """A model by name (fetched first if it is not here) or path.
 
@@ -80,6 +85,10 @@ class Engine:
         device of PyTorch ("cuda"), whose weights take `device_memory` there, `host_memory` in RAM, the rest stays in
         the file (`runtime/accelerator.py`). Raises ModelNameError, ModelFileError, PullError, OpsError, SpecError,
         BudgetError.
+
+        `kv`: how keys and values are kept, f16 (None), int8 or int4; `evict`: which rows of them go
+        (``NAME[+LAYERS][:FIELD=VALUE,...]``, `runtime/evict/`), `kv_tokens`: how many rows a layer may hold, or which
+        share of the context. These change what the model says; `lossy` tells how.
         """
         return loading.load(
             cls,
@@ -95,6 +104,9 @@ class Engine:
             accelerator=accelerator,
             device_memory=device_memory,
             host_memory=host_memory,
+            kv=kv,
+            evict=evict,
+            kv_tokens=kv_tokens,
         )
 
     def __init__(
@@ -108,8 +120,13 @@ class Engine:
         identity: str | Callable[[], str] = "unnamed",
         threads: int = 1,
         load_ms: float = 0.0,
+        kv: str | None = None,
+        evict: str | None = None,
+        kv_tokens: float | None = None,
+        chunk: int = CHUNK,
     ) -> None:
-        """`identity` names the model's weights: a saved prefix is good for one identity only."""
+        """`identity` names the model's weights: a saved prefix is good for one identity only. `chunk`: rows of a prompt
+        that are run at once."""
         trained = decoder.config.context_length
         if context is not None and (
             isinstance(context, bool) or not isinstance(context, int) or not 1 <= context <= trained
@@ -117,6 +134,9 @@ class Engine:
             raise SpecError(f"context={context!r}: this model takes 1 to {trained} tokens")
         self.decoder, self.tokenizer, self.chat_template = decoder, tokenizer, chat_template
         self.context = context or trained
+        self.kv, self.chunk = kv or "f16", chunk
+        self.eviction = eviction(evict, kv_tokens, self.context)
+        self._kept: tuple[int, list[int]] = (-1, [])
         self.model_path, self.threads, self.load_ms = model_path, threads, load_ms
         self.lock = threading.RLock()
         self.version = 0  # counts changes of the adapters: keys and values of another version mean nothing
@@ -162,6 +182,28 @@ class Engine:
     def peak_rss_bytes(self) -> int:
         """Greatest resident memory of this process so far."""
         return loading.peak_rss_bytes()
+
+    @property
+    def lossy(self) -> tuple[str, ...]:
+        """What these settings lose of the model's accuracy, a line each."""
+        told = () if self.kv == "f16" else (f"keys and values are rounded to {self.kv}",)
+        return told if self.eviction is None else (*told, self.eviction.told())
+
+    def cache(self) -> tuple[KVCache, Evictor | None]:
+        """An empty KV cache for one session, and what evicts its rows."""
+        settings: dict[str, Any] = {} if self.kv == "f16" else {"kind": self.kv}
+        setting = self.eviction
+        if setting is None:
+            # The whole context at once: a cache takes memory as rows arrive, and to grow it would hold it twice.
+            return self.decoder.cache(self.context, **settings), None
+        with self.lock:
+            if self._kept[0] != self.version:
+                self._kept = self.version, setting.kept(self.decoder)
+        kept = self._kept[1]
+        capacity = min(self.context, max(kept) + setting.block)
+        if setting.queries:
+            settings["queries"] = setting.queries
+        return self.decoder.cache(capacity, **settings), Evictor(setting, self.decoder, kept)
 
     def identity(self) -> str:
         """Names the weights, adapters included."""

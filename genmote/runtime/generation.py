@@ -83,6 +83,7 @@ class Result:
     drafted: int
     accepted: int
     seed: int
+    evicted: int = 0  # rows that a layer of the KV cache has evicted, on average over the layers
     logprobs: list[float] | None = None
     top_logprobs: list[list[tuple[int, float]]] | None = None
 
@@ -143,11 +144,12 @@ class Generation:
         """How many of the last rows' logits `take` needs."""
         return 1 + len(self._draft)
 
-    def feed(self) -> list[int]:
-        """The next rows: tokens that the model has not seen, then guesses."""
+    def feed(self, most: int) -> list[int]:
+        """The next rows: tokens that the model has not seen, then guesses, as long as all are `most` at most."""
         if self.guesser is not None:
             made = len(self.tokens)
-            self._draft = self.guesser.draft(min(self.request.max_tokens - made - 1, self._room - made))
+            room = min(self.request.max_tokens - made - 1, self._room - made, most - len(self._pending))
+            self._draft = self.guesser.draft(max(0, room))
         return self._pending + self._draft
 
     def take(self, logits: NDArray[np.float32]) -> list[Piece]:
@@ -245,6 +247,7 @@ class Account:
         self.first: float | None = None
         self.last = started
         self.steps = 0
+        self.evicted = 0
         self.texts: list[str] = []
         self.logprobs: list[float] = []
         self.tops: list[list[tuple[int, float]]] = []
@@ -276,6 +279,7 @@ class Account:
             drafted=count.drafted if count else 0,
             accepted=count.accepted if count else 0,
             seed=generation.sampler.seed,
+            evicted=self.evicted,
             logprobs=self.logprobs if generation.request.logprobs else None,
             top_logprobs=self.tops if generation.request.logprobs else None,
         )

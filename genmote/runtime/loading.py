@@ -41,6 +41,9 @@ def load(
     accelerator: str | None = None,
     device_memory: int | str | None = None,
     host_memory: int | str | None = None,
+    kv: str | None = None,
+    evict: str | None = None,
+    kv_tokens: float | None = None,
 ) -> Engine:
     """What `Engine.load` does."""
     from genmote.models import packed, store
@@ -68,10 +71,13 @@ def load(
         Decoder(weights.config, weights, opset),
         tokenizer,
         chat_template=template,
-        context=context if made is None else made.context,
+        context=context,
         model_path=path,
         identity=file.sha256,
         threads=count,
+        kv=kv,
+        evict=evict,
+        kv_tokens=kv_tokens,
     )
     if wanted is not None:
         engine.tiers = wanted.told(matrices)

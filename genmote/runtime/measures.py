@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import ContextError, ModelFileError, SpecError
-from genmote.ops.protocol import KVCache, Span
 from genmote.runtime.sample import token_logprobs
-from genmote.runtime.session import BESIDE, CHUNK
+from genmote.runtime.session import BESIDE, Session
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
@@ -74,13 +73,13 @@ def perplexity(
         )
     windows = min(windows, chunks or windows)
     first = context // 2
-    cache = engine.decoder.cache(context)
+    session = Session(engine)
     losses: list[NDArray[np.float64]] = []
     for window in range(windows):
         text = list(tokens[window * context : (window + 1) * context])
         if bos is not None:
             text[0] = bos
-        losses.append(-text_logprobs(engine, text, first + 1, cache))
+        losses.append(-text_logprobs(engine, text, first + 1, session))
         if progress is not None:
             progress(window + 1, windows)
     loss = np.concatenate(losses)
@@ -92,11 +91,12 @@ def perplexity(
 
 
 def text_logprobs(
-    engine: Engine, tokens: Sequence[int], first: int, cache: KVCache | None = None
+    engine: Engine, tokens: Sequence[int], first: int, session: Session | None = None
 ) -> NDArray[np.float64]:
-    """Log-probability of each of tokens[first:] after all before it, (len(tokens) - first,); first is at least 1.
+    """Log-probability of each of tokens[first:] after all before it, (len(tokens) - first,); first is at least 1. Where
+    the engine evicts, each token sees what the policy had left of those before it.
 
-    `cache` is used anew, where one is at hand.
+    `session` is used anew, where one is at hand.
     """
     decoder = engine.decoder
     last = len(tokens) - 1  # the last token's own prediction is not needed
@@ -104,17 +104,20 @@ def text_logprobs(
         raise ContextError(f"got {len(tokens)} tokens, the context is {engine.context}: score a shorter text")
     found: list[NDArray[np.float64]] = []
     rows = max(1, _LOGITS_BYTES // (4 * decoder.config.vocab_size))
-    cache = cache or decoder.cache(max(1, last))
-    cache.truncate(0)
-    for start in range(0, last, CHUNK):
-        stop = min(start + CHUNK, last)
+    session = session or Session(engine)
+    session.truncate(0)
+    start = 0
+    while start < last:
         with engine.lock:
-            x = decoder.run(np.array(tokens[start:stop], np.int32), [Span(cache, 0, stop - start)], head=stop >= first)
-            cache.advance(stop - start)
+            stop = min(start + engine.chunk, start + session.ahead, last)
+            with session.running(list(tokens[start:stop])) as span:
+                x = decoder.run(np.array(tokens[start:stop], np.int32), [span], head=stop >= first)
+                span.cache.advance(span.count)
             for at in range(max(start, first - 1), stop, rows):
                 end = min(at + rows, stop)
                 logits = decoder.ops.numpy(decoder.head(x[at - start : end - start]))
                 found.append(token_logprobs(logits, np.array(tokens[at + 1 : end + 1], np.int64)))
+        start = stop
         _give_way()
     return np.concatenate(found) if found else np.zeros(0)
 
@@ -126,14 +129,17 @@ def text_vector(
     if pooling not in ("mean", "last"):
         raise SpecError(f"pooling={pooling!r}: use 'mean' or 'last'")
     total = np.zeros(engine.config.width)
-    cache = engine.decoder.cache(len(tokens))
-    for start in range(0, len(tokens), BESIDE):
-        part = np.array(tokens[start : start + BESIDE], np.int32)
+    session = Session(engine)
+    start = 0
+    while start < len(tokens):
         with engine.lock:
-            states = engine.decoder.hidden(part, [Span(cache, 0, len(part))]).astype(np.float64)  # (N, D)
+            part = list(tokens[start : start + min(BESIDE, engine.chunk, session.ahead)])
+            with session.running(part) as span:
+                states = engine.decoder.hidden(np.array(part, np.int32), [span]).astype(np.float64)  # (N, D)
         total = states[-1] if pooling == "last" else total + states.sum(0)
         if progress is not None:
             progress(start + len(part), len(tokens))
+        start += len(part)
         _give_way()
     length = float(np.linalg.norm(total))
     if not math.isfinite(length):

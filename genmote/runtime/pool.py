@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from genmote.runtime.prompt import Rows, common_prefix
+from genmote.runtime.prompt import Rows
 from genmote.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SessionPool:
         best: Session | None = None
         longest = 0
         for session in [*self._idle, *active]:
-            shared = common_prefix(session.ids, rows.ids) if session.current else 0
+            shared = session.shared(rows)
             if shared > longest:
                 best, longest = session, shared
         return best, longest

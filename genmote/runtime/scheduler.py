@@ -22,7 +22,7 @@ from genmote.runtime.generation import Account, Generation, Piece, Request, Resu
 from genmote.runtime.handle import Event, Handle
 from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
-from genmote.runtime.session import BESIDE, CHUNK, Session, Work, run_batch
+from genmote.runtime.session import BESIDE, Session, Work, run_batch
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
@@ -40,6 +40,7 @@ class _Text:
         self.session: Session | None = None
         self.account: Account | None = None
         self.at = 0
+        self.feed: list[int] = []  # tokens of the text that are still to be run before the next is drawn
 
 
 class Scheduler:
@@ -187,12 +188,15 @@ class Scheduler:
             if text.at < len(text.rows):
                 newcomers.append(text)
                 continue
-            tokens = text.generation.feed()
-            works.append((text, Work(text.session, Rows(tokens), 0, len(tokens), text.generation.wanted)))
-        budget = BESIDE if works else CHUNK
+            ahead = text.session.ahead
+            tokens = text.feed or text.generation.feed(ahead)
+            text.feed = tokens[ahead:]  # guesses are never among these
+            wanted = 0 if text.feed else text.generation.wanted
+            works.append((text, Work(text.session, Rows(tokens[:ahead]), 0, len(tokens[:ahead]), wanted)))
+        budget = min(BESIDE, self.engine.chunk) if works else self.engine.chunk
         for place, text in enumerate(newcomers):
             assert text.session is not None
-            share = min(-(-budget // (len(newcomers) - place)), len(text.rows) - text.at)
+            share = min(-(-budget // (len(newcomers) - place)), len(text.rows) - text.at, text.session.ahead)
             if share > 0:
                 stop = text.at + share
                 works.append((text, Work(text.session, text.rows, text.at, stop, int(stop == len(text.rows)))))
@@ -225,6 +229,7 @@ class Scheduler:
             pieces = text.generation.take(logits)
             if text.generation.rejected:
                 text.session.truncate(len(text.session) - text.generation.rejected)
+            text.account.evicted = text.session.evicted
             text.account.add(pieces, now)
         except Exception as error:
             self._end(text, error)

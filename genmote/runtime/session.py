@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import ContextError
+from genmote.errors import ContextError, SpecError
 from genmote.ops.protocol import KVCache, Span
-from genmote.runtime import saved
+from genmote.runtime import eviction, saved
+from genmote.runtime.eviction import Evictor
 from genmote.runtime.prompt import Rows, common_prefix
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Session:
         self.ids: list[int] = []
         self._version = engine.version
         self._cache: KVCache | None = None
+        self._evictor: Evictor | None = None  # with the cache, where the engine evicts
+        self._whole = True  # False: interrupted while rows were evicted
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,13 +51,39 @@ class Session:
         """Bytes of the KV cache's rows."""
         return 0 if self._cache is None else self._cache.nbytes
 
+    @property
+    def floor(self) -> int:
+        """Rows before this one cannot be gone back to: some of them were evicted."""
+        return 0 if self._evictor is None else self._evictor.done
+
+    @property
+    def ahead(self) -> int:
+        """How many rows may be run at once: up to the next eviction."""
+        evictor = self._evictor
+        if evictor is None:
+            setting = self.engine.eviction
+            if setting is None:
+                return self.engine.context
+            self.ready(0)
+            return self.ahead
+        left = evictor.next - len(self.ids)
+        return left or evictor.eviction.block
+
+    @property
+    def evicted(self) -> int:
+        """How many rows a layer has evicted, on average over the layers."""
+        if self._cache is None or not self.floor:
+            return 0
+        lengths = self._cache.lengths
+        return len(self.ids) - round(sum(lengths) / len(lengths))
+
     def prefill(self, prompt: Rows | Sequence[int]) -> NDArray[np.float32]:
         """Hold exactly the prompt; logits (V,) of its last row. A cached beginning is not run again."""
         rows = prompt if isinstance(prompt, Rows) else Rows(prompt)
         self.match(rows)
         logits: Any = None
         while len(self) < len(rows):
-            start, stop = len(self), min(len(self) + CHUNK, len(rows))
+            start, stop = len(self), min(len(self) + min(self.engine.chunk, self.ahead), len(rows))
             logits = self.extend(rows, start, stop, int(stop == len(rows)))
         if logits is None:
             raise ContextError("the prompt has no rows: give at least one token")
@@ -65,13 +95,30 @@ class Session:
         if not self.current:  # other adapters: the old keys and values mean nothing
             self.truncate(0)
             self._version = self.engine.version
-        keep = min(common_prefix(self.ids, rows.ids), max(0, len(rows) - 1))
+        keep = min(self.shared(rows), max(0, len(rows) - 1))
         self.truncate(keep)
         return keep
 
+    def shared(self, rows: Rows) -> int:
+        """How many rows of the prompt's beginning are held and can be gone on from; 0 where some were evicted since."""
+        if not self.current or not self._whole:
+            return 0
+        found = common_prefix(self.ids, rows.ids)
+        return found if min(found, len(rows) - 1) >= self.floor else 0
+
     def extend(self, rows: Rows, start: int, stop: int, wanted: int) -> NDArray[np.float32] | None:
-        """Run rows [start, stop) after those held; logits (wanted, V) of the last ones."""
-        return run_batch(self.engine, [Work(self, rows, start, stop, wanted)])[0]
+        """Run rows [start, stop) after those held; logits (wanted, V) of the last ones.
+
+        Where rows are evicted in between, an exception leaves what was run until then.
+        """
+        found: list[NDArray[np.float32]] = []
+        while start < stop:
+            end = min(start + self.ahead, stop)
+            logits = run_batch(self.engine, [Work(self, rows, start, end, max(0, wanted - (stop - end)))])[0]
+            if logits is not None:
+                found.append(logits)
+            start = end
+        return np.concatenate(found) if len(found) > 1 else found[0] if found else None
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Append a token; the next token's logits (V,)."""
@@ -79,51 +126,71 @@ class Session:
 
     def feed(self, tokens: list[int], wanted: int) -> NDArray[np.float32]:
         """Append tokens; logits (wanted, V) of the last ones."""
-        with self.engine.lock:
-            self.engine.between_passes()
-            cache = self.ready(len(tokens))
-            count = len(tokens)
-            picked: Any = "last" if wanted == 1 else range(count - wanted, count)
-            try:
-                logits = self.engine.decoder.forward(tokens, [Span(cache, 0, count)], logits=picked)
-                self.ids += tokens
-            except BaseException:
-                self.ready(0)
-                raise
+        logits = self.extend(Rows(tokens), 0, len(tokens), wanted)
         assert logits is not None  # rows were asked for
         return logits
 
     def truncate(self, length: int) -> None:
-        """Forget the rows from `length` on."""
-        if length < len(self.ids):
-            del self.ids[length:]
+        """Forget the rows from `length` on. Raises SpecError for a length below `floor`, other than 0."""
+        if length >= len(self.ids) and self._whole:
+            return
+        if length == 0 and (self.floor or not self._whole):
+            self._cache = self._evictor = None  # what is left of it is of no use to another text
+            self._whole = True
+        elif length < self.floor:
+            raise SpecError(
+                f"rows before {self.floor} were evicted: cannot go back to {length}; start over, with 0 rows"
+            )
+        del self.ids[length:]
         if self._cache is not None and self._cache.position > len(self.ids):
             self._cache.truncate(len(self.ids))
 
     def ready(self, more: int) -> KVCache:
-        """The cache, agreeing with `ids` (a call may have been interrupted) and with room for `more` rows."""
+        """The cache, agreeing with `ids` (a call may have been interrupted) and with room for `more` rows: what is to
+        be evicted before the next row is."""
         need = len(self.ids) + more
         if need > self.engine.context:
             raise ContextError(f"the text has {need} tokens, {self.engine.context_limit}")
+        if not self._whole:
+            raise SpecError("the session was interrupted while it evicted rows: truncate it to 0 and start over")
         cache = self._cache
         if cache is None:
-            # The whole context at once: a cache takes memory as rows arrive, and to grow it would hold it twice.
-            cache = self._cache = self.engine.decoder.cache(self.engine.context)
+            cache, self._evictor = self.engine.cache()
+            self._cache = cache
         if cache.position > len(self.ids):
             cache.truncate(len(self.ids))
+        evictor = self._evictor
+        if evictor is not None and more:
+            if cache.position == evictor.next:
+                cut = evictor.choose(cache)
+                self._whole = False
+                evictor.apply(cache, cut)
+                self._whole = True
+            if need > evictor.next:
+                raise SpecError(f"{more} rows at once, the next eviction is after {self.ahead}: run so many at most")
         return cache
+
+    @contextlib.contextmanager
+    def running(self, tokens: list[int]) -> Iterator[Span]:
+        """While the block runs these tokens through the model and advances the cache; then the session holds them."""
+        cache = self.ready(len(tokens))
+        try:
+            yield Span(cache, 0, len(tokens))
+            self.ids += tokens
+        except BaseException:
+            self.ready(0)
+            raise
 
     def fork(self, length: int) -> Session:
         """A new session that holds the first `length` rows: a copy, far cheaper than running them."""
         other = Session(self.engine)
         if length and self._cache is not None:
-            other.ready(length).restore(self._cache.export(length))
-            other.ids = self.ids[:length]
+            other._take(self.ids[:length], self._state(length))
         return other
 
     def save(self, path: str | Path) -> None:
-        """Write the rows held to a file that `restore` takes in any later process with the same model."""
-        state = {} if self._cache is None else self.ready(0).export()
+        """Write the rows held to a file that `restore` takes in any later process with the same model and settings."""
+        state = {} if self._cache is None else self._state(len(self.ids))
         saved.write(Path(path), self.engine.identity(), self.ids, state)
 
     def restore(self, path: str | Path) -> None:
@@ -133,12 +200,30 @@ class Session:
         self.truncate(0)
         self._version = self.engine.version
         if ids:
-            cache = self.ready(len(ids))
+            eviction.check(state, self.engine.eviction)
             try:
-                cache.restore(state)
+                self._take(ids, state)
             except (ValueError, KeyError, TypeError) as error:
                 raise saved.damaged(Path(path), str(error)) from None
-            self.ids = ids
+
+    def _state(self, length: int) -> dict[str, NDArray[Any]]:
+        """The first `length` rows as plain arrays."""
+        state = self.ready(0).export(length)
+        return state if self._evictor is None else state | self._evictor.export()
+
+    def _take(self, ids: list[int], state: dict[str, NDArray[Any]]) -> None:
+        """Hold the rows of a state, in an empty session."""
+        if len(ids) > self.engine.context:
+            raise ContextError(f"the text has {len(ids)} tokens, {self.engine.context_limit}")
+        cache = self.ready(0)
+        try:
+            cache.restore(state)
+            if self._evictor is not None:
+                self._evictor.restore(state)
+        except BaseException:
+            self._cache = self._evictor = None
+            raise
+        self.ids = ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +240,8 @@ class Work:
 def run_batch(engine: Engine, works: Sequence[Work]) -> list[NDArray[np.float32] | None]:
     """Run the rows of several sessions in one pass; each work's logits (wanted, V), None where none are wanted.
 
-    A session may be in `works` once. After an exception all sessions hold what they held.
+    A session may be in `works` once, with no more rows than it has `ahead`. After an exception all sessions hold what
+    they held.
     """
     with engine.lock:
         engine.between_passes()

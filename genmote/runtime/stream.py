@@ -60,11 +60,12 @@ class Stream:
                 pieces = generation.take(logits)
                 if generation.rejected:
                     session.truncate(len(session) - generation.rejected)
+                account.evicted = session.evicted
                 account.add(pieces, time.perf_counter())
                 yield from pieces
                 if generation.finish_reason is not None:
                     return
-                tokens = generation.feed()
+                tokens = generation.feed(session.ahead)
                 logits = session.feed(tokens, generation.wanted)
                 account.steps += 1
         finally:

@@ -168,8 +168,8 @@ def test_a_model_that_computes_no_numbers_is_told(monkeypatch: pytest.MonkeyPatc
 def test_a_long_text_lets_others_have_the_engine(
     work: Callable[[Engine], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measures, "CHUNK", measures.BESIDE)
     engine = fake_engine()
+    monkeypatch.setattr(engine, "chunk", measures.BESIDE)
     run = engine.decoder.run
     slices = 0
 

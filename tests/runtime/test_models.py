@@ -99,7 +99,7 @@ def test_a_draft_model_of_another_family_is_refused(tiny: Callable[[str, str], P
 def test_chunks_of_a_prompt_change_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = list(np.random.default_rng(0).integers(5, 300, 90))
     whole = engine.session().prefill(tokens)
-    monkeypatch.setattr("genmote.runtime.session.CHUNK", 13)
+    monkeypatch.setattr(engine, "chunk", 13)
     np.testing.assert_array_equal(engine.session().prefill(tokens), whole)
 
 

@@ -1,0 +1,1 @@
+"""Eviction policies: one file each, found by its name; see `_base.py`."""

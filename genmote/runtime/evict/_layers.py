@@ -1,0 +1,95 @@
+"""How the rows of a session are shared out among the layers: evenly, as a pyramid, or to the layers that look back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SpecError
+from genmote.ops.protocol import Span
+from genmote.registry import near
+from genmote.runtime.evict._base import Seen
+
+if TYPE_CHECKING:
+    from genmote.models.decoder import Decoder
+
+Float64 = NDArray[np.float64]
+KINDS = ("even", "pyramid", "retrieval")
+REPEATED = 64  # tokens of the text that tells which layers look back
+NOISE = 0.05  # attention that a head gives to such places in any case
+
+
+def weights(kind: str, decoder: Decoder) -> Float64:
+    """What each layer's share is in proportion to, beside the least that every layer gets: (L,).
+
+    even: the same for all. pyramid: falls evenly from the first layer to none at the last (PyramidKV, Cai et al.
+    2024). retrieval: how much a layer's heads look back (`look_back`).
+    """
+    count = decoder.config.n_layers
+    if kind == "even":
+        return np.ones(count)
+    if kind == "pyramid":
+        return np.linspace(1.0, 0.0, count)
+    if kind == "retrieval":
+        return np.sqrt(look_back(decoder))
+    raise SpecError(unknown(kind))
+
+
+def unknown(kind: str) -> str:
+    """The message for a way of sharing that there is not."""
+    return f"no way to share out rows is called {kind!r}{near(kind, list(KINDS))}; known: {', '.join(KINDS)}"
+
+
+def shared(weight: Float64, mean: int, least: int, most: int) -> NDArray[np.int64]:
+    """Whole blocks for each layer, (L,): `mean` on average, at least `least`, at most `most`, otherwise as `weight`
+    says.
+
+    >>> shared(np.array([1.0, 0, 0, 1]), mean=4, least=2, most=16).tolist()
+    [6, 2, 2, 6]
+    """
+    count = len(weight)
+    if most <= mean or not weight.any():
+        return np.full(count, min(mean, most))
+    found = np.full(count, float(least))
+    left = float(count * (mean - least))
+    while left > 1e-9:  # what goes beyond a layer's most goes to the others
+        open_ = (found < most) & (weight > 0)
+        if not open_.any():
+            break
+        part = np.where(open_, weight, 0.0)
+        given = np.minimum(left * part / part.sum(), most - found)
+        found += given
+        left -= float(given.sum())
+    whole = np.floor(found + 1e-9).astype(np.int64)
+    spare = int(count * mean - whole.sum())
+    order = np.argsort(-(found - whole), kind="stable")
+    whole[[layer for layer in order if whole[layer] < most][:spare]] += 1
+    return whole
+
+
+def look_back(decoder: Decoder) -> Float64:
+    """How much the heads of each layer look back, (L,): in a text of random tokens said twice, the attention that a
+    token gives to the token after it in the first saying (induction), and half of what it gives to itself there (echo),
+    summed over the heads.
+
+    Layers without such heads do well with few rows; the others lose what the text said long ago (RazorAttention, Tang
+    et al. 2024, who give such heads all rows; Olsson et al. 2022).
+    """
+    config = decoder.config
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, REPEATED)
+    cache = decoder.cache(2 * REPEATED, queries=REPEATED)
+    decoder.forward(np.concatenate([tokens, tokens]), [Span(cache, 0, 2 * REPEATED)], logits=None)
+    at = np.arange(REPEATED)
+    found = np.zeros(config.n_layers)
+    for layer in decoder.weights.layers:
+        spec = layer.spec
+        if spec.window:
+            continue
+        keys = cache.keys(spec.index)
+        seen = Seen(keys, keys, cache.queries(spec.index), keys[:0, :, 0], spec.scale, spec.score_cap)
+        each = seen.attention()  # (H, n, T)
+        echo, induction = each[:, at, at].mean(axis=1), each[:, at[:-1], at[1:]].mean(axis=1)  # (H,) each
+        found[spec.index] = (0.5 * np.maximum(echo - NOISE, 0) + np.maximum(induction - NOISE, 0)).sum()
+    return found

@@ -1,0 +1,206 @@
+"""Sessions that forget: how many rows an engine's sessions hold, and which rows go.
+
+An `Eviction` is a setting of the engine; an `Evictor` is what one session needs of it. A session is cut at fixed
+positions, whole blocks of its own rows, so that a text comes out the same in any company and however its prompt is
+sliced. Which rows go is decided by a policy (`evict/NAME.py`); the arithmetic is NumPy's, on the rows as attention
+sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote import registry
+from genmote.errors import SpecError
+from genmote.runtime.evict import _layers
+from genmote.runtime.evict._base import Evict, Seen
+from genmote.spec import build
+
+if TYPE_CHECKING:
+    from genmote.models.decoder import Decoder
+    from genmote.ops.protocol import KVCache
+
+ROOM = "genmote.runtime.evict"
+DEFAULT, SHARE = "expected+retrieval", 0.25  # the policy, and the share of the context, where only the other is given
+LEAST_ROWS = 32
+LEAST_SHARE = 0.4  # of the mean, what every layer keeps where layers differ
+
+
+@lru_cache(maxsize=64)
+def policy(text: str) -> tuple[Evict, str]:
+    """The policy and the way to share out rows that a text names: ``NAME[+LAYERS][:FIELD=VALUE,...]``.
+
+    >>> policy("window:sinks=2")
+    (Window(sinks=2, recent=0.25), 'even')
+    >>> policy("snapkv+pyramid")[1]
+    'pyramid'
+    """
+    head, _, settings = text.partition(":")
+    name, _, layers = head.partition("+")
+    module = registry.load(ROOM, name, what="eviction policy")
+    if layers and layers not in _layers.KINDS:
+        raise SpecError(_layers.unknown(layers))
+    member: type[Evict] = next(
+        x
+        for x in vars(module).values()
+        if isinstance(x, type) and issubclass(x, Evict) and x.__module__ == module.__name__
+    )
+    types = {field.name: field.type for field in fields(member)}
+    values: dict[str, Any] = {}
+    for pair in filter(None, settings.split(",")):
+        field, _, value = pair.partition("=")
+        try:
+            values[field] = {"int": int, "float": float}.get(str(types.get(field)), str)(value)
+        except ValueError:
+            raise SpecError(f"evict={text!r}: {pair!r} is no number; write it like {field}=8") from None
+    return build(member, values, where=f"evict={text!r}"), layers or "even"
+
+
+def names() -> list[str]:
+    """The policies that there are."""
+    return registry.names(ROOM)
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """A layer holds at most `rows` rows, on average over the layers: it is cut whenever a block has come on top of
+    what it keeps, by that block."""
+
+    name: str
+    policy: Evict
+    layers: str
+    rows: int
+    context: int
+
+    @property
+    def block(self) -> int:
+        """Rows between two cuts: an eighth of what a layer holds, so that a cut is rare and what it keeps is much."""
+        return max(8, self.rows // 8 // 8 * 8)
+
+    @property
+    def queries(self) -> int:
+        """How many of the last rows' queries the cache must keep."""
+        return min(self.block, self.policy.queries(self.block))
+
+    def kept(self, decoder: Decoder) -> list[int]:
+        """Rows that each layer keeps at a cut, whole blocks. Layers whose attention has a window keep no more."""
+        block = self.block
+        mean, most = self.rows // block - 1, -(-self.context // block)
+        least = mean if self.layers == "even" else max(1, round(LEAST_SHARE * mean))
+        blocks = _layers.shared(_layers.weights(self.layers, decoder), mean, least, most)
+        windows = [layer.spec.window for layer in decoder.weights.layers]
+        return [
+            min(int(n), -(-window // block)) * block if window else int(n) * block
+            for n, window in zip(blocks, windows, strict=True)
+        ]
+
+    def told(self) -> str:
+        """What is lost, for people."""
+        return f"rows beyond {self.rows} a layer are evicted ({self.name})"
+
+
+def eviction(evict: str | None, kv_tokens: float | None, context: int) -> Eviction | None:
+    """The setting for sessions of up to `context` tokens; None where nothing is to be evicted.
+
+    `kv_tokens`: rows a layer may hold, or a share of the context below 1. Raises SpecError.
+    """
+    if evict is None and kv_tokens is None:
+        return None
+    name = DEFAULT if evict is None else evict
+    found, layers = policy(name)
+    given = SHARE if kv_tokens is None else kv_tokens
+    wrong = isinstance(given, bool) or not isinstance(given, int | float) or given <= 0
+    rows = 0 if wrong else int(given * context) if given < 1 else int(given)
+    if rows < LEAST_ROWS or (not wrong and given >= 1 and given != rows):
+        raise SpecError(
+            f"kv_tokens={kv_tokens!r} with a context of {context}: use a whole number from {LEAST_ROWS} up, "
+            f"or a share of the context below 1 that makes at least {LEAST_ROWS} rows"
+        )
+    return None if rows >= context else Eviction(name, found, layers, rows, context)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Rows that stay in each layer that is cut, (Hkv, kept), and the scores to carry on, (Hkv, held) for each layer."""
+
+    rows: dict[int, NDArray[np.int64]]
+    scores: list[NDArray[np.float32]]
+
+
+class Evictor:
+    """Cuts one session's cache. `kept`: rows that each layer keeps (`Eviction.kept`)."""
+
+    def __init__(self, eviction: Eviction, decoder: Decoder, kept: list[int]) -> None:
+        self.eviction, self.kept = eviction, kept
+        self._specs = [layer.spec for layer in decoder.weights.layers]
+        self._first = eviction.block if eviction.policy.accumulates else min(kept) + eviction.block
+        self.done = 0  # position of the last cut
+        self._scores: list[NDArray[np.float32]] = [np.zeros((s.n_kv_heads, 0), np.float32) for s in self._specs]
+
+    @property
+    def next(self) -> int:
+        """The position at which the session is cut before its next row."""
+        return self.done + self.eviction.block if self.done else self._first
+
+    def choose(self, cache: KVCache) -> Cut:
+        """What to cut at the position `next`; nothing is changed yet."""
+        policy, block = self.eviction.policy, self.eviction.block
+        chosen: dict[int, NDArray[np.int64]] = {}
+        scores = list(self._scores)
+        for spec, kept in zip(self._specs, self.kept, strict=True):
+            layer = spec.index
+            held = cache.lengths[layer]
+            full = held >= kept + block
+            if spec.window:  # attention there counts rows from the end: the latest stay, without a gap
+                if full:
+                    rows = np.arange(held - kept, held, dtype=np.int64)
+                    chosen[layer] = np.broadcast_to(rows, (spec.n_kv_heads, kept))
+            elif full or policy.accumulates:
+                carried = np.pad(scores[layer], ((0, 0), (0, held - scores[layer].shape[1])))
+                rows_of = cache.keys(layer), cache.values(layer), cache.queries(layer)
+                found = policy.keep(Seen(*rows_of, carried, spec.scale, spec.score_cap), kept if full else held)
+                if policy.accumulates:
+                    scores[layer] = found.scores
+                if full:
+                    chosen[layer] = found.rows
+        return Cut(chosen, scores)
+
+    def apply(self, cache: KVCache, cut: Cut) -> None:
+        """Evict. Interrupted, the cache is of no use."""
+        for layer, rows in cut.rows.items():
+            cache.keep(layer, rows)
+        self._scores, self.done = cut.scores, self.next
+
+    def export(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays for saving, beside the cache's own."""
+        counts = [self.done, *(x.shape[1] for x in self._scores)]
+        name = f"{self.eviction.name} {self.eviction.rows}"
+        return {
+            "evict": np.frombuffer(name.encode(), np.uint8),
+            "evict_counts": np.array(counts, np.int64),
+            "evict_scores": np.concatenate([x.reshape(-1) for x in self._scores]),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `export` gave; `check` has passed."""
+        self.done, *counts = (int(n) for n in state["evict_counts"])
+        heads = [spec.n_kv_heads for spec in self._specs]
+        ends = np.cumsum([h * n for h, n in zip(heads, counts, strict=True)])[:-1]
+        parts = np.split(np.array(state["evict_scores"], np.float32), ends)
+        self._scores = [x.reshape(h, n) for x, h, n in zip(parts, heads, counts, strict=True)]
+
+
+def check(state: Mapping[str, NDArray[Any]], eviction: Eviction | None) -> None:
+    """Raise SpecError unless a saved state was made with this setting."""
+    found = bytes(state["evict"]).decode(errors="replace") if "evict" in state else "none"
+    wanted = "none" if eviction is None else f"{eviction.name} {eviction.rows}"
+    if found != wanted:
+        raise SpecError(
+            f"a prefix saved with eviction {found}, this engine evicts {wanted}: load it alike, or save anew"
+        )
