@@ -71,7 +71,7 @@ def load(
         Decoder(weights.config, weights, opset),
         tokenizer,
         chat_template=template,
-        context=context,
+        context=context if made is None else made.context,
         model_path=path,
         identity=file.sha256,
         threads=count,
