@@ -1,6 +1,6 @@
 """Train a small mixture-of-experts language model on text, on a CPU, and write it with its card.
 
-    python tools/make_mixture.py TEXT ... --out FOLDER [--minutes 40] [--threads 1]
+    python tools/make_mixture.py TEXT ... --out FOLDER [--minutes 40] [--threads 1] [--start FOLDER/weights.gguf]
 
 TEXT are text files, or folders whose .txt files are read. The last tenth of each is held out: half of it chooses the
 step that is kept, half is what the card's figures are measured on. The model is a `qwen3moe` (arXiv 2505.09388) of
@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
 
+from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
 from genmote.ops import quant
 
@@ -230,7 +231,7 @@ def train(model: Model, tokens: Tensor, choose: Tensor, course: Course, keep: Ca
         model.train()
         logits = model(inputs)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        sides = [sum(part) / form.layers for part in zip(*(b.mixture.losses for b in model.blocks), strict=True)]
+        sides = [sum(part) for part in zip(*(b.mixture.losses for b in model.blocks), strict=True)]
         balance, z, moved = sides
         (loss + course.balance * balance + course.z * z + course.locality * moved).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -244,8 +245,8 @@ def train(model: Model, tokens: Tensor, choose: Tensor, course: Course, keep: Ca
                 "seconds": round(time.perf_counter() - started, 1),
                 "loss": round(loss.item(), 4),
                 "held_out": round(held, 4),
-                "balance": round(float(balance), 4),
-                "moved": round(float(moved), 4),
+                "balance": round(balance.item() / form.layers, 4),
+                "moved": round(moved.item() / form.layers, 4),
             }
             print(json.dumps(note), file=log, flush=True)
             print(f"step {step + 1} of about {steps}: loss {loss.item():.3f}, held out {held:.3f}", flush=True)
@@ -296,6 +297,14 @@ def tensors(model: Model) -> Iterator[tuple[str, Tensor]]:
             yield f"blk.{i}.{name}.weight", weight
 
 
+def read_weights(model: Model, path: Path) -> None:
+    """Take over the weights of a file that `write` made, to go on from them."""
+    file = ModelFile.open(path)
+    with torch.no_grad():
+        for name, weight in tensors(model):
+            weight.copy_(torch.from_numpy(file.tensor(name).copy()))
+
+
 def write(model: Model, path: Path, type: str, keys: dict[str, Any]) -> None:
     """The model as a GGUF file: matrices as `type`, norms and routers in F32."""
     form = model.form
@@ -334,6 +343,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="train a small mixture of experts on text")
     parser.add_argument("text", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="weights.gguf of an earlier run on the same text to go on from")
     parser.add_argument("--name", default="mixture-16x")
     parser.add_argument("--licence", default="unknown")
     parser.add_argument("--type", default="Q8_0")
@@ -356,6 +366,8 @@ def main() -> None:
     (given.out / "held-out.txt").write_text(texts[2], encoding="utf-8")
     keys |= {"general.name": given.name, "general.license": given.licence}
     model = Model(form, course.dropout)
+    if given.start:
+        read_weights(model, given.start)
 
     def keep() -> None:
         write(model, given.out / "model.gguf", given.type, keys)

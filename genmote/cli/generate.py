@@ -53,6 +53,8 @@ def run(settings: Settings, out: Output) -> None:
         note(stats(values))
         if engine.tiers is not None:
             note(str(engine.tiers))
+        if engine.experts is not None:
+            note(str(engine.experts.counts))
     out.result(values, "")
 
 
@@ -78,6 +80,7 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
     """What one generation was and took."""
     governed = {} if engine.governor is None else {"governor": [step.values() for step in engine.governor.decisions]}
     tiers = {} if engine.tiers is None else {"tiers": engine.tiers.values()}
+    experts = {} if engine.experts is None else {"experts": engine.experts.counts.values()}
     return {
         "text": result.text,
         "finish_reason": result.finish_reason,
@@ -95,6 +98,7 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
         "model": engine.model_path,
         **governed,
         **tiers,
+        **experts,
     }
 
 

@@ -130,6 +130,15 @@ class Tensors:
         return info
 
 
+def is_expert(name: str) -> bool:
+    """Whether a matrix of this name is one of a mixture's experts.
+
+    >>> is_expert("blk.0.ffn_up_exps.weight[3]"), is_expert("blk.0.ffn_up.3.weight"), is_expert("blk.0.ffn_up.weight")
+    (True, True, False)
+    """
+    return "_exps.weight" in name or (name.startswith("blk.") and name.count(".") == 4 and ".ffn_" in name)
+
+
 def standard_layer(
     tensors: Tensors, config: Config, index: int, *, biased: tuple[str, ...] = (), centre: bool = False
 ) -> Layer:
@@ -170,6 +179,7 @@ class GgufWeights:
     """
 
     def __init__(self, model: ModelFile, ops: Ops, matrix_loader: MatrixLoader | None = None) -> None:
+        self.model = model
         self.config = config = read_config(model)
         tensors = Tensors(model, ops, matrix_loader)
         family = registry.load(FAMILIES, config.architecture, what="model family", error=ModelFileError)

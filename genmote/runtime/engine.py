@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from genmote.models.tokenizer import Tokenizer
     from genmote.ops.protocol import KVCache
     from genmote.runtime.accelerator import TierReport
+    from genmote.runtime.experts import ExpertCache
     from genmote.runtime.governor import Bounds, Decision, Governor
     from genmote.runtime.plan import Plan
     from genmote.runtime.streaming import Streaming
@@ -144,6 +145,7 @@ class Engine:
         self.draft: Engine | None = None  # a smaller model that guesses
         self.plan: Plan | None = None  # how a memory budget is kept
         self.streaming: Streaming | None = None
+        self.experts: ExpertCache | None = None  # a mixture's, where not all of them are in memory
         self._identity = identity
         self.governor: Governor | None = None
         self.tiers: TierReport | None = None  # where the weights lie, with an accelerator

@@ -8,8 +8,9 @@ choose is read behind that, while attention and the experts that are there compu
   layer to layer (Eliseev and Mazur 2023, arXiv 2312.17238): once when this layer's experts begin, once more before the
   next layer's attention. An embedding says little about the first layer's choice, so history has a voice in each
   guess: what followed the choice of the layer before, and how often an expert was chosen.
-- **Replacement**: each expert has a decayed frequency of use, and the least frequent one goes, of whatever layer. That
-  is its chance of being wanted by the next token. To go by recency would be to let go of the layers that come next.
+- **Replacement**: of each expert a long and a short decayed frequency of use are known; mixed they tell its chance of
+  being chosen by the next token, and the one with the smallest goes, of whatever layer. To let go of what was not used
+  for longest would be to let go of the layers that come next.
 
 On-demand experts with a cache and fewer bits: Yi et al. 2023, EdgeMoE (arXiv 2308.14352).
 """
@@ -25,22 +26,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import ModelFileError, SpecError
+from genmote.models.config import read_config
+from genmote.models.weights import is_expert
 from genmote.ops.layer import Layer
 
 if TYPE_CHECKING:
-    from genmote.models.config import Config
     from genmote.models.decoder import Decoder
     from genmote.models.packed import Packed
-    from genmote.models.weights import MatrixLoader
+    from genmote.models.weights import GgufWeights, MatrixLoader
 
 Float32 = NDArray[np.float32]
 Matrices = tuple[Any, Any, Any]  # gate (F, D), up (F, D), down (D, F)
 
 BLOCK = 4096  # what unbuffered reads are aligned to
-MEMORY = 0.98  # of an expert's frequency that a token leaves
-FOLLOW_MEMORY = 0.9  # of what followed a choice, likewise
+LONG, SHORT = 0.99, 0.5  # what a token leaves of an expert's decayed frequencies of use
+RECENT = 0.15  # of the short one in what an expert is worth (least squares over the trained mixture's next choices)
+FOLLOW = 0.9  # what a token leaves of what followed a choice
 VOICE = 0.2  # of history in a guess; the router has the rest
-LIKELY = 0.5  # a guessed expert takes the place of one that is less frequent than this
+STEEP = 4  # how fast an expert's chance of being chosen grows with its guessed share (fitted to the trained mixture)
+SURE, DOUBTFUL = 0.5, 0.15  # chances with which an expert is read ahead: always, and while nothing else is read
 DEMAND, AHEAD = 0, 4  # priorities of reads
 PARTS = ("gate", "up", "down")
 
@@ -70,6 +74,13 @@ class ExpertCounts:
     @property
     def bytes_read(self) -> int:
         return self.demand_bytes + self.prefetch_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"experts: {self.needed} needed in {self.passes} passes, {self.cached} were in memory, "
+            f"{self.prefetched} came ahead in time, {self.late} ahead but late, {self.missed} were read when needed; "
+            f"{self.bytes_read / max(1, self.passes) / 1e6:.1f} MB read a pass"
+        )
 
     def since(self, before: ExpertCounts) -> ExpertCounts:
         """The difference to an earlier copy."""
@@ -152,7 +163,8 @@ class ExpertCache:
         self.memory = np.frombuffer(self.map, np.uint8)
         self.counts = ExpertCounts()
         self.where = np.full(shape, -1, np.int32)  # slot of an expert
-        self.frequency = np.zeros(shape, np.float32)  # decayed share of tokens that chose it
+        self.used_long, self.used_short = np.zeros(shape), np.zeros(shape)  # decayed shares of tokens that chose it
+        self.worth = np.zeros(shape)  # its chance of being chosen by the next token, by these
         self.follow = np.full((*shape, shape[1]), 1 / shape[1], np.float32)  # [layer, chosen before it, chosen]
         self.owner = np.zeros((self.slots, 2), np.int32)  # layer and expert in a slot
         self.busy = np.zeros(self.slots, bool)  # in use by the kernels, being read, or expected by the next layer
@@ -168,12 +180,29 @@ class ExpertCache:
     def nbytes(self) -> int:
         return self.slots * self.slot_bytes
 
-    def attach(self, layers: Sequence[Layer], routers: Sequence[Float32]) -> None:
-        """Make these layers' experts come from here; `routers[i]` (E, D) is layer i's, in float32."""
-        self.layers = [LayerExperts(self, index, layer, routers[index]) for index, layer in enumerate(layers)]
-        for layer, source in zip(layers, self.layers, strict=True):
+    @classmethod
+    def of(cls, packed: Packed, memory: int, **settings: Any) -> ExpertCache:
+        """A cache of at most `memory` bytes (one expert at least) over a model's packed file; settings as above.
+
+        SpecError for a model without experts, ModelFileError where the file cannot be opened or is another by now.
+        """
+        from genmote.ops import _native
+
+        stored = stored_experts(packed)
+        slots = max(1, memory // max(each.room for layer in stored for each in layer))
+        reader = _native.Reader(str(packed.path))
+        if reader.stamp != packed.stamp:
+            raise ModelFileError(f"{packed.path}: changed while it was opened; load the model again")
+        used = read_config(packed.model).n_experts_used
+        return cls(stored, reader, packed.ops.packed_matrix, slots, used=used, **settings)
+
+    def attach(self, weights: GgufWeights) -> None:
+        """Make the layers' experts come from here: weights that were loaded `without_experts`."""
+        for index, layer in enumerate(weights.layers):
             assert layer.experts is not None
-            layer.experts = replace(layer.experts, source=source)
+            router = weights.model.tensor(f"blk.{index}.ffn_gate_inp.weight")  # (E, D)
+            self.layers.append(LayerExperts(self, index, layer, router))
+            layer.experts = replace(layer.experts, source=self.layers[index])
 
     # -- what a layer asks --------------------------------------------------------------------------------------------
 
@@ -242,26 +271,34 @@ class ExpertCache:
     def ahead(self, layer: int, shares: Float32) -> None:
         """Read what this layer will probably choose, by the guessed shares (N, E) of its router."""
         self._settle(self.unused & set(self.tickets))
-        weight = (1 - VOICE) * shares + VOICE * self._history(layer)
-        rows, experts = weight.shape
-        likely = np.argsort(-weight.sum(0), kind="stable")
-        if rows == 1:
-            # Half as many again while the disk has nothing better to do.
-            likely = likely[: self.used if self.tickets else self.used + (self.used + 1) // 2]
-        else:  # what at least one row probably chooses, the most wanted first
-            chosen = np.zeros(experts, bool)
-            chosen[np.argpartition(-weight, self.used - 1, axis=1)[:, : self.used]] = True
-            likely = likely[chosen[likely]][: self.slots // 2]
-        slots = self.where[layer, likely]
+        chance = self._chance(layer, shares)
+        likely = np.argsort(-chance, kind="stable")
+        sure = likely[chance[likely] >= SURE][: max(self.used, self.slots // 2)]
+        slots = self.where[layer, sure]
         self.expected = [slot for slot in slots.tolist() if slot >= 0 and not self.busy[slot]]
         self.busy[self.expected] = True
-        for expert in likely[slots < 0].tolist():
-            got = self._slots(1, below=LIKELY)
+        wanted = sure[slots < 0].tolist()
+        if not wanted and not self.tickets:  # a doubtful one, while the disk has nothing better to do
+            wanted = [e for e in likely[: 2 * self.used].tolist() if self.where[layer, e] < 0 and chance[e] > DOUBTFUL][
+                :1
+            ]
+        for expert in wanted:
+            got = self._slots(1, below=chance[expert])
             if not got:
                 break
             self._read(layer, expert, got[0], AHEAD)
             self.unused.add(got[0])
             self.counts.prefetch_bytes += self.stored[layer][expert].nbytes
+
+    def _chance(self, layer: int, shares: Float32) -> NDArray[np.float64]:
+        """Each expert's chance (E,) of being chosen by one of the rows, by its distance from where the choice ends."""
+        weight = (1 - VOICE) * shares + VOICE * self._history(layer) + 1e-9  # (N, E)
+        if self.used == weight.shape[1]:
+            return np.ones(self.used)
+        ordered = -np.partition(-weight, (self.used - 1, self.used), axis=1)
+        end = np.sqrt(ordered[:, self.used - 1] * ordered[:, self.used])[:, None]
+        chance: NDArray[np.float64] = 1 / (1 + ((end / weight) ** STEEP).min(0))
+        return chance
 
     def _withdraw(self, layer: int) -> None:
         """Do not read what a wrong guess asked for, where that has not begun."""
@@ -278,19 +315,21 @@ class ExpertCache:
     def _learn(self, layer: int, chosen: NDArray[np.int64]) -> None:
         """Bring the frequencies of use up to date with a layer's choice (N, used)."""
         rows = len(chosen)
-        kept = MEMORY**rows
-        self.frequency[layer] *= kept
-        np.add.at(self.frequency[layer], chosen.reshape(-1), (1 - kept) / rows)
+        age = np.arange(rows - 1, -1, -1)
+        for memory, used in ((LONG, self.used_long), (SHORT, self.used_short)):
+            used[layer] *= memory**rows
+            np.add.at(used[layer], chosen, ((1 - memory) * memory**age)[:, None])
+        self.worth[layer] = (1 - RECENT) * self.used_long[layer] + RECENT * self.used_short[layer]
         if self.last is not None and self.last[0] == layer - 1 and len(self.last[1]) == rows:
             row = self.last[1][-1]  # the latest row stands for a prompt's many
-            followed = self.follow[layer, row] * FOLLOW_MEMORY
-            followed[:, chosen[-1]] += (1 - FOLLOW_MEMORY) / self.used
+            followed = self.follow[layer, row] * FOLLOW
+            followed[:, chosen[-1]] += (1 - FOLLOW) / self.used
             self.follow[layer, row] = followed
         self.last = layer, chosen
 
-    def _history(self, layer: int) -> Float32:
+    def _history(self, layer: int) -> NDArray[np.float64]:
         """Shares (E,) of a layer's next choice, by what followed the last one and by frequency."""
-        history: Float32 = self.frequency[layer] / self.used
+        history: NDArray[np.float64] = self.worth[layer] / self.used
         if self.last is not None and self.last[0] == layer - 1:
             history = (history + self.follow[layer, self.last[1][-1]].mean(0)) / 2
         return history
@@ -302,7 +341,7 @@ class ExpertCache:
         found = [self.free.pop() for _ in range(min(count, len(self.free)))]
         if len(found) == count:
             return found
-        worth = np.where(self.busy, np.inf, self.frequency[self.owner[:, 0], self.owner[:, 1]])
+        worth = np.where(self.busy, np.inf, self.worth[self.owner[:, 0], self.owner[:, 1]])
         worth[found] = np.inf
         worth[self.free] = np.inf
         for slot in np.argsort(worth, kind="stable")[: count - len(found)].tolist():
@@ -418,39 +457,33 @@ class LayerExperts:
     def _gain_ratio(self, gain: Float32) -> Float32:
         return np.divide(self.norm.gain, gain, out=np.zeros_like(gain), where=gain != 0)
 
+    def shares(self, h: Float32) -> Float32:
+        """The router's softmax (N, E) on its normed input, for a guess: not to the bit what the op set computes."""
+        scores = h @ self.router.T
+        powers: Float32 = np.exp(scores - scores.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+        return powers
+
     def _ahead(self, h: Float32) -> None:
-        if self.cache.guess is not None:
-            shares = self.cache.guess(self.index, h)
-        else:
-            scores = h @ self.router.T
-            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-            shares /= shares.sum(axis=1, keepdims=True)
-        self.cache.ahead(self.index, shares)
+        guess = self.cache.guess
+        self.cache.ahead(self.index, self.shares(h) if guess is None else guess(self.index, h))
 
 
-def open_experts(
-    packed: Packed, slots: int, *, loader: MatrixLoader | None = None, **settings: Any
-) -> tuple[Decoder, ExpertCache]:
-    """A decoder whose experts are loaded on demand out of a model's packed file; settings as for `ExpertCache`.
-
-    `loader` gives the other matrices (default: the packed file, mapped). SpecError for a model without experts.
-    """
+def open_experts(packed: Packed, memory: int, **settings: Any) -> tuple[Decoder, ExpertCache]:
+    """A decoder whose experts are loaded on demand into `memory` bytes, and their cache; the rest is the packed file's,
+    mapped. Settings and errors as for `ExpertCache.of`. What `Engine.load(memory=…)` does for a whole engine."""
     from genmote.models.decoder import Decoder
     from genmote.models.weights import GgufWeights
-    from genmote.ops import _native
 
-    weights = GgufWeights(packed.model, packed.ops, without_experts(loader or packed))
-    config = weights.config
-    places = read_places(packed, config)
-    reader = _native.Reader(str(packed.path))
-    cache = ExpertCache(places, reader, packed.ops.packed_matrix, slots, used=config.n_experts_used, **settings)
-    routers = [packed.model.tensor(f"blk.{index}.ffn_gate_inp.weight") for index in range(config.n_layers)]
-    cache.attach(weights.layers, routers)
-    return Decoder(config, weights, packed.ops), cache
+    cache = ExpertCache.of(packed, memory, **settings)
+    weights = GgufWeights(packed.model, packed.ops, without_experts(packed))
+    cache.attach(weights)
+    return Decoder(weights.config, weights, packed.ops), cache
 
 
-def read_places(packed: Packed, config: Config) -> list[list[Stored]]:
+def stored_experts(packed: Packed) -> list[list[Stored]]:
     """Where each expert of each layer lies in a model's packed file. SpecError for a model without experts."""
+    config = read_config(packed.model)
     if not config.n_experts:
         raise SpecError(f"{packed.model.path.name} has no experts to load on demand; leave the setting out")
     return [[_stored(packed, layer, expert) for expert in range(config.n_experts)] for layer in range(config.n_layers)]
@@ -480,15 +513,6 @@ def without_experts(loader: MatrixLoader) -> MatrixLoader:
         return None if is_expert(name) else loader(name, info)
 
     return load
-
-
-def is_expert(name: str) -> bool:
-    """Whether a matrix of this name is one of a mixture's experts.
-
-    >>> is_expert("blk.0.ffn_up_exps.weight[3]"), is_expert("blk.0.ffn_up.3.weight"), is_expert("blk.0.ffn_up.weight")
-    (True, True, False)
-    """
-    return "_exps.weight" in name or (name.startswith("blk.") and name.count(".") == 4 and ".ffn_" in name)
 
 
 def _room(offset: int, nbytes: int) -> int:

@@ -53,6 +53,8 @@ def load(
     from genmote.models.tokenizer import load_tokenizer
     from genmote.models.weights import GgufWeights
     from genmote.runtime.accelerator import accelerated
+    from genmote.runtime.experts import ExpertCache, without_experts
+    from genmote.runtime.footprint import weights as weights_of
 
     count = checked_threads(threads)
     wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
@@ -62,16 +64,21 @@ def load(
     file = ModelFile.open(path)
     tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
-    made = streaming = None
+    made = streaming = experts = None
     if memory is not None:
         made = plan_for(file, memory, context=context, threads=count, draft=draft)
         matrices = streaming = _streaming(matrices, file, opset)
+        if 0 < made.expert_bytes < weights_of(file).experts:
+            experts = ExpertCache.of(streaming.packed, made.expert_bytes)
+            matrices = without_experts(streaming)
     weights = GgufWeights(file, opset, matrices)
+    if experts is not None:
+        experts.attach(weights)
     engine = cls(
         Decoder(weights.config, weights, opset),
         tokenizer,
         chat_template=template,
-        context=context if made is None else made.context,
+        context=context,
         model_path=path,
         identity=file.sha256,
         threads=count,
@@ -85,7 +92,7 @@ def load(
     file.release(0, path.stat().st_size)
     if made is not None and streaming is not None:
         streaming.arrange(weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
-        engine.plan, engine.streaming = made, streaming
+        engine.plan, engine.streaming, engine.experts = made, streaming, experts
         engine.decoder.before_pass = streaming.begin
     if adapter is not None:
         engine.set_adapters(adapter)

@@ -18,7 +18,6 @@ from genmote.errors import BudgetError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.runtime import footprint, roofline
 from genmote.runtime.roofline import NOMINAL, Load, Machine
-from genmote.runtime.streaming import LEAST_RING, MOST_RING
 from genmote.runtime.threads import default_threads
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
 TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
-ROWS_AT_ONCE = 16  # kRowsAtOnce of native/stream.cpp
 DEFAULT_EVICT = "window"
 LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
 
@@ -58,8 +56,9 @@ class Plan:
     kv_tokens: int | None
     chunk_rows: int
     pinned_bytes: int
-    ring_bytes: int  # 0: all weights are held; else what is not pinned comes through the ring
+    ring_bytes: int
     streamed_bytes: int  # weights that each pass reads from storage, experts apart
+    embedding_pinned: bool  # False: rows of the embedding are read from the file by need
     expert_bytes: int  # the cache of experts
     parts: dict[str, int]
     weights_by_type: dict[str, int]
@@ -149,9 +148,7 @@ def plan(
         return _with_longest_context(file, memory, trained, asked | {"interpreter": interpreter})
     context = trained if context is None else context
     _check(config, context, kv, kv_tokens, sessions, memory)
-    if interpreter is None:
-        file.release(0, file.nbytes)  # what has been read of it is none of this process's lasting memory
-        interpreter = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes())
+    base = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes()) if interpreter is None else interpreter
     question = Question(
         name=file.path.name,
         config=config,
@@ -160,7 +157,7 @@ def plan(
         context=context,
         sessions=sessions,
         threads=threads or (default_threads() if machine is None else machine.cores),
-        interpreter=interpreter + footprint.HEAP_BYTES,
+        interpreter=base + footprint.HEAP_BYTES,
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
         machine=machine or NOMINAL,
@@ -239,12 +236,13 @@ def _best(asked: Question, cache: Cache) -> Plan | None:
     for chunk in CHUNKS:
         if chunk > CHUNKS[-1] and chunk >= 2 * asked.context:
             continue
-        made = _arranged(asked, cache, chunk)
-        if made is None:
-            continue
-        seconds = _typical_s(asked, made)
-        if found is None or seconds < least:
-            found, least = made, seconds
+        for stages in (2, 1):
+            made = _arranged(asked, cache, chunk, stages)
+            if made is None:
+                continue
+            seconds = _typical_s(asked, made)
+            if found is None or seconds < least:
+                found, least = made, seconds
     return found
 
 
@@ -267,34 +265,32 @@ def cache_rows(context: int, kv_tokens: int | None, chunk: int) -> int:
     return context if kv_tokens is None else min(context, kv_tokens + max(chunk, 64))
 
 
-def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
-    """Weights placed into what is left beside the rest; None where too little is left."""
+def _arranged(asked: Question, cache: Cache, chunk: int, stages: int) -> Plan | None:
+    """Weights placed into what is left beside the rest, a ring of so many stages; None where too little is left."""
     parts = _fixed(asked, cache, chunk)
     w = asked.weights
     left = None if asked.memory is None else asked.memory - sum(parts.values()) - w.vectors
-    experts, ring = w.experts, 0
+    ring = experts = 0
+    embedded = True
     if left is None or left >= w.total - w.vectors:
-        pinned = w.dense + w.embedding
+        pinned, experts = w.dense + w.embedding, w.experts
+    elif left >= w.dense + w.experts:
+        pinned, experts, embedded = w.dense, w.experts, False
+    elif w.experts and left >= w.dense + _least_experts(asked):
+        pinned, experts, embedded = w.dense, left - w.dense, False
     else:
-        least = _least_experts(asked)
-        left -= looked_up_bytes(w)
-        if left >= w.dense + ring_bytes(w, w.dense) + least:  # what every pass needs first, then as many experts
-            pinned, ring = w.dense, ring_bytes(w, w.dense)
-            experts = min(w.experts, left - pinned - ring)
-            pinned = min(w.dense + w.embedding, left - experts - ring)
-        else:
-            experts = least
-            ring = ring_bytes(w, left - experts)
-            pinned = left - experts - ring
+        embedded = False
+        experts = _least_experts(asked)
+        ring = stages * max(w.stages)
+        pinned = left - experts - ring
         if pinned < 0:
             return None
-    streamed = max(0, w.dense - pinned)
-    parts |= {"weights": pinned + w.vectors, "ring": ring and ring + looked_up_bytes(w), "experts": experts}
+    parts |= {"weights": pinned + w.vectors, "ring": ring, "experts": experts}
     steps = []
     if chunk < CHUNKS[0] and asked.context > chunk:
         steps.append(f"a prompt is run {chunk} tokens at a time")
-    if streamed:
-        steps.append(f"{streamed / 1e6:.0f} MB of weights are read from storage in each pass")
+    if ring:
+        steps.append(f"{(w.dense - pinned) / 1e6:.0f} MB of weights are read from storage in each pass")
     if experts < w.experts:
         steps.append(f"{experts / w.experts:.0%} of the experts stay in memory, the rest are read when chosen")
     made = Plan(
@@ -309,7 +305,8 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         chunk_rows=chunk,
         pinned_bytes=pinned,
         ring_bytes=ring,
-        streamed_bytes=streamed,
+        streamed_bytes=w.dense - pinned if ring else 0,
+        embedding_pinned=embedded,
         expert_bytes=experts,
         parts=parts,
         weights_by_type=w.by_type,
@@ -324,17 +321,6 @@ def _least_experts(asked: Question) -> int:
     return asked.weights.expert * max(2, asked.config.n_experts_used) if asked.weights.experts else 0
 
 
-def ring_bytes(w: footprint.Weights, limit: int) -> int:
-    """The ring that `streaming.Streaming.arrange` makes where weights may take `limit`: a twelfth of that, within
-    bounds, and three of the smallest pieces."""
-    return max(LEAST_RING, min(MOST_RING, limit // 12), 3 * (w.panel + 4 * footprint.PAGE))
-
-
-def looked_up_bytes(w: footprint.Weights) -> int:
-    """Memory for rows of the embedding that are looked up."""
-    return ROWS_AT_ONCE * (w.row_panel + 2 * footprint.PAGE)
-
-
 def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
     """What a pass reads and computes when each session holds `rows_held` tokens."""
     w, config = asked.weights, asked.config
@@ -343,7 +329,8 @@ def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
         missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
     held = min(rows_held, cache_rows(made.context, made.kv_tokens, made.chunk_rows))
     kv = footprint.kv_row_bytes(config, made.kv) * held
-    return Load(w.active, kv, w.macs, w.float_macs, made.streamed_bytes + missing)
+    overlap = made.ring_bytes != max(w.stages)
+    return Load(w.active, kv, w.macs, w.float_macs, made.streamed_bytes + missing, overlap)
 
 
 def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:
@@ -379,7 +366,7 @@ def least_bytes(asked: Question, cache: Cache) -> int:
     """The smallest budget with which `_arranged` succeeds."""
     w = asked.weights
     fixed = sum(_fixed(asked, cache, CHUNKS[-1]).values())
-    return fixed + min(w.vectors + ring_bytes(w, 0) + looked_up_bytes(w) + _least_experts(asked), w.total)
+    return fixed + w.vectors + min(max(w.stages) + _least_experts(asked), w.dense + w.experts)
 
 
 def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:

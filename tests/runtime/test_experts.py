@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from genmote.models import packed
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
-from genmote.models.weights import GgufWeights
+from genmote.models.weights import GgufWeights, is_expert
 from genmote.ops.protocol import Span
-from genmote.runtime.experts import ExpertCache, Stored, is_expert, open_experts, read_places
+from genmote.runtime.experts import ExpertCache, Stored, open_experts, stored_experts
 
 native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
 
@@ -50,9 +51,10 @@ def test_the_bits_are_the_resident_models(model: Any, settings: dict[str, bool],
     file, ops, found = model
     weights = GgufWeights(file, ops, found)
     wanted = run(Decoder(weights.config, weights, ops))
-    total = weights.config.n_layers * weights.config.n_experts
+    total, each = weights.config.n_layers * weights.config.n_experts, open_experts(found, 1)[1].slot_bytes
     for slots in (1, 2, 3, total // 2, total, total + 5):
-        decoder, cache = open_experts(found, slots, **settings)
+        decoder, cache = open_experts(found, slots * each, **settings)
+        assert cache.slots == min(slots, total)
         decoder._block = decoder._block if fused else None
         np.testing.assert_array_equal(run(decoder), wanted, strict=True)
         counts = cache.counts
@@ -149,11 +151,15 @@ def test_replacement_is_that_of_a_plain_simulation(slots: int) -> None:
     """Without reading ahead: what is dropped is what was chosen by the smallest decayed share of the tokens."""
     cache, disk = pretended(slots, predict=False)
     held: set[tuple[int, int]] = set()
-    frequency = {(layer, e): 0.0 for layer in range(LAYERS) for e in range(EXPERTS)}
+    uses = {(layer, e): [0.0, 0.0] for layer in range(LAYERS) for e in range(EXPERTS)}
+    frequency = dict.fromkeys(uses, 0.0)
     hits = misses = 0
     for layer, chosen in choices(3, 300):
         for expert in range(EXPERTS):
-            frequency[layer, expert] = 0.98 * frequency[layer, expert] + 0.02 * (expert in chosen)
+            long, short = uses[layer, expert]
+            long, short = 0.99 * long + 0.01 * (expert in chosen), 0.5 * short + 0.5 * (expert in chosen)
+            uses[layer, expert] = [long, short]
+            frequency[layer, expert] = 0.85 * long + 0.15 * short
         needed = {(layer, e) for e in chosen}
         hits += len(needed & held)
         misses += len(needed - held)
@@ -166,6 +172,16 @@ def test_replacement_is_that_of_a_plain_simulation(slots: int) -> None:
     assert (cache.counts.cached, cache.counts.missed) == (hits, misses)
     assert cache.counts.demand_bytes == misses * SIZE == len(disk.log) * SIZE
     assert cache.counts.passes == 300
+
+
+def test_history_does_not_depend_on_how_rows_are_fed() -> None:
+    rows = np.random.default_rng(2).integers(0, EXPERTS, (40, 2))
+    one, many = pretended(24, predict=False)[0], pretended(24, predict=False)[0]
+    for row in rows:
+        list(one.take(0, row[None]))
+    for part in np.split(rows, [7, 8, 30]):
+        list(many.take(0, part))
+    np.testing.assert_allclose(one.worth, many.worth, rtol=1e-12)
 
 
 def test_a_frequent_expert_outlives_a_recent_one() -> None:
@@ -263,7 +279,8 @@ def test_a_file_that_changes_is_told(model: Any, tmp_path: Path) -> None:
     file, ops, found = model
     copy = tmp_path / "copy.packed"
     copy.write_bytes(found.path.read_bytes())
-    other = packed.Packed(ops, file, copy, found.data, found.places, found.start, found.stamp)
+    other = packed._open(copy, file, ops)
+    assert other is not None
     decoder, _ = open_experts(other, 2)
     run(decoder)
     with open(copy, "r+b") as out:
@@ -276,8 +293,8 @@ def test_a_file_that_changes_is_told(model: Any, tmp_path: Path) -> None:
 
 
 def test_an_expert_is_one_read(model: Any) -> None:
-    file, _, found = model
-    places = read_places(found, GgufWeights(file, native_ops.create(threads=1), lambda name, info: None).config)
+    places = stored_experts(model[2])
+    found = model[2]
     assert all(len(stored.runs) == 1 for layer in places for stored in layer)
     assert sum(is_expert(name) for name in found.places) == 3 * len(places) * len(places[0])
 
@@ -290,3 +307,30 @@ def test_a_model_without_experts_is_told(tmp_path: Path) -> None:
         open_experts(found, 4)
     with pytest.raises(SpecError, match="0 slots for experts: wanted 1 or more"):
         pretended(0)
+
+
+def test_an_engine_that_holds_half_of_the_experts_gives_the_resident_text(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner's bytes become slots, the other weights are pinned, and what it took is told."""
+    from genmote import Engine
+    from genmote.runtime import loading
+
+    path = model[0].path
+    with Engine.load(path, ops="native", threads=2) as engine:
+        wanted = engine.generate([5, 6, 7, 8], max_tokens=24, ignore_eos=True).tokens
+        assert engine.experts is None
+
+    def half(*given: Any, **settings: Any) -> Any:
+        made = planned(*given, **settings)
+        return replace(made, expert_bytes=made.expert_bytes // 2)
+
+    planned = loading.plan_for
+    monkeypatch.setattr(loading, "plan_for", half)
+    with Engine.load(path, ops="native", threads=2, memory="2GB", context=64) as engine:
+        assert engine.experts is not None and 1 < engine.experts.slots <= engine.experts.where.size // 2
+        assert engine.generate([5, 6, 7, 8], max_tokens=24, ignore_eos=True).tokens == wanted
+        counts = engine.experts.counts
+        assert counts.passes == 24 and counts.missed > 0
+        assert f"experts: {counts.needed} needed in 24 passes" in str(counts)
+        assert counts.values()["hit_rate"] == round(counts.hit_rate, 4)
