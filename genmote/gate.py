@@ -7,11 +7,9 @@ purpose that opens it today is ``pull``: the user has asked for a model by name.
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 from genmote.errors import UserError
 
@@ -30,6 +28,8 @@ def is_loopback(host: str) -> bool:
     """
     if host.lower() == "localhost":
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -91,6 +91,8 @@ def _redirects() -> Any:
             self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
         ) -> urllib.request.Request | None:
             self.hops.append(headers)
+            from urllib.parse import urlsplit
+
             old, new = urlsplit(req.full_url), urlsplit(newurl)
             if old.scheme == "https" and new.scheme != "https":
                 raise UserError(f"{old.hostname} redirects {self.purpose} out of TLS to {newurl}: not followed")
@@ -116,6 +118,7 @@ def open_url(
     A credential (Authorization) leaves only over TLS or to loopback.
     """
     import urllib.request
+    from urllib.parse import urlsplit
 
     parts = urlsplit(url)
     host = parts.hostname or ""

@@ -70,13 +70,22 @@ def ours(
 
 
 def llama_bench(
-    bench: Bench, name: str, limit: int, options: Sequence[str], *, decode: int = 0, both: tuple[int, int] | None = None
+    bench: Bench,
+    name: str,
+    limit: int,
+    options: Sequence[str],
+    *,
+    decode: int = 0,
+    both: tuple[int, int] | None = None,
+    timeout_s: float = 600,
 ) -> Held:
     """llama-bench within `limit`: `decode` tokens from an empty cache, or a prompt and tokens after it (`both`)."""
     drop = prepare(bench, name)
     work = ["-pg", f"{both[0]},{both[1]}"] if both else []
     command = [bench.peer("avx512").program("llama-bench"), "-m", str(drop[0]), "-p", "0", "-n", str(decode), *work]
-    return jailed.run([*command, "-t", str(THREADS), "-r", "1", "-o", "json", *options], limit, drop=drop)
+    return jailed.run(
+        [*command, "-t", str(THREADS), "-r", "1", "-o", "json", *options], limit, drop=drop, timeout_s=timeout_s
+    )
 
 
 def llama_rate(held: Held) -> float:

@@ -16,7 +16,6 @@ size before anything is allocated or believed, and ends in ``ModelFileError`` if
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import mmap
@@ -147,6 +146,8 @@ class ModelFile:
     def sha256(self) -> str:
         """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced."""
         if self._sha256 is None:
+            import hashlib
+
             # Read, not mapped: hashing through the map would count the whole file as this process's memory.
             try:
                 with open(self.path, "rb") as file:

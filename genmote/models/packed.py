@@ -14,12 +14,10 @@ the whole model file, `source` and `mtime_ns` (where and of what time the file w
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import mmap
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote import home
+from genmote.digest import sha256
 from genmote.errors import SpecError
 
 if TYPE_CHECKING:
@@ -133,6 +132,8 @@ def pack(model: ModelFile, ops: Any, path: Path | None = None, *, progress: Prog
         }
     ).encode("utf-8", "surrogateescape")
     start = _data_start(len(header))
+    import shutil
+
     free = shutil.disk_usage(path.parent).free
     if free < start + size + SPARE_BYTES:
         raise SpecError(
@@ -174,7 +175,7 @@ def path_of(model: ModelFile) -> Path:
 
 def _key(model: ModelFile) -> str:
     """What tells a model from another without reading it all."""
-    digest = hashlib.sha256(MAGIC)
+    digest = sha256(MAGIC)
     first = min((info.offset for info in model.tensors.values()), default=0)
     digest.update(f"{model.nbytes} {first}".encode())
     # Read, not mapped: pages of the map would count as this process's memory.

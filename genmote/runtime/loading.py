@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import sys
@@ -197,6 +196,8 @@ def choose_ops(name: str | None, isa: str | None, threads: int) -> Ops:
 
 @lru_cache(maxsize=16)
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    import hashlib
+
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

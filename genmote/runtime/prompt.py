@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +75,8 @@ class Rows:
 
 
 def _fingerprint(row: NDArray[np.float32]) -> int:
+    import hashlib  # embeddings are rare, and it takes memory
+
     digest = hashlib.blake2b(row.tobytes(), digest_size=8).digest()
     return -1 - (int.from_bytes(digest, "little") >> 2)
 

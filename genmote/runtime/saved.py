@@ -7,7 +7,6 @@ all that.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote.digest import sha256
 from genmote.errors import ModelFileError, SpecError
 from genmote.home import atomic_write
 
@@ -29,7 +29,7 @@ def write(path: Path, model: str, ids: Sequence[int], arrays: Mapping[str, NDArr
     """Write a prefix whole or not at all. `model` says what the arrays were computed with."""
     shapes = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
     header = json.dumps({"model": model, "ids": list(ids), "arrays": shapes}).encode()
-    digest = hashlib.sha256()
+    digest = sha256()
     try:
         with atomic_write(path) as out:
             for part in (MAGIC, len(header).to_bytes(4, "little"), header):
@@ -57,7 +57,7 @@ def read(path: Path, model: str) -> tuple[list[int], dict[str, NDArray[Any]]]:
     if raw[: len(MAGIC)] != MAGIC:
         raise damaged(path, "it does not begin as one")
     body = memoryview(raw)[:-32]
-    if len(raw) < len(MAGIC) + 36 or hashlib.sha256(body).digest() != raw[-32:]:
+    if len(raw) < len(MAGIC) + 36 or sha256(body).digest() != raw[-32:]:
         raise damaged(path, "its checksum does not match")
     at = len(MAGIC) + 4 + int.from_bytes(raw[len(MAGIC) : len(MAGIC) + 4], "little")
     try:

@@ -7,7 +7,6 @@ A table's name is the SHA-256 of its vocabulary, which takes some milliseconds t
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
 import os
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genmote import home
+from genmote.digest import sha256
 from genmote.errors import ModelFileError
 from genmote.models.tokenizer import table
 from genmote.models.tokenizer.build import build
@@ -92,7 +92,7 @@ def _memo(model: HasMetadata, outline: Outline) -> Path | None:
         return None
     stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     told = repr((os.path.abspath(model.path), stamp, outline.head())).encode(errors="surrogatepass")
-    return folder() / f"{hashlib.sha256(told).hexdigest()[:32]}.key"
+    return folder() / f"{sha256(told).hexdigest()[:32]}.key"
 
 
 def _remembered(memo: Path | None) -> bytes | None:

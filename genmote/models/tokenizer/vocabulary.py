@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from genmote.digest import sha256
 from genmote.errors import ModelFileError
 from genmote.models.gguf_values import MetaArray
 from genmote.models.tokenizer import table, variants
@@ -85,7 +85,7 @@ class Outline:
 
     def key(self) -> bytes:
         """SHA-256 of everything that the table depends on. Reads the arrays, but never holds more than a part."""
-        digest = hashlib.sha256(self.head().encode())
+        digest = sha256(self.head().encode())
         for array in (self.strings, self.types, self.scores, self.merges):
             if array is not None:
                 digest.update(repr((len(array), array.element_type)).encode())
