@@ -59,6 +59,7 @@ def run(settings: Settings, out: Output) -> None:
             accelerator=settings.accelerator,
             device_memory=settings.device_memory,
             host_memory=settings.host_memory,
+            memory=settings.memory,
             governor=settings.governor,
             progress=bar,
             ready=ready,

@@ -36,6 +36,7 @@ def load(
     context: int | None,
     draft: str | os.PathLike[str] | None,
     memory: int | str | None,
+    sessions: int,
     progress: Callable[..., None] | None,
     accelerator: str | None = None,
     device_memory: int | str | None = None,
@@ -65,7 +66,7 @@ def load(
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
     made = streaming = experts = None
     if memory is not None:
-        made = plan_for(file, memory, context=context, threads=count, draft=draft)
+        made = plan_for(file, memory, context=context, sessions=sessions, threads=count, draft=draft)
         matrices = streaming = _streaming(matrices, file, opset)
         if 0 < made.expert_bytes < weights_of(file).experts:
             experts = ExpertCache.of(streaming.packed, made.expert_bytes)
@@ -106,6 +107,7 @@ def plan_for(
     memory: int | str,
     *,
     context: int | None,
+    sessions: int,
     threads: int,
     draft: str | os.PathLike[str] | None,
 ) -> Plan:
@@ -121,7 +123,7 @@ def plan_for(
     if draft is not None:
         small = planning.plan(ModelFile.open(store.resolve(draft)), threads=threads)
         budget = max(1, budget - small.predicted_bytes + small.parts["interpreter"])
-    return planning.plan(file, memory=budget, context=context, threads=threads)
+    return planning.plan(file, memory=budget, context=context, sessions=sessions, threads=threads)
 
 
 def _streaming(matrices: Any, file: ModelFile, opset: Ops) -> Streaming:
