@@ -34,6 +34,11 @@ class ModelFlags:
     memory: str | None = setting(
         "keep to so much memory in all, such as 150MB: weights beyond it are read by need", default=None
     )
+    kv: str | None = setting(
+        "keys and values as f16, int8, int4; auto: fewer bits where --memory needs it", default=None
+    )
+    evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
+    kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
     draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)
 
@@ -136,6 +141,9 @@ def load(flags: ModelFlags) -> Engine:
             device_memory=flags.device_memory,
             host_memory=flags.host_memory,
             memory=flags.memory,
+            kv=flags.kv,
+            evict=flags.evict,
+            kv_tokens=flags.kv_tokens,
         )
     tell_plan(engine)
     if flags.governor:
@@ -146,19 +154,21 @@ def load(flags: ModelFlags) -> Engine:
 def tell_plan(engine: Engine) -> None:
     """What a budget costs, on standard error: in one line what is only slower, then each step that changes the text."""
     made = engine.plan
-    if made is None:
-        return
-    kept = [step for step in made.steps if step not in made.lossy]
-    if kept:
-        note(f"within {size(made.budget_bytes or 0)}: {'; '.join(kept)}")
+    if made is not None:
+        kept = [step for step in made.steps if step not in made.lossy]
+        if kept:
+            note(f"within {size(made.budget_bytes or 0)}: {'; '.join(kept)}")
+    for step in engine.lossy:
+        note(f"the text may change: {step}")
 
 
 def budget_figures(engine: Engine) -> dict[str, Any]:
-    """What was planned and what was read, for --json; nothing without a budget."""
+    """What was planned, what was read and what was lost, for --json; nothing without a budget and such settings."""
+    told = {"lossy": engine.lossy} if engine.lossy else {}
     if engine.plan is None:
-        return {}
+        return told
     read = None if engine.streaming is None else engine.streaming.reader.bytes_read
-    return {"budget_bytes": engine.plan.budget_bytes, "plan": engine.plan.values(), "weights_read_bytes": read}
+    return {"budget_bytes": engine.plan.budget_bytes, "plan": engine.plan.values(), "weights_read_bytes": read} | told
 
 
 def scaled(text: str) -> tuple[str, float]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import ContextError, SpecError, TemplateError
 from genmote.runtime import loading
-from genmote.runtime.eviction import Evictor, eviction
+from genmote.runtime.eviction import Evictor, eviction, lossy
 from genmote.runtime.generation import Prompt, Request, Result
 from genmote.runtime.grammar import Constraint, Grammar, GrammarVocabulary
 from genmote.runtime.measures import Perplexity, Score, perplexity, text_logprobs, text_vector
@@ -191,8 +191,7 @@ class Engine:
     @property
     def lossy(self) -> tuple[str, ...]:
         """What these settings lose of the model's accuracy, a line each."""
-        told = () if self.kv == "f16" else (f"keys and values are rounded to {self.kv}",)
-        return told if self.eviction is None else (*told, self.eviction.told())
+        return lossy(self.kv, self.eviction)
 
     def cache(self) -> tuple[KVCache, Evictor | None]:
         """An empty KV cache for one session, and what evicts its rows."""

@@ -72,6 +72,9 @@ def serve(
     device_memory: str | None = None,
     host_memory: str | None = None,
     memory: str | None = None,
+    kv: str | None = None,
+    evict: str | None = None,
+    kv_tokens: float | None = None,
     governor: bool = False,
     progress: Callable[..., None] | None = None,
     ready: Callable[[Ready], None] = announce,
@@ -108,11 +111,16 @@ def serve(
             device_memory=device_memory,
             host_memory=host_memory,
             memory=memory,
+            kv=kv,
+            evict=evict,
+            kv_tokens=kv_tokens,
             sessions=max_sessions,
         ) as engine,
     ):
         if engine.plan is not None:
             log("; ".join([f"{engine.plan.predicted_bytes / 1e6:.0f} MB are planned", *engine.plan.steps]))
+        for step in engine.lossy:
+            log(f"the text may change: {step}")
         if governor:
             engine.govern(tell=lambda decision: log(str(decision)))
         backend = LocalBackend(engine, names_of(model, engine.model_path, name), slots=max_sessions)
