@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -190,7 +191,33 @@ void Stream::unload(int chunk) {
         for (size_t page = first; page < end; page++) users_[page]--;
         while (first < end && users_[first]) first++;  // its neighbours' pages stay
         while (first < end && users_[end - 1]) end--;
-        madvise(image_.at + first * kPage, (end - first) * kPage, MADV_DONTNEED);
+        if (first < end) release(first, end);
+    }
+}
+
+// Lets unused pages of the image go, [first, end) in units of kPage. A huge page of which a part goes would stay charged
+// whole until the kernel finds time to split it, too late where memory is short: what is used of it moves to small pages.
+void Stream::release(size_t first, size_t end) {
+    const size_t unit = std::max<size_t>(1, static_cast<size_t>(sysconf(_SC_PAGESIZE)) / kPage), per = kHuge / kPage;
+    while (first % unit && !users_[first - 1]) first--;  // the system's pages may be larger
+    while (end % unit && end < users_.size() && !users_[end]) end++;
+    first = (first + unit - 1) / unit * unit;
+    if (end < users_.size()) end = end / unit * unit;
+    for (size_t a = first; a < end;) {
+        const size_t block = a / per * per, stop = std::min(block + per, users_.size()), z = std::min(end, stop);
+        uint8_t* const at = image_.at + block * kPage;
+        const bool used = std::any_of(users_.begin() + static_cast<int64_t>(block), users_.begin() + static_cast<int64_t>(stop), [](uint8_t n) { return n; });
+        if (!used) madvise(at, (stop - block) * kPage, MADV_DONTNEED);
+        else if (ring_size_ < kHuge) madvise(image_.at + a * kPage, (z - a) * kPage, MADV_DONTNEED);
+        else {  // the ring is at rest
+            for (size_t p = block; p < stop; p++) if (users_[p]) std::memcpy(ring_.at + (p - block) * kPage, image_.at + p * kPage, kPage);
+#if defined(MADV_NOHUGEPAGE)
+            madvise(at, (stop - block) * kPage, MADV_NOHUGEPAGE);
+#endif
+            madvise(at, (stop - block) * kPage, MADV_DONTNEED);
+            for (size_t p = block; p < stop; p++) if (users_[p]) std::memcpy(image_.at + p * kPage, ring_.at + (p - block) * kPage, kPage);
+        }
+        a = z;
     }
 }
 

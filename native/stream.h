@@ -70,6 +70,7 @@ class Stream {
     void reset();
     void load(std::vector<int> chunks);
     void unload(int chunk);
+    void release(size_t first, size_t end);
 
     std::mutex mutex_;
     std::vector<Source> sources_;

@@ -37,8 +37,10 @@ from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
+    from genmote.runtime.streaming import Streaming
 
 LOOK_S = 0.25  # between two looks
+QUICK_S = 0.05  # while memory is short
 REST_S = 1.0  # one rest: short, so that a cancelled text ends soon
 _ROOMY_S = 10.0  # for which there must be room before weights are pinned again; longer where that was too early
 _LOG = 1000  # decisions kept
@@ -103,14 +105,20 @@ def levers(engine: Engine) -> Levers:
     """The levers that this engine has."""
     ops = engine.decoder.ops
     limit = getattr(ops, "limit_threads", None)
-    stream = getattr(engine, "streaming", None)
+    stream = engine.streaming
     return Levers(
         threads=limit,
         max_threads=1 if limit is None else engine.threads,
-        forget=lambda: sum(pool.clear() for pool in list(engine.pools)),
-        shrink=None if stream is None else stream.shrink,
+        forget=lambda: sum(pool.trim() for pool in list(engine.pools)),
+        shrink=None if stream is None else lambda count: _shrink(stream, count),
         grow=None if stream is None else stream.grow,
     )
+
+
+def _shrink(stream: Streaming, count: int) -> int:
+    """Give back `count` bytes. The ring takes memory with the first byte that is streamed, so it is given back too."""
+    ring = 0 if stream.streamed_bytes else stream.ring_bytes
+    return max(0, stream.shrink(count + ring) - ring)
 
 
 @plain(frozen=True)
@@ -192,7 +200,7 @@ class Governor:
         self._stalled = _Steps(1 if self.bounds.max_rest_s > 0 else 0, 1.0, 3.0)
         self._roomy_since: float | None = None
         self._roomy_s = _ROOMY_S
-        self._grew_at = -1e9
+        self._grew_at = self._short_at = -1e9
         self._rest_left_s = self.bounds.max_rest_s
         self._helpless = False
 
@@ -218,13 +226,17 @@ class Governor:
         stalled = memory.stall is not None and memory.stall > self.bounds.stall
         if memory.left_bytes < low or stalled:
             self._roomy_since = None
-            self._roomy_s = min(60.0, 2 * self._roomy_s) if now - self._grew_at < 2 * self._roomy_s else _ROOMY_S
-            self._grew_at = -1e9
+            if now - self._grew_at < 2 * self._roomy_s:  # that was too early
+                self._roomy_s = min(60.0, 2 * self._roomy_s)
+            elif now - self._short_at > 2 * self._roomy_s:
+                self._roomy_s = _ROOMY_S
+            self._grew_at, self._short_at = -1e9, now
             why = f"below {_size(low)}, wanted {_size(high)}"
             if stalled:
                 seen += f", {_waits(memory)}"
                 why = why if memory.left_bytes < low else f"over {100 * self.bounds.stall:.0f}%"
             self._give_back(max(high - memory.left_bytes, high - low), seen, why)
+            self._next = now + QUICK_S
             return
         surplus = memory.left_bytes - high
         if surplus >= 0:
@@ -248,9 +260,7 @@ class Governor:
             self._decide(
                 "memory", seen, f"forgot {_size(forgot)} of finished texts: prompts that begin alike are read anew", why
             )
-        wanted -= forgot
-        if wanted <= 0:
-            return
+        # Further texts take as much again: what was forgotten does not count.
         gave = self.levers.shrink(wanted) if self.levers.shrink is not None else 0
         if gave > 0:
             self.given_back_bytes += gave

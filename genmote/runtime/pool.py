@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class SessionPool:
     """At most `keep` idle sessions; the least recently used goes first. Used from one thread at a time, but for
-    `clear`, which the governor may call between two passes."""
+    `trim`, which the governor may call between two passes."""
 
     def __init__(self, engine: Engine, keep: int) -> None:
         self.engine, self.keep = engine, keep
@@ -49,11 +49,15 @@ class SessionPool:
             self._idle.append(session)
             del self._idle[: max(0, len(self._idle) - self.keep)]
 
-    def clear(self) -> int:
-        """Forget all; how many bytes of keys and values they held."""
+    def clear(self) -> None:
         with self.engine.lock:
-            count = sum(session.nbytes for session in self._idle)
             self._idle.clear()
+
+    def trim(self) -> int:
+        """Forget all but the latest, whose place the next text takes; how many bytes of keys and values they held."""
+        with self.engine.lock:
+            count = sum(session.nbytes for session in self._idle[:-1])
+            del self._idle[:-1]
         return count
 
     def _longest(self, rows: Rows, active: Iterable[Session]) -> tuple[Session | None, int]:
