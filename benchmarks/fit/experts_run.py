@@ -1,12 +1,12 @@
 """One sample of a mixture whose experts are loaded on demand, in a fresh process that the harness puts into a control
 group.
 
-    python -m benchmarks.fit.experts_run decode MODEL --threads T --decode N --experts BYTES
+    python -m benchmarks.fit.experts_run decode MODEL --threads T --decode N --memory BYTES
         [--trace MIXTURE --text FILE] [--no-cache] [--no-guess]
     python -m benchmarks.fit.experts_run hits MIXTURE --text FILE --share 0.5 --decode N
 
-`decode` runs N tokens after a warm-up with a cache of BYTES; with `--trace` its routers replay what MIXTURE's chose on
-the text. `hits` runs the trained mixture itself over the text with a share of its experts cached. Prints one JSON
+`decode` runs N tokens after a prompt within a budget of BYTES; with `--trace` its routers replay what MIXTURE's chose
+on the text. `hits` runs the trained mixture itself over the text with a share of its experts cached. Prints one JSON
 object.
 """
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from genmote.runtime.expert_trace import Trace
 
 TRACE_TOKENS = 2048
-CHUNK = 32  # rows of the prompt at once
-PROMPT, WARM = 256, 8  # rows of a prompt, and tokens after it, before the clock runs: they fill the cache
+PROMPT, WARM = 192, 4  # rows of a prompt, and tokens after it, before the clock runs: they fill the cache
 
 
 def opened(model: str, threads: int) -> Packed:
@@ -57,40 +56,43 @@ def trace_of(mixture: str, text: str) -> Trace:
 
 
 def decode(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second, one after another."""
-    from genmote.ops.protocol import Span
+    """Tokens a second, one after another, of an engine within a budget."""
+    from genmote import Engine
     from genmote.runtime.expert_trace import Replay
-    from genmote.runtime.experts import open_experts
 
     trace = trace_of(chosen.trace, chosen.text) if chosen.trace else None
-    found = opened(chosen.model, chosen.threads)
-    decoder, cache = open_experts(found, chosen.experts, keep=not chosen.no_cache, predict=not chosen.no_guess)
+    length = PROMPT + WARM + chosen.decode
+    engine = Engine.load(chosen.model, threads=chosen.threads, context=length, memory=chosen.memory)
+    cache, config = engine.experts, engine.config
+    if cache is None:
+        raise SystemExit(f"all experts fit into {chosen.memory} bytes: give a smaller budget")
+    cache.keep, cache.predict = not chosen.no_cache, not chosen.no_guess
     replay = None
     if trace is not None:
-        replay = Replay(trace, decoder.config.n_layers, decoder.config.n_experts)
-        if replay.used != decoder.config.n_experts_used:
-            raise SystemExit(
-                f"the trace gives {replay.used} experts a token, the model {decoder.config.n_experts_used}"
-            )
-        replay.attach(decoder.weights.layers, cache)
-    session = decoder.cache(PROMPT + WARM + chosen.decode)
-    tokens = draw(SEED, PROMPT + WARM + chosen.decode)
-    for at in range(0, PROMPT, CHUNK):
-        decoder.forward(tokens[at : at + CHUNK], [Span(session, 0, CHUNK)], logits=None)
+        replay = Replay(trace, config.n_layers, config.n_experts)
+        if replay.used != config.n_experts_used:
+            raise SystemExit(f"the trace gives {replay.used} experts a token, the model {config.n_experts_used}")
+        replay.attach(engine.decoder.weights.layers, cache)
+    session, tokens = engine.session(), draw(SEED, length)
+    session.prefill(tokens[:PROMPT])
     started, before = 0.0, cache.counts.copy()
     for number, token in enumerate(tokens[PROMPT:]):
         if number == WARM:
             started, before = time.perf_counter(), cache.counts.copy()
-        decoder.forward([token], [Span(session, 0, 1)])
+        session.step(token)
     seconds = time.perf_counter() - started
     counts = cache.counts.since(before)
+    assert engine.plan is not None
     return {
         "tokens_per_s": chosen.decode / seconds,
         "slots": cache.slots,
+        "of": cache.where.size,
         "cache_bytes": cache.nbytes,
         "experts": counts.values(),
         "read_bytes_per_s": counts.bytes_read / seconds,
         "trace": replay.describe() if replay else "the model's own routing (seeded weights)",
+        "plan": engine.plan.parts | {"chunk_rows": engine.plan.chunk_rows},
+        "peak_rss_bytes": engine.peak_rss_bytes,
     }
 
 
@@ -127,7 +129,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--decode", type=int, default=64)
-    parser.add_argument("--experts", type=int, default=1 << 62, help="bytes of the cache of experts")
+    parser.add_argument("--memory", type=int, help="bytes that the engine may take")
     parser.add_argument("--share", type=float, default=0.5, help="of the experts that the cache holds")
     parser.add_argument("--trace", help="trained mixture whose routing is replayed")
     parser.add_argument("--text", help="text that the trace is of")

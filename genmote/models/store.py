@@ -3,6 +3,7 @@
 A name is one of
 
 * a named model, described by ``models/sources/NAME.toml`` (a new file there is a new name),
+* a small model that comes with the package, in ``zoo/NAME/``, with its card,
 * ``hf:ORG/REPO/FILE.gguf``, a file on the Hugging Face hub,
 * the stem of a file that the user put into the models folder,
 * a path.
@@ -21,6 +22,7 @@ from genmote.fetch import Progress, Source, quiet
 from genmote.registry import near
 
 SOURCES = Path(__file__).parent / "sources"
+ZOO = Path(__file__).parents[1] / "zoo"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Entry:
 def names() -> list[str]:
     """The named models, here or not."""
     return sorted(path.stem for path in SOURCES.glob("*.toml"))
+
+
+def zoo() -> list[str]:
+    """The models that come with the package."""
+    return sorted(path.parent.name for path in ZOO.glob("*/model.gguf"))
 
 
 @lru_cache
@@ -62,6 +69,8 @@ def find(name: str | os.PathLike[str]) -> Path | None:
         return path if path.is_file() else None
     if (path := Path(name).expanduser()).is_file():
         return path
+    if name in zoo():
+        return ZOO / name / "model.gguf"
     if Path(name).name == name and (path := home.models_dir() / f"{name}.gguf").is_file():
         return path
     return None
@@ -112,7 +121,7 @@ def _may_replace(target: Path, name: str, progress: Progress) -> None:
 
 def unknown(name: str) -> ModelNameError:
     """The error for a name that means no model."""
-    known = sorted({*names(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))})
+    known = sorted({*names(), *zoo(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))})
     if "/" in name or name.endswith(".gguf"):
         said = "is a folder, wanted a model file" if Path(name).is_dir() else "is not there"
         return ModelNameError(f"{name} {said}: check the path, or use a name ({', '.join(known)})")
@@ -123,10 +132,12 @@ def unknown(name: str) -> ModelNameError:
 
 
 def list_models() -> list[Entry]:
-    """The model files in the models folder, by name; a damaged one is listed with its fault."""
+    """The models that come with the package, then the files in the models folder, by name; a damaged one is listed with
+    its fault."""
     root = home.models_dir()
     files = sorted(p for p in root.rglob("*.gguf") if p.is_file() and ".staging" not in p.relative_to(root).parts)
-    return [describe(path, _name_of(path.relative_to(root))) for path in files]
+    shipped = [describe(ZOO / name / "model.gguf", name) for name in zoo()]
+    return shipped + [describe(path, _name_of(path.relative_to(root))) for path in files]
 
 
 def _name_of(relative: Path) -> str:

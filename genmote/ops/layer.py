@@ -70,6 +70,15 @@ class Experts:
     routing: Callable[[Array], Array] | None = None
 
 
+def taken(x: Array, chosen: Array, experts: Experts) -> Iterator[list[tuple[int, tuple[Any, Any, Any]]]]:
+    """The chosen experts (N, used) of the rows x (N, D), all at once or as their source gives them."""
+    if experts.source is not None:
+        yield from experts.source.take(x, chosen)
+    else:
+        numbers = sorted(set(chosen.reshape(-1).tolist()))
+        yield [(e, (experts.gate[e], experts.up[e], experts.down[e])) for e in numbers]
+
+
 @dataclass(frozen=True)
 class LayerSpec:
     """What a block computes with; everything here is a constant of the model."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genmote.errors import OpsError
 from genmote.ops import quant
 from genmote.ops.cache import Rows, State, kept_rows, part_types, state_of
-from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
 try:
@@ -238,12 +238,8 @@ class NativeOps:
         chosen, weights = self._route(x, experts)
         flat = chosen.reshape(-1)
         parts = np.empty((flat.size, (x.shape[1] + 15) // 16 * 16), np.float32)  # (N * used, D)
-        if experts.source is None:
-            here = [(e, (experts.gate[e], experts.up[e], experts.down[e])) for e in np.unique(flat).tolist()]
+        for here in taken(x, chosen, experts):
             self._mixture(x, flat, here, experts.used, activation, parts)
-        else:
-            for here in experts.source.take(x, chosen):
-                self._mixture(x, flat, here, experts.used, activation, parts)
         placed = parts.reshape(*chosen.shape, -1)[:, :, : x.shape[1]]
         out = np.zeros_like(x)
         for place in range(experts.used):  # in order of falling score

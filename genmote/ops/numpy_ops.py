@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genmote.ops import quant
 from genmote.ops.exact import LANES, Float32, chain, exp, row_squares, row_sum, sin_cos, tanh
-from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.numpy_cache import NumpyCache
 from genmote.ops.protocol import Rotary, Span
 
@@ -192,11 +192,11 @@ class NumpyOps:
     def experts(self, x: Float32, experts: Experts, activation: Activation) -> Float32:
         chosen, weights = self._route(self.linear(x, experts.router), experts)  # (N, used) each
         parts = np.empty((*chosen.shape, x.shape[1]), np.float32)  # (N, used, D)
-        for expert in np.unique(chosen):
-            rows, places = np.nonzero(chosen == expert)
-            gate = self._product(x[rows], experts.gate[expert])
-            up = self._product(x[rows], experts.up[expert])
-            parts[rows, places] = self._product(self.glu(gate, up, activation), experts.down[expert])
+        for some in taken(x, chosen, experts):
+            for expert, (gate, up, down) in some:
+                rows, places = np.nonzero(chosen == expert)
+                inner = self.glu(self._product(x[rows], gate), self._product(x[rows], up), activation)
+                parts[rows, places] = self._product(inner, down)
         total = np.zeros_like(x)
         for place in range(experts.used):  # in order of falling score
             total += weights[:, place, None] * parts[:, place]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from genmote.errors import OpsError
 from genmote.ops import quant
 from genmote.ops.cache import QueryRing, Rows, State, kept_rows, row_bytes, state_of
 from genmote.ops.exact import sin_cos
-from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.numpy_ops import GROUP, PLAIN
 from genmote.ops.protocol import Rotary, Span
 
@@ -265,10 +266,10 @@ class TorchOps:
         if experts.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         total = torch.zeros_like(x)
-        for expert in torch.unique(chosen).tolist():
+        for expert, (gate, up, down) in chain.from_iterable(taken(x, chosen, experts)):
             rows, places = torch.nonzero(chosen == expert, as_tuple=True)
-            gate, up = self._product(x[rows], experts.gate[expert]), self._product(x[rows], experts.up[expert])
-            part = self._product(self.glu(gate, up, activation), experts.down[expert])
+            inner = self.glu(self._product(x[rows], gate), self._product(x[rows], up), activation)
+            part = self._product(inner, down)
             total = total.index_add(0, rows, weights[rows, places, None].to(x.dtype) * part)
         return total
 

@@ -40,7 +40,7 @@ Matrices = tuple[Any, Any, Any]  # gate (F, D), up (F, D), down (D, F)
 
 BLOCK = 4096  # what unbuffered reads are aligned to
 LONG, SHORT = 0.99, 0.5  # what a token leaves of an expert's decayed frequencies of use
-RECENT = 0.15  # of the short one in what an expert is worth (least squares over the trained mixture's next choices)
+RECENT = 0.2  # of the short one in what an expert is worth (least squares over the trained mixture's next choices)
 FOLLOW = 0.9  # what a token leaves of what followed a choice
 VOICE = 0.2  # of history in a guess; the router has the rest
 STEEP = 4  # how fast an expert's chance of being chosen grows with its guessed share (fitted to the trained mixture)

@@ -18,9 +18,7 @@ from genmote.errors import ModelFileError, OpsError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
-from genmote.ops.cache import KINDS, cache_bytes, row_bytes
-from genmote.ops.packed import PANEL, PLAIN, packed_bytes
-from genmote.runtime.evict._base import PART_NUMBERS
+from genmote.ops.packed import PLAIN, packed_bytes
 
 if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 KV_KINDS = ("f16", "int8", "int4")
 # CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
 # of libraries counts in full. What this process has already (`resident_bytes`) is taken instead where it is more.
-INTERPRETER_BYTES = 39 << 20
+INTERPRETER_BYTES = 36 << 20
 HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on top
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
@@ -56,8 +54,6 @@ class Weights:
     experts: int  # all experts of all layers
     expert: int  # one expert of one layer, 0 where there are none
     by_type: dict[str, int]
-    panel: int  # the widest stage's two panels of 16 rows: the least that is streamed at once
-    row_panel: int  # 16 rows of the embedding: what looking up a token reads
     macs: int  # multiply-adds of one token with quantised weights, the head's included
     float_macs: int  # and with weights that are floats
     active: int  # bytes that one token's multiply-adds read
@@ -79,8 +75,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
     by_type: Counter[str] = Counter()
     stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
     stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
-    panels: Counter[int] = Counter()  # of each kind of stage, in one layer
-    head = embedding = vectors = experts = used_bytes = row_panel = 0
+    head = embedding = vectors = experts = used_bytes = 0
     macs = [0, 0]  # quantised, floats
     tied = "output.weight" not in model.tensors
     types = None if stored_as is None else MatrixTypes(stored_as, tied)
@@ -95,7 +90,6 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         by_type[kind] += size
         floats = kind in PLAIN
         if name == "token_embd.weight":
-            row_panel = packed_bytes(kind, (PANEL, info.shape[1]))
             head, embedding = (size, 0) if tied else (head, embedding + size)
             macs[floats] += numbers if tied else 0
         elif name == "output.weight":
@@ -113,10 +107,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
                 raise ModelFileError(
                     f"{model.path.name} has a tensor {name}, which no plan knows; use a plain conversion of the model"
                 )
-            stage = stage_of[found[2]]
-            stages[int(found[1])][stage] += size
-            if found[1] == "0":
-                panels[stage] += 2 * packed_bytes(kind, (PANEL, info.shape[1]))
+            stages[int(found[1])][stage_of[found[2]]] += size
             macs[floats] += numbers
     flat = tuple(size for layer in stages for size in layer if size)
     return Weights(
@@ -127,8 +118,6 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         experts=experts,
         expert=experts // (config.n_layers * config.n_experts) if experts else 0,
         by_type=dict(by_type),
-        panel=max(panels.values(), default=0),
-        row_panel=row_panel,
         macs=macs[0],
         float_macs=macs[1],
         active=sum(flat) + head + used_bytes,
@@ -145,18 +134,15 @@ def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
 
 
 def kv_row_bytes(config: Config, kind: str) -> int:
-    """Keys and values of one token in all layers, as attention reads them."""
-    known = kind in KINDS  # an op set may not keep them so yet: what it would take is told all the same
-    each = row_bytes(kind, config.head_dim) if known else 2 * (config.head_dim * int(kind[3:]) // 8 + 4)
-    return config.n_layers * config.n_kv_heads * each
+    """Keys and values of one token in all layers."""
+    each = {"f16": 2 * config.head_dim, "int8": config.head_dim + 4, "int4": config.head_dim // 2 + 4}[kind]
+    return 2 * config.n_layers * config.n_kv_heads * each
 
 
-def kv_bytes(config: Config, kind: str, rows: int, queries: int = 0) -> int:
-    """A session's cache that holds `rows` tokens, without and with the queries of the last rows."""
-    shape = (config.n_layers, config.n_kv_heads, config.head_dim)
-    if kind in KINDS:
-        return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.n_heads)
-    return kv_row_bytes(config, kind) * -(-rows // 16) * 16 + config.n_layers * config.n_kv_heads * PAGE
+def kv_bytes(config: Config, kind: str, rows: int) -> int:
+    """A session's cache of `rows` tokens: blocks of 16, each head's keys and values ending in a page of their own."""
+    rows = -(-rows // 16) * 16
+    return kv_row_bytes(config, kind) * rows + 2 * config.n_layers * config.n_kv_heads * PAGE // 2
 
 
 def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False) -> int:
@@ -171,20 +157,15 @@ def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, flo
     branch = 4 * _up16(width)
     rotary = 2 * 4 * (config.head_dim // 2) * len(config.ropes)
     a_row = 4 * width + normed + quantised + attended_and_q + 8 * kv + hidden + branch + rotary
-    if config.n_experts:  # step by step, over NumPy: copies of q, k, v and each chosen expert's answer
-        a_row += 4 * (2 * q + 3 * kv + (config.n_experts_used + 4) * width + 4 * inner)
+    if config.n_experts:  # gathered inputs, hidden states and answers of each chosen expert, and NumPy's sums of them
+        gathered = (width + inner) // 32 * GROUP_BYTES + (4 * inner if float_down else 0)
+        a_row += config.n_experts_used * (gathered + 3 * 4 * width) + 4 * (4 * width + 3 * config.n_experts)
     stride = _up16(rows + 1) + 16
     scores = 4 * stride * (QUERIES_AT_ONCE if chunk >= 16 else 8)
     spelt = 2 * (max(width, inner) // 32) * (512 + 256)
     each_thread = scores + spelt + 2 * 4 * 64 * chunk
     logits = 4 * 4 * config.vocab_size  # the kernel's, the sampler's copies
     return a_row * chunk + each_thread * threads + logits
-
-
-def eviction_bytes(config: Config, rows: int) -> int:
-    """What choosing the rows to keep takes for a moment: one layer's keys and values as floats, some copies of them,
-    and attention weights in parts."""
-    return 4 * rows * config.n_kv_heads * config.head_dim * 5 + 3 * 4 * PART_NUMBERS
 
 
 def _up16(count: int) -> int:

@@ -159,7 +159,7 @@ def test_replacement_is_that_of_a_plain_simulation(slots: int) -> None:
             long, short = uses[layer, expert]
             long, short = 0.99 * long + 0.01 * (expert in chosen), 0.5 * short + 0.5 * (expert in chosen)
             uses[layer, expert] = [long, short]
-            frequency[layer, expert] = 0.85 * long + 0.15 * short
+            frequency[layer, expert] = 0.8 * long + 0.2 * short
         needed = {(layer, e) for e in chosen}
         hits += len(needed & held)
         misses += len(needed - held)
