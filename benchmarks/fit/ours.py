@@ -5,7 +5,8 @@
     python -m benchmarks.fit.ours lookup MODEL --threads T --decode N [--memory BYTES]
     python -m benchmarks.fit.ours draft MODEL --draft SMALL --threads T --decode N [--memory BYTES]
     python -m benchmarks.fit.ours answer MODEL --threads T --prefill N --decode N [--memory BYTES]
-    python -m benchmarks.fit.ours perplexity MODEL --threads T --text FILE --context N --chunks N [--kv KIND]
+    python -m benchmarks.fit.ours perplexity MODEL --threads T --text FILE --context N --chunks N
+        [--kv KIND] [--evict POLICY --kv-tokens N]
 
 Prints one JSON object. `--memory` is the budget that `Engine.load` is given, which plans and streams for it.
 """
@@ -33,11 +34,8 @@ def load(chosen: argparse.Namespace, context: int) -> Engine:
     """The engine under the asked budget, or with the file mapped where none is asked."""
     from genmote import Engine
 
-    options: dict[str, Any] = {}
-    if chosen.memory:
-        options["memory"] = chosen.memory
-    if chosen.kv:
-        options["kv"] = chosen.kv
+    given = {name: getattr(chosen, name) or None for name in ("memory", "kv", "evict", "kv_tokens")}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return Engine.load(chosen.model, threads=chosen.threads, context=context, **options)
 
 
@@ -70,14 +68,25 @@ def pack(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"bytes": os.stat(path).st_size}
 
 
+def other_sessions(model: str, count: int, context: int) -> int:
+    """Bytes of all sessions but the one that the engine plans for."""
+    from genmote.models.gguf import ModelFile
+    from genmote.runtime.plan import plan
+
+    plans = [plan(ModelFile.open(model), context=context, sessions=sessions) for sessions in (1, count)]
+    return plans[1].predicted_bytes - plans[0].predicted_bytes
+
+
 def decode(chosen: argparse.Namespace) -> dict[str, Any]:
     """Single random tokens from an empty cache, as llama-bench decodes them; with `streams`, one of each session in
     every pass."""
     from genmote.runtime.prompt import Rows
     from genmote.runtime.session import Work, run_batch
 
-    count = max(1, chosen.streams)
-    engine = load(chosen, chosen.decode + WARM)
+    count, context = max(1, chosen.streams), chosen.decode + WARM
+    if count > 1 and chosen.memory:
+        chosen.memory -= other_sessions(chosen.model, count, context)
+    engine = load(chosen, context)
     sessions = [engine.session() for _ in range(count)]
     texts = [Rows(draw(SEED + number, chosen.decode + WARM)) for number in range(count)]
     started, before = time.perf_counter(), read_bytes()
@@ -182,11 +191,10 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=2)
-    for name in ("memory", "prefill", "decode", "streams", "context", "chunks"):
+    for name in ("memory", "prefill", "decode", "streams", "context", "chunks", "kv-tokens"):
         parser.add_argument(f"--{name}", type=int, default=0)
-    parser.add_argument("--text")
-    parser.add_argument("--kv")
-    parser.add_argument("--draft")
+    for name in ("text", "kv", "evict", "draft"):
+        parser.add_argument(f"--{name}")
     chosen = parser.parse_args()
     print(json.dumps(JOBS[chosen.job](chosen)))
 

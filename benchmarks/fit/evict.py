@@ -1,0 +1,111 @@
+"""A quarter of the KV cache: what each policy's perplexity is over the full cache's, and what a long text gains."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import files, process
+from benchmarks.bench import Bench, about, missing
+from benchmarks.fit import sides
+from benchmarks.measures.perplexity import corpus
+from benchmarks.process import ContestantError, Ran
+from benchmarks.record import AT_MOST, Row, compare
+from genmote import registry
+
+FILE = "smollm2-q4_1"
+SHARE, CONTEXT, LONG, DECODE = 4, 2048, 4096, 64
+ASKED = 1.05
+
+
+def measure(bench: Bench) -> Iterator[Row]:
+    """A row a policy, one for the best of them, and one on speed with that."""
+    chunks = bench.pick(8, 2)
+    title = f"{files.title(FILE)}, context {CONTEXT}"
+    name = f"perplexity with a quarter of the KV cache over all of it, {title}"
+    try:
+        full = perplexity(bench, chunks)
+    except ContestantError as why:
+        yield missing(f"{name}, the best policy", "fit_evict", why, asked=ASKED, sense=AT_MOST)
+        return
+    ratios: dict[str, float] = {}
+    for policy in registry.names("genmote.runtime.evict"):
+        bench.say(f"{name}, {policy}: {chunks} windows")
+        try:
+            value = perplexity(bench, chunks, "--evict", policy, "--kv-tokens", CONTEXT // SHARE)
+        except ContestantError as why:
+            yield missing(f"{name}, {policy}", "fit_evict", why, sense=AT_MOST)
+            continue
+        ratios[policy] = value / full
+        yield ratio_row(bench, f"{name}, {policy}", value, full, chunks, None)
+    if ratios:
+        best = min(ratios, key=lambda policy: ratios[policy])
+        yield ratio_row(bench, f"{name}, the best policy", ratios[best] * full, full, chunks, ASKED, best=best)
+        yield speed(bench, best)
+
+
+def ratio_row(
+    bench: Bench, name: str, value: float, full: float, chunks: int, asked: float | None, **details: Any
+) -> Row:
+    """The row of one policy's perplexity."""
+    return Row(
+        name=name,
+        measure="fit_evict",
+        value=value / full,
+        value_unit="x",
+        asked=asked,
+        sense=AT_MOST,
+        unit="perplexity",
+        ours=value,
+        peer=full,
+        peer_name="the full cache of ours",
+        threads=bench.cores,
+        details={"context": CONTEXT, "kept": CONTEXT // SHARE, "chunks": chunks, "text": corpus().name, **details},
+        **about(FILE),
+    )
+
+
+def perplexity(bench: Bench, chunks: int, *words: object) -> float:
+    """Perplexity over windows of the text, with the settings of the cache that `words` name."""
+    sizes = ["--text", corpus(), "--context", CONTEXT, "--chunks", chunks, "--threads", bench.cores, *words]
+    return float(job(bench, "perplexity", *sizes).json()["perplexity"])
+
+
+def job(bench: Bench, name: str, *words: object) -> Ran:
+    """A job of `benchmarks.fit.ours`."""
+    return process.python("benchmarks.fit.ours", name, str(bench.file(FILE)), *map(str, words))
+
+
+def speed(bench: Bench, policy: str) -> Row:
+    """Tokens a second at the end of a long text, with a quarter of its rows and with all."""
+    name = f"decode at {LONG} tokens with a quarter of the KV cache over all of it, {files.title(FILE)}"
+    bench.say(f"{name}: {policy}")
+    sizes = ["--prefill", LONG - DECODE, "--decode", DECODE, "--threads", sides.THREADS]
+    few: list[Ran] = []
+    every: list[Ran] = []
+    try:
+        for _ in range(bench.pick(5, 2)):
+            few.append(job(bench, "answer", *sizes, "--evict", policy, "--kv-tokens", LONG // SHARE))
+            every.append(job(bench, "answer", *sizes))
+    except ContestantError as why:
+        return missing(name, "fit_evict", why, asked=1.0)
+    ours, theirs = ([float(ran.json()["decode_tokens_per_s"]) for ran in side] for side in (few, every))
+    prefills = [[float(ran.json()["prefill_tokens_per_s"]) for ran in side] for side in (few, every)]
+    return Row(
+        name=f"{name}, {sides.THREADS} threads",
+        measure="fit_evict",
+        value=compare(ours, theirs),
+        value_unit="x",
+        asked=1.0,
+        unit="tokens/s",
+        ours=statistics.median(ours),
+        ours_samples=ours,
+        peer=statistics.median(theirs),
+        peer_samples=theirs,
+        peer_name="the full cache of ours",
+        threads=sides.THREADS,
+        others_cores=statistics.median(ran.others_cores or 0.0 for ran in few + every),
+        details={"policy": policy, "prefill_tokens_per_s": [statistics.median(side) for side in prefills]},
+        **about(FILE),
+    )
