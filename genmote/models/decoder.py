@@ -67,7 +67,7 @@ class Decoder:
     def __init__(self, config: Config, weights: WeightSource, ops: Ops, *, fused: bool = True) -> None:
         """`fused` lets the op set run its own form of a block where it has one; the bits are the same."""
         self.config, self.weights, self.ops = config, weights, ops
-        self.before_pass: Callable[[bool], None] | None = None  # told whether the pass ends with the head
+        self.before_pass: Callable[[bool, int], None] | None = None  # told whether the head follows, and the rows
         self._block = getattr(ops, "block", None) if fused else None
 
     def cache(self, capacity: int, *, kind: str = "f16", queries: int = 0) -> KVCache:
@@ -115,7 +115,7 @@ class Decoder:
         embedded = getattr(inputs, "ndim", 1) == 2
         self._check(inputs.shape[0] if embedded else len(inputs), spans)
         if self.before_pass is not None:
-            self.before_pass(head)
+            self.before_pass(head, sum(span.count for span in spans))
         positions = np.concatenate(
             [np.arange(s.cache.position, s.cache.position + s.count, dtype=np.int32) for s in spans]
         )  # (N,)

@@ -16,13 +16,14 @@ from genmote.errors import ModelFileError, ModelNameError, OpsError, SpecError
 from genmote.runtime.threads import checked_threads
 
 if TYPE_CHECKING:
+    from genmote.models.config import Config
     from genmote.models.decoder import Decoder
     from genmote.models.gguf import ModelFile
     from genmote.models.lora import Lora
     from genmote.ops.protocol import Ops
     from genmote.runtime.engine import Adapters, Engine
     from genmote.runtime.plan import Plan
-    from genmote.runtime.streaming import Streaming
+    from genmote.runtime.streaming import Room, Streaming
 
 
 def load(
@@ -95,6 +96,8 @@ def load(
             streaming.shrink(weights_of(file).embedding)
         engine.plan, engine.streaming, engine.experts = made, streaming, experts
         engine.decoder.before_pass = streaming.begin
+        if made.streams:
+            streaming.keep_to(room(made, weights.config), made.parts["kv"])
     if adapter is not None:
         engine.set_adapters(adapter)
     if draft is not None:
@@ -124,6 +127,20 @@ def plan_for(
         small = planning.plan(ModelFile.open(store.resolve(draft)), threads=threads)
         budget = max(1, budget - small.predicted_bytes + small.parts["interpreter"])
     return planning.plan(file, memory=budget, context=context, threads=threads)
+
+
+def room(made: Plan, config: Config) -> Room:
+    """What a plan leaves to a text as it grows."""
+    from genmote.runtime import footprint
+    from genmote.runtime.streaming import Room
+
+    return Room(
+        made.budget_bytes or 0,
+        footprint.kv_row_bytes(config, made.kv),
+        2 * config.n_layers * config.n_kv_heads * footprint.PAGE,
+        made.parts["activations"],
+        made.chunk_rows,
+    )
 
 
 def _streaming(matrices: Any, file: ModelFile, opset: Ops) -> Streaming:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from genmote.errors import ModelFileError
 from genmote.ops import quant
 from genmote.ops.packed import PANEL
+from genmote.runtime.footprint import resident_bytes
 
 if TYPE_CHECKING:
     from genmote.models.gguf import TensorInfo
@@ -32,6 +33,8 @@ MOST_RING, LEAST_RING = 32 << 20, 1 << 20
 MOST_CHUNK, LEAST_CHUNK = 4 << 20, 96 << 10  # bytes that are read at once
 
 _EXPERT = re.compile(r"\]$|\.ffn_\w+\.\d+\.weight$")
+MARGIN = 1 << 20  # of the budget that is left alone
+PATIENCE = 16  # passes with room, after which weights are pinned again
 
 Part = tuple[int, int, int]  # (matrix, first panel, end)
 
@@ -42,6 +45,17 @@ class Chunk:
 
     use: int
     parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a text may take of the memory while it grows; weights have what it does not take yet."""
+
+    budget_bytes: int
+    row_bytes: int  # keys and values of one row
+    page_bytes: int  # more, for the pages that are begun
+    activation_bytes: int  # of a pass of `chunk_rows`
+    chunk_rows: int
 
 
 class Streaming:
@@ -63,6 +77,9 @@ class Streaming:
         self.ring_bytes = 0
         self.total_bytes: int | None = None
         self._order: list[bool] = []
+        self._room: Room | None = None
+        self._most: int | None = None  # bytes that may be pinned, where somebody asked for some back
+        self._rows = self._roomy = 0  # the largest pass so far; passes since there was little room
         self._mine: dict[int, Any] = {}  # every matrix that the stream has, by the stream's number
         self._numbers: dict[int, int] = {}  # Python's id of a matrix → the stream's
 
@@ -101,19 +118,49 @@ class Streaming:
 
     def shrink(self, count: int) -> int:
         """Give back about `count` bytes; how many it were. The text stays the same, only slower."""
-        before = self.stream.pinned_bytes
+        before = self.pinned_bytes
         self.pin(max(0, before - count))
-        return int(before - self.stream.pinned_bytes)
+        self._most = self.pinned_bytes
+        return before - self._most
 
     def grow(self, count: int) -> int:
         """Take at most `count` bytes more; how many it were."""
-        before = self.stream.pinned_bytes
+        before = self.pinned_bytes
         self.pin(before + count)
-        return int(self.stream.pinned_bytes - before)
+        self._most = self.pinned_bytes
+        return self._most - before
 
-    def begin(self, head: bool) -> None:
-        """A pass begins, which ends with logits or without."""
+    def keep_to(self, room: Room, unused_bytes: int) -> None:
+        """Pin `unused_bytes` more, which are planned for a text's keys and values, until it needs them."""
+        self._room = room
+        first = room.chunk_rows * room.row_bytes + room.page_bytes
+        if unused_bytes > first:
+            self.pin(self.pinned_bytes + unused_bytes - first)
+
+    def begin(self, head: bool, rows: int) -> None:
+        """A pass of so many rows begins, which ends with logits or without."""
+        if self._room is not None:
+            self._fit(self._room, rows)
         self.stream.begin(head)
+
+    def _fit(self, room: Room, rows: int) -> None:
+        """Let go of weights whose memory this pass needs; take some again after there has been room for a while."""
+        resident, pinned, step = resident_bytes(), self.pinned_bytes, max(MARGIN, room.budget_bytes // 64)
+        if not resident:  # the system does not tell
+            return
+        need = rows * room.row_bytes + room.page_bytes
+        if rows > self._rows:
+            need += room.activation_bytes * min(rows - self._rows, room.chunk_rows) // room.chunk_rows
+            self._rows = rows
+        spare = room.budget_bytes - MARGIN - resident - need
+        if spare < 0:
+            self.pin(max(0, pinned + spare - step))
+        elif spare > 4 * step and self._roomy >= PATIENCE and (self._most is None or pinned < self._most):
+            self.pin(min(pinned + spare - 2 * step, self._most or 2**62))
+        else:
+            self._roomy += 1
+            return
+        self._roomy = 0
 
     @property
     def pinned_bytes(self) -> int:

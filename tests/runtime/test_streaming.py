@@ -21,7 +21,7 @@ from genmote.ops import quant
 from genmote.ops.protocol import Span
 from genmote.runtime import streaming
 from genmote.runtime.engine import Engine
-from genmote.runtime.streaming import ROWS, Chunk, Streaming, cuts, spread
+from genmote.runtime.streaming import ROWS, Chunk, Room, Streaming, cuts, spread
 
 native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
@@ -116,6 +116,39 @@ def test_what_is_pinned_may_change_between_passes(tiny: Callable[..., Path]) -> 
     assert matrices.shrink(10 * whole) > 0 and matrices.pinned_bytes == 0
     assert same(passes(decoder), wanted)
     assert matrices.grow(10 * whole) == whole and matrices.streamed_bytes == 0
+    assert same(passes(decoder), wanted)
+
+
+def test_weights_make_room_for_a_growing_text(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a text does not take yet is pinned; it is given up in time, and taken again when the text is gone."""
+    decoder, matrices = streamed(tiny(), 0)
+    wanted = passes(decoder)
+    whole = streamed(tiny(), None)[1].pinned_bytes
+    beside, most = 500_000, 0
+    monkeypatch.setattr(streaming, "MARGIN", 1000)
+    monkeypatch.setattr(streaming, "resident_bytes", lambda: beside + matrices.pinned_bytes)
+    room = Room(600_000, row_bytes=100, page_bytes=200, activation_bytes=3000, chunk_rows=8)
+    matrices.keep_to(room, 60_000)
+    most = matrices.pinned_bytes
+    assert 0 < most <= 60_000 - 1000
+    for beside in (500_000, 540_000, 570_000, 599_000, 650_000):
+        for rows in (8, 1):
+            matrices.begin(True, rows)
+            assert matrices.pinned_bytes == 0 or beside + matrices.pinned_bytes + rows * 100 + 1200 <= 600_000
+    assert matrices.pinned_bytes == 0
+    assert same(passes(decoder), wanted)
+    beside = 500_000
+    for _ in range(40):
+        matrices.begin(True, 1)
+    again = matrices.pinned_bytes
+    assert 0 < again <= min(whole, 100_000)
+    gave = matrices.shrink(again // 2)  # asked for by somebody else: it stays so
+    for _ in range(40):
+        matrices.begin(True, 1)
+    assert matrices.pinned_bytes == again - gave
+    monkeypatch.setattr(streaming, "resident_bytes", lambda: 0)  # no system that tells
+    matrices.begin(True, 1)
+    assert matrices.pinned_bytes == again - gave
     assert same(passes(decoder), wanted)
 
 
