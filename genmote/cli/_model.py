@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, note
+from genmote.cli._output import Bar, note, size
 from genmote.errors import GrammarError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
@@ -31,6 +31,14 @@ class ModelFlags:
     accelerator: str | None = setting("device of PyTorch that computes, such as cuda (--ops torch)", default=None)
     device_memory: str | None = setting("memory there for weights, such as 2GB; more are streamed", default=None)
     host_memory: str | None = setting("RAM for weights that do not fit there; the rest stays in the file", default=None)
+    memory: str | None = setting(
+        "keep to so much memory in all, such as 150MB: weights beyond it are read by need", default=None
+    )
+    kv: str | None = setting(
+        "keys and values as f16, int8, int4; auto: fewer bits where --memory needs it", default=None
+    )
+    evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
+    kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
     draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)
 
@@ -132,10 +140,35 @@ def load(flags: ModelFlags) -> Engine:
             accelerator=flags.accelerator,
             device_memory=flags.device_memory,
             host_memory=flags.host_memory,
+            memory=flags.memory,
+            kv=flags.kv,
+            evict=flags.evict,
+            kv_tokens=flags.kv_tokens,
         )
+    tell_plan(engine)
     if flags.governor:
         engine.govern(tell=lambda decision: note(str(decision)))
     return engine
+
+
+def tell_plan(engine: Engine) -> None:
+    """What a budget costs, on standard error: in one line what is only slower, then each step that changes the text."""
+    made = engine.plan
+    if made is not None:
+        kept = [step for step in made.steps if step not in made.lossy]
+        if kept:
+            note(f"within {size(made.budget_bytes or 0)}: {'; '.join(kept)}")
+    for step in engine.lossy:
+        note(f"the text may change: {step}")
+
+
+def budget_figures(engine: Engine) -> dict[str, Any]:
+    """What was planned, what was read and what was lost, for --json; nothing without a budget and such settings."""
+    told = {"lossy": engine.lossy} if engine.lossy else {}
+    if engine.plan is None:
+        return told
+    read = None if engine.streaming is None else engine.streaming.reader.bytes_read
+    return {"budget_bytes": engine.plan.budget_bytes, "plan": engine.plan.values(), "weights_read_bytes": read} | told
 
 
 def scaled(text: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, load, read_text
+from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, budget_figures, load, read_text
 from genmote.cli._output import Output, note, size
 from genmote.errors import UserError
 from genmote.spec import dataclass, setting
@@ -99,13 +99,18 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
         **governed,
         **tiers,
         **experts,
+        **budget_figures(engine),
     }
 
 
 def stats(values: dict[str, Any]) -> str:
+    budget = ""
+    if "plan" in values:
+        told = size(values["budget_bytes"]), size(values["plan"]["predicted_bytes"]), size(values["weights_read_bytes"])
+        budget = f" of {told[0]} ({told[1]} planned), {told[2]} of weights read"
     return (
         f"prompt {values['prompt_tokens']} tokens at {values['prefill_tokens_per_s']:.1f}/s, "
         f"text {values['decode_tokens']} tokens at {values['decode_tokens_per_s']:.1f}/s, "
         f"first after {values['first_token_ms']:.0f} ms, loaded in {values['load_ms']:.0f} ms, "
-        f"peak memory {size(values['peak_rss_bytes'])}, {values['ops']} on {values['threads']} threads"
+        f"peak memory {size(values['peak_rss_bytes'])}{budget}, {values['ops']} on {values['threads']} threads"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from genmote.cli._model import ModelFlags, load, read_text
+from genmote.cli._model import ModelFlags, budget_figures, load, read_text
 from genmote.cli._output import Bar, Output
 from genmote.spec import dataclass, setting
 
@@ -44,6 +44,7 @@ def run(settings: Settings, out: Output) -> None:
             "ops": engine.ops_name,
             "threads": engine.threads,
             "model": engine.model_path,
+            **budget_figures(engine),
         }
     text = f"perplexity {found.value:.4f} ± {found.stderr:.4f} over {found.windows} windows of {found.context} tokens"
     out.result(values, text)

@@ -35,8 +35,8 @@ class Settings:
     memory: str | None = setting("the budget, such as 150MB (default: what the device leaves)", default=None)
     context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
     kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
-    evict: str | None = setting("eviction policy: keep only a part of the keys and values", default=None)
-    kv_tokens: int | None = setting("how many tokens' keys and values are kept", default=None)
+    evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
+    kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
     sessions: int = setting("texts at the same time", default=1)
     threads: int | None = setting("threads (default: the device's cores)", default=None)
     prompt_tokens: int = setting("tokens of the prompt that a first token waits for", default=256)
@@ -246,7 +246,7 @@ def detail(name: str, made: Plan) -> str:
     if name == "ring":
         return f"{size(made.streamed_bytes)} are read through it in each pass"
     if name == "kv":
-        kept = f"{made.kv_tokens} tokens kept by {made.evict}" if made.evict else f"{made.context} tokens"
+        kept = f"{made.kv_tokens} rows a layer, kept by {made.evict}" if made.evict else f"{made.context} tokens"
         return f"{made.kv}, {kept}" + (f", {made.sessions} texts" if made.sessions > 1 else "")
     return f"{made.chunk_rows} tokens of a prompt at once" if name == "activations" else ""
 

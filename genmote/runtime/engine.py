@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import ContextError, SpecError, TemplateError
 from genmote.runtime import loading
-from genmote.runtime.eviction import Evictor, eviction
+from genmote.runtime.eviction import Evictor, eviction, lossy
 from genmote.runtime.generation import Prompt, Request, Result
 from genmote.runtime.grammar import Constraint, Grammar, GrammarVocabulary
 from genmote.runtime.measures import Perplexity, Score, perplexity, text_logprobs, text_vector
@@ -68,6 +68,7 @@ class Engine:
         context: int | None = None,
         draft: str | os.PathLike[str] | None = None,
         memory: int | str | None = None,
+        sessions: int = 1,
         progress: Callable[..., None] | None = None,
         accelerator: str | None = None,
         device_memory: int | str | None = None,
@@ -82,7 +83,8 @@ class Engine:
         `threads`: None for one a physical core; `context`: most tokens that prompt and text may take, None for what the
         model was trained for; `adapter`: a LoRA file, or several with their scales; `draft`: a smaller model with the
         same tokens, which guesses them (the same text in fewer passes); `memory`: bytes, or an amount such as "150MB",
-        that the whole process keeps to: weights that do not fit are read from the disk in every pass; `accelerator`: a
+        that the whole process keeps to with `sessions` texts at a time: weights that do not fit are read from the disk
+        in every pass; `accelerator`: a
         device of PyTorch ("cuda"), whose weights take `device_memory` there, `host_memory` in RAM, the rest stays in
         the file (`runtime/accelerator.py`). Raises ModelNameError, ModelFileError, PullError, OpsError, SpecError,
         BudgetError.
@@ -101,6 +103,7 @@ class Engine:
             context=context,
             draft=draft,
             memory=memory,
+            sessions=sessions,
             progress=progress,
             accelerator=accelerator,
             device_memory=device_memory,
@@ -188,8 +191,7 @@ class Engine:
     @property
     def lossy(self) -> tuple[str, ...]:
         """What these settings lose of the model's accuracy, a line each."""
-        told = () if self.kv == "f16" else (f"keys and values are rounded to {self.kv}",)
-        return told if self.eviction is None else (*told, self.eviction.told())
+        return lossy(self.kv, self.eviction)
 
     def cache(self) -> tuple[KVCache, Evictor | None]:
         """An empty KV cache for one session, and what evicts its rows."""

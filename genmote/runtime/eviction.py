@@ -125,6 +125,12 @@ def eviction(evict: str | None, kv_tokens: float | None, context: int) -> Evicti
     return None if rows >= context else Eviction(name, found, layers, rows, context)
 
 
+def lossy(kv: str, setting: Eviction | None) -> tuple[str, ...]:
+    """What storing keys and values so loses of the model's accuracy, a line each."""
+    told = () if kv == "f16" else (f"keys and values are rounded to {kv}",)
+    return told if setting is None else (*told, setting.told())
+
+
 @dataclass(frozen=True)
 class Cut:
     """Rows that stay in each layer that is cut, (Hkv, kept), and the scores to carry on, (Hkv, held) for each layer."""

@@ -18,7 +18,9 @@ from genmote.errors import ModelFileError, OpsError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
-from genmote.ops.packed import PLAIN, packed_bytes
+from genmote.ops.cache import KINDS, cache_bytes, row_bytes
+from genmote.ops.packed import PANEL, PLAIN, packed_bytes
+from genmote.runtime.evict._base import PART_NUMBERS
 
 if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
@@ -54,6 +56,8 @@ class Weights:
     experts: int  # all experts of all layers
     expert: int  # one expert of one layer, 0 where there are none
     by_type: dict[str, int]
+    panel: int  # the widest stage's two panels of 16 rows: the least that is streamed at once
+    row_panel: int  # 16 rows of the embedding: what looking up a token reads
     macs: int  # multiply-adds of one token with quantised weights, the head's included
     float_macs: int  # and with weights that are floats
     active: int  # bytes that one token's multiply-adds read
@@ -75,7 +79,8 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
     by_type: Counter[str] = Counter()
     stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
     stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
-    head = embedding = vectors = experts = used_bytes = 0
+    panels: Counter[int] = Counter()  # of each kind of stage, in one layer
+    head = embedding = vectors = experts = used_bytes = row_panel = 0
     macs = [0, 0]  # quantised, floats
     tied = "output.weight" not in model.tensors
     types = None if stored_as is None else MatrixTypes(stored_as, tied)
@@ -90,6 +95,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         by_type[kind] += size
         floats = kind in PLAIN
         if name == "token_embd.weight":
+            row_panel = packed_bytes(kind, (PANEL, info.shape[1]))
             head, embedding = (size, 0) if tied else (head, embedding + size)
             macs[floats] += numbers if tied else 0
         elif name == "output.weight":
@@ -107,7 +113,10 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
                 raise ModelFileError(
                     f"{model.path.name} has a tensor {name}, which no plan knows; use a plain conversion of the model"
                 )
-            stages[int(found[1])][stage_of[found[2]]] += size
+            stage = stage_of[found[2]]
+            stages[int(found[1])][stage] += size
+            if found[1] == "0":
+                panels[stage] += 2 * packed_bytes(kind, (PANEL, info.shape[1]))
             macs[floats] += numbers
     flat = tuple(size for layer in stages for size in layer if size)
     return Weights(
@@ -118,6 +127,8 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         experts=experts,
         expert=experts // (config.n_layers * config.n_experts) if experts else 0,
         by_type=dict(by_type),
+        panel=max(panels.values(), default=0),
+        row_panel=row_panel,
         macs=macs[0],
         float_macs=macs[1],
         active=sum(flat) + head + used_bytes,
@@ -134,15 +145,18 @@ def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
 
 
 def kv_row_bytes(config: Config, kind: str) -> int:
-    """Keys and values of one token in all layers."""
-    each = {"f16": 2 * config.head_dim, "int8": config.head_dim + 4, "int4": config.head_dim // 2 + 4}[kind]
-    return 2 * config.n_layers * config.n_kv_heads * each
+    """Keys and values of one token in all layers, as attention reads them."""
+    known = kind in KINDS  # an op set may not keep them so yet: what it would take is told all the same
+    each = row_bytes(kind, config.head_dim) if known else 2 * (config.head_dim * int(kind[3:]) // 8 + 4)
+    return config.n_layers * config.n_kv_heads * each
 
 
-def kv_bytes(config: Config, kind: str, rows: int) -> int:
-    """A session's cache of `rows` tokens: blocks of 16, each head's keys and values ending in a page of their own."""
-    rows = -(-rows // 16) * 16
-    return kv_row_bytes(config, kind) * rows + 2 * config.n_layers * config.n_kv_heads * PAGE // 2
+def kv_bytes(config: Config, kind: str, rows: int, queries: int = 0) -> int:
+    """A session's cache that holds `rows` tokens, without and with the queries of the last rows."""
+    shape = (config.n_layers, config.n_kv_heads, config.head_dim)
+    if kind in KINDS:
+        return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.n_heads)
+    return kv_row_bytes(config, kind) * -(-rows // 16) * 16 + config.n_layers * config.n_kv_heads * PAGE
 
 
 def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False) -> int:
@@ -166,6 +180,13 @@ def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, flo
     each_thread = scores + spelt + 2 * 4 * 64 * chunk
     logits = 4 * 4 * config.vocab_size  # the kernel's, the sampler's copies
     return a_row * chunk + each_thread * threads + logits
+
+
+def eviction_bytes(config: Config, rows: int, queries: int) -> int:
+    """What choosing the rows to keep takes for a moment: one layer's keys and values as floats, copies of them, and
+    attention weights, in parts where they are many."""
+    weights_held = min(PART_NUMBERS, config.n_heads * queries * rows)
+    return 4 * (4 * rows * config.n_kv_heads * config.head_dim + 3 * weights_held)
 
 
 def _up16(count: int) -> int:

@@ -37,6 +37,7 @@ def load(
     context: int | None,
     draft: str | os.PathLike[str] | None,
     memory: int | str | None,
+    sessions: int,
     progress: Callable[..., None] | None,
     accelerator: str | None = None,
     device_memory: int | str | None = None,
@@ -55,7 +56,10 @@ def load(
     from genmote.runtime.accelerator import accelerated
     from genmote.runtime.experts import ExpertCache, without_experts
     from genmote.runtime.footprint import weights as weights_of
+    from genmote.runtime.session import CHUNK
 
+    if memory is None and kv == "auto":  # without a budget nothing is given up
+        kv = None
     count = checked_threads(threads)
     wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
     opset = choose_ops(ops, isa, count) if wanted is None else wanted.ops()  # before a model is fetched for nothing
@@ -66,7 +70,18 @@ def load(
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
     made = streaming = experts = None
     if memory is not None:
-        made = plan_for(file, memory, context=context, threads=count, draft=draft)
+        made = plan_for(
+            file,
+            memory,
+            draft=draft,
+            context=context,
+            sessions=sessions,
+            threads=count,
+            kv=kv,
+            evict=evict,
+            kv_tokens=kv_tokens,
+        )
+        context, kv, evict, kv_tokens = made.context, made.kv, made.evict, made.kv_tokens
         matrices = streaming = _streaming(matrices, file, opset)
         if 0 < made.expert_bytes < weights_of(file).experts:
             experts = ExpertCache.of(streaming.packed, made.expert_bytes)
@@ -85,6 +100,7 @@ def load(
         kv=kv,
         evict=evict,
         kv_tokens=kv_tokens,
+        chunk=CHUNK if made is None else made.chunk_rows,
     )
     if wanted is not None:
         engine.tiers = wanted.told(matrices)
@@ -92,8 +108,6 @@ def load(
     file.release(0, path.stat().st_size)
     if made is not None and streaming is not None:
         streaming.arrange(weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
-        if not made.streams and not made.embedding_pinned:  # its rows go first
-            streaming.shrink(weights_of(file).embedding)
         engine.plan, engine.streaming, engine.experts = made, streaming, experts
         engine.decoder.before_pass = streaming.begin
         if made.streams:
@@ -107,12 +121,7 @@ def load(
 
 
 def plan_for(
-    file: ModelFile,
-    memory: int | str,
-    *,
-    context: int | None,
-    threads: int,
-    draft: str | os.PathLike[str] | None,
+    file: ModelFile, memory: int | str, *, draft: str | os.PathLike[str] | None, threads: int, **asked: Any
 ) -> Plan:
     """How the model runs within `memory`, which a model that guesses for it has a part of."""
     from genmote.device.sizes import parse_bytes
@@ -126,7 +135,7 @@ def plan_for(
     if draft is not None:
         small = planning.plan(ModelFile.open(store.resolve(draft)), threads=threads)
         budget = max(1, budget - small.predicted_bytes + small.parts["interpreter"])
-    return planning.plan(file, memory=budget, context=context, threads=threads)
+    return planning.plan(file, memory=budget, threads=threads, **asked)
 
 
 def room(made: Plan, config: Config) -> Room:

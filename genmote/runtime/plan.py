@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from genmote.errors import BudgetError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.runtime import footprint, roofline
+from genmote.runtime.evict._layers import REPEATED
+from genmote.runtime.eviction import Eviction, eviction, lossy
 from genmote.runtime.roofline import NOMINAL, Load, Machine
+from genmote.runtime.streaming import LEAST_RING, MOST_RING
 from genmote.runtime.threads import default_threads
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
 TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
-DEFAULT_EVICT = "window"
+SLACK = 400  # one part in so many of the budget is left to allocators and page tables
+ROWS_AT_ONCE = 16  # kRowsAtOnce of native/stream.cpp
 LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
 
 
@@ -56,9 +60,8 @@ class Plan:
     kv_tokens: int | None
     chunk_rows: int
     pinned_bytes: int
-    ring_bytes: int
+    ring_bytes: int  # 0: all weights are held; else what is not pinned comes through the ring
     streamed_bytes: int  # weights that each pass reads from storage, experts apart
-    embedding_pinned: bool  # False: rows of the embedding are read from the file by need
     expert_bytes: int  # the cache of experts
     parts: dict[str, int]
     weights_by_type: dict[str, int]
@@ -82,12 +85,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cache:
-    """How keys and values are kept, and what of it changes the text."""
+    """How keys and values are kept."""
 
     kv: str
-    evict: str | None
-    kv_tokens: int | None
-    told: tuple[str, ...] = ()
+    eviction: Eviction | None = None
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What of it changes the text, as `Engine.lossy` tells it."""
+        return lossy(self.kv, self.eviction)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def plan(
     context: int | None = None,
     kv: str | None = None,
     evict: str | None = None,
-    kv_tokens: int | None = None,
+    kv_tokens: float | None = None,
     sessions: int = 1,
     threads: int | None = None,
     machine: Machine | None = None,
@@ -128,8 +134,8 @@ def plan(
     `context` None: what the model was trained for; within a budget the longest for which all weights stay in memory, or
     else the longest up to 2,048 that fits.
 
-    `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict`: an
-    eviction policy, keeping `kv_tokens`; `machine`: whose speeds to expect; `stored_as`: as if the
+    `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict` and
+    `kv_tokens` as for `Engine.load`; `machine`: whose speeds to expect; `stored_as`: as if the
     matrices were of that tensor type; `interpreter`: bytes of Python and its
     modules (None: what this process has now, or the usual). Raises BudgetError where it cannot be done, with the
     smallest budget that could, SpecError for a setting that nothing supports.
@@ -147,8 +153,10 @@ def plan(
         asked |= {"machine": machine, "prompt_tokens": prompt_tokens, "stored_as": stored_as}
         return _with_longest_context(file, memory, trained, asked | {"interpreter": interpreter})
     context = trained if context is None else context
-    _check(config, context, kv, kv_tokens, sessions, memory)
-    base = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes()) if interpreter is None else interpreter
+    _check(config, context, kv, sessions, memory)
+    if interpreter is None:
+        file.release(0, file.nbytes)  # what has been read of it is none of this process's lasting memory
+        interpreter = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes())
     question = Question(
         name=file.path.name,
         config=config,
@@ -157,7 +165,7 @@ def plan(
         context=context,
         sessions=sessions,
         threads=threads or (default_threads() if machine is None else machine.cores),
-        interpreter=base + footprint.HEAP_BYTES,
+        interpreter=interpreter + footprint.HEAP_BYTES,
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
         machine=machine or NOMINAL,
@@ -191,42 +199,24 @@ def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dic
     return found if found.context == trained else replace(found, steps=(told, *found.steps))
 
 
-def _check(
-    config: Config, context: int, kv: str | None, kv_tokens: int | None, sessions: int, memory: int | None
-) -> None:
+def _check(config: Config, context: int, kv: str | None, sessions: int, memory: int | None) -> None:
     if not 1 <= context <= config.context_length:
         raise SpecError(f"context={context}: this model takes 1 to {config.context_length} tokens")
     if kv not in (None, "auto", *footprint.KV_KINDS):
         raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(footprint.KV_KINDS)}, or auto")
-    if kv_tokens is not None and not 16 <= kv_tokens <= context:
-        raise SpecError(f"kv_tokens={kv_tokens}: wanted 16 to the context of {context} tokens")
     if sessions < 1 or (memory is not None and memory < 1):
         raise SpecError(f"sessions={sessions}, memory={memory}: wanted numbers above 0")
 
 
-def _caches(context: int, kv: str | None, evict: str | None, kv_tokens: int | None) -> Iterator[Cache]:
+def _caches(context: int, kv: str | None, evict: str | None, kv_tokens: float | None) -> Iterator[Cache]:
     """Ways to keep keys and values, from what was asked to what loses most; more than one only for "auto"."""
-    if kv_tokens is not None and evict is None:
-        evict = DEFAULT_EVICT
-    if evict is not None and kv_tokens is None:
-        kv_tokens = max(min(LEAST_KV_TOKENS, context), context // 4)
-    kept = (f"of {context} tokens' keys and values, {kv_tokens} are kept ({evict})",) if evict else ()
-    kinds = footprint.KV_KINDS if kv == "auto" else (kv or "f16",)
-    for kind in kinds:
-        yield Cache(kind, evict, kv_tokens, _fewer_bits(kind) + kept)
-    share = context // 2
-    while kv == "auto" and evict is None and share >= LEAST_KV_TOKENS:
-        yield Cache(
-            "int4",
-            DEFAULT_EVICT,
-            share,
-            (*_fewer_bits("int4"), f"of {context} tokens' keys and values, {share} are kept ({DEFAULT_EVICT})"),
-        )
-        share //= 2
-
-
-def _fewer_bits(kind: str) -> tuple[str, ...]:
-    return () if kind == "f16" else (f"keys and values are stored as {kind}",)
+    asked = eviction(evict, kv_tokens, context)
+    for kind in footprint.KV_KINDS if kv == "auto" else (kv or "f16",):
+        yield Cache(kind, asked)
+    rows = context // 2
+    while kv == "auto" and asked is None and rows >= LEAST_KV_TOKENS:
+        yield Cache(footprint.KV_KINDS[-1], eviction(None, rows, context))
+        rows //= 2
 
 
 def _best(asked: Question, cache: Cache) -> Plan | None:
@@ -236,61 +226,74 @@ def _best(asked: Question, cache: Cache) -> Plan | None:
     for chunk in CHUNKS:
         if chunk > CHUNKS[-1] and chunk >= 2 * asked.context:
             continue
-        for stages in (2, 1):
-            made = _arranged(asked, cache, chunk, stages)
-            if made is None:
-                continue
-            seconds = _typical_s(asked, made)
-            if found is None or seconds < least:
-                found, least = made, seconds
+        made = _arranged(asked, cache, chunk)
+        if made is None:
+            continue
+        seconds = _typical_s(asked, made)
+        if found is None or seconds < least:
+            found, least = made, seconds
     return found
 
 
 def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
     """What is in memory whatever is done with the weights."""
-    rows = cache_rows(asked.context, cache.kv_tokens if cache.evict else None, chunk)
+    config, forget = asked.config, cache.eviction
+    rows = cache_rows(asked.context, forget)
+    kv = footprint.kv_bytes(config, cache.kv, rows)
+    queries = scratch = 0
+    if forget is not None:
+        queries = footprint.kv_bytes(config, cache.kv, rows, forget.queries) - kv
+        scratch = footprint.eviction_bytes(config, rows, forget.queries)
+        if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
+            chunk = max(chunk, min(2 * REPEATED, asked.context))
+            kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
+    activations = footprint.activation_bytes(config, chunk, rows, asked.threads, float_down=asked.float_down)
     return {
-        "interpreter": asked.interpreter,
+        "interpreter": asked.interpreter + (asked.memory or 0) // SLACK,
         "tables": asked.tables,
-        "kv": footprint.kv_bytes(asked.config, cache.kv, rows) * asked.sessions,
-        "queries": 0,
-        "activations": footprint.activation_bytes(
-            asked.config, chunk, rows, asked.threads, float_down=asked.float_down
-        ),
+        "kv": kv * asked.sessions,
+        "queries": queries * asked.sessions,
+        "activations": activations + scratch,
     }
 
 
-def cache_rows(context: int, kv_tokens: int | None, chunk: int) -> int:
-    """Rows that a session's cache holds at most: what is kept, and what arrives before the next eviction."""
-    return context if kv_tokens is None else min(context, kv_tokens + max(chunk, 64))
+def cache_rows(context: int, forget: Eviction | None) -> int:
+    """Rows that a session's layers hold at most, on average."""
+    return context if forget is None else min(context, forget.rows)
 
 
-def _arranged(asked: Question, cache: Cache, chunk: int, stages: int) -> Plan | None:
-    """Weights placed into what is left beside the rest, a ring of so many stages; None where too little is left."""
+def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
+    """Weights placed into what is left beside the rest; None where too little is left."""
+    if cache.eviction is not None:  # a prompt is cut wherever rows go
+        chunk = min(chunk, cache.eviction.block)
     parts = _fixed(asked, cache, chunk)
     w = asked.weights
     left = None if asked.memory is None else asked.memory - sum(parts.values()) - w.vectors
-    ring = experts = 0
-    embedded = True
+    routers = router_bytes(asked.config)
+    experts, ring = w.experts, 0
     if left is None or left >= w.total - w.vectors:
-        pinned, experts = w.dense + w.embedding, w.experts
-    elif left >= w.dense + w.experts:
-        pinned, experts, embedded = w.dense, w.experts, False
-    elif w.experts and left >= w.dense + _least_experts(asked):
-        pinned, experts, embedded = w.dense, left - w.dense, False
+        pinned = w.dense + w.embedding
     else:
-        embedded = False
-        experts = _least_experts(asked)
-        ring = stages * max(w.stages)
-        pinned = left - experts - ring
+        least = _least_experts(asked)
+        left -= looked_up_bytes(w) + routers
+        if left >= w.dense + ring_bytes(w, w.dense) + least:  # what every pass needs first, then as many experts
+            pinned, ring = w.dense, ring_bytes(w, w.dense)
+            experts = min(w.experts, left - pinned - ring)
+            pinned = min(w.dense + w.embedding, left - experts - ring)
+        else:
+            experts = least
+            ring = ring_bytes(w, left - experts)
+            pinned = left - experts - ring
         if pinned < 0:
             return None
-    parts |= {"weights": pinned + w.vectors, "ring": ring, "experts": experts}
+    streamed = max(0, w.dense - pinned)
+    parts |= {"weights": pinned + w.vectors, "ring": ring and ring + looked_up_bytes(w)}
+    parts |= {"experts": experts + (routers if experts < w.experts else 0)}
     steps = []
     if chunk < CHUNKS[0] and asked.context > chunk:
         steps.append(f"a prompt is run {chunk} tokens at a time")
-    if ring:
-        steps.append(f"{(w.dense - pinned) / 1e6:.0f} MB of weights are read from storage in each pass")
+    if streamed:
+        steps.append(f"{streamed / 1e6:.0f} MB of weights are read from storage in each pass")
     if experts < w.experts:
         steps.append(f"{experts / w.experts:.0%} of the experts stay in memory, the rest are read when chosen")
     made = Plan(
@@ -300,13 +303,12 @@ def _arranged(asked: Question, cache: Cache, chunk: int, stages: int) -> Plan | 
         sessions=asked.sessions,
         threads=asked.threads,
         kv=cache.kv,
-        evict=cache.evict,
-        kv_tokens=cache.kv_tokens if cache.evict else None,
+        evict=None if cache.eviction is None else cache.eviction.name,
+        kv_tokens=None if cache.eviction is None else cache.eviction.rows,
         chunk_rows=chunk,
         pinned_bytes=pinned,
         ring_bytes=ring,
-        streamed_bytes=w.dense - pinned if ring else 0,
-        embedding_pinned=embedded,
+        streamed_bytes=streamed,
         expert_bytes=experts,
         parts=parts,
         weights_by_type=w.by_type,
@@ -321,16 +323,31 @@ def _least_experts(asked: Question) -> int:
     return asked.weights.expert * max(2, asked.config.n_experts_used) if asked.weights.experts else 0
 
 
+def ring_bytes(w: footprint.Weights, limit: int) -> int:
+    """The ring that `streaming.Streaming.arrange` makes where weights may take `limit`: a twelfth of that, within
+    bounds, and three of the smallest pieces."""
+    return max(LEAST_RING, min(MOST_RING, limit // 12), 3 * (w.panel + 4 * footprint.PAGE))
+
+
+def router_bytes(config: Config) -> int:
+    """The routers as floats, with which the experts of the layer to come are guessed."""
+    return 4 * config.n_layers * config.n_experts * config.width
+
+
+def looked_up_bytes(w: footprint.Weights) -> int:
+    """Memory for rows of the embedding that are looked up."""
+    return ROWS_AT_ONCE * (w.row_panel + 2 * footprint.PAGE)
+
+
 def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
     """What a pass reads and computes when each session holds `rows_held` tokens."""
     w, config = asked.weights, asked.config
     missing = 0.0
     if made.expert_bytes < w.experts:  # as if choices were even; real ones repeat
         missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
-    held = min(rows_held, cache_rows(made.context, made.kv_tokens, made.chunk_rows))
+    held = min(rows_held, made.kv_tokens or made.context)
     kv = footprint.kv_row_bytes(config, made.kv) * held
-    overlap = made.ring_bytes != max(w.stages)
-    return Load(w.active, kv, w.macs, w.float_macs, made.streamed_bytes + missing, overlap)
+    return Load(w.active, kv, w.macs, w.float_macs, made.streamed_bytes + missing)
 
 
 def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:
@@ -365,8 +382,10 @@ def _expected(asked: Question, made: Plan) -> Expected | None:
 def least_bytes(asked: Question, cache: Cache) -> int:
     """The smallest budget with which `_arranged` succeeds."""
     w = asked.weights
-    fixed = sum(_fixed(asked, cache, CHUNKS[-1]).values())
-    return fixed + w.vectors + min(max(w.stages) + _least_experts(asked), w.dense + w.experts)
+    fixed = sum(_fixed(replace(asked, memory=None), cache, CHUNKS[-1]).values())
+    beside = looked_up_bytes(w) + router_bytes(asked.config)
+    needed = fixed + min(w.vectors + ring_bytes(w, 0) + beside + _least_experts(asked), w.total)
+    return needed + (needed - 1) // (SLACK - 1)  # with the part of it that is left to slack
 
 
 def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
@@ -377,7 +396,7 @@ def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
         f"{_mb(least, up=True)}"
     )
     helps = []
-    smaller = Cache("int4", None, None)
+    smaller = Cache("int4")
     if all(cache.kv != "int4" for cache in caches) and least_bytes(asked, smaller) < 0.97 * least:
         helps.append(f"--kv auto (from {_mb(least_bytes(asked, smaller), up=True)})")
     short = min(512, asked.context)

@@ -55,7 +55,6 @@ class Load:
     macs: float  # with quantised weights, in 8 bits
     float_macs: float
     streamed_bytes: float
-    overlap: bool = True  # whether there is room to read ahead while computing
 
 
 def pass_s(load: Load, machine: Machine, threads: int, rows: int = 1) -> float:
@@ -67,14 +66,13 @@ def pass_s(load: Load, machine: Machine, threads: int, rows: int = 1) -> float:
     multiply = 2 * rows * (load.macs / machine.int8_ops_s + load.float_macs / machine.float_ops_s)
     multiply /= threads / machine.cores * COMPUTE_SHARE
     stream = load.streamed_bytes / (machine.storage_bytes_s * STORAGE_SHARE)
-    busy = max(moved / rate, multiply)
-    return max(busy, stream) if load.overlap else busy + stream
+    return max(moved / rate, multiply, stream)
 
 
 def bound(load: Load, machine: Machine, threads: int, rows: int = 1) -> str:
     """What a pass waits for most: "storage", "arithmetic" or "memory"."""
     each = {
-        "storage": replace(load, weight_bytes=0, kv_bytes=0, macs=0, float_macs=0, overlap=True),
+        "storage": replace(load, weight_bytes=0, kv_bytes=0, macs=0, float_macs=0),
         "arithmetic": replace(load, weight_bytes=0, kv_bytes=0, streamed_bytes=0),
         "memory": replace(load, macs=0, float_macs=0, streamed_bytes=0),
     }

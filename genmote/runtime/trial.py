@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +45,9 @@ def measured(path: Path, made: Plan, *, tokens: int = 16) -> dict[str, Any]:
     Figures of `run`, with `group_peak_bytes` where there is a group and `how` it was measured, in words. Raises
     GenmoteError where the run fails.
     """
+    import subprocess  # not where the child would load them too
+    import tempfile
+
     from genmote.device import jail
     from genmote.device.cgroup import Limits
     from genmote.errors import UserError

@@ -71,6 +71,10 @@ def serve(
     accelerator: str | None = None,
     device_memory: str | None = None,
     host_memory: str | None = None,
+    memory: str | None = None,
+    kv: str | None = None,
+    evict: str | None = None,
+    kv_tokens: float | None = None,
     governor: bool = False,
     progress: Callable[..., None] | None = None,
     ready: Callable[[Ready], None] = announce,
@@ -82,7 +86,8 @@ def serve(
     `key` (or GENMOTE_API_KEY) is what clients must send; without one only this machine is listened to. `max_sessions`
     texts are generated at the same time, `queue` more requests may wait, a body has at most `body_limit` bytes.
     `ready` is called once it listens, with the real port where `port` is 0. With `governor` the engine is governed, and
-    each decision goes to `log`. Raises `ServeError`, and what `Engine.load` raises.
+    each decision goes to `log`. `memory` is what the process keeps to, the keys and values of all its texts included.
+    Raises `ServeError`, and what `Engine.load` raises.
     """
     from genmote.runtime.engine import Engine
     from genmote.web.local import LocalBackend, names_of
@@ -105,8 +110,17 @@ def serve(
             accelerator=accelerator,
             device_memory=device_memory,
             host_memory=host_memory,
+            memory=memory,
+            kv=kv,
+            evict=evict,
+            kv_tokens=kv_tokens,
+            sessions=max_sessions,
         ) as engine,
     ):
+        if engine.plan is not None:
+            log("; ".join([f"{engine.plan.predicted_bytes / 1e6:.0f} MB are planned", *engine.plan.steps]))
+        for step in engine.lossy:
+            log(f"the text may change: {step}")
         if governor:
             engine.govern(tell=lambda decision: log(str(decision)))
         backend = LocalBackend(engine, names_of(model, engine.model_path, name), slots=max_sessions)

@@ -1,0 +1,89 @@
+"""--memory: the budget is kept, the text is the same, what is given up is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genmote.errors import OpsError
+from genmote.models.make_model import make_model
+from genmote.runtime import footprint
+
+pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
+
+
+@pytest.fixture
+def model(tmp_path: Path, own_home: Path) -> str:
+    make_model("tiny-llama-256", "f32", tmp_path / "m.gguf", seed=1)
+    return str(tmp_path / "m.gguf")
+
+
+def room() -> int:
+    """A budget in bytes that this process keeps with a few megabytes to spare."""
+    return footprint.resident_bytes() + 12_000_000
+
+
+def test_what_is_given_up_is_told_and_counted(genmote: Any, model: str) -> None:
+    free = genmote("generate", model, "-p", "a b", "-n", "8", "--json").json
+    assert "plan" not in free
+    ran = genmote("generate", model, "-p", "a b", "-n", "8", "--context", "64", "--memory", f"{room()}", "--json")
+    assert ran.status == 0, ran.err
+    told = ran.json
+    assert told["text"] == free["text"] and told["budget_bytes"] >= told["plan"]["predicted_bytes"]
+    assert told["plan"]["context"] == 64 and told["weights_read_bytes"] >= 0
+    stats = genmote("generate", model, "-p", "a", "-n", "2", "--context", "64", "--memory", f"{room()}", "--stats")
+    assert "planned), " in stats.err and "of weights read" in stats.err
+
+
+def test_too_little_is_refused_in_one_line(genmote: Any, model: str) -> None:
+    ran = genmote("generate", model, "-p", "a", "--memory", "30MB", "--context", "64")
+    assert ran.status == 2 and ran.err.count("\n") == 1 and "does not fit 30 MB" in ran.err
+    ran = genmote("generate", model, "-p", "a", "--memory", "much")
+    assert ran.status == 2 and "memory 'much': wanted an amount above 0" in ran.err
+
+
+def test_perplexity_keeps_to_it_too(genmote: Any, model: str, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("abc " * 100)
+    words = ["perplexity", model, str(tmp_path / "t.txt"), "--context", "64", "--chunks", "1", "--json"]
+    free, kept = genmote(*words), genmote(*words, "--memory", f"{room()}")
+    assert kept.status == 0, kept.err
+    assert kept.json["perplexity"] == free.json["perplexity"] and kept.json["plan"]["context"] == 64
+
+
+def test_a_server_plans_for_all_its_texts(monkeypatch: pytest.MonkeyPatch, genmote: Any, model: str) -> None:
+    pytest.importorskip("starlette", reason="the server's packages are not here")
+    from genmote.errors import BudgetError
+    from genmote.runtime.engine import Engine
+
+    seen: dict[str, Any] = {}
+
+    def load(cls: type, name: str, **options: Any) -> Engine:
+        seen.update(options)
+        raise BudgetError("enough seen")
+
+    monkeypatch.setattr(Engine, "load", classmethod(load))
+    ran = genmote("serve", model, "--port", "0", "--memory", "150MB", "--max-sessions", "3")
+    assert ran.status == 2 and (seen["memory"], seen["sessions"]) == ("150MB", 3)
+
+
+def test_the_real_model_in_less_than_its_file(smollm2: Path) -> None:
+    """A 98 MB file within 72 MB: never above, and the same words."""
+    words = ["generate", str(smollm2), "-p", "The capital of France is", "-n", "12", "--context", "256", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def ran(*more: str) -> tuple[dict[str, Any], str]:
+        command = [sys.executable, "-m", "genmote.cli", *words, *more]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return json.loads(done.stdout), done.stderr
+
+    (free, _), (kept, told) = ran(), ran("--memory", "72MB")
+    assert kept["text"] == free["text"]
+    assert kept["peak_rss_bytes"] <= 72_000_000 < free["peak_rss_bytes"]
+    assert kept["weights_read_bytes"] > 10 * kept["plan"]["streamed_bytes"]
+    assert told.startswith("within 72.0 MB: ") and "of weights are read from storage in each pass" in told
