@@ -138,17 +138,16 @@ class Engine:
             raise SpecError(f"context={context!r}: this model takes 1 to {trained} tokens")
         self.decoder, self.tokenizer, self.chat_template = decoder, tokenizer, chat_template
         self.context = context or trained
-        self.kv, self.chunk = kv or "f16", chunk
-        self.eviction = eviction(evict, kv_tokens, self.context)
-        self._kept: tuple[int, list[int]] = (-1, [])
+        self.chunk = chunk
         self.model_path, self.threads, self.load_ms = model_path, threads, load_ms
         self.lock = threading.RLock()
-        self.version = 0  # counts changes of the adapters: keys and values of another version mean nothing
+        self.version = 0  # counts changes of adapters and cache: keys and values of another version mean nothing
         self.adapters: tuple[tuple[Path, float], ...] = ()
         self.draft: Engine | None = None  # a smaller model that guesses
         self.plan: Plan | None = None  # how a memory budget is kept
         self.streaming: Streaming | None = None
         self.experts: ExpertCache | None = None  # a mixture's, where not all of them are in memory
+        self.set_cache(kv=kv, evict=evict, kv_tokens=kv_tokens)
         self._identity = identity
         self.governor: Governor | None = None
         self.tiers: TierReport | None = None  # where the weights lie, with an accelerator
@@ -187,6 +186,14 @@ class Engine:
     def peak_rss_bytes(self) -> int:
         """Greatest resident memory of this process so far."""
         return loading.peak_rss_bytes()
+
+    def set_cache(self, *, kv: str | None = None, evict: str | None = None, kv_tokens: float | None = None) -> None:
+        """From now on keep keys and values so, see `load`; prompts are read anew. Raises SpecError."""
+        found = eviction(evict, kv_tokens, self.context)
+        with self.lock:
+            self.kv, self.eviction = kv or "f16", found
+            self._kept: tuple[int, list[int]] = (-1, [])
+            self.version += 1
 
     @property
     def lossy(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Session:
 
     @property
     def current(self) -> bool:
-        """Whether the rows held were computed with the adapters that are now set."""
+        """Whether the rows held were computed with the adapters and the kind of cache that are now set."""
         return self._version == self.engine.version
 
     @property
@@ -92,8 +92,8 @@ class Session:
     def match(self, rows: Rows) -> int:
         """Forget what is not a beginning of the prompt; how many of its rows are held. The last is always run anew,
         for its logits."""
-        if not self.current:  # other adapters: the old keys and values mean nothing
-            self.truncate(0)
+        if not self.current:  # other adapters, another kind of cache: the old keys and values mean nothing
+            self._forget()
             self._version = self.engine.version
         keep = min(self.shared(rows), max(0, len(rows) - 1))
         self.truncate(keep)
@@ -114,7 +114,8 @@ class Session:
         found: list[NDArray[np.float32]] = []
         while start < stop:
             end = min(start + self.ahead, stop)
-            logits = run_batch(self.engine, [Work(self, rows, start, end, max(0, wanted - (stop - end)))])[0]
+            here = min(end - start, max(0, wanted - (stop - end)))
+            logits = run_batch(self.engine, [Work(self, rows, start, end, here)])[0]
             if logits is not None:
                 found.append(logits)
             start = end
@@ -135,8 +136,7 @@ class Session:
         if length >= len(self.ids) and self._whole:
             return
         if length == 0 and (self.floor or not self._whole):
-            self._cache = self._evictor = None  # what is left of it is of no use to another text
-            self._whole = True
+            self._forget()  # what is left of the cache is of no use to another text
         elif length < self.floor:
             raise SpecError(
                 f"rows before {self.floor} were evicted: cannot go back to {length}; start over, with 0 rows"
@@ -144,6 +144,12 @@ class Session:
         del self.ids[length:]
         if self._cache is not None and self._cache.position > len(self.ids):
             self._cache.truncate(len(self.ids))
+
+    def _forget(self) -> None:
+        """Hold nothing, not even the cache's memory."""
+        self._cache = self._evictor = None
+        self._whole = True
+        self.ids.clear()
 
     def ready(self, more: int) -> KVCache:
         """The cache, agreeing with `ids` (a call may have been interrupted) and with room for `more` rows: what is to
@@ -197,7 +203,10 @@ class Session:
         """Hold what was saved, instead of what is held. Raises SpecError for another model's file, ModelFileError for a
         damaged one, ContextError for one that does not fit."""
         ids, state = saved.read(Path(path), self.engine.identity())
-        self.truncate(0)
+        if self.current:
+            self.truncate(0)
+        else:
+            self._forget()
         self._version = self.engine.version
         if ids:
             eviction.check(state, self.engine.eviction)

@@ -197,6 +197,19 @@ def test_chunks_and_company_change_nothing(tiny: Path, name: str, layers: str) -
     assert sum(first._cache.lengths) <= 40 * engine.config.n_layers  # type: ignore[union-attr]
 
 
+def test_logits_of_rows_on_both_sides_of_a_cut(tiny: Path) -> None:
+    engine = engine_of(tiny, evict="window")
+    session, single = engine.session(), engine.session()
+    for wanted in (0, 1, 3, 45, 50):
+        together = session.extend(Rows(TEXT), len(session), len(session) + 50, wanted)
+        each = [single.step(token) for token in TEXT[len(session) - 50 : len(session)]]
+        assert (together is None) == (wanted == 0)
+        if together is not None:
+            np.testing.assert_array_equal(together, np.stack(each[50 - wanted :]))
+        if len(session) == 150:
+            session.truncate(0), single.truncate(0)
+
+
 def test_one_by_one_and_native_are_the_same(tiny: Path) -> None:
     pytest.importorskip("genmote.ops._native")
     plain, native = engine_of(tiny, "numpy", evict="h2o"), engine_of(tiny, "native", evict="h2o")

@@ -1,0 +1,120 @@
+"""Tell what a choice costs and gains. So far: kv, a KV cache with fewer rows or fewer bits.
+
+    genmote eval kv smollm2-135m --text wiki.test.raw
+    genmote eval kv smollm2-135m --text wiki.test.raw --policies window,expected+retrieval --budgets 0.25,0.5
+    genmote eval kv smollm2-135m --text wiki.test.raw --quick --kv f16,int8 --svg kv.svg
+
+For each eviction policy, share of rows kept and kind of storage: perplexity, as a multiple of the full cache's; words
+found in a long text; sums copied from a long list; speeds with a full context. Finding and copying count only where
+the full cache gets 80% right. The text should be long: wiki.test.raw of WikiText-2 is what papers report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from genmote.cli._model import ModelFlags, load, read_text
+from genmote.cli._output import Bar, Output, columns, size
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.runtime.eval_kv import Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What is evaluated."""
+
+    kind: Literal["kv"] = setting("what is evaluated: kv", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ModelFlags, Kind):
+    text: Path = setting("a long text, UTF-8 (- for standard input)")
+    policies: str | None = setting("eviction policies, NAME[+even|pyramid|retrieval] (default: all)", default=None)
+    budgets: str | None = setting("shares of the context that a layer holds (default 0.1,0.25,0.5)", default=None)
+    kv: str | None = setting("how keys and values are stored, such as f16,int8,int4 (default f16)", default=None)
+    context: int | None = setting("tokens of a text", default=2048)
+    windows: int | None = setting("texts whose perplexity is measured (default 3)", default=None)
+    quick: bool = setting("one text, a quarter of the rows, the cheapest and the best policy", default=False)
+    seed: int = setting("number that fixes what is to be found and copied", default=0)
+    svg: Path | None = setting("a picture of the result", default=None)
+
+    def faults(self) -> Iterable[str]:
+        for budget in (self.budgets or "").split(",") if self.budgets else ():
+            if not _share(budget):
+                yield f"budgets={self.budgets!r}: use shares between 0 and 1, such as 0.25,0.5"
+                return
+
+
+def run(settings: Settings, out: Output) -> None:
+    from genmote.home import atomic_write
+    from genmote.runtime import eval_kv, eval_picture, eviction
+
+    text = read_text(settings.text)
+    policies, budgets, windows = _wanted(settings)
+    for policy in policies:
+        eviction.policy(policy)  # a name that is none is told before the work
+    kinds = [kind.strip() for kind in (settings.kv or "f16").split(",")]
+    wanted = eval_kv.cases(policies, budgets, kinds)
+    with load(replace(settings, kv=None, evict=None, kv_tokens=None)) as engine, Bar(unit_bytes=False) as bar:
+        found = []
+        for row in eval_kv.evaluate(engine, text, wanted, windows=windows, seed=settings.seed, progress=bar):
+            found.append(row)
+        values = {
+            "context": engine.context,
+            "windows": windows,
+            "rows": [row.values() for row in found],
+            "peak_rss_bytes": engine.peak_rss_bytes,
+            "ops": engine.ops_name,
+            "threads": engine.threads,
+            "model": engine.model_path,
+            "picture": settings.svg,
+        }
+    if settings.svg is not None:
+        title = f"{settings.model}: a smaller KV cache, context {values['context']}"
+        with atomic_write(settings.svg, "w") as file:
+            file.write(eval_picture.svg(title, "rows evicted by each policy, over the share of rows kept", found))
+    out.result(values, table(found))
+
+
+def _wanted(settings: Settings) -> tuple[list[str], list[float], int]:
+    """Policies, budgets and windows."""
+    from genmote.runtime import eviction
+
+    everything = [*eviction.names(), eviction.DEFAULT, "snapkv+retrieval", "window+retrieval", "snapkv+pyramid"]
+    policies = ["window", eviction.DEFAULT] if settings.quick else everything
+    if settings.policies is not None:
+        policies = [name.strip() for name in settings.policies.split(",")]
+    budgets = [0.25] if settings.quick else [0.1, 0.25, 0.5]
+    if settings.budgets is not None:
+        budgets = [float(budget) for budget in settings.budgets.split(",")]
+    return policies, budgets, settings.windows or (1 if settings.quick else 3)
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """The result in columns."""
+    heads = ["policy", "rows", "stored", "perplexity", "times", "found", "copied", "reads/s", "writes/s", "cache"]
+    return columns([heads, *([*_line(row)] for row in rows)])
+
+
+def _line(row: Measured) -> Iterable[str]:
+    yield row.policy
+    yield f"{row.rows} ({100 * row.budget:g}%)"
+    yield row.kv
+    yield f"{row.perplexity:.3f}"
+    yield f"{row.ratio:.3f}"
+    yield from ("-" if share is None else f"{100 * share:.0f}%" for share in (row.needle, row.copy))
+    yield f"{row.prefill_tokens_per_s:.0f}"
+    yield f"{row.decode_tokens_per_s:.1f}"
+    yield size(row.kv_bytes)
+
+
+def _share(text: str) -> Any:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
