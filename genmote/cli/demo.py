@@ -13,6 +13,9 @@ a run that takes more ends with exit status 1.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,13 +121,22 @@ def answered(
         f"{size(device.usable_bytes)} of memory, {device.compute.cores} cores, disk {device.storage.read_mb_s:g} MB/s"
     )
     lines: list[str] = []
+    if native(asked):  # the one op set that keeps to a budget by itself too
+        asked = replace(asked, memory_bytes=device.usable_bytes)
     try:
         out.say(f"   in the jail of a {device.title}: {limits};\n   {size(made.predicted_bytes)} are planned")
         found, report = answers.in_jail(asked, device, Path(asked.model), lines.append)
     except UserError as fault:  # no right to make control groups, mostly
-        out.say(f"   No jail can be made here ({fault}).\n   It goes on outside.")
+        kept = f" within {size(asked.memory_bytes)} that it keeps to itself" if asked.memory_bytes else ""
+        out.say(f"   No jail can be made here ({fault}).\n   It goes on outside{kept}.")
         return answers.run(asked, out.say, Bar), None, str(fault)
     return found, report, "; ".join(lines)
+
+
+def native(asked: Request) -> bool:
+    """Whether the native op set will compute."""
+    wanted = asked.ops or os.environ.get("GENMOTE_OPS") or "native"
+    return wanted == "native" and importlib.util.find_spec("genmote.ops._native") is not None
 
 
 def compare(settings: Settings, found: Answers) -> tuple[Peer | None, str]:

@@ -236,7 +236,7 @@ def test_the_model_answers_in_the_jail_of_a_board(
 
 
 def test_where_no_jail_can_be_made_it_says_why_and_goes_on(
-    boarded: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    boarded: Callable[..., Any], talking_echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from genmote.errors import UserError
     from genmote.recipes import answers
@@ -248,6 +248,9 @@ def test_where_no_jail_can_be_made_it_says_why_and_goes_on(
     ran = boarded()
     assert ran.status == 0, ran.err
     assert "No jail can be made here (no control group may be made here: run it as root)." in ran.out
+    pytest.importorskip("genmote.ops._native")
+    assert "It goes on outside within 335.5 MB that it keeps to itself." in ran.out
+    assert talking_echo["memory"] == 320 << 20
     assert "Not in the jail of a Raspberry Pi Zero 2 W: no control group may be made here" in ran.out
     assert boarded("--json").json["no_jail"] == "no control group may be made here: run it as root"
 
