@@ -33,11 +33,18 @@ void Machine::rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const
 void Machine::store(const float* q, int64_t ldq, const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, const Block& b) {
     for (const Span& s : spans) {
         each_row(s.count, [&](int64_t i) {
-            uint16_t kh[1024], vh[1024];  // head_dim is checked where the model is loaded
+            uint16_t keys[1024], values[1024];  // head_dim is checked where the model is loaded
             for (int h = 0; h < b.kv_heads; h++) {
-                kernels.to_half(k + (s.start + i) * ld + h * b.dim, b.dim, kh);
-                kernels.to_half(v + (s.start + i) * ld + h * b.dim, b.dim, vh);
-                s.cache->write(b.index, h, s.length + i, kh, vh);
+                const float *kr = k + (s.start + i) * ld + h * b.dim, *vr = v + (s.start + i) * ld + h * b.dim;
+                KVCache::Row row{keys, values, 0, 0};
+                if (s.cache->kind == Kind::f16) {
+                    kernels.to_half(kr, b.dim, keys);
+                    kernels.to_half(vr, b.dim, values);
+                } else {
+                    kernels.encode_row(kr, b.dim, s.cache->kind, true, reinterpret_cast<uint8_t*>(keys), &row.k_scale);
+                    kernels.encode_row(vr, b.dim, s.cache->kind, false, reinterpret_cast<uint8_t*>(values), &row.v_scale);
+                }
+                s.cache->write(b.index, h, s.length + i, row);
             }
         });
         if (!s.cache->queries) continue;
@@ -66,7 +73,10 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
         AttendTile tiles[kMaxTiles];
         const int count = static_cast<int>((last - p.first + kMaxQueries - 1) / kMaxQueries);
         const int64_t stride = up16(s.length + (last - 1) / group + 1) + 16;
-        float* scores = scratch_[worker].scores.get<float>(static_cast<size_t>(count * kMaxQueries * stride));
+        const bool codes = s.cache->kind != Kind::f16;
+        const int64_t wide = (b.dim + 31) / 32 * 32, turned = codes ? count * kMaxQueries * wide : 0;
+        float* scores = scratch_[worker].scores.get<float>(static_cast<size_t>(count * kMaxQueries * stride + 2 * turned));
+        float *queries = scores + count * kMaxQueries * stride, *outs = queries + turned;
         for (int k = 0; k < count; k++, scores += kMaxQueries * stride) {
             AttendTile& t = tiles[k];
             const int64_t j = p.first + k * kMaxQueries;
@@ -75,6 +85,13 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
                 const int64_t row = (j + i) / group, head = p.head * group + (j + i) % group;
                 t.q[i] = q + (s.start + row) * ldq + head * b.dim;
                 t.out[i] = out + (s.start + row) * ldo + head * b.dim;
+                if (codes) {
+                    float* turned_q = queries + (k * kMaxQueries + i) * wide;
+                    std::fill(std::copy_n(t.q[i], b.dim, turned_q), turned_q + wide, 0.0f);
+                    kernels.rotate(turned_q, 1, b.dim);
+                    t.q[i] = turned_q;
+                    t.out[i] = outs + (k * kMaxQueries + i) * wide;
+                }
                 t.end[i] = s.length + row + 1;
                 t.begin[i] = b.window > 0 ? std::max<int64_t>(0, t.end[i] - b.window) : 0;
             }
@@ -86,6 +103,13 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
             t.stride = stride;
         }
         kernels.attend(tiles, count);
+        if (!codes) return;
+        for (int64_t j = p.first; j < last; j++) {
+            const int64_t row = j / group, head = p.head * group + j % group, i = j - p.first;
+            float* turned_out = outs + i * wide;
+            kernels.rotate(turned_out, 1, b.dim);
+            std::copy_n(turned_out, b.dim, out + (s.start + row) * ldo + head * b.dim);
+        }
     };
     int64_t rows_seen = 0;
     for (const Span& s : spans) rows_seen += s.count * (s.length + s.count);

@@ -12,26 +12,35 @@ namespace {
 
 using Rows = Exactly<const int64_t, nb::ndim<2>>;
 
-// Do these arrays (n, heads, dim) hold n of the rows that there is room for from `start` on?
-template <typename Array> int64_t rows_of(const KVCache& c, int layer, int64_t start, int64_t end, const Array& k, const Array& v, const char* what) {
-    need(k.ndim() == 3 && v.ndim() == 3 && k.size() == v.size() && int64_t(k.shape(1)) == c.heads && int64_t(k.shape(2)) == c.dim, what);
-    const int64_t n = static_cast<int64_t>(k.shape(0));
-    need(k.size() == static_cast<size_t>(n) * c.heads * c.dim && layer >= 0 && layer < c.layers && start >= 0 && start <= end && n <= end - start, what);
-    return n;
+// Do these arrays hold n of the rows that there is room for from `start` on? Keys and values (n, heads, bytes of a row),
+// scales (n, heads).
+template <typename Array, typename Scales>
+int64_t rows_of(const KVCache& c, int layer, int64_t start, int64_t end, const Array& k, const Array& v, const Scales& k_scale, const Scales& v_scale, const char* what) {
+    const size_t each = c.item() * static_cast<size_t>(c.dim), n = k.shape(0), heads = static_cast<size_t>(c.heads);
+    for (const Array* x : {&k, &v}) need(x->shape(0) == n && x->shape(1) == heads && x->shape(2) == each, what);
+    for (const Scales* x : {&k_scale, &v_scale}) need(x->shape(0) == n && x->shape(1) == heads, what);
+    need(layer >= 0 && layer < c.layers && start >= 0 && start <= end && n <= static_cast<size_t>(end - start), what);
+    return static_cast<int64_t>(n);
 }
+
+using Codes = Exactly<const uint8_t, nb::ndim<3>>;
+using CodesOut = Exactly<uint8_t, nb::ndim<3>>;
+using Scales = Exactly<const uint16_t, nb::ndim<2>>;
+using ScalesOut = Exactly<uint16_t, nb::ndim<2>>;
 
 }  // namespace
 
 void bind_kv(nb::module_& m) {
     nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
-        .def("__init__", [](KVCache* self, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads) {
+        .def("__init__", [](KVCache* self, int kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads) {
+            need(kind >= 0 && kind <= 2, "cache: no such kind");
             need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
-            need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1 << 12 && capacity <= int64_t(1) << 32, "cache: too large");
+            need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1024 && capacity <= int64_t(1) << 32, "cache: too large");
             need(double(layers) * heads * dim * capacity < 0x1p58, "cache: too large");
             need(queries >= 0 && query_heads >= 0 && queries <= int64_t(1) << 32 && query_heads <= 1 << 16, "cache: queries must not be negative, or too many");
             need(double(layers) * query_heads * dim * (queries + kQuerySlack) < 0x1p58, "cache: too large");
-            new (self) KVCache(layers, heads, dim, capacity, queries, query_heads);
-        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0)
+            new (self) KVCache(static_cast<Kind>(kind), layers, heads, dim, capacity, queries, query_heads);
+        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0)
         .def_ro("lengths", &KVCache::lengths)
         .def_ro("position", &KVCache::position)
         .def_ro("floor", &KVCache::floor)
@@ -61,21 +70,20 @@ void bind_kv(nb::module_& m) {
                 }
             c.keep(layer, rows.data(), n);
         })
-        .def("read", [](const KVCache& c, int layer, int64_t start, HalvesOut k, HalvesOut v) {  // (n, H, D) each
-            const int64_t n = rows_of(c, layer, start, layer >= 0 && layer < c.layers ? c.lengths[static_cast<size_t>(layer)] : 0, k, v, "read: wrong shape");
-            for (int64_t i = 0; i < n; i++)
-                for (int h = 0; h < c.heads; h++) {
-                    const size_t at = (static_cast<size_t>(i) * c.heads + h) * c.dim;
-                    c.read(layer, h, start + i, k.data() + at, v.data() + at);
-                }
+        .def("read", [](const KVCache& c, int layer, int64_t start, CodesOut k, CodesOut v, ScalesOut k_scale, ScalesOut v_scale) {
+            const int64_t end = layer >= 0 && layer < c.layers ? c.lengths[static_cast<size_t>(layer)] : 0;
+            const int64_t n = rows_of(c, layer, start, end, k, v, k_scale, v_scale, "read: wrong shape");
+            for (int64_t i = 0; i < n * c.heads; i++) {
+                const size_t at = static_cast<size_t>(i) * c.dim * c.item();
+                c.read(layer, static_cast<int>(i % c.heads), start + i / c.heads, k.data() + at, v.data() + at, k_scale.data() + i, v_scale.data() + i);
+            }
         })
-        .def("write", [](KVCache& c, int layer, int64_t start, Halves k, Halves v) {
-            const int64_t n = rows_of(c, layer, start, c.capacity, k, v, "write: wrong shape");
-            for (int64_t i = 0; i < n; i++)
-                for (int h = 0; h < c.heads; h++) {
-                    const size_t at = (static_cast<size_t>(i) * c.heads + h) * c.dim;
-                    c.write(layer, h, start + i, k.data() + at, v.data() + at);
-                }
+        .def("write", [](KVCache& c, int layer, int64_t start, Codes k, Codes v, Scales k_scale, Scales v_scale) {
+            const int64_t n = rows_of(c, layer, start, c.capacity, k, v, k_scale, v_scale, "write: wrong shape");
+            for (int64_t i = 0; i < n * c.heads; i++) {
+                const size_t at = static_cast<size_t>(i) * c.dim * c.item();
+                c.write(layer, static_cast<int>(i % c.heads), start + i / c.heads, {k.data() + at, v.data() + at, k_scale.data()[i], v_scale.data()[i]});
+            }
         })
         .def("read_queries", [](const KVCache& c, int layer, int64_t first, HalvesOut q) {  // (n, H, D), of positions first, first + 1, ...
             const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;

@@ -62,15 +62,22 @@ struct alignas(64) Group {
     int32_t pad;
 };
 
-// Keys and values of one layer and key-value head as attention reads them.
+// How a KV cache stores its rows.
+enum class Kind : int { f16 = 0, int8 = 1, int4 = 2 };
+
+// Keys and values of one layer and key-value head as attention reads them, in blocks of 16 rows (docs/formats.md).
 struct KVView {
-    uint16_t* k;  // [capacity / 16][D][16] float16
-    uint16_t* v;  // [capacity][D] float16
+    uint8_t *k, *v;
+    Kind kind;
+    size_t key_block, value_block;  // bytes of a block
+    const uint16_t* key_halves() const { return reinterpret_cast<const uint16_t*>(k); }    // f16: [capacity / 16][D][16]
+    const uint16_t* value_halves() const { return reinterpret_cast<const uint16_t*>(v); }  // f16: [capacity][D]
 };
 
 constexpr int kMaxQueries = 8, kMaxTiles = 8;
 
-// One tile of queries that share a key-value head.
+// One tile of queries that share a key-value head. Where keys and values are codes, queries are turned and go on with zeros
+// to a multiple of 8, and `out` has room for a multiple of 32 and stays turned.
 struct AttendTile {
     int n;                          // queries
     const float* q[kMaxQueries];    // (D,)
@@ -105,6 +112,8 @@ struct Kernels {
     void (*softmax)(float* x, int64_t n);
     void (*attend)(const AttendTile* tiles, int count);  // at most kMaxTiles, of the same keys and values
     void (*to_half)(const float* x, int64_t n, uint16_t* y);
+    void (*rotate)(float* x, int64_t count, int dim);  // what keys, values and queries of a cache of codes are turned by
+    void (*encode_row)(const float* x, int dim, Kind kind, bool key, uint8_t* codes, uint16_t* scale);
 };
 
 size_t scratch_bytes(int64_t cols);  // of matmul, per thread

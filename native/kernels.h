@@ -1,5 +1,6 @@
 // The kernels, written once over the vector unit of simd.h. Each kernels_*.cpp compiles this file for one instruction set.
 #include <cmath>
+#include <type_traits>
 
 #include "genmote.h"
 #include "matmul.h"
@@ -235,6 +236,10 @@ void to_half(const float* x, int64_t n, uint16_t* y) {
     }
 }
 
+}  // namespace
+#include "kv_codes.h"
+namespace {
+
 // ---- attention -------------------------------------------------------------------------------------------------------
 
 // Scores of NQ queries against NB blocks of 16 rows: each score is a chain over the head's dimensions in order.
@@ -242,7 +247,7 @@ template <int NQ, int NB> inline void score_blocks(const AttendTile& a, int64_t 
     const int D = a.head_dim;
     for (int u = 0; u < UNITS; u++) {
         VF acc[NQ][NB] = {};
-        const uint16_t* k = a.kv.k + block * D * 16 + u * LANES;
+        const uint16_t* k = a.kv.key_halves() + block * D * 16 + u * LANES;
         for (int d = 0; d < D; d++) {
             VF kv[NB];
             for (int b = 0; b < NB; b++) {
@@ -306,6 +311,7 @@ inline float weigh(float* s, int64_t begin, int64_t end, int64_t b0, int64_t b1)
 // out += sum over rows [t0, t1) in order of weight * v; `fresh`: out = 0 first.
 template <int NQ> void mix(const AttendTile& a, int64_t t0, int64_t t1, bool fresh) {
     const int D = a.head_dim;
+    const uint16_t* values = a.kv.value_halves();
     constexpr int NV = NQ <= 4 ? 4 : 2;
     int d = 0;
     for (; d + NV * LANES <= D; d += NV * LANES) {
@@ -315,8 +321,8 @@ template <int NQ> void mix(const AttendTile& a, int64_t t0, int64_t t1, bool fre
         for (int64_t t = t0; t < t1; t++) {
             VF v[NV];
             if (NQ <= 4)
-                for (int j = 0; j < NV * LANES; j += 32) __builtin_prefetch(a.kv.v + (t + 16) * D + d + j);
-            for (int j = 0; j < NV; j++) v[j] = load_half(a.kv.v + t * D + d + j * LANES);
+                for (int j = 0; j < NV * LANES; j += 32) __builtin_prefetch(values + (t + 16) * D + d + j);
+            for (int j = 0; j < NV; j++) v[j] = load_half(values + t * D + d + j * LANES);
 #pragma GCC unroll 8
             for (int i = 0; i < NQ; i++)
                 for (int j = 0; j < NV; j++) acc[i][j] = fma(v[j], splat(a.scores[i * a.stride + t]), acc[i][j]);
@@ -331,7 +337,7 @@ template <int NQ> void mix(const AttendTile& a, int64_t t0, int64_t t1, bool fre
             if (!fresh) std::memcpy(&acc, a.out[i] + d, n * 4);
             for (int64_t t = t0; t < t1; t++) {
                 uint16_t h[LANES] = {};
-                std::memcpy(h, a.kv.v + t * D + d, n * 2);
+                std::memcpy(h, values + t * D + d, n * 2);
                 acc = fma(load_half(h), splat(a.scores[i * a.stride + t]), acc);
             }
             std::memcpy(a.out[i] + d, &acc, n * 4);
@@ -361,6 +367,7 @@ void attend(const AttendTile* tiles, int count) {
         all.begin = r.begin < all.begin ? r.begin : all.begin;
         all.end = r.end > all.end ? r.end : all.end;
     }
+    const bool codes = tiles[0].kv.kind != Kind::f16;
     auto first_block = [](const Reach& r) { return r.begin / 16; };
     auto last_block = [](const Reach& r) { return (r.end + 15) / 16; };
     auto most = [](int64_t a, int64_t b) { return a > b ? a : b; };
@@ -370,21 +377,28 @@ void attend(const AttendTile* tiles, int count) {
             const Reach r = reach(tiles[k]);
             const int64_t b0 = most(first_block(r), t / 16), b1 = least(last_block(r), (t + kRows) / 16);
 #define GENMOTE_SCORE(N) score<N>(tiles[k], b0, b1)
-            if (b0 < b1) GENMOTE_BY_QUERIES(tiles[k].n, GENMOTE_SCORE)
+            if (b0 >= b1) continue;
+            if (codes) score_codes_of(tiles[k], b0, b1);
+            else GENMOTE_BY_QUERIES(tiles[k].n, GENMOTE_SCORE)
 #undef GENMOTE_SCORE
         }
     float inverse[kMaxTiles][kMaxQueries];
     for (int k = 0; k < count; k++) {
         const AttendTile& a = tiles[k];
         const Reach r = reach(a);
-        for (int i = 0; i < a.n; i++) inverse[k][i] = weigh(a.scores + i * a.stride, a.begin[i], a.end[i], first_block(r), last_block(r));
+        for (int i = 0; i < a.n; i++) {
+            inverse[k][i] = weigh(a.scores + i * a.stride, a.begin[i], a.end[i], first_block(r), last_block(r));
+            if (codes) scale_weights(a, a.scores + i * a.stride, first_block(r), last_block(r));
+        }
     }
     for (int64_t t = all.begin / kRows * kRows; t < all.end; t += kRows)
         for (int k = 0; k < count; k++) {
             const Reach r = reach(tiles[k]);
             const int64_t t0 = most(r.begin, t), t1 = least(r.end, t + kRows);
 #define GENMOTE_MIX(N) mix<N>(tiles[k], t0, t1, t0 == r.begin)
-            if (t0 < t1) GENMOTE_BY_QUERIES(tiles[k].n, GENMOTE_MIX)
+            if (t0 >= t1) continue;
+            if (codes) mix_codes_of(tiles[k], t0, t1, t0 == r.begin);
+            else GENMOTE_BY_QUERIES(tiles[k].n, GENMOTE_MIX)
 #undef GENMOTE_MIX
         }
     for (int k = 0; k < count; k++)
@@ -398,5 +412,5 @@ void attend(const AttendTile* tiles, int count) {
     namespace genmote {                                                                                                    \
     extern const Kernels VARIABLE;                                                                                         \
     const Kernels VARIABLE = {NAME, quantise_row, matmul, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
-                              activate, add, rope, soft_cap, softmax, attend, to_half};                                               \
+                              activate, add, rope, soft_cap, softmax, attend, to_half, rotate, encode_row};                 \
     }

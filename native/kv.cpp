@@ -10,12 +10,25 @@ namespace genmote {
 namespace {
 constexpr size_t kPage = 4096;
 size_t whole_pages(size_t n) { return (n + kPage - 1) / kPage * kPage; }
+size_t padded(int n, int to) { return static_cast<size_t>((n + to - 1) / to * to); }
+
+size_t key_block(Kind kind, int dim) {
+    if (kind == Kind::f16) return 32 * static_cast<size_t>(dim);
+    return (kind == Kind::int8 ? 16 : 10) * padded(dim, 8) + 32;
+}
+
+size_t value_block(Kind kind, int dim) {
+    if (kind == Kind::f16) return 32 * static_cast<size_t>(dim);
+    return (kind == Kind::int8 ? 16 : 8) * padded(dim, 32) + 32;
+}
 }  // namespace
 
-KVCache::KVCache(int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads)
-    : layers(layers), heads(heads), dim(dim), capacity(capacity), queries(queries), query_heads(query_heads), lengths(static_cast<size_t>(layers)),
-      blocks_((capacity + 15) / 16), query_rows_(queries ? queries + kQuerySlack : 0), region_(whole_pages(static_cast<size_t>(blocks_) * 16 * dim * 2)),
-      size_(2 * region_ * static_cast<size_t>(layers) * heads + static_cast<size_t>(layers) * query_rows_ * query_heads * dim * 2) {
+KVCache::KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads)
+    : kind(kind), layers(layers), heads(heads), dim(dim), capacity(capacity), queries(queries), query_heads(query_heads), lengths(static_cast<size_t>(layers)),
+      query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)} {
+    for (int part = 0; part < 2; part++) region_[part] = whole_pages(static_cast<size_t>((capacity + 15) / 16) * block_[part]);
+    queries_ = (region_[0] + region_[1]) * static_cast<size_t>(layers) * heads;
+    size_ = queries_ + static_cast<size_t>(layers) * query_rows_ * query_heads * dim * 2;
     void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<uint8_t*>(p);
@@ -23,22 +36,61 @@ KVCache::KVCache(int layers, int heads, int dim, int64_t capacity, int64_t queri
 
 KVCache::~KVCache() { munmap(base_, size_); }
 
-KVView KVCache::view(int layer, int head) const {
-    return {reinterpret_cast<uint16_t*>(region(layer, head, 0)), reinterpret_cast<uint16_t*>(region(layer, head, 1))};
+KVView KVCache::view(int layer, int head) const { return {region(layer, head, 0), region(layer, head, 1), kind, block_[0], block_[1]}; }
+
+// Where a row's numbers lie: keys have the row as the fast index of their block, values as the slow one. int4 keys are
+// nibbles of two dimensions, then the signs of eight a byte; values nibbles of dimensions i and i + 16 of 32.
+void KVCache::write(int layer, int head, int64_t row, const Row& r) {
+    uint8_t* k = region(layer, head, 0) + static_cast<size_t>(row / 16) * block_[0];
+    uint8_t* v = region(layer, head, 1) + static_cast<size_t>(row / 16) * block_[1];
+    const int at = static_cast<int>(row % 16), wide = static_cast<int>(padded(dim, 8));
+    if (kind == Kind::f16) {
+        for (int d = 0; d < dim; d++) reinterpret_cast<uint16_t*>(k)[d * 16 + at] = static_cast<const uint16_t*>(r.k)[d];
+        std::memcpy(v + at * dim * 2, r.v, static_cast<size_t>(dim) * 2);
+        return;
+    }
+    const uint8_t *kc = static_cast<const uint8_t*>(r.k), *vc = static_cast<const uint8_t*>(r.v);
+    uint8_t* values = v + at * ((block_[1] - 32) / 16);
+    if (kind == Kind::int8) {
+        for (int d = 0; d < dim; d++) k[d * 16 + at] = kc[d];
+        std::memcpy(values, vc, static_cast<size_t>(dim));
+    } else {
+        auto code = [&](const uint8_t* c, int d) { return d < dim ? c[d] : 0; };
+        for (int d = 0; d < wide; d += 8) {
+            int signs = 0;
+            for (int j = 0; j < 8; j++) signs |= (code(kc, d + j) >> 4) << j;
+            for (int j = 0; j < 4; j++) k[(d / 2 + j) * 16 + at] = static_cast<uint8_t>((code(kc, d + 2 * j) & 15) | (code(kc, d + 2 * j + 1) & 15) << 4);
+            k[wide * 8 + d * 2 + at] = static_cast<uint8_t>(signs);
+        }
+        for (int d = 0; d < dim; d += 32)
+            for (int i = 0; i < 16; i++) values[d / 2 + i] = static_cast<uint8_t>(code(vc, d + i) | code(vc, d + 16 + i) << 4);
+    }
+    reinterpret_cast<uint16_t*>(k + block_[0] - 32)[at] = r.k_scale;
+    reinterpret_cast<uint16_t*>(v + block_[1] - 32)[at] = r.v_scale;
 }
 
-void KVCache::write(int layer, int head, int64_t row, const uint16_t* k, const uint16_t* v) {
-    KVView at = view(layer, head);
-    uint16_t* kd = at.k + row / 16 * 16 * dim + row % 16;
-    for (int d = 0; d < dim; d++) kd[d * 16] = k[d];
-    std::memcpy(at.v + row * dim, v, static_cast<size_t>(dim) * 2);
-}
-
-void KVCache::read(int layer, int head, int64_t row, uint16_t* k, uint16_t* v) const {
-    KVView at = view(layer, head);
-    const uint16_t* kd = at.k + row / 16 * 16 * dim + row % 16;
-    for (int d = 0; d < dim; d++) k[d] = kd[d * 16];
-    std::memcpy(v, at.v + row * dim, static_cast<size_t>(dim) * 2);
+void KVCache::read(int layer, int head, int64_t row, void* k_out, void* v_out, uint16_t* k_scale, uint16_t* v_scale) const {
+    const uint8_t* k = region(layer, head, 0) + static_cast<size_t>(row / 16) * block_[0];
+    const uint8_t* v = region(layer, head, 1) + static_cast<size_t>(row / 16) * block_[1];
+    const int at = static_cast<int>(row % 16), wide = static_cast<int>(padded(dim, 8));
+    if (kind == Kind::f16) {
+        for (int d = 0; d < dim; d++) static_cast<uint16_t*>(k_out)[d] = reinterpret_cast<const uint16_t*>(k)[d * 16 + at];
+        std::memcpy(v_out, v + at * dim * 2, static_cast<size_t>(dim) * 2);
+        return;
+    }
+    uint8_t *kc = static_cast<uint8_t*>(k_out), *vc = static_cast<uint8_t*>(v_out);
+    const uint8_t* values = v + at * ((block_[1] - 32) / 16);
+    for (int d = 0; d < dim; d++) {
+        if (kind == Kind::int8) {
+            kc[d] = k[d * 16 + at];
+            vc[d] = values[d];
+        } else {
+            kc[d] = static_cast<uint8_t>((k[d / 2 * 16 + at] >> d % 2 * 4 & 15) | (k[wide * 8 + d / 8 * 16 + at] >> d % 8 & 1) << 4);
+            vc[d] = values[d / 32 * 16 + d % 16] >> d % 32 / 16 * 4 & 15;
+        }
+    }
+    *k_scale = reinterpret_cast<const uint16_t*>(k + block_[0] - 32)[at];
+    *v_scale = reinterpret_cast<const uint16_t*>(v + block_[1] - 32)[at];
 }
 
 void KVCache::move(int64_t count) {
@@ -50,12 +102,13 @@ void KVCache::move(int64_t count) {
 }
 
 void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
-    std::vector<uint16_t> k(static_cast<size_t>(dim)), v(k.size());
+    std::vector<uint8_t> k(static_cast<size_t>(dim) * item()), v(k.size());
+    uint16_t k_scale = 0, v_scale = 0;
     for (int h = 0; h < heads; h++)
         for (int64_t i = 0; i < count; i++)
             if (const int64_t row = rows[h * count + i]; row != i) {
-                read(layer, h, row, k.data(), v.data());
-                write(layer, h, i, k.data(), v.data());
+                read(layer, h, row, k.data(), v.data(), &k_scale, &v_scale);
+                write(layer, h, i, {k.data(), v.data(), k_scale, v_scale});
             }
     lengths[static_cast<size_t>(layer)] = count;
     floor = position;
@@ -63,15 +116,17 @@ void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
 }
 
 void KVCache::release(int layer) {
-    const size_t used = whole_pages(static_cast<size_t>((lengths[static_cast<size_t>(layer)] + 15) / 16 * 16) * dim * 2);
-    if (used >= region_) return;
-    for (int h = 0; h < heads; h++)
-        for (int part = 0; part < 2; part++) madvise(region(layer, h, part) + used, region_ - used, MADV_DONTNEED);
+    const size_t blocks = static_cast<size_t>((lengths[static_cast<size_t>(layer)] + 15) / 16);
+    for (int part = 0; part < 2; part++) {
+        const size_t used = whole_pages(blocks * block_[part]);
+        if (used >= region_[part]) continue;
+        for (int h = 0; h < heads; h++) madvise(region(layer, h, part) + used, region_[part] - used, MADV_DONTNEED);
+    }
 }
 
 uint16_t* KVCache::query(int layer, int64_t position) const {
     if (!query_rows_) return nullptr;
-    uint16_t* ring = reinterpret_cast<uint16_t*>(base_ + 2 * region_ * static_cast<size_t>(layers) * heads);
+    uint16_t* ring = reinterpret_cast<uint16_t*>(base_ + queries_);
     return ring + (static_cast<size_t>(layer) * query_rows_ + position % query_rows_) * query_heads * dim;
 }
 
@@ -80,7 +135,7 @@ void KVCache::stored_queries(int64_t end) { query_from = std::max(query_from, en
 int64_t KVCache::bytes() const {
     int64_t rows = 0;
     for (int64_t n : lengths) rows += n;
-    return rows * heads * dim * 4 + layers * query_rows_ * query_heads * dim * 2;
+    return rows * heads * static_cast<int64_t>(block_[0] + block_[1]) / 16 + layers * query_rows_ * query_heads * dim * 2;
 }
 
 }  // namespace genmote

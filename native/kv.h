@@ -10,18 +10,21 @@ namespace genmote {
 
 constexpr int kQuerySlack = 16;  // rows beyond the asked number whose queries are kept, so that taking some back loses none
 
-// For each layer and head, keys [capacity / 16][D][16], then values [capacity][D], each from a page of its own on. The
+// For each layer and head, blocks of 16 rows' keys, then blocks of 16 rows' values, each from a page of its own on. The
 // memory is reserved at once and taken page by page as rows arrive. Then a ring of the last rows' queries.
 class KVCache {
   public:
-    KVCache(int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads);
+    KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads);
     ~KVCache();
     KVCache(const KVCache&) = delete;
     KVCache& operator=(const KVCache&) = delete;
 
     KVView view(int layer, int head) const;
-    void write(int layer, int head, int64_t row, const uint16_t* k, const uint16_t* v);  // (D,) each
-    void read(int layer, int head, int64_t row, uint16_t* k, uint16_t* v) const;
+    // A row's keys and values: D float16, or D codes of a byte and a scale (Kernels::encode_row).
+    struct Row { const void *k, *v; uint16_t k_scale, v_scale; };
+    void write(int layer, int head, int64_t row, const Row& r);
+    void read(int layer, int head, int64_t row, void* k, void* v, uint16_t* k_scale, uint16_t* v_scale) const;
+    size_t item() const { return kind == Kind::f16 ? 2 : 1; }  // bytes of a number in such a row
 
     void move(int64_t count);                                  // all layers' lengths and the position, forward or back
     void keep(int layer, const int64_t* rows, int64_t count);  // (heads, count), ascending for each head
@@ -34,6 +37,7 @@ class KVCache {
 
     int64_t bytes() const;
 
+    const Kind kind;
     const int layers, heads, dim;
     const int64_t capacity, queries;
     const int query_heads;
@@ -42,10 +46,13 @@ class KVCache {
     int64_t query_from = 0;  // position of the first row whose queries are in the ring
 
   private:
-    uint8_t* region(int layer, int head, int part) const { return base_ + ((static_cast<size_t>(layer) * heads + head) * 2 + part) * region_; }
+    uint8_t* region(int layer, int head, int part) const {
+        return base_ + (static_cast<size_t>(layer) * heads + head) * (region_[0] + region_[1]) + (part ? region_[0] : 0);
+    }
 
-    const int64_t blocks_, query_rows_;  // blocks of 16 rows; rows of the ring
-    size_t region_, size_;
+    const int64_t query_rows_;     // of the ring
+    const size_t block_[2];        // bytes of 16 rows' keys, and values
+    size_t region_[2], queries_, size_;  // bytes of a head's keys, and values; where the queries begin; of all
     uint8_t* base_;
 };
 

@@ -125,6 +125,53 @@ inline VB bits(VB v, int n, uint8_t mask) {
     return reinterpret_cast<VB>(n < 0 ? w << -n : w >> n) & mask;
 }
 
+// A table of 16 levels, whole numbers of -127 to 127, and what the low and the high halves of 16 bytes mean by it.
+#if defined(__AVX512VNNI__)
+typedef __m512 Levels;
+inline Levels levels_of(const float* t) { return _mm512_loadu_ps(t); }
+inline void levels16(const uint8_t* p, Levels t, VF* low, VF* high) {
+    const __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    low[0] = _mm512_permutexvar_ps(v, t);  // looks at the low four bits alone
+    high[0] = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), t);
+}
+#elif defined(__AVX2__)
+struct Levels { __m256 low, high; };
+inline Levels levels_of(const float* t) { return {_mm256_loadu_ps(t), _mm256_loadu_ps(t + 8)}; }
+inline VF level_of(__m256i v, const Levels& t) {  // by the low four bits
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t.low, v), _mm256_permutevar8x32_ps(t.high, v), _mm256_castsi256_ps(_mm256_slli_epi32(v, 28)));
+}
+inline void levels16(const uint8_t* p, const Levels& t, VF* low, VF* high) {
+    for (int u = 0; u < UNITS; u++) {
+        const __m256i v = reinterpret_cast<__m256i>(load_u8(p + u * LANES));
+        low[u] = level_of(v, t);
+        high[u] = level_of(_mm256_srli_epi32(v, 4), t);
+    }
+}
+#else
+typedef VB Levels;
+inline Levels levels_of(const float* t) {
+    Levels v;
+    for (int i = 0; i < UB; i++) v[i] = static_cast<uint8_t>(static_cast<int8_t>(t[i]));
+    return v;
+}
+inline void signed_floats(VB v, VF* out) {
+#if defined(GENMOTE_NEON)
+    const int16x8_t a = vmovl_s8(vget_low_s8((int8x16_t)v)), b = vmovl_s8(vget_high_s8((int8x16_t)v));
+    out[0] = (VF)vcvtq_f32_s32(vmovl_s16(vget_low_s16(a)));
+    out[1] = (VF)vcvtq_f32_s32(vmovl_s16(vget_high_s16(a)));
+    out[2] = (VF)vcvtq_f32_s32(vmovl_s16(vget_low_s16(b)));
+    out[3] = (VF)vcvtq_f32_s32(vmovl_s16(vget_high_s16(b)));
+#else
+    for (int i = 0; i < UB; i++) out[i / LANES][i % LANES] = static_cast<int8_t>(v[i]);
+#endif
+}
+inline void levels16(const uint8_t* p, Levels t, VF* low, VF* high) {
+    const VB v = load(p);
+    signed_floats(lookup(t, v & 15), low);
+    signed_floats(lookup(t, v >> 4), high);
+}
+#endif
+
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
 
 #if !defined(__AVX512VNNI__)  // over the lanes; order does not matter for either

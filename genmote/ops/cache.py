@@ -11,36 +11,54 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError, SpecError
 
-KINDS = ("f16",)
+KINDS = ("f16", "int8", "int4")
 PAGE = 4096
 BLOCK = 16  # rows of keys that lie together, see docs/formats.md
 QUERY_SLACK = 16  # rows beyond the asked number whose queries are kept, so that taking some rows back loses none
 
 
 def part_types(kind: str, head_dim: int) -> dict[str, tuple[tuple[int, ...], type[Any]]]:
-    """What a row keeps for one head, as `export` gives it: name → (shape, type)."""
+    """What a row keeps for one head, as `export` gives it: name → (shape, type). One code a number, see `kv_codes`."""
+    if kind == "f16":
+        return {"k": ((head_dim,), np.float16), "v": ((head_dim,), np.float16)}
     if kind not in KINDS:
         raise OpsError(f"a KV cache of kind {kind!r}: there are {', '.join(KINDS)}; choose one of these")
-    return {"k": ((head_dim,), np.float16), "v": ((head_dim,), np.float16)}
+    code: type[Any] = np.int8 if kind == "int8" else np.uint8
+    scale: tuple[tuple[int, ...], type[Any]] = ((), np.float16)
+    return {"k": ((head_dim,), code), "v": ((head_dim,), code), "k_scale": scale, "v_scale": scale}
+
+
+def block_bytes(kind: str, head_dim: int) -> tuple[int, int]:
+    """Bytes of 16 rows' keys and of their values, one head (docs/formats.md)."""
+
+    def padded(to: int) -> int:
+        return -(-head_dim // to) * to
+
+    if kind == "f16":
+        return 2 * BLOCK * head_dim, 2 * BLOCK * head_dim
+    if kind == "int8":
+        return BLOCK * padded(8) + 2 * BLOCK, BLOCK * padded(32) + 2 * BLOCK
+    return 10 * padded(8) + 2 * BLOCK, 8 * padded(32) + 2 * BLOCK
 
 
 def row_bytes(kind: str, head_dim: int) -> int:
     """Bytes of one row's key and value of one head.
 
-    >>> row_bytes("f16", 64)
-    256
+    >>> [row_bytes(kind, 64) for kind in KINDS], [row_bytes(kind, 128) for kind in KINDS]
+    ([256, 132, 76], [512, 260, 148])
     """
-    return sum(int(np.prod(shape)) * np.dtype(type_).itemsize for shape, type_ in part_types(kind, head_dim).values())
+    return sum(block_bytes(kind, head_dim)) // BLOCK
 
 
 def cache_bytes(
     n_layers: int, n_kv_heads: int, head_dim: int, rows: int, *, kind: str = "f16", queries: int = 0, n_heads: int = 0
 ) -> int:
-    """Memory that a native cache takes once it holds `rows` rows: each head's keys, and its values, begin a page
-    of memory and take whole blocks of 16 rows; then the queries."""
-    stored = -(-rows // BLOCK) * BLOCK * row_bytes(kind, head_dim) // 2
+    """Memory that a native cache takes once it holds `rows` rows: each head's keys, and its values, begin a page of
+    memory and take whole blocks of 16 rows; then the queries."""
+    blocks = -(-rows // BLOCK)
+    pages = sum(-(-blocks * block // PAGE) for block in block_bytes(kind, head_dim))
     kept = n_layers * n_heads * head_dim * 2 * (queries + QUERY_SLACK) if queries else 0
-    return 2 * n_layers * n_kv_heads * -(-stored // PAGE) * PAGE + kept
+    return n_layers * n_kv_heads * pages * PAGE + kept
 
 
 class Rows:
@@ -139,6 +157,8 @@ def state_of(
                 f"a saved prefix with {name} of {x.dtype} {x.shape}: wanted {np.dtype(type_)} {wanted}; "
                 "save it again with this model"
             )
+    if kind == "int4" and max(lengths) > 0 and (parts["k"].max() > 31 or parts["v"].max() > 15):
+        raise SpecError("a saved prefix with codes that int4 does not have: save it again")
     queries = np.asarray(state.get("queries", np.zeros((layers, 0, 0, dim), np.float16)))
     if queries.ndim != 4 or queries.dtype != np.float16 or (queries.shape[0], queries.shape[3]) != (layers, dim):
         raise SpecError(f"a saved prefix with queries of {queries.dtype} {queries.shape}: save it again")

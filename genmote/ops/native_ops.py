@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import OpsError
-from genmote.ops import quant
-from genmote.ops.cache import Rows, State, kept_rows, part_types, state_of
+from genmote.ops import kv_codes, quant
+from genmote.ops.cache import KINDS, Rows, State, kept_rows, part_types, state_of
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
@@ -69,15 +69,17 @@ class NativeCache(_native.KVCache, Rows):
         part_types(kind, head_dim)
         if queries and n_heads < 1:
             raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
-        super().__init__(n_layers, n_kv_heads, head_dim, capacity, queries, n_heads if queries else 0)
+        super().__init__(
+            KINDS.index(kind), n_layers, n_kv_heads, head_dim, capacity, queries, n_heads if queries else 0
+        )
         self.kind, self.shape = kind, (n_layers, n_kv_heads, head_dim)
         self.wanted, self.query_heads = queries, n_heads if queries else 0
 
     def keys(self, layer: int) -> Float32:
-        return self._rows(layer, self.lengths[layer])[0].astype(np.float32)
+        return self._seen(layer, "k")
 
     def values(self, layer: int) -> Float32:
-        return self._rows(layer, self.lengths[layer])[1].astype(np.float32)
+        return self._seen(layer, "v")
 
     def queries(self, layer: int) -> Float32:
         return self._queries(layer, self.position).astype(np.float32)
@@ -89,14 +91,18 @@ class NativeCache(_native.KVCache, Rows):
         back = 0 if position is None else self.back(position)
         lengths, end = [n - back for n in self.lengths], self.position - back
         rows = [self._rows(layer, n) for layer, n in enumerate(lengths)]
-        parts = {name: np.concatenate([x[i] for x in rows]) for i, name in enumerate("kv")}
+        parts = {name: np.concatenate([x[name] for x in rows]) for name in rows[0]}
         queries = np.stack([self._queries(layer, end) for layer in range(self.shape[0])])
         return State(self.kind, lengths, end, self.floor, parts, queries).arrays()
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         found = state_of(state, self.kind, self.shape, self.capacity, (self.wanted, self.query_heads))
         for layer, parts in enumerate(found.layers()):
-            self.write(layer, 0, *(np.ascontiguousarray(parts[name]).view(np.uint16) for name in "kv"))
+            n = found.lengths[layer]
+            raw = [np.ascontiguousarray(parts[name]).view(np.uint8) for name in "kv"]
+            none = np.zeros((n, self.shape[1]), np.float16)
+            scales = [np.ascontiguousarray(parts.get(f"{name}_scale", none)).view(np.uint16) for name in "kv"]
+            self.write(layer, 0, *raw, *scales)
         self.place(found.lengths, found.position, found.floor)
         for layer, queries in enumerate(found.queries):
             self.write_queries(layer, np.ascontiguousarray(queries).view(np.uint16))
@@ -104,10 +110,23 @@ class NativeCache(_native.KVCache, Rows):
     def _move(self, count: int) -> None:
         self.move(count)
 
-    def _rows(self, layer: int, count: int) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-        k, v = (np.empty((count, *self.shape[1:]), np.float16) for _ in "kv")
-        self.read(layer, 0, k.view(np.uint16), v.view(np.uint16))
-        return k, v
+    def _rows(self, layer: int, count: int) -> dict[str, NDArray[Any]]:
+        """The first rows of a layer as `export` gives them."""
+        heads = self.shape[1]
+        parts = {
+            name: np.empty((count, heads, *tail), type_)
+            for name, (tail, type_) in part_types(self.kind, self.shape[2]).items()
+        }
+        scales = [parts.get(f"{name}_scale", np.empty((count, heads), np.float16)).view(np.uint16) for name in "kv"]
+        self.read(layer, 0, parts["k"].view(np.uint8), parts["v"].view(np.uint8), *scales)
+        return parts
+
+    def _seen(self, layer: int, name: str) -> Float32:
+        parts = self._rows(layer, self.lengths[layer])
+        if self.kind == "f16":
+            return parts[name].astype(np.float32)
+        rows = kv_codes.levels(self.kind, parts[name], key=name == "k")
+        return kv_codes.rotate(rows * parts[f"{name}_scale"].astype(np.float32)[..., None])
 
     def _queries(self, layer: int, end: int) -> NDArray[np.float16]:
         first = max(min(self.query_begin, end), end - self.wanted)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote.ops import kv_codes
 from genmote.ops.cache import QueryRing, Rows, State, kept_rows, part_types, row_bytes, state_of
 from genmote.ops.exact import Float32
 
@@ -39,10 +40,10 @@ class NumpyCache(Rows):
         return int(sum(self.lengths)) * self.shape[1] * row_bytes(self.kind, self.shape[2]) + int(self.ring.rows.nbytes)
 
     def keys(self, layer: int) -> Float32:
-        return self.parts[layer]["k"][: self.lengths[layer]].astype(np.float32)
+        return self._seen(layer, "k")
 
     def values(self, layer: int) -> Float32:
-        return self.parts[layer]["v"][: self.lengths[layer]].astype(np.float32)
+        return self._seen(layer, "v")
 
     def queries(self, layer: int) -> Float32:
         return self.ring.read(layer, self.position).astype(np.float32)
@@ -84,7 +85,25 @@ class NumpyCache(Rows):
 
     def stored(self, k: Float32, v: Float32) -> dict[str, NDArray[Any]]:
         """Rows as the cache keeps them."""
-        return {"k": within_half(k).astype(np.float16), "v": within_half(v).astype(np.float16)}
+        k, v = within_half(k), within_half(v)
+        if self.kind == "f16":
+            return {"k": k.astype(np.float16), "v": v.astype(np.float16)}
+        keys, key_scale = kv_codes.encode(self.kind, k, key=True)
+        values, value_scale = kv_codes.encode(self.kind, v, key=False)
+        return {"k": keys, "v": values, "k_scale": key_scale, "v_scale": value_scale}
+
+    def levels(self, layer: int, name: str, rows: slice) -> tuple[Float32, Float32 | None]:
+        """Keys or values ("k", "v") of some rows as the kernels take them: (T, Hkv, D), and scales (T, Hkv) or None. In
+        a cache of codes they are turned (`kv_codes.rotate`)."""
+        stored = self.parts[layer]
+        if self.kind == "f16":
+            return stored[name][rows].astype(np.float32), None
+        scale = stored[f"{name}_scale"][rows].astype(np.float32)
+        return kv_codes.levels(self.kind, stored[name][rows], key=name == "k"), scale
+
+    def _seen(self, layer: int, name: str) -> Float32:
+        rows, scale = self.levels(layer, name, slice(self.lengths[layer]))
+        return rows if scale is None else kv_codes.rotate(rows * scale[..., None])
 
     def _move(self, count: int) -> None:
         self.lengths = [n + count for n in self.lengths]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from genmote.ops import quant
 from genmote.ops.exact import LANES, Float32, chain, exp, row_squares, row_sum, sin_cos, tanh
+from genmote.ops.kv_codes import rotate
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.numpy_cache import NumpyCache
 from genmote.ops.protocol import Rotary, Span
@@ -247,8 +248,11 @@ class NumpyOps:
         spec, n = layer.spec, q.shape[0]
         rows = np.arange(first, first + n)
         begin = max(0, first + 1 - spec.window) // LANES * LANES if spec.window else 0  # a multiple of 16: see row_sum
-        stored = cache.parts[spec.index]
-        keys, values = (stored[name][begin : first + n].astype(np.float64) for name in "kv")  # (T, Hkv, D)
+        shown = slice(begin, first + n)
+        keys, key_scale = cache.levels(spec.index, "k", shown)  # (T, Hkv, D), (T, Hkv) or None
+        values, value_scale = cache.levels(spec.index, "v", shown)
+        if key_scale is not None:
+            q = rotate(q)
         at = np.arange(begin, first + n)
         hidden = at > rows[:, None]  # (n, T)
         if spec.window:
@@ -258,17 +262,20 @@ class NumpyOps:
         scores = chain(
             np.moveaxis(grouped, -1, 0)[..., None] * np.moveaxis(keys, 0, -1).swapaxes(0, 1)[:, None, :, None]
         )  # steps over D: (n, Hkv, G, 1) x (Hkv, 1, T) → (n, Hkv, G, T)
+        if key_scale is not None:
+            scores = scores * key_scale.T[:, None]
         scores = scores * np.float32(spec.scale)
         if spec.score_cap:
             scores = self.soft_cap(scores, spec.score_cap)
         scores = np.where(hidden[:, None, None], np.float32(-np.inf), scores)
         powers = exp(scores - scores.max(axis=-1, keepdims=True))
+        shares = powers if value_scale is None else powers * value_scale.T[:, None]
         mixed = chain(
-            np.moveaxis(powers, -1, 0)[..., None].astype(np.float64) * values[:, None, :, None]
+            np.moveaxis(shares, -1, 0)[..., None].astype(np.float64) * values[:, None, :, None]
         )  # steps over T: (n, Hkv, G, 1) x (Hkv, 1, D) → (n, Hkv, G, D)
         inverse = np.float32(1) / row_sum(powers)
-        result: Float32 = mixed * inverse[..., None]
-        return result.reshape(q.shape)
+        result: Float32 = (mixed * inverse[..., None]).reshape(q.shape)
+        return result if value_scale is None else rotate(result)
 
 
 def _quantised(x: Float32, weight: Unpacked, scale: Float32) -> Float32:

@@ -18,6 +18,7 @@ import pytest
 
 from genmote import ops as op_sets
 from genmote.ops import quant
+from genmote.ops.cache import KINDS
 from genmote.ops.layer import Layer, LayerSpec, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
 
@@ -189,18 +190,19 @@ def _attention(ops: Any, normal: Any) -> Iterator[Case]:
     nothing: Any = None
     shapes = ((8, 2, 64, None, 37, 5), (3, 3, 32, 9, 20, 1), (4, 1, 40, None, 17, 16), (2, 1, 256, 5, 3, 4))
     for heads, kv, dim, window, first, second in shapes:
-        for cap in (0.0, 20.0):
+        for cap, kind in ((0.0, "f16"), (20.0, "f16"), (20.0, "int8"), (0.0, "int8"), (20.0, "int4"), (0.0, "int4")):
             spec = LayerSpec(
                 index=0, n_heads=heads, n_kv_heads=kv, head_dim=dim, scale=0.2, window=window or 0, score_cap=cap
             )
             layer = Layer(spec, nothing, nothing, nothing, nothing, nothing, nothing)
             n = first + second
             q, k, v = normal(n, heads, dim), normal(n, kv, dim), normal(n, kv, dim)
-            cache, out = ops.cache(1, kv, dim, n), []
+            cache, out = ops.cache(1, kv, dim, n, kind=kind), []
             for a, b in ((0, first), (first, n)):
                 out.append(ops.attend(q[a:b], k[a:b], v[a:b], [Span(cache, 0, b - a)], layer))
                 cache.advance(b - a)
-            yield Case("attend", (q, k, v), tuple(out), (heads, kv, dim, window or 0, first, second), (0.2, cap))
+            integers = (heads, kv, dim, window or 0, first, second, KINDS.index(kind))
+            yield Case("attend", (q, k, v), tuple(out), integers, (0.2, cap))
 
 
 def _rotations(ops: Any, normal: Any) -> Iterator[Case]:

@@ -172,6 +172,114 @@ def test_bytes_are_counted_and_predicted(ops: Any) -> None:
     assert cache_bytes(3, KV_HEADS, DIM, 0, queries=8, n_heads=HEADS) == more.nbytes
 
 
+CODES = ("int8", "int4")
+SHAPES: dict[str, dict[str, Any]] = {
+    **{f"dim-{d}": {"head_dim": d} for d in (7, 32, 64, 80, 96, 128, 256)},
+    **{f"group-{g}": {"n_heads": 2 * g, "head_dim": 32} for g in (1, 3, 5, 7, 8)},
+    "window": {"window": 9, "head_dim": 40},
+    "cap": {"score_cap": 2.5, "head_dim": 64},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("kind", CODES)
+def test_codes_have_the_same_bits_everywhere(kind: str, shape: dict[str, Any]) -> None:
+    """NumPy and every instruction set, in any chunks and beside caches of other kinds, store and attend alike."""
+    native = pytest.importorskip("genmote.ops.native_ops")
+    from genmote.ops import _native
+
+    layer = layer_of(**shape)
+    dim, heads = layer.spec.head_dim, layer.spec.n_heads
+    q, k, v = some_rows(53, dim=dim, heads=heads)
+    k[3] *= 50
+    k[4], v[5] = 0, v[5] * np.float32(1e-4)
+    k[:, :, 1] += 9  # an outlying channel
+    k[6], v[6], v[7] = 1e30, np.float32(1e-30), np.float32(np.inf)
+
+    def run(ops: Any, chunks: list[int], beside: str | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        caches = [ops.cache(1, KV_HEADS, dim, 64, kind=name) for name in (kind, beside) if name]
+        parts, start = [], 0
+        for count in chunks:
+            rows = [np.concatenate([x[start : start + count]] * len(caches)) for x in (q, k, v)]
+            spans = [Span(cache, i * count, count) for i, cache in enumerate(caches)]
+            parts.append(ops.attend(*rows, spans, layer)[:count])
+            for cache in caches:
+                cache.advance(count)
+            start += count
+        return np.concatenate(parts), caches[0].export()
+
+    wanted, state = run(op_sets.load("numpy"), [53])
+    assert np.isfinite(wanted).all()
+    for isa in [name for name in _native.isa_names() if _native.isa_runs(name)]:
+        for chunks, beside in (([53], None), ([20, 1, 32], "f16"), ([16, 37], "int8")):
+            got, other = run(native.create(isa=isa, threads=2), chunks, beside)
+            assert np.array_equal(got, wanted), (isa, chunks)
+            assert all(np.array_equal(x, state[name]) for name, x in other.items())
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_codes_stand_for_what_was_stored(kind: str) -> None:
+    """Errors as rounding normal numbers to so many levels makes them; attention is what the rows that are held give."""
+    ops = op_sets.load("numpy")
+    layer, rows = layer_of(head_dim=128), some_rows(60, dim=128)
+    rows[1][:, :, 3] += 12  # as real keys have it
+    cache: Any = ops.cache(1, KV_HEADS, 128, 64, kind=kind)
+    out = feed(ops, cache, [layer], rows)[0]
+    for name, (seen, x), share in (
+        ("keys", (cache.keys(0), rows[1]), {"int8": 1e-4, "int4": 0.006}[kind]),
+        ("values", (cache.values(0), rows[2]), {"int8": 1e-4, "int4": 0.012}[kind]),
+    ):
+        error = ((seen - x) ** 2).sum(-1) / (x**2).sum(-1)
+        assert error.mean() < share, name
+    plain = plain_attention(rows[0][-1], cache.keys(0), cache.values(0), 0.3)
+    np.testing.assert_allclose(out[-1], plain, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("name", ["numpy", "native"])
+def test_codes_survive_eviction_and_saving(name: str, kind: str) -> None:
+    if name == "native":
+        pytest.importorskip("genmote.ops.native_ops")
+    ops: Any = op_sets.load(name)
+    layers, rows = [layer_of(0, head_dim=40), layer_of(1, head_dim=40)], some_rows(40, dim=40)
+    cache = ops.cache(2, KV_HEADS, 40, 64, kind=kind)
+    feed(ops, cache, layers, rows)
+    keys, values = cache.keys(1), cache.values(1)
+    kept = np.array([[0, 3, 17, 38, 39], [5, 6, 7, 8, 39]])
+    cache.keep(1, kept)
+    assert np.array_equal(cache.keys(1), keys[kept.T, [0, 1]])
+    assert np.array_equal(cache.values(1), values[kept.T, [0, 1]])
+    fresh = ops.cache(2, KV_HEADS, 40, 64, kind=kind)
+    fresh.restore(cache.export())
+    new = some_rows(2, seed=1, dim=40)
+    assert all(map(np.array_equal, feed(ops, fresh, layers, new), feed(ops, cache, layers, new)))
+    assert all(np.array_equal(x, cache.export()[part]) for part, x in fresh.export().items())
+    for other in {"f16", *CODES} - {kind}:
+        with pytest.raises(SpecError, match=f"of kind {kind}, the cache is {other}: choose --kv {kind}"):
+            ops.cache(2, KV_HEADS, 40, 64, kind=other).restore(cache.export())
+    if kind == "int4":
+        state = cache.export()
+        with pytest.raises(SpecError, match="codes that int4 does not have"):
+            fresh.restore({**state, "v": state["v"] + np.uint8(16)})
+
+
+def test_bytes_of_codes() -> None:
+    pytest.importorskip("genmote.ops.native_ops")
+    for kind, size in (("int8", 64 + 64 + 4), ("int4", 40 + 32 + 4)):
+        for name in ("numpy", "native"):
+            ops: Any = op_sets.load(name)
+            cache = ops.cache(1, KV_HEADS, 64, 64, kind=kind)
+            feed(ops, cache, [layer_of(head_dim=64)], some_rows(32, dim=64))
+            assert cache.nbytes == 32 * KV_HEADS * size
+        assert cache_bytes(1, KV_HEADS, 64, 4096, kind=kind) == 4096 * KV_HEADS * size
+
+
+def test_torch_refuses_codes() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(OpsError, match="kind 'int4': the torch op set has f16; use the native op set"):
+        op_sets.load("torch").cache(1, 1, 8, 8, kind="int4")
+
+
 def test_memory_follows_the_rows() -> None:
     """A native cache takes what `cache_bytes` says, and gives back what eviction frees."""
     native = pytest.importorskip("genmote.ops.native_ops")

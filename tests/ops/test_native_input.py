@@ -25,12 +25,17 @@ def floats(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
+def codes(n: int, size: int) -> list[np.ndarray]:
+    """Rows of one head as a cache reads and writes them."""
+    return [*[np.zeros((n, 1, size), np.uint8)] * 2, *[np.zeros((n, 1), np.uint16)] * 2]
+
+
 def matrix(rows: int, cols: int, type_id: int = F32) -> Any:
     return native.Matrix(type_id, rows, cols, np.zeros(native.packed_bytes(type_id, rows, cols), np.uint8))
 
 
 def spans(rows: int = 3, layers: int = 1, heads: int = 1, dim: int = 8, capacity: int = 16) -> Any:
-    return native.Spans([(native.KVCache(layers, heads, dim, capacity), 0, rows)])
+    return native.Spans([(native.KVCache(0, layers, heads, dim, capacity), 0, rows)])
 
 
 def block(**change: Any) -> Any:
@@ -76,14 +81,14 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("pack: type", lambda m: m.pack(F32, 0, 16, np.zeros(999, np.uint8), np.zeros(999, np.uint8))),
     ("buffers are too small", lambda m: m.pack(F32, 1, 8, np.zeros(32, np.uint8), np.zeros(511, np.uint8))),
     ("buffers are too small", lambda m: m.pack(F32, 1, 8, np.zeros(31, np.uint8), np.zeros(512, np.uint8))),
-    ("must be positive", lambda m: native.KVCache(1, 1, 8, 0)),
-    ("must be positive", lambda m: native.KVCache(1, -1, 8, 16)),
-    ("cache: too large", lambda m: native.KVCache(1 << 16, 1 << 12, 1 << 12, 1 << 32)),
-    ("cache: too large", lambda m: native.KVCache(1, 1, 8, 1 << 62)),
-    ("a span is", lambda m: native.Spans([(native.KVCache(1, 1, 8, 16), 0)])),
-    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(1, 1, 8, 16), 1, 2)])),
-    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(1, 1, 8, 16), 0, 0)])),
-    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(1, 1, 8, 16), 0, 2**62)])),
+    ("must be positive", lambda m: native.KVCache(0, 1, 1, 8, 0)),
+    ("must be positive", lambda m: native.KVCache(0, 1, -1, 8, 16)),
+    ("cache: too large", lambda m: native.KVCache(0, 1 << 16, 1 << 12, 1 << 12, 1 << 32)),
+    ("cache: too large", lambda m: native.KVCache(0, 1, 1, 8, 1 << 62)),
+    ("a span is", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 0)])),
+    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 1, 2)])),
+    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 0, 0)])),
+    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 0, 2**62)])),
     ("linear: wrong shapes", lambda m: m.linear(matrix(16, 32), None, floats(2, 31), floats(2, 16))),
     ("linear: wrong shapes", lambda m: m.linear(matrix(16, 32), None, floats(2, 32), floats(1, 16))),
     ("linear: wrong shapes", lambda m: m.linear(matrix(17, 32), None, floats(2, 32), floats(2, 17))),
@@ -141,19 +146,31 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("do not cover the rows", lambda m: attend(m, spans=spans(4))),
     ("another shape", lambda m: attend(m, spans=spans(heads=2))),
     ("another shape", lambda m: attend(m, layer=-1)),
-    ("read: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).read(0, 0, *[np.zeros((1, 1, 8), np.uint16)] * 2)),
-    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(0, 0, *[np.zeros((17, 1, 8), np.uint16)] * 2)),
-    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(1, 0, *[np.zeros((2, 1, 8), np.uint16)] * 2)),
-    ("write: wrong shape", lambda m: native.KVCache(1, 1, 8, 16).write(0, 0, *[np.zeros((2, 2, 8), np.uint16)] * 2)),
+    *[
+        (
+            f"{verb}: wrong shape",
+            lambda m, verb=verb, layer=layer, n=n, d=d, kind=kind: getattr(native.KVCache(kind, 1, 1, 8, 16), verb)(
+                layer, 0, *codes(n, d)
+            ),
+        )
+        for verb, layer, n, d, kind in (
+            ("read", 0, 1, 16, 0),
+            ("write", 0, 17, 16, 0),
+            ("write", 1, 2, 16, 0),
+            ("write", 0, 2, 8, 0),
+            ("write", 0, 2, 16, 2),
+            ("read", -1, 0, 16, 0),
+        )
+    ],
     (
         "queries: wrong shape",
-        lambda m: native.KVCache(1, 1, 8, 16, 4, 2).read_queries(0, 0, np.zeros((1, 2, 8), np.uint16)),
+        lambda m: native.KVCache(0, 1, 1, 8, 16, 4, 2).read_queries(0, 0, np.zeros((1, 2, 8), np.uint16)),
     ),
     (
         "queries: wrong shape",
-        lambda m: native.KVCache(1, 1, 8, 16, 4, 2).write_queries(0, np.zeros((5, 2, 8), np.uint16)),
+        lambda m: native.KVCache(0, 1, 1, 8, 16, 4, 2).write_queries(0, np.zeros((5, 2, 8), np.uint16)),
     ),
-    ("must not be negative", lambda m: native.KVCache(1, 1, 8, 16, -1, 2)),
+    ("must not be negative", lambda m: native.KVCache(0, 1, 1, 8, 16, -1, 2)),
 ]
 
 
@@ -203,7 +220,7 @@ def test_output_is_never_written_to_a_copy(machine: Any, change: str) -> None:
 
 
 def test_counts_that_cannot_be(machine: Any) -> None:
-    cache = native.KVCache(2, 1, 8, 16)
+    cache = native.KVCache(0, 2, 1, 8, 16)
     for count in (-1, 17, 2**62, -(2**63)):
         with pytest.raises(ValueError, match="move: past the rows"):
             cache.move(count)
@@ -215,7 +232,7 @@ def test_counts_that_cannot_be(machine: Any) -> None:
         attend(machine, spans=native.Spans([(cache, 0, 3)]))
     for start, count in ((0, 15), (-1, 2), (14, 1)):
         with pytest.raises(ValueError, match="read: wrong shape"):
-            cache.read(0, start, *[np.zeros((count, 1, 8), np.uint16)] * 2)
+            cache.read(0, start, *codes(count, 16))
     for rows in ([[0, 14]], [[-1]], [[3, 2]], [[2, 2]]):
         with pytest.raises(ValueError, match="keep: rows must ascend"):
             cache.keep_rows(0, np.array(rows))
@@ -295,7 +312,7 @@ def spoilt(rng: np.random.Generator, value: Any) -> Any:
     elif isinstance(value, tuple):
         other = [value[:-1], (), tuple(spoilt(rng, v) for v in value), None]
     elif isinstance(value, native.KVCache):
-        other = [native.KVCache(*rng.integers(1, 4, 3).tolist(), 16), None]
+        other = [native.KVCache(0, *rng.integers(1, 4, 3).tolist(), 16), None]
     elif isinstance(value, native.Matrix):
         other = [matrix(*rng.integers(1, 70, 2).tolist()), matrix(16, 32, Q8_0), None]
     else:
@@ -309,7 +326,8 @@ def fuzz(seed: int, count: int) -> None:
     rng, machine = np.random.default_rng(seed), native.Machine(native.best_isa(), 2)
     raised = 0
     for _ in range(count):
-        cache = native.KVCache(2, 1, 8, 32)
+        kind_of_cache = int(rng.integers(3))
+        cache = native.KVCache(kind_of_cache, 2, 1, 8, 32)
         cache.move(int(rng.integers(0, 29)))
         one = [(cache, 0, 3)]
         kind = int(rng.integers(2)) * Q8_0
@@ -334,11 +352,11 @@ def fuzz(seed: int, count: int) -> None:
             ),
             (native.rotary, [np.zeros(3, np.int32), np.ones(4), 1.0, floats(3, 4), floats(3, 4)]),
             (native.Matrix, [Q8_0, 3, 32, np.zeros(native.packed_bytes(Q8_0, 3, 32), np.uint8)]),
-            (native.KVCache, [2, 1, 8, 32]),
+            (native.KVCache, [kind_of_cache, 2, 1, 8, 32]),
             (native.Machine, [native.best_isa(), 2]),
             (native.packed_bytes, [Q8_0, 3, 32]),
-            (cache.read, [1, 0, *[np.zeros((cache.lengths[0], 1, 8), np.uint16)] * 2]),
-            (cache.write, [1, 3, *[np.zeros((5, 1, 8), np.uint16)] * 2]),
+            (cache.read, [1, 0, *codes(cache.lengths[0], 8 if kind_of_cache else 16)]),
+            (cache.write, [1, 3, *codes(5, 8 if kind_of_cache else 16)]),
             (cache.keep_rows, [1, np.arange(cache.lengths[0])[None]]),
             (cache.place, [[3, 4], 3, 1]),
             (cache.move, [2]),
