@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class SessionPool:
-    """At most `keep` idle sessions; the least recently used goes first. Used from one thread at a time, but for
-    `trim`, which the governor may call between two passes."""
+    """At most `keep` idle sessions, and with a plan no more than it counts, those in use included; the least recently
+    used goes first. Used from one thread at a time, but for `trim`, which the governor may call between two passes."""
 
     def __init__(self, engine: Engine, keep: int) -> None:
         self.engine, self.keep = engine, keep
@@ -31,15 +31,21 @@ class SessionPool:
             return self._take(rows, active)
 
     def _take(self, rows: Rows, active: Iterable[Session]) -> Session:
+        active = list(active)
         best, shared = self._longest(rows, active)
+        made = self.engine.plan
+        beside = self.keep if made is None else max(0, made.sessions - len(active) - 1)  # that may stay idle meanwhile
+        full = len(self._idle) >= self.keep > 0 or len(self._idle) > beside
         if best is None:
-            session = self._idle.pop(0) if len(self._idle) >= self.keep > 0 else Session(self.engine)
+            session = self._idle.pop(0) if full else Session(self.engine)
             session.truncate(0)
-        elif best in self._idle and (2 * shared >= len(best) or len(self._idle) >= self.keep):
+        elif best in self._idle and (2 * shared >= len(best) or full):
             self._idle.remove(best)
             session = best
         else:
+            del self._idle[: max(0, len(self._idle) - beside)]
             session = best.fork(shared)
+        del self._idle[: max(0, len(self._idle) - beside)]
         session.match(rows)
         return session
 
