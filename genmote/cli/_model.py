@@ -14,6 +14,7 @@ from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
+    from genmote.runtime.governor import Bounds
     from genmote.runtime.sample import Sampling
     from genmote.runtime.session import Session
 
@@ -40,6 +41,7 @@ class ModelFlags:
     evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
     kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
+    governor_kv: int | None = setting("tokens of keys and values the governor may cut to (lossy)", default=None)
     draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)
 
 
@@ -146,8 +148,8 @@ def load(flags: ModelFlags) -> Engine:
             kv_tokens=flags.kv_tokens,
         )
     tell_plan(engine)
-    if flags.governor:
-        engine.govern(tell=lambda decision: note(str(decision)))
+    if (bounds := bounds_of(flags)) is not None:
+        engine.govern(bounds, tell=lambda decision: note(str(decision)))
     return engine
 
 
@@ -169,6 +171,19 @@ def budget_figures(engine: Engine) -> dict[str, Any]:
         return told
     read = None if engine.streaming is None else engine.streaming.reader.bytes_read
     return {"budget_bytes": engine.plan.budget_bytes, "plan": engine.plan.values(), "weights_read_bytes": read} | told
+
+
+def bounds_of(flags: ModelFlags) -> Bounds | None:
+    """How far the governor may go; None where none was asked for."""
+    from genmote.runtime.governor import Bounds
+
+    if not flags.governor:
+        if flags.governor_kv is not None:
+            raise UserError(
+                "--governor-kv bounds the governor: give --governor too, or --kv-tokens to cut from the start"
+            )
+        return None
+    return Bounds(kv_tokens=flags.governor_kv)
 
 
 def scaled(text: str) -> tuple[str, float]:

@@ -9,7 +9,7 @@ them; more wait, up to --queue.
 
 from __future__ import annotations
 
-from genmote.cli._model import ModelFlags, scaled
+from genmote.cli._model import ModelFlags, bounds_of, scaled
 from genmote.cli._output import Bar, Output
 from genmote.errors import ServeError
 from genmote.spec import dataclass, setting
@@ -63,7 +63,7 @@ def run(settings: Settings, out: Output) -> None:
             kv=settings.kv,
             evict=settings.evict,
             kv_tokens=settings.kv_tokens,
-            governor=settings.governor,
+            governor=bounds_of(settings),
             progress=bar,
             ready=ready,
         )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import ContextError, SpecError, TemplateError
 from genmote.runtime import loading
-from genmote.runtime.eviction import Evictor, eviction, lossy
+from genmote.runtime.eviction import Eviction, Evictor, eviction, lossy
 from genmote.runtime.generation import Prompt, Request, Result
 from genmote.runtime.grammar import Constraint, Grammar, GrammarVocabulary
 from genmote.runtime.measures import Perplexity, Score, perplexity, text_logprobs, text_vector
@@ -192,7 +192,7 @@ class Engine:
         found = eviction(evict, kv_tokens, self.context)
         with self.lock:
             self.kv, self.eviction = kv or "f16", found
-            self._kept: tuple[int, list[int]] = (-1, [])
+            self._kept: tuple[int, Eviction | None, list[int]] = (-1, None, [])
             self.version += 1
 
     @property
@@ -207,14 +207,31 @@ class Engine:
         if setting is None:
             # The whole context at once: a cache takes memory as rows arrive, and to grow it would hold it twice.
             return self.decoder.cache(self.context, **settings), None
-        with self.lock:
-            if self._kept[0] != self.version:
-                self._kept = self.version, setting.kept(self.decoder)
-        kept = self._kept[1]
-        capacity = min(self.context, max(kept) + setting.block)
+        evictor = self.evictor()
+        capacity = min(self.context, max(evictor.kept) + setting.block)
         if setting.queries:
             settings["queries"] = setting.queries
-        return self.decoder.cache(capacity, **settings), Evictor(setting, self.decoder, kept)
+        return self.decoder.cache(capacity, **settings), evictor
+
+    def evictor(self) -> Evictor:
+        """What evicts the rows of one session, where an eviction is set."""
+        setting = self.eviction
+        assert setting is not None
+        with self.lock:
+            if self._kept[:2] != (self.version, setting):
+                self._kept = self.version, setting, setting.kept(self.decoder)
+            kept = self._kept[2]
+        return Evictor(setting, self.decoder, kept)
+
+    def limit_kv(self, tokens: int) -> bool:
+        """From now on each text holds at most `tokens` rows of keys and values: the first few and the latest. False
+        where it holds no more already. This loses something: `lossy` then tells it."""
+        limit = eviction("window", tokens, self.context)
+        with self.lock:
+            if limit is None or (self.eviction is not None and self.eviction.rows <= limit.rows):
+                return False
+            self.eviction = limit
+        return True
 
     def identity(self) -> str:
         """Names the weights, adapters included."""

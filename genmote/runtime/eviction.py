@@ -154,6 +154,11 @@ class Evictor:
         """The position at which the session is cut before its next row."""
         return self.done + self.eviction.block if self.done else self._first
 
+    def begin(self, position: int) -> None:
+        """Begin with a session that already holds so many rows: what is too much goes at its next row."""
+        if position > self._first:
+            self.done = position - self.eviction.block
+
     def choose(self, cache: KVCache) -> Cut:
         """What to cut at the position `next`; nothing is changed yet."""
         policy, block = self.eviction.policy, self.eviction.block

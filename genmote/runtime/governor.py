@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genmote.device.sensors import Battery, Heat, Memory, Processor, Seen
 from genmote.errors import SpecError
+from genmote.runtime.eviction import LEAST_ROWS
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Bounds:
             yield f"min_threads={self.min_threads}, wanted at least 1"
         if not 0 <= self.max_rest_s <= 3600:
             yield f"max_rest_s={self.max_rest_s:g}, wanted 0 to 3600"
-        if self.kv_tokens is not None and self.kv_tokens < 1:
-            yield f"kv_tokens={self.kv_tokens}, wanted at least 1"
+        if self.kv_tokens is not None and self.kv_tokens < LEAST_ROWS:
+            yield f"kv_tokens={self.kv_tokens}, wanted at least {LEAST_ROWS}"
         if not 0 < self.memory_low < self.memory_high < 1:
             yield f"memory_low={self.memory_low:g}, memory_high={self.memory_high:g}: wanted 0 < low < high < 1"
         for name in ("stall", "waited"):
@@ -90,7 +91,8 @@ class Levers:
 
     `forget()` drops what is only kept for later prompts and tells how many bytes it were. `shrink(count)` gives back
     about `count` bytes of pinned weights and tells how many it gave, `grow(count)` takes at most so many again and
-    tells how many. `kv_tokens(count)` cuts the KV caches to so many rows and tells the bytes gained.
+    tells how many. `kv_tokens(count)` lets each text hold at most so many rows of keys and values from now on, and
+    tells whether that is fewer than before.
     """
 
     threads: Callable[[int], None] | None = None
@@ -98,7 +100,7 @@ class Levers:
     forget: Callable[[], int] | None = None
     shrink: Callable[[int], int] | None = None
     grow: Callable[[int], int] | None = None
-    kv_tokens: Callable[[int], int] | None = None
+    kv_tokens: Callable[[int], bool] | None = None
 
 
 def levers(engine: Engine) -> Levers:
@@ -112,6 +114,7 @@ def levers(engine: Engine) -> Levers:
         forget=lambda: sum(pool.trim() for pool in list(engine.pools)),
         shrink=None if stream is None else lambda count: _shrink(stream, count),
         grow=None if stream is None else stream.grow,
+        kv_tokens=engine.limit_kv,
     )
 
 
@@ -270,11 +273,11 @@ class Governor:
             )
         if gave >= wanted // 2:  # what is left to do shows at the next look
             return
-        if self.bounds.kv_tokens is not None and self.levers.kv_tokens is not None:
-            gained = self.levers.kv_tokens(self.bounds.kv_tokens)
-            if gained > 0:
-                self._decide("memory", seen, f"cut the KV cache, {_size(gained)} less", why, lossless=False)
-                return
+        most, cut = self.bounds.kv_tokens, self.levers.kv_tokens
+        if most is not None and cut is not None and cut(most):
+            did = f"texts hold the keys and values of {most} tokens from now on, the latest"
+            self._decide("memory", seen, did, why, lossless=False)
+            return
         if gave <= 0 and forgot <= 0 and not self._helpless:
             self._helpless = True
             self._decide("memory", seen, "nothing: no pinned weights are left to give back", why)

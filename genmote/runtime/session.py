@@ -64,7 +64,11 @@ class Session:
             setting = self.engine.eviction
             if setting is None:
                 return self.engine.context
-            self.ready(0)
+            if self._cache is None:
+                self.ready(0)
+            else:  # the setting came while the text was made (the governor's): this session is cut from here on
+                self._evictor = self.engine.evictor()
+                self._evictor.begin(self._cache.position)
             return self.ahead
         left = evictor.next - len(self.ids)
         return left or evictor.eviction.block
@@ -103,6 +107,8 @@ class Session:
         """How many rows of the prompt's beginning are held and can be gone on from; 0 where some were evicted since."""
         if not self.current or not self._whole:
             return 0
+        if self._evictor is None and self.engine.eviction is not None:
+            return 0  # from before rows were evicted: a text that begins now holds what it would hold then
         found = common_prefix(self.ids, rows.ids)
         return found if min(found, len(rows) - 1) >= self.floor else 0
 

@@ -28,6 +28,7 @@ from genmote.web.service import Service
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Adapters
+    from genmote.runtime.governor import Bounds
 
 DRAIN_S = 3.0  # after the first signal, how long texts under way may go on
 
@@ -75,7 +76,7 @@ def serve(
     kv: str | None = None,
     evict: str | None = None,
     kv_tokens: float | None = None,
-    governor: bool = False,
+    governor: Bounds | None = None,
     progress: Callable[..., None] | None = None,
     ready: Callable[[Ready], None] = announce,
     log: Log = say,
@@ -85,9 +86,9 @@ def serve(
     Clients call the model `name` (None: as it is called here, a file by its stem).
     `key` (or GENMOTE_API_KEY) is what clients must send; without one only this machine is listened to. `max_sessions`
     texts are generated at the same time, `queue` more requests may wait, a body has at most `body_limit` bytes.
-    `ready` is called once it listens, with the real port where `port` is 0. With `governor` the engine is governed, and
-    each decision goes to `log`. `memory` is what the process keeps to, the keys and values of all its texts included.
-    Raises `ServeError`, and what `Engine.load` raises.
+    `ready` is called once it listens, with the real port where `port` is 0. With `governor` the engine is governed
+    within these bounds, and each decision goes to `log`. `memory` is what the process keeps to, the keys and values of
+    all its texts included. Raises `ServeError`, and what `Engine.load` raises.
     """
     from genmote.runtime.engine import Engine
     from genmote.web.local import LocalBackend, names_of
@@ -121,8 +122,8 @@ def serve(
             log("; ".join([f"{engine.plan.predicted_bytes / 1e6:.0f} MB are planned", *engine.plan.steps]))
         for step in engine.lossy:
             log(f"the text may change: {step}")
-        if governor:
-            engine.govern(tell=lambda decision: log(str(decision)))
+        if governor is not None:
+            engine.govern(governor, tell=lambda decision: log(str(decision)))
         backend = LocalBackend(engine, names_of(model, engine.model_path, name), slots=max_sessions)
         run(backend, bound, key=key, queue=queue, body_limit=body_limit, ready=ready, log=log)
 

@@ -292,3 +292,7 @@ def test_the_governor_tells_its_steps(genmote: Genmote, echo: dict[str, Any], mo
     (step,) = genmote(*words, "--governor", "--json").json["governor"]
     assert step["sensor"] == "memory" and step["lossless"] is True and step["why"] == "below 3.0 MB, wanted 8.0 MB"
     assert "governor" not in genmote(*words, "--json").json
+    ran = genmote(*words, "--governor-kv", "64")
+    assert ran.status == 2 and "--governor-kv bounds the governor: give --governor too, or --kv-tokens" in ran.err
+    ran = genmote(*words, "--governor", "--governor-kv", "8")
+    assert ran.status == 2 and "governor: kv_tokens=8, wanted at least 32" in ran.err

@@ -59,9 +59,9 @@ class World:
         self.pinned += took
         return took
 
-    def cut(self, tokens: int) -> int:
-        gained, self.kv = self.kv, 0
-        return gained
+    def cut(self, tokens: int) -> bool:
+        less, self.kv = tokens < self.kv, min(tokens, self.kv)
+        return less
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -143,14 +143,14 @@ def test_a_stall_counts_as_short_memory() -> None:
 
 
 def test_the_cache_is_cut_only_where_it_is_allowed_and_it_is_told_as_a_loss() -> None:
-    world = World(pinned=0, kv=9 * MB)
+    world = World(pinned=0, kv=2048)
     assert world.run(3, left(1)) == ["nothing: no pinned weights are left to give back"]  # told once
-    assert world.kv == 9 * MB
-    world = World(Bounds(kv_tokens=256), pinned=2 * MB, kv=9 * MB)
+    assert world.kv == 2048
+    world = World(Bounds(kv_tokens=256), pinned=2 * MB, kv=2048)
     done = world.run(3, left(1))
     assert done[:2] == [
         "gave back 2.0 MB of pinned weights: they are read from the disk now",
-        "cut the KV cache, 9.0 MB less",
+        "texts hold the keys and values of 256 tokens from now on, the latest",
     ]
     decisions = list(world.governor.decisions)
     assert [d.lossless for d in decisions[:2]] == [True, False]
@@ -254,7 +254,7 @@ def test_an_engine_without_levers_is_only_told() -> None:
     [
         (Bounds(min_threads=0), "min_threads=0, wanted at least 1"),
         (Bounds(max_rest_s=-1), "max_rest_s=-1, wanted 0 to 3600"),
-        (Bounds(kv_tokens=0), "kv_tokens=0, wanted at least 1"),
+        (Bounds(kv_tokens=0), "kv_tokens=0, wanted at least 32"),
         (Bounds(memory_low=0.2, memory_high=0.1), "memory_low=0.2, memory_high=0.1: wanted 0 < low < high < 1"),
         (Bounds(stall=0), "stall=0, wanted above 0, at most 1"),
         (Bounds(waited=2), "waited=2, wanted above 0, at most 1"),
@@ -303,6 +303,55 @@ def test_a_servers_finished_texts_are_forgotten_but_the_latest_and_told_the_same
         again = [scheduler.submit(request).result(10) for request in reversed(requests)]
         assert [result.cached_tokens > 1 for result in again] == [True, False, False]
         assert [result.text for result in again] == [result.text for result in reversed(before)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from genmote.models.make_model import make_model
+
+    path = tmp_path_factory.mktemp("governed") / "tiny.gguf"
+    make_model("tiny-llama", "q8_0", path, seed=1)
+    return path
+
+
+def test_a_cache_that_may_be_cut_is_cut_in_the_middle_of_a_text_and_told(tiny: Path) -> None:
+    from genmote import Engine
+
+    prompt = list(range(3, 103))
+    with Engine.load(tiny, context=240) as engine:
+        world = World(Bounds(kv_tokens=64))
+        engine.governor = Governor(
+            world, Levers(kv_tokens=engine.limit_kv), Bounds(kv_tokens=64), clock=lambda: world.now
+        )
+        session = engine.session()
+        stream = engine.stream(prompt, session=session, max_tokens=100, ignore_eos=True)
+        for pieces, _ in enumerate(stream):
+            if pieces == 20:  # memory gets short
+                assert session.evicted == 0
+                world.now, world.seen = 10.0, left(1)
+        assert stream.result.decode_tokens == 100 and session.evicted >= 199 - 64
+        (step,) = engine.governor.decisions
+        assert not step.lossless and step.did.startswith("texts hold the keys and values of 64 tokens from now on")
+        assert engine.lossy == ("rows beyond 64 a layer are evicted (window)",)
+        after = [engine.generate(prompt, max_tokens=20, ignore_eos=True).tokens for _ in range(2)]
+        kept = engine.generate(prompt, session=session, max_tokens=20, ignore_eos=True).tokens
+        assert not engine.limit_kv(64) and not engine.limit_kv(128) and not engine.limit_kv(4096)
+    with Engine.load(tiny, context=240, evict="window", kv_tokens=64) as other:
+        wanted = other.generate(prompt, max_tokens=20, ignore_eos=True).tokens
+    assert [*after, kept] == [wanted] * 3  # what begins later is what such an engine says from the start
+
+
+def test_the_cut_is_made_in_a_batch_too(tiny: Path) -> None:
+    from genmote import Engine
+    from genmote.runtime.scheduler import Scheduler
+
+    with Engine.load(tiny, context=240) as engine, Scheduler(engine) as scheduler:
+        handles = [scheduler.submit(engine.request(list(range(3, 90 + i)), max_tokens=80)) for i in range(3)]
+        next(iter(handles[0]))
+        assert engine.limit_kv(64)
+        results = [handle.result(60) for handle in handles]
+        assert all(result.finish_reason in ("length", "stop") for result in results)
+        assert scheduler.submit(engine.request(list(range(3, 90)), max_tokens=8)).result(60).decode_tokens > 0
 
 
 def test_threads_can_be_limited_at_any_step_and_change_no_bit() -> None:
