@@ -27,7 +27,7 @@ def test_the_blocks_run_as_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "second": "b",
         "prompts": ["ab ab", "xyz"],
     }
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for block in BLOCKS:
         exec(block, names)
     assert names["later"].ids[:9] == [256, *b"be brief"]
