@@ -34,7 +34,7 @@ def load(chosen: argparse.Namespace, context: int) -> Engine:
     """The engine under the asked budget, or with the file mapped where none is asked."""
     from genmote import Engine
 
-    given = {name: getattr(chosen, name) or None for name in ("memory", "kv", "evict", "kv_tokens")}
+    given = {name: getattr(chosen, name) or None for name in ("memory", "kv", "evict", "kv_tokens", "draft")}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return Engine.load(chosen.model, threads=chosen.threads, context=context, **options)
 
@@ -130,6 +130,9 @@ def draft(chosen: argparse.Namespace) -> dict[str, Any]:
 
     prompt = draw(SEED, 16)
     engine = load(chosen, len(prompt) + 2 * chosen.decode)
+    small, engine.draft = engine.draft, None
+    if small is None:
+        raise SystemExit("--draft names no model")
     wanted: list[int] = engine.generate(prompt, max_tokens=chosen.decode, ignore_eos=True, speculate=True).tokens
     chance = np.random.default_rng(SEED)
 
@@ -141,7 +144,6 @@ def draft(chosen: argparse.Namespace) -> dict[str, Any]:
                 for true, other in zip(wanted[made:], super().guess(room), strict=False)
             ]
 
-    small = type(engine).load(chosen.draft, threads=chosen.threads, context=engine.context)
     engine.draft = small
     engine.guesser = lambda request: Good(small)  # type: ignore[method-assign]
     result = engine.generate(prompt, session=engine.session(), max_tokens=chosen.decode, ignore_eos=True)
