@@ -30,12 +30,14 @@ SEED = 7  # of prompts; here too, so that what counts memory imports no more tha
 WARM = 2  # passes before the clock runs: the first fills what is pinned
 
 
-def load(chosen: argparse.Namespace, context: int) -> Engine:
+def load(chosen: argparse.Namespace, context: int, *, sessions: int = 1) -> Engine:
     """The engine under the asked budget, or with the file mapped where none is asked."""
     from genmote import Engine
 
     given = {name: getattr(chosen, name) or None for name in ("memory", "kv", "evict", "kv_tokens", "draft")}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if chosen.memory:
+        options["sessions"] = sessions
     return Engine.load(chosen.model, threads=chosen.threads, context=context, **options)
 
 
@@ -68,15 +70,6 @@ def pack(chosen: argparse.Namespace) -> dict[str, Any]:
     return {"bytes": os.stat(path).st_size}
 
 
-def other_sessions(model: str, count: int, context: int) -> int:
-    """Bytes of all sessions but the one that the engine plans for."""
-    from genmote.models.gguf import ModelFile
-    from genmote.runtime.plan import plan
-
-    plans = [plan(ModelFile.open(model), context=context, sessions=sessions) for sessions in (1, count)]
-    return plans[1].predicted_bytes - plans[0].predicted_bytes
-
-
 def decode(chosen: argparse.Namespace) -> dict[str, Any]:
     """Single random tokens from an empty cache, as llama-bench decodes them; with `streams`, one of each session in
     every pass."""
@@ -84,9 +77,7 @@ def decode(chosen: argparse.Namespace) -> dict[str, Any]:
     from genmote.runtime.session import Work, run_batch
 
     count, context = max(1, chosen.streams), chosen.decode + WARM
-    if count > 1 and chosen.memory:
-        chosen.memory -= other_sessions(chosen.model, count, context)
-    engine = load(chosen, context)
+    engine = load(chosen, context, sessions=count)
     sessions = [engine.session() for _ in range(count)]
     texts = [Rows(draw(SEED + number, chosen.decode + WARM)) for number in range(count)]
     started, before = time.perf_counter(), read_bytes()

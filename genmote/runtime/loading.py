@@ -126,6 +126,7 @@ def plan_for(
     """How the model runs within `memory`, which a model that guesses for it has a part of."""
     from genmote.device.sizes import parse_bytes
     from genmote.models import store
+    from genmote.models.config import read_config
     from genmote.models.gguf import ModelFile
     from genmote.runtime import plan as planning
 
@@ -133,7 +134,9 @@ def plan_for(
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise SpecError(f"memory={memory!r}: give bytes, or an amount such as 150MB or 1.5GiB")
     if draft is not None:
-        small = planning.plan(ModelFile.open(store.resolve(draft)), threads=threads)
+        guesser = ModelFile.open(store.resolve(draft))
+        trained = read_config(guesser).context_length
+        small = planning.plan(guesser, context=min(asked.get("context") or trained, trained), threads=threads)
         budget = max(1, budget - small.predicted_bytes + small.parts["interpreter"])
     return planning.plan(file, memory=budget, threads=threads, **asked)
 
