@@ -253,14 +253,14 @@ def detail(name: str, made: Plan) -> str:
 
 def picture(settings: Settings, file: ModelFile, made: Plan, asked: dict[str, Any]) -> str:
     """The SVG, with the memory that longer contexts would take."""
+    from genmote.ops.cache import KINDS
     from genmote.runtime.budget_picture import svg
-    from genmote.runtime.footprint import KV_KINDS
     from genmote.runtime.plan import plan
 
     longest = int(file.metadata[f"{file.architecture}.context_length"])
     most = min(longest, max(2 * made.context, 1024))
     lines = []
-    for kind in KV_KINDS:
+    for kind in KINDS:
         points = []
         for step in range(1, 17):
             tokens = max(16, most * step // 16)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genmote.errors import BudgetError, SpecError
-from genmote.runtime.footprint import KV_KINDS, weights
+from genmote.ops.cache import KINDS
+from genmote.runtime.footprint import weights
 from genmote.runtime.plan import Plan, plan
 from genmote.runtime.roofline import Machine
 
@@ -66,7 +67,7 @@ def choose(file: ModelFile, deadline: Deadline, *, machine: Machine, **settings:
     for stored_as in (None, *TYPES):
         if stored_as is not None and weights(file, stored_as=stored_as).total >= own:
             continue
-        for kind in KV_KINDS if kv == "auto" else (kv,):
+        for kind in KINDS if kv == "auto" else (kv,):
             for count in (threads,) if threads else range(1, machine.cores + 1):
                 given = settings | {"kv": kind, "threads": count, "stored_as": stored_as}
                 found = _tried(lambda: plan(file, machine=machine, **given))  # noqa: B023  (called at once)
@@ -98,7 +99,7 @@ def fitting(
 
 def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Changes worth a try, of each sort from the least that is given up to the most."""
-    kinds = KV_KINDS[KV_KINDS.index(settings.get("kv") or "f16") + 1 :] if settings.get("kv") != "auto" else ()
+    kinds = KINDS[KINDS.index(settings.get("kv") or "f16") + 1 :] if settings.get("kv") != "auto" else ()
     for kind in kinds:
         yield f"--kv {kind}", {"kv": kind}
     context = settings.get("context") or int(file.metadata[f"{file.architecture}.context_length"])

@@ -18,14 +18,13 @@ from genmote.errors import ModelFileError, OpsError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
-from genmote.ops.cache import KINDS, cache_bytes, row_bytes
+from genmote.ops.cache import cache_bytes, row_bytes
 from genmote.ops.packed import PANEL, PLAIN, packed_bytes
 from genmote.runtime.evict._base import PART_NUMBERS
 
 if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
 
-KV_KINDS = ("f16", "int8", "int4")
 # CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
 # of libraries counts in full. What this process has already (`resident_bytes`) is taken instead where it is more.
 INTERPRETER_BYTES = 36 << 20
@@ -146,17 +145,13 @@ def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
 
 def kv_row_bytes(config: Config, kind: str) -> int:
     """Keys and values of one token in all layers, as attention reads them."""
-    known = kind in KINDS  # an op set may not keep them so yet: what it would take is told all the same
-    each = row_bytes(kind, config.head_dim) if known else 2 * (config.head_dim * int(kind[3:]) // 8 + 4)
-    return config.n_layers * config.n_kv_heads * each
+    return config.n_layers * config.n_kv_heads * row_bytes(kind, config.head_dim)
 
 
 def kv_bytes(config: Config, kind: str, rows: int, queries: int = 0) -> int:
-    """A session's cache that holds `rows` tokens, without and with the queries of the last rows."""
+    """A session's cache that holds `rows` tokens, and the queries of the last rows."""
     shape = (config.n_layers, config.n_kv_heads, config.head_dim)
-    if kind in KINDS:
-        return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.n_heads)
-    return kv_row_bytes(config, kind) * -(-rows // 16) * 16 + config.n_layers * config.n_kv_heads * PAGE
+    return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.n_heads)
 
 
 def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmote.errors import BudgetError, SpecError
 from genmote.models.config import Config, read_config
+from genmote.ops.cache import KINDS
 from genmote.runtime import footprint, roofline
 from genmote.runtime.evict._layers import REPEATED
 from genmote.runtime.eviction import Eviction, eviction, lossy
@@ -202,8 +203,8 @@ def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dic
 def _check(config: Config, context: int, kv: str | None, sessions: int, memory: int | None) -> None:
     if not 1 <= context <= config.context_length:
         raise SpecError(f"context={context}: this model takes 1 to {config.context_length} tokens")
-    if kv not in (None, "auto", *footprint.KV_KINDS):
-        raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(footprint.KV_KINDS)}, or auto")
+    if kv not in (None, "auto", *KINDS):
+        raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(KINDS)}, or auto")
     if sessions < 1 or (memory is not None and memory < 1):
         raise SpecError(f"sessions={sessions}, memory={memory}: wanted numbers above 0")
 
@@ -211,11 +212,11 @@ def _check(config: Config, context: int, kv: str | None, sessions: int, memory: 
 def _caches(context: int, kv: str | None, evict: str | None, kv_tokens: float | None) -> Iterator[Cache]:
     """Ways to keep keys and values, from what was asked to what loses most; more than one only for "auto"."""
     asked = eviction(evict, kv_tokens, context)
-    for kind in footprint.KV_KINDS if kv == "auto" else (kv or "f16",):
+    for kind in KINDS if kv == "auto" else (kv or "f16",):
         yield Cache(kind, asked)
     rows = context // 2
     while kv == "auto" and asked is None and rows >= LEAST_KV_TOKENS:
-        yield Cache(footprint.KV_KINDS[-1], eviction(None, rows, context))
+        yield Cache(KINDS[-1], eviction(None, rows, context))
         rows //= 2
 
 

@@ -41,6 +41,34 @@ def test_what_is_given_up_is_told_and_counted(genmote: Any, model: str) -> None:
     assert "planned), " in stats.err and "of weights read" in stats.err
 
 
+def test_each_step_that_changes_the_text_is_told(genmote: Any, model: str) -> None:
+    ran = genmote(
+        "generate", model, "-p", "a b", "-n", "4", "--kv", "int8", "--context", "128", "--kv-tokens", "0.5", "--json"
+    )
+    told = ["keys and values are rounded to int8", "rows beyond 64 a layer are evicted (expected+retrieval)"]
+    assert ran.status == 0 and ran.err.splitlines() == [f"the text may change: {line}" for line in told]
+    assert ran.json["lossy"] == told
+    free = genmote("generate", model, "-p", "a b", "-n", "4", "--kv", "auto", "--json")
+    assert not free.err and "lossy" not in free.json, "without a budget, auto gives nothing up"
+    words = [
+        "generate",
+        model,
+        "-p",
+        "a b",
+        "-n",
+        "4",
+        "--context",
+        "128",
+        "--memory",
+        f"{room()}",
+        "--evict",
+        "window",
+    ]
+    kept = genmote(*words, "--json")
+    assert kept.json["plan"]["evict"] == "window" and kept.json["plan"]["kv_tokens"] == 32
+    assert "the text may change: rows beyond 32 a layer are evicted (window)\n" in kept.err
+
+
 def test_too_little_is_refused_in_one_line(genmote: Any, model: str) -> None:
     ran = genmote("generate", model, "-p", "a", "--memory", "30MB", "--context", "64")
     assert ran.status == 2 and ran.err.count("\n") == 1 and "does not fit 30 MB" in ran.err
