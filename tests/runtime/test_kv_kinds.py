@@ -1,0 +1,54 @@
+"""What fewer bits for keys and values cost a real model, and that they do not feel slicing and company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote.models.make_model import make_model
+from genmote.models.requantise import convert_type
+from genmote.runtime.engine import Engine
+
+TOKENS = 8 * 1024
+BOUNDS = {"int8": 1.002, "int4": 1.03}
+
+
+@pytest.mark.slow
+def test_perplexity_stays_within_the_bounds(smollm2: Path, shared_data: Path, tmp_path: Path) -> None:
+    """F16 weights: what quantised ones round inputs to moves perplexity by as much as int8 keys and values do."""
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    text = (shared_data / "wikitext2_raw/wikitext-test.txt").read_text(encoding="utf-8")
+    convert_type(smollm2, tmp_path / "m.gguf", "F16")
+    found = {}
+    for kind in ("f16", *BOUNDS):
+        with Engine.load(tmp_path / "m.gguf", ops="native", kv=kind) as engine:
+            tokens = engine.tokenizer.encode(text[: 8 * TOKENS], bos=False)[:TOKENS]
+            found[kind] = engine.perplexity(tokens, context=1024).value
+    print(found, {kind: found[kind] / found["f16"] for kind in BOUNDS})
+    for kind, bound in BOUNDS.items():
+        assert found[kind] <= bound * found["f16"]
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+def test_a_text_does_not_feel_slicing_or_kind_of_company(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    make_model("tiny-llama", "Q8_0", tmp_path / "m.gguf", seed=1)
+    ids = [int(i) for i in np.random.default_rng(0).integers(5, 300, 70)]
+    logits = {}
+    for ops in ("numpy", "native"):
+        with Engine.load(tmp_path / "m.gguf", ops=ops, kv=kind) as engine:
+            session = engine.session()
+            logits[ops] = session.prefill(ids)
+            again = engine.session()
+            again.prefill(ids[:23])
+            for token in ids[23:]:
+                last = again.step(token)
+            assert np.array_equal(last, logits[ops])
+            path = tmp_path / f"{ops}.prefix"
+            session.save(path)
+            fresh = engine.session()
+            fresh.restore(path)
+            assert np.array_equal(fresh.step(9), session.step(9))
+    assert np.array_equal(logits["numpy"], logits["native"])
