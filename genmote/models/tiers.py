@@ -40,7 +40,10 @@ class TieredLoader:
         count = max(blocks, default=-1) + 1
         layers = [blocks.get(index, Parts()) for index in range(count)]
         number_bytes = ops.dtype.itemsize
-        self.placement: Placement = place(layers, fixed * number_bytes, number_bytes, device_bytes, host_bytes)
+        pinned = ops.device.type == "cuda"
+        self.placement: Placement = place(
+            layers, fixed * number_bytes, number_bytes, device_bytes, host_bytes, pinned=pinned
+        )
         streamed = {index: layers[index] for index in (*self.placement.ram, *self.placement.disk)}
         self.tiers: Tiers | None = None
         if streamed:

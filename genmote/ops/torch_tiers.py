@@ -73,11 +73,22 @@ class Placement:
 
 
 def place(
-    layers: Sequence[Parts], fixed_bytes: int, number_bytes: int, device_bytes: int | None, host_bytes: int | None
+    layers: Sequence[Parts],
+    fixed_bytes: int,
+    number_bytes: int,
+    device_bytes: int | None,
+    host_bytes: int | None,
+    *,
+    pinned: bool = False,
 ) -> Placement:
     """As many layers on the device as fit beside what is always there (`fixed_bytes`) and the ring; of the others as
     many in RAM as fit. None is no limit. Streamed layers are spread evenly between the resident ones, so that each
-    copy has some layers' time. Raises BudgetError where not even the ring fits."""
+    copy has some layers' time. `pinned`: PyTorch takes pinned memory in powers of two. Raises BudgetError where not even
+    the ring fits."""
+
+    def host(nbytes: int) -> int:
+        return 1 << (nbytes - 1).bit_length() if pinned and nbytes else nbytes
+
     count, least = len(layers), 0
     for streamed in range(count + 1):
         away = _spread(count, streamed)
@@ -91,10 +102,10 @@ def place(
             f"device memory of {device_bytes} bytes: this model's embeddings, its head and a ring of two layers take "
             f"{least} bytes there as floats; allow as much, or run it on the processor"
         )
-    staging = RING * max((layers[index].nbytes for index in away), default=0)
+    staging = RING * host(max((layers[index].nbytes for index in away), default=0))
     for kept in range(len(away), -1, -1):
         ram = [away[each] for each in _spread(len(away), kept)]
-        held = sum(layers[index].nbytes for index in ram) + (staging if kept < len(away) else 0)
+        held = sum(host(layers[index].nbytes) for index in ram) + (staging if kept < len(away) else 0)
         if host_bytes is None or held <= host_bytes:
             break  # with none kept, the staging is what there must be
     resident = tuple(index for index in range(count) if index not in away)

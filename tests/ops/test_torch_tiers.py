@@ -172,6 +172,16 @@ def test_a_placement_keeps_to_both_limits_and_wastes_neither() -> None:
         assert found.ram_bytes <= host or not found.ram  # the staging of two layers is needed in any case
 
 
+def test_pinned_memory_is_counted_in_powers_of_two() -> None:
+    layers = sized(*[3400] * 9)  # 3456 bytes each, aligned: 4096 when pinned
+    tight = tiers_of.place(layers, 0, 4, None, None).device_bytes - 1
+    plain = tiers_of.place(layers, 0, 4, tight, None)
+    pinned = tiers_of.place(layers, 0, 4, tight, None, pinned=True)
+    assert plain.ram == pinned.ram and plain.ram_bytes == 3456 * len(plain.ram)
+    assert pinned.ram_bytes == 4096 * len(pinned.ram)
+    assert len(tiers_of.place(layers, 0, 4, tight, plain.ram_bytes, pinned=True).ram) < len(plain.ram)
+
+
 def test_streamed_layers_lie_evenly_between_resident_ones() -> None:
     layers = sized(*[3400] * 12)
     one, slots = 4 * layers[0].numbers, tiers_of._ring_bytes(layers[:1], 4)
