@@ -83,7 +83,7 @@ def place(
 ) -> Placement:
     """As many layers on the device as fit beside what is always there (`fixed_bytes`) and the ring; of the others as
     many in RAM as fit. None is no limit. Streamed layers are spread evenly between the resident ones, so that each
-    copy has some layers' time. `pinned`: PyTorch takes pinned memory in powers of two. Raises BudgetError where not even
+    copy has some layers' time. `pinned`: PyTorch takes such memory in powers of two. Raises BudgetError where not even
     the ring fits."""
 
     def host(nbytes: int) -> int:
