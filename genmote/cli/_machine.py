@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,9 @@ def this_machine(file: Path) -> Profile:
 
     with Bar(unit_bytes=False) as bar:
         found = probe.probe(file.parent, kernels=kernels(None, QUICK_S), file=file, seconds=QUICK_S, progress=bar)
-    note("plan: this machine was measured in a second; genmote device-probe does it better and is remembered")
+    load = os.getloadavg()[0]
+    busy = f" (other work runs here, load {load:.1f}: too low)" if load > found.compute.cores / 2 else ""
+    note(f"plan: this machine was measured in a second{busy}; genmote device-probe does it better and is remembered")
     return found
 
 

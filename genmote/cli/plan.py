@@ -80,7 +80,7 @@ def run(settings: Settings, out: Output) -> None:
     if settings.check:
         measured = check(path, found)
         values["measured"] = measured
-        text += "\n\n" + comparison(found, measured)
+        text += "\n\n" + comparison(expecting(file, machine, asked, measured) or found, measured)
     out.result(values, text)
 
 
@@ -286,6 +286,16 @@ def check(path: Path, made: Plan) -> dict[str, Any]:
     from genmote.runtime import trial
 
     return trial.measured(path, made)
+
+
+def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured: dict[str, Any]) -> Plan | None:
+    """The same plan, with the speeds that are expected of the prompt that was run."""
+    from genmote.runtime.plan import plan
+
+    try:
+        return plan(file, machine=machine, **asked | {"prompt_tokens": measured["prompt_tokens"]})
+    except BudgetError:
+        return None
 
 
 def comparison(made: Plan, measured: dict[str, Any]) -> str:

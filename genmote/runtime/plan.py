@@ -348,7 +348,8 @@ def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
         missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
     held = min(rows_held, made.kv_tokens or made.context)
     kv = footprint.kv_row_bytes(config, made.kv) * held
-    return Load(w.active, kv, w.macs, w.float_macs, made.streamed_bytes + missing)
+    attended = 2 * held * config.n_heads * config.head_dim * config.n_layers  # multiply-adds: scores, and their sums
+    return Load(w.active, kv, w.macs, w.float_macs + attended, made.streamed_bytes + missing)
 
 
 def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:
