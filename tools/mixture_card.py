@@ -58,7 +58,7 @@ def counted(train: list[int], tokens: list[int], size: int) -> dict[str, float]:
     both = 0.0
     for first, second in pairwise(tokens):
         seen, kinds = single[first], followers[first]
-        both -= math.log((pairs[first, second] + kinds * alone[second]) / (seen + kinds) if seen else alone[second])
+        both -= math.log((pairs[first, second] + kinds * alone[second]) / (seen + kinds) if kinds else alone[second])
     ones = -sum(math.log(alone[t]) for t in tokens[1:])
     return {"unigram": math.exp(ones / (len(tokens) - 1)), "bigram": math.exp(both / (len(tokens) - 1))}
 

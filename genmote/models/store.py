@@ -132,12 +132,10 @@ def unknown(name: str) -> ModelNameError:
 
 
 def list_models() -> list[Entry]:
-    """The models that come with the package, then the files in the models folder, by name; a damaged one is listed with
-    its fault."""
+    """The model files in the models folder, by name; a damaged one is listed with its fault."""
     root = home.models_dir()
     files = sorted(p for p in root.rglob("*.gguf") if p.is_file() and ".staging" not in p.relative_to(root).parts)
-    shipped = [describe(ZOO / name / "model.gguf", name) for name in zoo()]
-    return shipped + [describe(path, _name_of(path.relative_to(root))) for path in files]
+    return [describe(path, _name_of(path.relative_to(root))) for path in files]
 
 
 def _name_of(relative: Path) -> str:

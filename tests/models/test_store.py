@@ -237,9 +237,13 @@ def test_names_and_paths(index: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_names_point_at_known_ones(index: Path) -> None:
-    with pytest.raises(ModelNameError, match=r"no model is called 'tony', did you mean tiny\?: known are tiny, hf:ORG"):
+    with pytest.raises(
+        ModelNameError, match=r"no model is called 'tony', did you mean tiny\?: known are mixture-16x, tiny, hf:ORG"
+    ):
         store.resolve("tony")
-    with pytest.raises(ModelNameError, match=r"no/such\.gguf is not there: check the path, or use a name \(tiny\)"):
+    with pytest.raises(
+        ModelNameError, match=r"no/such\.gguf is not there: check the path, or use a name \(mixture-16x, tiny\)"
+    ):
         store.resolve("no/such.gguf")
     with pytest.raises(ModelNameError, match="is a folder, wanted a model file"):
         store.resolve("/tmp/")
