@@ -244,7 +244,7 @@ def detail(name: str, made: Plan) -> str:
         types = sorted(made.weights_by_type.items(), key=lambda item: -item[1])
         return ", ".join(f"{kind} {size(count)}" for kind, count in types[:3]) + " in the file"
     if name == "ring":
-        return f"{size(made.streamed_bytes)} are read through it in each pass"
+        return f"up to {size(made.streamed_bytes)} are read through it in each pass"
     if name == "kv":
         kept = f"{made.kv_tokens} rows a layer, kept by {made.evict}" if made.evict else f"{made.context} tokens"
         return f"{made.kv}, {kept}" + (f", {made.sessions} texts" if made.sessions > 1 else "")

@@ -47,7 +47,7 @@ def svg(plan: Plan, title: str, lines: Sequence[Line] = ()) -> str:
     span = WIDTH - LEFT - RIGHT
     shown = [name for name in PARTS if plan.parts[name]]
     legend_rows = -(-(len(shown) + 1) // 3)
-    top = 120 + BAR + legend_rows * LEGEND + 50
+    top = 120 + BAR + legend_rows * LEGEND + (74 if plan.streamed_bytes else 50)
     height = top + (300 if lines else 0)
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
@@ -75,7 +75,9 @@ def svg(plan: Plan, title: str, lines: Sequence[Line] = ()) -> str:
         drawn.append(_text(x + 22, y, text))
     if plan.streamed_bytes:
         drawn.append(
-            _text(LEFT, top - 40, f"Read from storage in each pass: {_mb(plan.streamed_bytes)} of weights", "panel")
+            _text(
+                LEFT, top - 52, f"Read from storage in each pass: up to {_mb(plan.streamed_bytes)} of weights", "panel"
+            )
         )
     if lines:
         drawn += _chart(plan, lines, top)
@@ -88,7 +90,7 @@ def _subtitle(plan: Plan) -> str:
         told += f" of {_mb(plan.budget_bytes)}"
     told += f"; context {plan.context}, keys and values as {plan.kv}"
     if plan.expected is not None:
-        told += f"; {rate(plan.expected.decode_tokens_per_s)} tokens/s expected of {plan.expected.source}"
+        told += f"; {rate(plan.expected.decode_tokens_per_s)} tokens/s expected on {plan.expected.source}"
     return told
 
 

@@ -62,7 +62,7 @@ class Plan:
     chunk_rows: int
     pinned_bytes: int
     ring_bytes: int  # 0: all weights are held; else what is not pinned comes through the ring
-    streamed_bytes: int  # weights that each pass reads from storage, experts apart
+    streamed_bytes: int  # weights that each pass reads from storage with a full context, experts apart
     expert_bytes: int  # the cache of experts
     parts: dict[str, int]
     weights_by_type: dict[str, int]
@@ -294,7 +294,7 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
     if chunk < CHUNKS[0] and asked.context > chunk:
         steps.append(f"a prompt is run {chunk} tokens at a time")
     if streamed:
-        steps.append(f"{streamed / 1e6:.0f} MB of weights are read from storage in each pass")
+        steps.append(f"up to {streamed / 1e6:.0f} MB of weights are read from storage in each pass")
     if experts < w.experts:
         steps.append(f"{experts / w.experts:.0%} of the experts stay in memory, the rest are read when chosen")
     made = Plan(
@@ -348,8 +348,12 @@ def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
         missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
     held = min(rows_held, made.kv_tokens or made.context)
     kv = footprint.kv_row_bytes(config, made.kv) * held
+    streamed = made.streamed_bytes
+    if streamed:  # weights have the memory that keys and values do not take yet (`streaming.Room`)
+        taken = footprint.kv_bytes(config, made.kv, min(held + made.chunk_rows, made.kv_tokens or made.context))
+        streamed = max(0, streamed - max(0, made.parts["kv"] - taken * made.sessions))
     attended = 2 * held * config.n_heads * config.head_dim * config.n_layers  # multiply-adds: scores, and their sums
-    return Load(w.active, kv, w.macs, w.float_macs + attended, made.streamed_bytes + missing)
+    return Load(w.active, kv, w.macs, w.float_macs + attended, streamed + missing)
 
 
 def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:
