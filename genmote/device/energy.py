@@ -122,28 +122,32 @@ class Sampled:
         self.of = of
         self._every_s = every_s
         self._joules = 0.0
+        self._began, self._ended = 0.0, float("inf")
         self._failed = False
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         self._joules, self._failed = 0.0, False
+        self._began, self._ended = time.monotonic(), float("inf")
         self._over.clear()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
     def stop(self) -> float | None:
+        self._ended = time.monotonic()
         self._over.set()
         if self._thread is not None:
             self._thread.join()
         return None if self._failed else self._joules
 
     def _sample(self) -> None:
-        before, watts = time.monotonic(), self.watts()
+        before, watts = self._began, self.watts()
         over = False
         while not over and not self._failed:
             over = self._over.wait(self._every_s)
-            now, next_watts = time.monotonic(), self.watts()
+            # On a busy machine this thread comes late: what is counted ends where `stop` was called.
+            now, next_watts = min(time.monotonic(), self._ended), self.watts()
             if watts is None or next_watts is None:
                 self._failed = True
                 return
