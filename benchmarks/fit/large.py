@@ -30,13 +30,13 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 def resident(bench: Bench) -> Iterator[Row]:
     """In 4 GB, against llama.cpp as it comes and in the way of loading that serves it best here."""
-    count = bench.pick(32, 8)
+    count = bench.pick(16, 8)
     for options, label, asked in (
         (sides.AS_IT_COMES, "llama.cpp as it comes", RESIDENT_RATIO),
         (sides.DIRECT, "llama.cpp reading directly (-lm dio)", None),
         (sides.MAPPED, "llama.cpp without re-laying (--repack 0)", None),
     ):
-        yield match(bench, "decode in 4 GB", PHONE, options, label, asked, count, bench.pick(3, 1))
+        yield match(bench, "decode in 4 GB", PHONE, options, label, asked, count, bench.pick(2, 1))
 
 
 def streamed(bench: Bench) -> Iterator[Row]:
@@ -48,7 +48,7 @@ def streamed(bench: Bench) -> Iterator[Row]:
         sides.MAPPED,
         "llama.cpp mapped (--repack 0)",
         STREAMED_RATIO,
-        bench.pick(8, 4),
+        bench.pick(6, 4),
         bench.pick(3, 1),
     )
     yield disk_share(bench, HALF, "1.5 GB")
@@ -63,7 +63,7 @@ def small(bench: Bench) -> Iterator[Row]:
         sides.MAPPED,
         "llama.cpp mapped (--repack 0)",
         None,
-        bench.pick(6, 3),
+        bench.pick(4, 3),
         bench.pick(2, 1),
     )
 
@@ -175,7 +175,7 @@ def several(bench: Bench) -> Iterator[Row]:
             many, one = sides.pairs(
                 lambda job=job, words=words: sides.ours(bench, FILE, HALF, job, *words),  # type: ignore[misc]
                 lambda: sides.ours(bench, FILE, HALF, "decode", "--decode", count),
-                bench.pick(3, 1),
+                bench.pick(2, 1),
             )
         except ContestantError as why:
             yield missing(name, "fit_large", why)
