@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,18 @@ def run(
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     merged = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)} | dict(env or {})
     program = Path(command[0]).name
-    ender = shutil.which("timeout")
-    if ender is None:
-        raise ContestantError("timeout(1) is not here, which ends a contestant that hangs")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         busy = busy_s()
         try:
-            report = jail.run(
-                [ender, "-k", "5", f"{timeout_s:.0f}", *command],
-                Limits(memory_bytes=memory_bytes),
-                drop=drop,
-                stdout=out,
-                stderr=out if errors else err,
-                env=merged,
-            )
+            with _alarm(timeout_s, f"{program} took longer than {timeout_s:.0f} s"):
+                report = jail.run(
+                    command,
+                    Limits(memory_bytes=memory_bytes),
+                    drop=drop,
+                    stdout=out,
+                    stderr=out if errors else err,
+                    env=merged,
+                )
         except UserError as why:
             raise ContestantError(str(why)) from why
         others = None
@@ -89,8 +88,6 @@ def run(
             others = max(0.0, now - busy - report.cpu_s) / report.wall_s
         out.seek(0)
         output = out.read().decode(errors="replace")
-        if report.status == 124:
-            raise ContestantError(f"{program} took longer than {timeout_s:.0f} s")
         if report.usage.oom_kills:
             raise ContestantError(f"{program} was killed: it wanted more than {(memory_bytes or 0) / 1e6:.0f} MB")
         if report.status:
@@ -98,6 +95,22 @@ def run(
             said = (err.read().decode(errors="replace") or output).strip().splitlines() or ["nothing said"]
             raise ContestantError(f"{program} exited with {report.status}: {said[-1][:300]}")
         return Held(output, report, others)
+
+
+@contextmanager
+def _alarm(seconds: float, why: str) -> Iterator[None]:
+    """Ends the body with `ContestantError` after so long; the jail then ends its processes. Main thread only."""
+
+    def late(number: int, frame: object) -> None:
+        raise ContestantError(why)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def python(module: str, *arguments: str, memory_bytes: int | None, **options: Any) -> Held:

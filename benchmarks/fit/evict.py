@@ -21,7 +21,7 @@ ASKED = 1.05
 
 def measure(bench: Bench) -> Iterator[Row]:
     """A row a policy, one for the best of them, and one on speed with that."""
-    chunks = bench.pick(8, 2)
+    chunks = bench.pick(4, 2)
     title = f"{files.title(FILE)}, context {CONTEXT}"
     name = f"perplexity with a quarter of the KV cache over all of it, {title}"
     try:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from benchmarks import files, process
 from benchmarks.bench import Bench, about, missing
-from benchmarks.fit import sides
 from benchmarks.measures.perplexity import corpus
 from benchmarks.process import ContestantError
 from benchmarks.record import AT_MOST, Row
@@ -19,7 +18,7 @@ KINDS = {"int8": ("q8_0", 1.002), "int4": ("q4_0", 1.03)}
 
 def measure(bench: Bench) -> Iterator[Row]:
     """One row a kind, llama.cpp's nearest kind beside it."""
-    chunks = bench.pick(8, 2)
+    chunks = bench.pick(4, 2)
     base: tuple[float, float | None] | None = None
     for kind, (theirs, asked) in KINDS.items():
         name = f"perplexity with {kind} KV over float16 KV, {files.title(FILE)}, context {CONTEXT}"
@@ -60,7 +59,7 @@ def peer_perplexity(bench: Bench, kind: str, chunks: int) -> float | None:
     """llama-perplexity with keys and values of a type, or None where there is no llama.cpp."""
     if "avx512" not in bench.peers:
         return None
-    words = ["-f", str(corpus()), "--ctx-size", str(CONTEXT), "--chunks", str(chunks), "-t", str(sides.THREADS)]
+    words = ["-f", str(corpus()), "--ctx-size", str(CONTEXT), "--chunks", str(chunks), "-t", "1"]
     words += ["-ctk", kind, "-ctv", kind, "-fa", "on"]
     program = bench.peer("avx512").program("llama-perplexity")
     said = process.run([program, "-m", str(bench.file(FILE)), *words], errors=True)
