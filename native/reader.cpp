@@ -121,8 +121,10 @@ uint64_t Reader::submit(int64_t offset, size_t n, uint8_t* to, int priority) {
     const uint64_t ticket = next_++;
     Ticket& made = tickets_[ticket];
     std::vector<Piece> pieces;
-    for (int64_t begin = first; begin < end; begin += kPiece) {
-        const int64_t stop = std::min((end + kBlock - 1) / kBlock * kBlock, begin + kPiece);
+    const int64_t all = static_cast<int64_t>(room(offset, n)), count = (all + kPiece - 1) / kPiece;
+    const int64_t each = ((all + count - 1) / count + kBlock - 1) / kBlock * kBlock;  // alike: a small rest would cost as much as a whole one
+    for (int64_t begin = first; begin < end; begin += each) {
+        const int64_t stop = std::min(first + all, begin + each);
         pieces.push_back({ticket, begin, stop, std::min(stop, end), to + (begin - first), priority});
     }
     made.left = static_cast<int>(pieces.size());
