@@ -51,12 +51,16 @@ def measured(path: Path, made: Plan, *, tokens: int = 16) -> dict[str, Any]:
     from genmote.device import jail
     from genmote.device.cgroup import Limits
     from genmote.errors import UserError
+    from genmote.models import packed
+    from genmote.models.gguf import ModelFile
 
     settings = {"model": os.fspath(path), "context": made.context, "threads": made.threads, **load_settings(made)}
     words = command(settings | {"tokens": min(tokens, made.context - 1)})
+    relaid = packed.path_of(ModelFile.open(path))
     with tempfile.TemporaryFile() as out:
         try:
-            report = jail.run(words, Limits(memory_bytes=made.budget_bytes), drop=[path], stdout=out)
+            drop = [path, relaid] if relaid.exists() else [path]
+            report = jail.run(words, Limits(memory_bytes=made.budget_bytes), drop=drop, stdout=out)
         except UserError as fault:
             if made.budget_bytes is not None and "control group" not in str(fault) and "root" not in str(fault):
                 raise
