@@ -55,6 +55,7 @@ void Machine::store(const float* q, int64_t ldq, const float* k, const float* v,
 }
 
 void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const std::vector<Span>& spans, const Block& b) {
+    for (const Span& s : spans) s.cache->open(b.index);
     const int64_t group = b.heads / b.kv_heads;
     struct Piece { const Span* span; int head; int64_t first; };
     static thread_local std::vector<Piece> pieces;
@@ -119,6 +120,7 @@ void Machine::attend(const float* q, int64_t ldq, float* out, int64_t ldo, const
     } else {
         pool.run(n, work);
     }
+    for (const Span& s : spans) s.cache->close(b.index, s.length + s.count);
 }
 
 }  // namespace genmote

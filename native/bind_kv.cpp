@@ -1,4 +1,6 @@
 // The KV cache's Python face: counts, rows in and out. What they mean is in genmote/ops/cache.py.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -31,22 +33,33 @@ using ScalesOut = Exactly<uint16_t, nb::ndim<2>>;
 }  // namespace
 
 void bind_kv(nb::module_& m) {
+    nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+        try {
+            std::rethrow_exception(p);
+        } catch (const SpillError& error) {
+            nb::object type = nb::module_::import_("genmote.errors").attr("SpecError");
+            PyErr_SetString(type.ptr(), error.what());
+        }
+    });
     nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
-        .def("__init__", [](KVCache* self, int kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads) {
+        .def("__init__", [](KVCache* self, int kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident) {
             need(kind >= 0 && kind <= 2, "cache: no such kind");
             need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
             need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1024 && capacity <= int64_t(1) << 32, "cache: too large");
             need(double(layers) * heads * dim * capacity < 0x1p58, "cache: too large");
             need(queries >= 0 && query_heads >= 0 && queries <= int64_t(1) << 32 && query_heads <= 1 << 16, "cache: queries must not be negative, or too many");
             need(double(layers) * query_heads * dim * (queries + kQuerySlack) < 0x1p58, "cache: too large");
-            new (self) KVCache(static_cast<Kind>(kind), layers, heads, dim, capacity, queries, query_heads);
-        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0)
+            new (self) KVCache(static_cast<Kind>(kind), layers, heads, dim, capacity, queries, query_heads, folder, std::max<int64_t>(0, resident));
+        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0, nb::arg("folder") = "", nb::arg("resident") = 0)
         .def_ro("lengths", &KVCache::lengths)
         .def_ro("position", &KVCache::position)
         .def_ro("floor", &KVCache::floor)
         .def_ro("capacity", &KVCache::capacity)
         .def_ro("query_begin", &KVCache::query_from)
         .def_prop_ro("nbytes", &KVCache::bytes)
+        .def_prop_ro("spilled", [](const KVCache& c) {
+            return c.spill() ? std::make_tuple(c.spill()->bytes_written(), c.spill()->bytes_read()) : std::make_tuple(uint64_t(0), uint64_t(0));
+        }, "Bytes of cold rows written to disk, and read again.")
         .def("move", [](KVCache& c, int64_t count) {
             need(count >= -c.capacity && count <= c.capacity && c.position + count >= c.floor, "move: past the rows that are here");
             for (int64_t n : c.lengths) need(n + count >= 0 && n + count <= c.capacity, "move: past the rows that are here");
@@ -70,20 +83,25 @@ void bind_kv(nb::module_& m) {
                 }
             c.keep(layer, rows.data(), n);
         })
-        .def("read", [](const KVCache& c, int layer, int64_t start, CodesOut k, CodesOut v, ScalesOut k_scale, ScalesOut v_scale) {
+        .def("read", [](KVCache& c, int layer, int64_t start, CodesOut k, CodesOut v, ScalesOut k_scale, ScalesOut v_scale) {
             const int64_t end = layer >= 0 && layer < c.layers ? c.lengths[static_cast<size_t>(layer)] : 0;
             const int64_t n = rows_of(c, layer, start, end, k, v, k_scale, v_scale, "read: wrong shape");
+            c.open(layer);
             for (int64_t i = 0; i < n * c.heads; i++) {
                 const size_t at = static_cast<size_t>(i) * c.dim * c.item();
                 c.read(layer, static_cast<int>(i % c.heads), start + i / c.heads, k.data() + at, v.data() + at, k_scale.data() + i, v_scale.data() + i);
             }
+            c.drain();
+            c.close(layer, end);
         })
         .def("write", [](KVCache& c, int layer, int64_t start, Codes k, Codes v, Scales k_scale, Scales v_scale) {
             const int64_t n = rows_of(c, layer, start, c.capacity, k, v, k_scale, v_scale, "write: wrong shape");
+            c.rewrite(layer, start);
             for (int64_t i = 0; i < n * c.heads; i++) {
                 const size_t at = static_cast<size_t>(i) * c.dim * c.item();
                 c.write(layer, static_cast<int>(i % c.heads), start + i / c.heads, {k.data() + at, v.data() + at, k_scale.data()[i], v_scale.data()[i]});
             }
+            c.close(layer, start + n);
         })
         .def("read_queries", [](const KVCache& c, int layer, int64_t first, HalvesOut q) {  // (n, H, D), of positions first, first + 1, ...
             const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;

@@ -78,6 +78,7 @@ class Machine {
     void rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
     // Rows of keys and values, and their queries where a cache keeps them.
     void store(const float* q, int64_t ldq, const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, const Block& b);
+    // Attention over the rows that each span's cache holds with those of `store`.
     void attend(const float* q, int64_t ldq, float* out, int64_t ldo, const std::vector<Span>& spans, const Block& b);
     // down(activation(gate(x)) * up(x)) of (row, expert) pairs, each expert's one after the other: x (rows, D), row (pairs) tells
     // whose each is, y (pairs, D rounded up to 16).

@@ -23,18 +23,30 @@ size_t value_block(Kind kind, int dim) {
 }
 }  // namespace
 
-KVCache::KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads)
+KVCache::KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident)
     : kind(kind), layers(layers), heads(heads), dim(dim), capacity(capacity), queries(queries), query_heads(query_heads), lengths(static_cast<size_t>(layers)),
-      query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)} {
+      query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)}, resident_(resident),
+      cold_(static_cast<size_t>(layers)) {
     for (int part = 0; part < 2; part++) region_[part] = whole_pages(static_cast<size_t>((capacity + 15) / 16) * block_[part]);
     queries_ = (region_[0] + region_[1]) * static_cast<size_t>(layers) * heads;
     size_ = queries_ + static_cast<size_t>(layers) * query_rows_ * query_heads * dim * 2;
     void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<uint8_t*>(p);
+    madvise(p, size_, MADV_NOHUGEPAGE);  // a huge page would be taken whole for a few rows
+    if (folder.empty()) return;
+    try {
+        spill_ = std::make_unique<Spill>(folder, base_);
+    } catch (...) {
+        munmap(base_, size_);
+        throw;
+    }
 }
 
-KVCache::~KVCache() { munmap(base_, size_); }
+KVCache::~KVCache() {
+    spill_.reset();  // its thread may still read into the memory
+    munmap(base_, size_);
+}
 
 KVView KVCache::view(int layer, int head) const { return {region(layer, head, 0), region(layer, head, 1), kind, block_[0], block_[1]}; }
 
@@ -94,6 +106,10 @@ void KVCache::read(int layer, int head, int64_t row, void* k_out, void* v_out, u
 }
 
 void KVCache::move(int64_t count) {
+    if (spill_ && count < 0) {
+        drain();
+        for (int l = 0; l < layers; l++) warm(l, lengths[static_cast<size_t>(l)] + count);
+    }
     for (int64_t& n : lengths) n += count;
     position += count;
     query_from = std::min(query_from, position);
@@ -102,6 +118,8 @@ void KVCache::move(int64_t count) {
 }
 
 void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
+    open(layer);
+    cold_[static_cast<size_t>(layer)] = {};  // all of it is in memory, and will be other rows
     std::vector<uint8_t> k(static_cast<size_t>(dim) * item()), v(k.size());
     uint16_t k_scale = 0, v_scale = 0;
     for (int h = 0; h < heads; h++)
@@ -113,6 +131,7 @@ void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
     lengths[static_cast<size_t>(layer)] = count;
     floor = position;
     release(layer);
+    close(layer, count);
 }
 
 void KVCache::release(int layer) {
@@ -121,6 +140,79 @@ void KVCache::release(int layer) {
         const size_t used = whole_pages(blocks * block_[part]);
         if (used >= region_[part]) continue;
         for (int h = 0; h < heads; h++) madvise(region(layer, h, part) + used, region_[part] - used, MADV_DONTNEED);
+    }
+}
+
+// ---- cold rows -------------------------------------------------------------------------------------------------------
+
+size_t KVCache::cold_bytes(int part, int64_t rows) const { return rows <= 0 ? 0 : static_cast<size_t>(rows / 16) * block_[part] / kPage * kPage; }
+
+std::vector<Spill::Range> KVCache::cold_ranges(int layer) const {
+    std::vector<Spill::Range> ranges;
+    for (int h = 0; h < heads; h++)
+        for (int part = 0; part < 2; part++)
+            if (const size_t n = cold_[static_cast<size_t>(layer)].bytes[part]) ranges.push_back({region(layer, h, part), n});
+    return ranges;
+}
+
+void KVCache::drain() {
+    if (!spill_ || ahead_ < 0) return;
+    const int layer = ahead_;
+    ahead_ = -1;
+    spill_->finish();
+    cold_[static_cast<size_t>(layer)].loaded = true;
+}
+
+void KVCache::open(int layer) {
+    if (!spill_) return;
+    const int before = ahead_;
+    drain();
+    if (before >= 0 && before != layer) drop(before);  // a guess that did not come true
+    Cold& cold = cold_[static_cast<size_t>(layer)];
+    if (!cold.loaded)
+        for (const Spill::Range& r : cold_ranges(layer)) spill_->read(r);
+    cold.loaded = true;
+    for (int i = 1; i < layers && ahead_ < 0; i++) {
+        const int next = (layer + i) % layers;
+        if (cold_[static_cast<size_t>(next)].loaded) break;
+        if (std::vector<Spill::Range> ranges = cold_ranges(next); !ranges.empty()) {
+            ahead_ = next;
+            spill_->read_ahead(std::move(ranges));
+        }
+    }
+}
+
+void KVCache::close(int layer, int64_t rows) {
+    if (!spill_) return;
+    Cold& cold = cold_[static_cast<size_t>(layer)];
+    for (int part = 0; part < 2; part++) {
+        const size_t before = cold.bytes[part], now = std::max(before, cold_bytes(part, rows - resident_));
+        if (now > before)
+            for (int h = 0; h < heads; h++) spill_->write({region(layer, h, part) + before, now - before});
+        cold.bytes[part] = now;
+    }
+    drop(layer);
+}
+
+void KVCache::drop(int layer) {
+    cold_[static_cast<size_t>(layer)].loaded = false;
+    for (const Spill::Range& r : cold_ranges(layer)) madvise(r.at, r.bytes, MADV_DONTNEED);
+}
+
+void KVCache::rewrite(int layer, int64_t start) {
+    if (!spill_) return;
+    drain();
+    warm(layer, start);
+}
+
+void KVCache::warm(int layer, int64_t rows) {
+    Cold& cold = cold_[static_cast<size_t>(layer)];
+    for (int part = 0; part < 2; part++) {
+        const size_t left = std::min(cold.bytes[part], cold_bytes(part, rows));
+        const size_t end = std::min(cold.bytes[part], whole_pages(static_cast<size_t>((rows + 15) / 16) * block_[part]));
+        if (left < end && !cold.loaded)  // pages that hold the last rows left, and others after them
+            for (int h = 0; h < heads; h++) spill_->read({region(layer, h, part) + left, end - left});
+        cold.bytes[part] = left;
     }
 }
 

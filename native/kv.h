@@ -2,9 +2,12 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "genmote.h"
+#include "spill.h"
 
 namespace genmote {
 
@@ -14,7 +17,8 @@ constexpr int kQuerySlack = 16;  // rows beyond the asked number whose queries a
 // memory is reserved at once and taken page by page as rows arrive. Then a ring of the last rows' queries.
 class KVCache {
   public:
-    KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads);
+    // `folder`: where rows older than the last `resident` ones of a layer lie while it is not computed; empty: in memory.
+    KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder = "", int64_t resident = 0);
     ~KVCache();
     KVCache(const KVCache&) = delete;
     KVCache& operator=(const KVCache&) = delete;
@@ -29,6 +33,14 @@ class KVCache {
     void move(int64_t count);                                  // all layers' lengths and the position, forward or back
     void keep(int layer, const int64_t* rows, int64_t count);  // (heads, count), ascending for each head
     void release(int layer);                                   // give back whole pages past the layer's rows
+
+    // A layer's rows are all in memory from `open` to `close`, and the next layer's are read meanwhile. Without a folder
+    // these do nothing. SpillError where the disk fails: the rows that are in memory stay there.
+    void open(int layer);
+    void close(int layer, int64_t rows);  // of which there are so many by now
+    void drain();                         // until nothing is read ahead
+    void rewrite(int layer, int64_t start);  // rows from `start` on will be written anew
+    const Spill* spill() const { return spill_.get(); }
 
     // Queries of the row at a position of a layer: (query_heads, D); null if the ring has no room for them.
     uint16_t* query(int layer, int64_t position) const;
@@ -50,10 +62,20 @@ class KVCache {
         return base_ + (static_cast<size_t>(layer) * heads + head) * (region_[0] + region_[1]) + (part ? region_[0] : 0);
     }
 
+    struct Cold { size_t bytes[2] = {0, 0}; bool loaded = false; };  // on disk of each head's keys, and values; also in memory
+    std::vector<Spill::Range> cold_ranges(int layer) const;
+    size_t cold_bytes(int part, int64_t rows) const;  // whole pages that hold nothing but the first `rows` rows
+    void drop(int layer);                             // give back what is on disk
+    void warm(int layer, int64_t rows);               // make what lies past `rows` rows a matter of memory again
+
     const int64_t query_rows_;     // of the ring
     const size_t block_[2];        // bytes of 16 rows' keys, and values
     size_t region_[2], queries_, size_;  // bytes of a head's keys, and values; where the queries begin; of all
     uint8_t* base_;
+    const int64_t resident_;
+    std::vector<Cold> cold_;
+    std::unique_ptr<Spill> spill_;
+    int ahead_ = -1;  // the layer that is being read
 };
 
 }  // namespace genmote

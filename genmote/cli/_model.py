@@ -40,6 +40,7 @@ class ModelFlags:
     )
     evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
     kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
+    kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
     governor_kv: int | None = setting("tokens of keys and values the governor may cut to (lossy)", default=None)
     draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)
@@ -146,6 +147,7 @@ def load(flags: ModelFlags) -> Engine:
             kv=flags.kv,
             evict=flags.evict,
             kv_tokens=flags.kv_tokens,
+            kv_spill=flags.kv_spill,
         )
     tell_plan(engine)
     if (bounds := bounds_of(flags)) is not None:

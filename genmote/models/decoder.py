@@ -70,11 +70,12 @@ class Decoder:
         self.before_pass: Callable[[bool, int], None] | None = None  # told whether the head follows, and the rows
         self._block = getattr(ops, "block", None) if fused else None
 
-    def cache(self, capacity: int, *, kind: str = "f16", queries: int = 0) -> KVCache:
-        """An empty KV cache for one session of at most `capacity` rows a layer; see `Ops.cache`."""
+    def cache(self, capacity: int, *, kind: str = "f16", queries: int = 0, **settings: Any) -> KVCache:
+        """An empty KV cache for one session of at most `capacity` rows a layer; see `Ops.cache`. `settings`: the op
+        set's own, such as the native one's `spill`."""
         config = self.config
         shape = (config.n_layers, config.n_kv_heads, config.head_dim)
-        return self.ops.cache(*shape, capacity, kind=kind, queries=queries, n_heads=config.n_heads)
+        return self.ops.cache(*shape, capacity, kind=kind, queries=queries, n_heads=config.n_heads, **settings)
 
     def forward(
         self, inputs: Any, spans: Sequence[Span], *, logits: Rows | None = "last"

@@ -15,8 +15,19 @@ class Matrix:
 
 class KVCache:
     def __init__(
-        self, kind: int, layers: int, heads: int, dim: int, capacity: int, queries: int = 0, query_heads: int = 0
+        self,
+        kind: int,
+        layers: int,
+        heads: int,
+        dim: int,
+        capacity: int,
+        queries: int = 0,
+        query_heads: int = 0,
+        folder: str = "",
+        resident: int = 0,
     ) -> None: ...
+    @property
+    def spilled(self) -> tuple[int, int]: ...
     lengths: list[int]
     position: int
     floor: int

@@ -65,15 +65,19 @@ class NativeCache(_native.KVCache, Rows):
         kind: str = "f16",
         queries: int = 0,
         n_heads: int = 0,
+        spill: str | os.PathLike[str] | None = None,
+        resident_rows: int = 256,
     ) -> None:
+        """`spill`: a folder; all but the last `resident_rows` rows of a layer lie there in a file without a name while
+        the layer is not computed. The bits are the same. `spilled`: bytes written and read. SpecError: disk full."""
         part_types(kind, head_dim)
         if queries and n_heads < 1:
             raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
-        super().__init__(
-            KINDS.index(kind), n_layers, n_kv_heads, head_dim, capacity, queries, n_heads if queries else 0
-        )
-        self.kind, self.shape = kind, (n_layers, n_kv_heads, head_dim)
-        self.wanted, self.query_heads = queries, n_heads if queries else 0
+        heads, folder = n_heads if queries else 0, "" if spill is None else os.fspath(spill)
+        shape = (n_layers, n_kv_heads, head_dim)
+        super().__init__(KINDS.index(kind), *shape, capacity, queries, heads, folder, resident_rows)
+        self.kind, self.shape = kind, shape
+        self.wanted, self.query_heads = queries, heads
 
     def keys(self, layer: int) -> Float32:
         return self._seen(layer, "k")

@@ -121,6 +121,7 @@ class Ops(Protocol):
         kind: str = "f16",
         queries: int = 0,
         n_heads: int = 0,
+        **settings: Any,
     ) -> KVCache:
         """An empty cache for at most `capacity` rows. `queries`: of how many of the last rows the queries are kept too
         (needs `n_heads`). Raises OpsError for a kind that the op set does not store."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import ContextError, SpecError, TemplateError
+from genmote.errors import ContextError, OpsError, SpecError, TemplateError
 from genmote.runtime import loading
 from genmote.runtime.eviction import Eviction, Evictor, eviction, lossy
 from genmote.runtime.generation import Prompt, Request, Result
@@ -76,6 +76,7 @@ class Engine:
         kv: str | None = None,
         evict: str | None = None,
         kv_tokens: float | None = None,
+        kv_spill: str | os.PathLike[str] | None = None,
     ) -> Engine:
         """A model by name (fetched first if it is not here) or path.
 
@@ -91,7 +92,8 @@ class Engine:
 
         `kv`: how keys and values are kept, f16 (None), int8 or int4; `evict`: which rows of them go
         (``NAME[+LAYERS][:FIELD=VALUE,...]``, `runtime/evict/`), `kv_tokens`: how many rows a layer may hold, or which
-        share of the context. These change what the model says; `lossy` tells how.
+        share of the context. These change what the model says; `lossy` tells how. `kv_spill`: a folder for cold rows,
+        which leave the memory while their layer is not computed: the same text, slower (native op set).
         """
         return loading.load(
             cls,
@@ -111,6 +113,7 @@ class Engine:
             kv=kv,
             evict=evict,
             kv_tokens=kv_tokens,
+            kv_spill=kv_spill,
         )
 
     def __init__(
@@ -127,6 +130,7 @@ class Engine:
         kv: str | None = None,
         evict: str | None = None,
         kv_tokens: float | None = None,
+        kv_spill: str | os.PathLike[str] | None = None,
         chunk: int = CHUNK,
     ) -> None:
         """`identity` names the model's weights: a saved prefix is good for one identity only. `chunk`: rows of a prompt
@@ -147,6 +151,9 @@ class Engine:
         self.plan: Plan | None = None  # how a memory budget is kept
         self.streaming: Streaming | None = None
         self.experts: ExpertCache | None = None  # a mixture's, where not all of them are in memory
+        if kv_spill is not None and decoder.ops.name != "native":
+            raise OpsError(f"kv_spill with the {decoder.ops.name} op set: only the native one keeps rows on disk")
+        self.kv_spill = kv_spill
         self.set_cache(kv=kv, evict=evict, kv_tokens=kv_tokens)
         self._identity = identity
         self.governor: Governor | None = None
@@ -203,6 +210,8 @@ class Engine:
     def cache(self) -> tuple[KVCache, Evictor | None]:
         """An empty KV cache for one session, and what evicts its rows."""
         settings: dict[str, Any] = {} if self.kv == "f16" else {"kind": self.kv}
+        if self.kv_spill is not None:
+            settings["spill"] = self.kv_spill
         setting = self.eviction
         if setting is None:
             # The whole context at once: a cache takes memory as rows arrive, and to grow it would hold it twice.

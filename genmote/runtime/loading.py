@@ -45,6 +45,7 @@ def load(
     kv: str | None = None,
     evict: str | None = None,
     kv_tokens: float | None = None,
+    kv_spill: str | os.PathLike[str] | None = None,
 ) -> Engine:
     """What `Engine.load` does."""
     from genmote.models import packed, store
@@ -100,6 +101,7 @@ def load(
         kv=kv,
         evict=evict,
         kv_tokens=kv_tokens,
+        kv_spill=kv_spill,
         chunk=CHUNK if made is None else made.chunk_rows,
     )
     if wanted is not None:

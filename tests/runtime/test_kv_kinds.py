@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genmote.errors import OpsError
 from genmote.models.make_model import make_model
 from genmote.models.requantise import convert_type
 from genmote.runtime.engine import Engine
@@ -52,3 +53,15 @@ def test_a_text_does_not_feel_slicing_or_kind_of_company(kind: str, tmp_path: Pa
             fresh.restore(path)
             assert np.array_equal(fresh.step(9), session.step(9))
     assert np.array_equal(logits["numpy"], logits["native"])
+
+
+def test_cold_rows_on_disk_give_the_same_text(tmp_path: Path) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    make_model("tiny-llama", "Q8_0", tmp_path / "m.gguf", seed=1)
+    said = []
+    for folder in (None, tmp_path):
+        with Engine.load(tmp_path / "m.gguf", ops="native", kv_spill=folder) as engine:
+            said.append(engine.generate("a b c " * 60, max_tokens=20, ignore_eos=True).text)
+    assert said[0] == said[1]
+    with pytest.raises(OpsError, match="kv_spill with the numpy op set: only the native one"):
+        Engine.load(tmp_path / "m.gguf", ops="numpy", kv_spill=tmp_path)
