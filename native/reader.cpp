@@ -53,11 +53,13 @@ bool stamp_of(int file, Reader::Stamp* out) {
 
 }  // namespace
 
-Reader::Reader(std::string name, int threads, bool direct) : path(std::move(name)), direct_(direct && O_DIRECT), threads_(std::max(1, threads)) {
 #if defined(__unix__) || defined(__APPLE__)
-    static const int registered = pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
-    static_cast<void>(registered);
+// As the library is loaded, thus before any Pool registers: a fork then waits for a pool's work, which may wait for reads, before it
+// stops the readers.
+const int Reader::registered_ = pthread_atfork(before_fork, [] { after_fork(false); }, [] { after_fork(true); });
 #endif
+
+Reader::Reader(std::string name, int threads, bool direct) : path(std::move(name)), direct_(direct && O_DIRECT), threads_(std::max(1, threads)) {
     buffered_ = open_file(path, 0);
     if (buffered_ < 0) throw ReadError(path + ": cannot be opened (" + std::strerror(errno) + "); check the path");
     if (direct_) file_ = open_file(path, O_DIRECT);

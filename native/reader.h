@@ -79,6 +79,7 @@ class Reader {
     void finish(uint64_t ticket, const std::string& fault);
     static void before_fork();
     static void after_fork(bool child);
+    static const int registered_;
 
     int file_ = -1, buffered_ = -1;
     std::atomic<bool> direct_;

@@ -195,6 +195,30 @@ print(first, again == first, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert run(code, model).stdout == f"{wanted} True 0\n"
 
 
+def test_a_process_may_fork_while_another_thread_generates(model: Path) -> None:
+    code = """
+import os, threading
+engine = engine()
+stop = threading.Event()
+wanted = text(engine)
+same = []
+def go():
+    while not stop.is_set():
+        same.append(text(engine) == wanted)
+thread = threading.Thread(target=go)
+thread.start()
+for _ in range(100):
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+stop.set()
+thread.join()
+print(all(same) and len(same) > 0)
+"""
+    assert run(code, model).stdout == "True\n"
+
+
 def test_a_full_disk_while_packing(model: Path) -> None:
     """The packed file cannot be written whole: nothing of it stays, a budget is refused, a load without one goes on."""
     code = """
