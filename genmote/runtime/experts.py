@@ -44,7 +44,10 @@ RECENT = 0.2  # of the short one in what an expert is worth (least squares over 
 FOLLOW = 0.9  # what a token leaves of what followed a choice
 VOICE = 0.2  # of history in a guess; the router has the rest
 STEEP = 4  # how fast an expert's chance of being chosen grows with its guessed share (fitted to the trained mixture)
-SURE, DOUBTFUL = 0.5, 0.15  # chances with which an expert is read ahead: always, and while nothing else is read
+# Chances with which an expert is read ahead: where the disk keeps up and where it does not, so that a wrong guess makes
+# others wait; and of one more while the disk is idle.
+SURE, SURER, DOUBTFUL = 0.5, 0.8, 0.15
+CROWDED = 0.05  # share of experts that came late by which a disk does not keep up
 DEMAND, AHEAD = 0, 4  # priorities of reads
 PARTS = ("gate", "up", "down")
 
@@ -171,6 +174,7 @@ class ExpertCache:
         self.free = list(range(self.slots))[::-1]
         self.tickets: dict[int, list[int]] = {}  # slot -> reads under way
         self.unused: set[int] = set()  # slots read ahead, not needed yet
+        self.lateness = 0.0  # decayed share of the experts needed that were read ahead and came late
         self.matrices: dict[int, Matrices] = {}  # slot ->
         self.expected: list[int] = []  # slots that are kept for the layer to come
         self.last: tuple[int, NDArray[np.int64]] | None = None  # the layer before, and what it chose
@@ -212,7 +216,9 @@ class ExpertCache:
             self.reader.check()
             self.counts.passes += 1
         self._settle(set(self.tickets))
-        here, coming, absent = self._look(layer, np.unique(chosen).tolist())
+        needed = np.unique(chosen).tolist()
+        here, coming, absent = self._look(layer, needed)
+        self.lateness += (len(coming) / len(needed) - self.lateness) / 32
         self._learn(layer, chosen)
         self._withdraw(layer)
         try:
@@ -273,15 +279,16 @@ class ExpertCache:
         self._settle(self.unused & set(self.tickets))
         chance = self._chance(layer, shares)
         likely = np.argsort(-chance, kind="stable")
-        sure = likely[chance[likely] >= SURE][: max(self.used, self.slots // 2)]
+        crowded = min(1.0, self.lateness / CROWDED)
+        enough = SURE + (SURER - SURE) * crowded
+        sure = likely[chance[likely] >= enough][: max(self.used, self.slots // 2)]
         slots = self.where[layer, sure]
         self.expected = [slot for slot in slots.tolist() if slot >= 0 and not self.busy[slot]]
         self.busy[self.expected] = True
         wanted = sure[slots < 0].tolist()
-        if not wanted and not self.tickets:  # a doubtful one, while the disk has nothing better to do
-            wanted = [e for e in likely[: 2 * self.used].tolist() if self.where[layer, e] < 0 and chance[e] > DOUBTFUL][
-                :1
-            ]
+        if not wanted and not self.tickets and crowded < 0.5:  # a doubtful one, while the disk has nothing better to do
+            wanted = [e for e in likely[: 2 * self.used].tolist() if self.where[layer, e] < 0 and chance[e] > DOUBTFUL]
+            del wanted[1:]
         for expert in wanted:
             got = self._slots(1, below=chance[expert])
             if not got:

@@ -212,6 +212,26 @@ def test_what_is_read_ahead_is_counted_by_when_it_came() -> None:
     assert cache.counts.needed == 6 and cache.counts.hit_rate == 0.5
 
 
+def test_a_disk_that_does_not_keep_up_gets_only_likely_guesses() -> None:
+    """The best guess is certain; the second is just above where the choice ends."""
+    guess = np.full((1, EXPERTS), 0.01, np.float32)
+    guess[0, [3, 4, 5]] = 0.50, 0.20, 0.16
+
+    def asked(cache: ExpertCache, disk: Disk) -> set[int]:
+        cache.ahead(2, guess)
+        return {offset // SIZE % EXPERTS for offset, _ in disk.log}
+
+    assert asked(*pretended(6)) == {3, 4}
+    cache, disk = pretended(6)
+    for _ in range(20):  # each time what was read ahead is waited for
+        cache.ahead(0, np.eye(EXPERTS, dtype=np.float32)[[0]])
+        taken(cache, 0, [0, 1])
+        cache._abandon(int(cache.where[0, 0]))
+    assert cache.lateness > 0.05
+    disk.log.clear()
+    assert asked(cache, disk) == {3}
+
+
 def test_a_wrong_guess_is_not_read_any_more() -> None:
     cache, disk = pretended(6)
     guess = np.zeros((1, EXPERTS), np.float32)
