@@ -172,6 +172,7 @@ class ExpertCache:
         self.owner = np.zeros((self.slots, 2), np.int32)  # layer and expert in a slot
         self.busy = np.zeros(self.slots, bool)  # in use by the kernels, being read, or expected by the next layer
         self.free = list(range(self.slots))[::-1]
+        self.away: set[int] = set()  # slots whose memory was given back
         self.tickets: dict[int, list[int]] = {}  # slot -> reads under way
         self.unused: set[int] = set()  # slots read ahead, not needed yet
         self.lateness = 0.0  # decayed share of the experts needed that were read ahead and came late
@@ -182,7 +183,8 @@ class ExpertCache:
 
     @property
     def nbytes(self) -> int:
-        return self.slots * self.slot_bytes
+        """Memory that the slots may take."""
+        return (self.slots - len(self.away)) * self.slot_bytes
 
     @classmethod
     def of(cls, packed: Packed, memory: int, **settings: Any) -> ExpertCache:
@@ -207,6 +209,32 @@ class ExpertCache:
             router = weights.model.tensor(f"blk.{index}.ffn_gate_inp.weight")  # (E, D)
             self.layers.append(LayerExperts(self, index, layer, router))
             layer.experts = replace(layer.experts, source=self.layers[index])
+
+    def shrink(self, count: int) -> int:
+        """Give back about `count` bytes between two passes; how many it were. One layer's chosen experts stay possible.
+        The text stays the same, only slower."""
+        least = min(self.used, self.slots)
+        going = min(-(-count // self.slot_bytes), self.slots - len(self.away) - least)
+        gone = 0
+        # The last ones, whole pages of which go back to the system.
+        for slot in [slot for slot in range(self.slots)[::-1] if slot not in self.away][: max(0, going)]:
+            if slot in self.free:
+                self.free.remove(slot)
+            else:
+                self._abandon(slot)
+                self.free.pop()
+            self.away.add(slot)
+            at = slot * self.slot_bytes
+            self.map.madvise(mmap.MADV_DONTNEED, at, self.slot_bytes)
+            gone += self.slot_bytes
+        return gone
+
+    def grow(self, count: int) -> int:
+        """Take at most `count` bytes more, of those given back; how many it were."""
+        coming = sorted(self.away)[: count // self.slot_bytes]
+        self.away -= set(coming)
+        self.free += coming
+        return len(coming) * self.slot_bytes
 
     # -- what a layer asks --------------------------------------------------------------------------------------------
 
@@ -350,7 +378,7 @@ class ExpertCache:
             return found
         worth = np.where(self.busy, np.inf, self.worth[self.owner[:, 0], self.owner[:, 1]])
         worth[found] = np.inf
-        worth[self.free] = np.inf
+        worth[[*self.free, *self.away]] = np.inf
         for slot in np.argsort(worth, kind="stable")[: count - len(found)].tolist():
             if worth[slot] == np.inf or (below is not None and worth[slot] >= below):
                 break

@@ -38,6 +38,7 @@ from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
+    from genmote.runtime.experts import ExpertCache
     from genmote.runtime.streaming import Streaming
 
 LOOK_S = 0.25  # between two looks
@@ -112,16 +113,26 @@ def levers(engine: Engine) -> Levers:
         threads=limit,
         max_threads=1 if limit is None else engine.threads,
         forget=lambda: sum(pool.trim() for pool in list(engine.pools)),
-        shrink=None if stream is None else lambda count: _shrink(stream, count),
-        grow=None if stream is None else stream.grow,
+        shrink=None if stream is None else lambda count: _shrink(stream, engine.experts, count),
+        grow=None if stream is None else lambda count: _grow(stream, engine.experts, count),
         kv_tokens=engine.limit_kv,
     )
 
 
-def _shrink(stream: Streaming, count: int) -> int:
-    """Give back `count` bytes. The ring takes memory with the first byte that is streamed, so it is given back too."""
+def _shrink(stream: Streaming, experts: ExpertCache | None, count: int) -> int:
+    """Give back `count` bytes: of the cache of experts first, each of which is used in few passes, then of pinned
+    weights. The ring takes memory with the first byte that is streamed, so it is given back too."""
+    gave = experts.shrink(count) if experts is not None else 0
+    if gave >= count:
+        return gave
     ring = 0 if stream.streamed_bytes else stream.ring_bytes
-    return max(0, stream.shrink(count + ring) - ring)
+    return gave + max(0, stream.shrink(count - gave + ring) - ring)
+
+
+def _grow(stream: Streaming, experts: ExpertCache | None, count: int) -> int:
+    """Take at most `count` bytes again, in the other order."""
+    took = stream.grow(count)
+    return took + (experts.grow(count - took) if experts is not None else 0)
 
 
 @plain(frozen=True)

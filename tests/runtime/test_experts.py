@@ -232,6 +232,24 @@ def test_a_disk_that_does_not_keep_up_gets_only_likely_guesses() -> None:
     assert asked(cache, disk) == {3}
 
 
+def test_memory_is_given_back_and_taken_again(model: Any) -> None:
+    """Between passes, down to what one row needs: the bits stay, and the process's memory follows."""
+    decoder, cache = open_experts(model[2], 1 << 30)
+    wanted = run(decoder)
+    whole = cache.nbytes
+    assert cache.shrink(1) == cache.slot_bytes and cache.nbytes == whole - cache.slot_bytes
+    cache.shrink(whole)
+    assert cache.nbytes == cache.used * cache.slot_bytes
+    assert not cache.shrink(1)
+    np.testing.assert_array_equal(run(decoder), wanted)
+    assert (cache.where >= 0).sum() <= cache.used
+    assert cache.grow(2 * cache.slot_bytes + 1) == 2 * cache.slot_bytes
+    np.testing.assert_array_equal(run(decoder), wanted)
+    assert cache.grow(whole) == whole - (cache.used + 2) * cache.slot_bytes
+    np.testing.assert_array_equal(run(decoder), wanted)
+    assert cache.nbytes == whole
+
+
 def test_a_wrong_guess_is_not_read_any_more() -> None:
     cache, disk = pretended(6)
     guess = np.zeros((1, EXPERTS), np.float32)
