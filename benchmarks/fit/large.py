@@ -118,14 +118,12 @@ def engine_told(mine: Sequence[Held]) -> dict[str, Any]:
 def disk_share(bench: Bench, limit: int, label: str) -> Row:
     """Passes a second times the bytes that cannot be held, over the rate of plain direct reads taken before and after.
 
-    What cannot be held is counted strictly: the weights that a token needs, less what the limit leaves beside
-    everything else that was in memory. Memory that the engine left unused counts as held.
+    What cannot be held is what a pass read, less the memory that the engine left unused: that could have held some.
     """
     name = f"share of the disk's sequential rate, {files.title(FILE)} in {label}, {sides.THREADS} threads"
     repeats = bench.pick(5, 2)
     bench.say(f"{name}: {repeats} samples")
     model = bench.file(FILE)
-    weights = files.weight_bytes(model)
     shares: list[float] = []
     rates: list[float] = []
     allowed: list[float] = []
@@ -135,9 +133,8 @@ def disk_share(bench: Bench, limit: int, label: str) -> Row:
         held = sides.ours(bench, FILE, limit, "decode", "--decode", bench.pick(8, 4))
         after = sides.sequential_rate(model)
         told = held.json()
-        pinned = weights - float(told["read_bytes_per_pass"])
-        rest = max(0.0, float(held.report.usage.peak_bytes or limit) - pinned)
-        unheld = weights - (limit - rest)
+        unused = max(0, limit - int(held.report.peak_rss_bytes or limit))
+        unheld = float(told["read_bytes_per_pass"]) - unused
         rates.append((before + after) / 2)
         allowed.append(rates[-1] / unheld)
         shares.append(float(told["passes_per_s"]) / allowed[-1])
