@@ -2,6 +2,7 @@
 // genmote/ops/kv_codes.py is the same in NumPy and says what the codes mean; docs/formats.md how they lie. Included by
 // kernels.h, after its sums.
 #pragma once
+#include <initializer_list>
 
 namespace {
 
@@ -70,20 +71,23 @@ template <int N> inline void place(const Rising<N>& r, const float* y, int dim, 
 
 template <int N> void encode_levels(const Rising<N>& r, const float* y, int dim, float unit, uint8_t* codes, uint16_t* scale) {
     const float deviation = std::sqrt(sum16(y, dim, [](VF v, VF a) { return fma(v, v, a); }) / static_cast<float>(dim));
-    const bool any = deviation > 1e-20f;
-    place(r, y, dim, (any ? deviation : 0.0f) * unit, codes);
-    VF acc[UNITS] = {};
-    float squares = 0;
-    alignas(64) float first[16], parts[16];
-    for (int i = 0; i < dim; i += 16) {
-        for (int j = 0; j < 16; j++) {
-            first[j] = i + j < dim ? r.level[codes[i + j]] : 0.0f;
-            squares += first[j] * first[j];  // whole numbers
-        }
-        for (int u = 0; u < UNITS; u++) acc[u] = fma(load(y + i + u * LANES), load(first + u * LANES), acc[u]);
+    unit *= deviation > 1e-20f ? deviation : 0.0f;
+    alignas(64) float apart[kMostDim + 16] = {};
+    uint8_t tried[kMostDim + 16];
+    float least = 0;
+    bool first = true;
+    for (float factor : {0.7f, 0.8f, 0.9f, 1.0f, 1.1f, 1.2f, 1.3f}) {
+        uint16_t bits;
+        const float s = half_of(unit * factor, &bits);
+        place(r, y, dim, s, tried);
+        for (int i = 0; i < dim; i++) apart[i] = y[i] - r.level[tried[i]] * s;
+        const float error = sum16(apart, dim, [](VF v, VF a) { return fma(v, v, a); });
+        if (!first && !(error < least)) continue;
+        first = false;
+        least = error;
+        *scale = bits;
+        std::memcpy(codes, tried, static_cast<size_t>(dim));
     }
-    for (int u = 0; u < UNITS; u++) store(parts + u * LANES, acc[u]);
-    place(r, y, dim, half_of(any ? tree16(parts) / squares : 0.0f, scale), codes);
 }
 
 // A row of one head as codes, one byte each, and its scale.

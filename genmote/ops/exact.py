@@ -134,12 +134,8 @@ def row_sum(x: Float32) -> Float32:
 
 def row_squares(x: Float32) -> Float32:
     """Sum of squares over the last axis, likewise with fused multiply-adds: (..., n) → (...)."""
-    return row_dot(x, x)
-
-
-def row_dot(a: Float32, b: Float32) -> Float32:
-    """Sum of products over the last axis, likewise: (..., n) → (...)."""
-    return _join(chain(_lanes(a).astype(np.float64) * _lanes(b).astype(np.float64)))
+    steps = _lanes(x).astype(np.float64)
+    return _join(chain(steps * steps))
 
 
 def exp(x: Float32) -> Float32:

@@ -6,7 +6,7 @@ few levels do. Queries are turned likewise, so scores stay what they are; the su
 
 int8  value = scale * code, code from -127 to 127, for keys and values
 int4  value = scale * level: 16 levels for values, 32 for keys (whose errors cost more), placed where they are best for
-      normal noise (Lloyd 1957, Max 1960); the scale is fitted by least squares
+      normal noise (Lloyd 1957, Max 1960); of seven scales the one with the least squared error
 
 Each row is coded from itself alone. Every sum has a stated order (docs/numerics.md): the native kernels give the same
 bits.
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.ops.exact import Float32, row_dot, row_squares
+from genmote.ops.exact import Float32, row_squares
 
 # Half of the levels; the other half are these with a minus. 127 is 2.733 and 3.267 standard deviations.
 VALUE_LEVELS = np.array([6, 18, 31, 44, 58, 75, 96, 127], np.float32)
 KEY_LEVELS = np.array([3, 8, 13, 18, 24, 29, 35, 41, 47, 54, 62, 70, 79, 90, 105, 127], np.float32)
 VALUE_UNIT, KEY_UNIT = np.float32(2.7331 / 127), np.float32(3.2674 / 127)  # scale of a row of deviation 1
+FACTORS = np.array([0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3], np.float32)  # scales that are tried
 LEAST = np.float32(1e-20)  # rows whose deviation is below are zero
 
 
@@ -70,10 +71,20 @@ def encode(kind: str, x: Float32, *, key: bool) -> tuple[NDArray[Any], NDArray[n
     levels = np.concatenate([-half[::-1], half])
     between = (levels[1:] + levels[:-1]) / np.float32(2)
     deviation = np.sqrt(row_squares(y) / np.float32(y.shape[-1]))
-    first = levels[_place(y, np.where(deviation > LEAST, deviation, np.float32(0)) * unit, between)]
-    fitted = row_dot(y, first) / np.sum(first * first, axis=-1)  # whole numbers below 2**24: exact in any order
-    scale = np.where(deviation > LEAST, fitted, np.float32(0)).astype(np.float16)
-    place = _place(y, scale.astype(np.float32), between)
+    size = np.where(deviation > LEAST, deviation, np.float32(0)) * unit
+    least = scale = place = None
+    for factor in FACTORS:
+        tried = (size * factor).astype(np.float16)
+        wide = tried.astype(np.float32)
+        chosen = _place(y, wide, between)
+        error = row_squares(y - levels[chosen] * wide[..., None])
+        if least is None or scale is None or place is None:
+            least, scale, place = error, tried, chosen
+            continue
+        better = error < least
+        least, scale = np.where(better, error, least), np.where(better, tried, scale)
+        place = np.where(better[..., None], chosen, place)
+    assert scale is not None and place is not None  # there are factors
     if key:
         place = np.where(place < 16, 31 - place, place - 16)  # 0 to 15 below zero: the magnitude counts from there
     return place.astype(np.uint8), scale
