@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOM = "genmote.runtime.evict"
 DEFAULT, SHARE = "expected+retrieval", 0.25  # the policy, and the share of the context, where only the other is given
 LEAST_ROWS = 32
-LEAST_SHARE = 0.4  # of the mean, what every layer keeps where layers differ
+LEAST_SHARE = 0.28  # of the mean, what every layer keeps where layers differ
 
 
 @lru_cache(maxsize=64)
@@ -80,8 +80,8 @@ class Eviction:
 
     @property
     def block(self) -> int:
-        """Rows between two cuts: an eighth of what a layer holds, so that a cut is rare and what it keeps is much."""
-        return max(8, self.rows // 8 // 8 * 8)
+        """Rows between two cuts: a sixteenth of what a layer holds. Fewer would keep more, and cut more often."""
+        return max(8, self.rows // 16 // 8 * 8)
 
     @property
     def queries(self) -> int:

@@ -18,7 +18,7 @@ from genmote.errors import BudgetError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.ops.cache import KINDS
 from genmote.runtime import footprint, roofline
-from genmote.runtime.evict._layers import REPEATED
+from genmote.runtime.evict._layers import REPEATED, SLICE
 from genmote.runtime.eviction import Eviction, eviction, lossy
 from genmote.runtime.roofline import NOMINAL, Load, Machine
 from genmote.runtime.streaming import LEAST_RING, MOST_RING
@@ -246,7 +246,7 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         queries = footprint.kv_bytes(config, cache.kv, rows, forget.queries) - kv
         scratch = footprint.eviction_bytes(config, rows, forget.queries)
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
-            chunk = max(chunk, min(2 * REPEATED, asked.context))
+            chunk = max(chunk, min(SLICE, asked.context))
             kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
     activations = footprint.activation_bytes(config, chunk, rows, asked.threads, float_down=asked.float_down)
     return {

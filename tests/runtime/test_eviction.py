@@ -410,7 +410,7 @@ def test_what_is_left_out_is_filled_in() -> None:
     assert eviction.eviction(None, None, 4096) is None
     assert eviction.eviction("window", 4096, 4096) is None
     found = eviction.eviction("window", None, 4096)
-    assert found is not None and found.rows == 1024 and found.block == 128
+    assert found is not None and found.rows == 1024 and found.block == 64
     other = eviction.eviction(None, 0.5, 4096)
     assert other is not None and (other.rows, other.name) == (2048, eviction.DEFAULT)
 
@@ -419,3 +419,34 @@ def test_the_engine_tells_what_is_lost(tiny: Path) -> None:
     assert engine_of(tiny, kv_tokens=None).lossy == () == fake_engine().lossy
     assert engine_of(tiny, evict="window").lossy == ("rows beyond 40 a layer are evicted (window)",)
     assert Session(engine_of(tiny, evict="window")).evicted == 0
+
+
+def test_heads_that_find_the_first_saying_are_found(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries that are keys of the token after, and of the token itself, in the layers that should look back."""
+    engine = engine_of(tiny)
+    assert _layers.look_back(engine.decoder).max() == 0  # random weights look nowhere
+    monkeypatch.setattr(_layers, "SLICE", 7)
+    made = engine.decoder.cache
+
+    def looking(capacity: int, **settings: Any) -> Any:
+        cache = made(capacity, **settings)
+        keys, queries = cache.keys, cache.queries
+        config = engine.config
+        group = config.n_heads // config.n_kv_heads
+        unit = np.eye(capacity, config.head_dim * 20, dtype=np.float32)[:, None].repeat(config.n_kv_heads, 1) * 90
+        first = capacity // 2
+
+        def asked(layer: int) -> Any:
+            place = {0: 0, 1: 1}.get(layer)  # echo in layer 0, induction in layer 1
+            if place is None:
+                return queries(layer)
+            rows = unit[place : place + first]
+            return np.repeat(rows, group, axis=1)
+
+        monkeypatch.setattr(cache, "keys", lambda layer: unit if layer < 2 else keys(layer), raising=False)
+        monkeypatch.setattr(cache, "queries", asked, raising=False)
+        return cache
+
+    monkeypatch.setattr(engine.decoder, "cache", looking)
+    found = _layers.look_back(engine.decoder)
+    assert found[1] > found[0] > 0.3 * found[1] and (found[2:] == 0).all()

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 Float64 = NDArray[np.float64]
 KINDS = ("even", "pyramid", "retrieval")
-REPEATED = 64  # tokens of the text that tells which layers look back
+REPEATED = 128  # tokens of the text that tells which layers look back
+SLICE = 32  # of them at once: no more memory than a short prompt takes
 NOISE = 0.05  # attention that a head gives to such places in any case
+LEAST = 0.03  # what a layer's heads give such places at least, for the layer to count as one that looks back
 
 
 def weights(kind: str, decoder: Decoder) -> Float64:
     """What each layer's share is in proportion to, beside the least that every layer gets: (L,).
 
     even: the same for all. pyramid: falls evenly from the first layer to none at the last (PyramidKV, Cai et al.
-    2024). retrieval: how much a layer's heads look back (`look_back`).
+    2024). retrieval: how much a layer's heads look back (`look_back`), its fourth root, which
+    leaves something for those that do so a little.
     """
     count = decoder.config.n_layers
     if kind == "even":
@@ -33,7 +36,7 @@ def weights(kind: str, decoder: Decoder) -> Float64:
     if kind == "pyramid":
         return np.linspace(1.0, 0.0, count)
     if kind == "retrieval":
-        return np.sqrt(look_back(decoder))
+        return np.sqrt(np.sqrt(look_back(decoder)))
     raise SpecError(unknown(kind))
 
 
@@ -79,10 +82,14 @@ def look_back(decoder: Decoder) -> Float64:
     """
     config = decoder.config
     # Scattered by a multiplicative hash (Knuth): NumPy's generators would load 7 MB of libraries for this.
-    tokens = np.arange(1, REPEATED + 1) * 2654435761 % 2**32 * config.vocab_size // 2**32
-    cache = decoder.cache(2 * REPEATED, queries=REPEATED)
-    decoder.forward(np.concatenate([tokens, tokens]), [Span(cache, 0, 2 * REPEATED)], logits=None)
-    at = np.arange(REPEATED)
+    count = min(REPEATED, config.context_length // 2)
+    tokens = np.arange(1, count + 1) * 2654435761 % 2**32 * config.vocab_size // 2**32
+    cache = decoder.cache(2 * count, queries=count)
+    twice = np.concatenate([tokens, tokens])
+    for start in range(0, 2 * count, SLICE):
+        part = twice[start : start + SLICE]
+        decoder.forward(part, [Span(cache, 0, len(part))], logits=None)
+    at = np.arange(count)
     found = np.zeros(config.n_layers)
     for layer in decoder.weights.layers:
         spec = layer.spec
@@ -93,4 +100,4 @@ def look_back(decoder: Decoder) -> Float64:
         each = seen.attention()  # (H, n, T)
         echo, induction = each[:, at, at].mean(axis=1), each[:, at[:-1], at[1:]].mean(axis=1)  # (H,) each
         found[spec.index] = (0.5 * np.maximum(echo - NOISE, 0) + np.maximum(induction - NOISE, 0)).sum()
-    return found
+    return np.where(found > LEAST, found, 0.0)

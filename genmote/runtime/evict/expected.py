@@ -21,6 +21,7 @@ from genmote.spec import setting
 class Expected(Evict):
     """`floor` is added to each share, so that values count also where hardly any attention is expected."""
 
+    recent: float = setting("share of the kept rows that are the latest ones", default=0.5)
     observe: int = setting("queries whose mean and covariance are used", default=64)
     floor: float = setting("added to the expected share of attention, as a part of an even share", default=0.0)
 
