@@ -62,8 +62,8 @@ class Session:
         evictor = self._evictor
         if evictor is None:
             setting = self.engine.eviction
-            if setting is None:
-                return self.engine.context
+            if setting is None or (self._cache is not None and not self.current):
+                return self.engine.context  # nothing is evicted, or the setting is for other texts than this
             if self._cache is None:
                 self.ready(0)
             else:  # the setting came while the text was made (the governor's): this session is cut from here on

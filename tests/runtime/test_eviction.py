@@ -335,6 +335,21 @@ def test_an_interrupted_cut_changes_nothing_or_is_told(tiny: Path, monkeypatch: 
     np.testing.assert_array_equal(session.prefill(TEXT[:60]), wanted)
 
 
+def test_another_setting_is_for_texts_to_come(tiny: Path) -> None:
+    engine = engine_of(tiny, kv_tokens=None)
+    wanted = engine.session().prefill(TEXT)
+    session = engine.session()
+    session.prefill(TEXT[:70])
+    engine.set_cache(evict="expected", kv_tokens=40)
+    np.testing.assert_array_equal(session.extend(Rows(TEXT), 70, 150, 1)[0], wanted)  # type: ignore[index]
+    assert session.evicted == 0 and session.match(Rows(TEXT)) == 0  # a new prompt is read anew
+    session.prefill(TEXT)
+    assert session.evicted > 60
+    with pytest.raises(SpecError, match="no eviction policy is called 'x'"):
+        engine.set_cache(evict="x")
+    assert engine.eviction is not None and engine.eviction.name == "expected"
+
+
 def test_going_back_too_far_is_told(tiny: Path) -> None:
     engine = engine_of(tiny, evict="window")
     session = engine.session()
