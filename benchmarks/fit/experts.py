@@ -111,8 +111,8 @@ def over_peer(bench: Bench) -> Row:
     bench.say(name)
     mine, theirs = sides.pairs(
         lambda: decode(bench, replayed=False),
-        lambda: sides.llama_bench(bench, FILE, budget(bench), sides.MAPPED, decode=bench.pick(24, 8)),
-        bench.pick(3, 1),
+        lambda: sides.llama_bench(bench, FILE, budget(bench), sides.MAPPED, decode=bench.pick(8, 4)),
+        bench.pick(2, 1),
     )
     label = f"{bench.peer('avx512').version}, avx512 build, mapped (--repack 0)"
     return matched(bench, name, mine, [sides.llama_rate(one) for one in theirs], label, OVER_PEER)
