@@ -29,21 +29,22 @@ def test_each_has_a_name_and_a_card(name: str) -> None:
     assert all(word in card for word in ("licence", "Made again by", "Perplexity", "python tools/"))
 
 
-def measured(tmp_path: Path, count: int) -> tuple[Any, packed.Packed, list[int]]:
+def measured(tmp_path: Path, shared_data: Path, count: int) -> tuple[Any, packed.Packed, list[int]]:
     native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
     file = ModelFile.open(MIXTURE / "model.gguf")
     found = packed.pack(file, native_ops.create(threads=2), tmp_path / "model.packed")
-    text = (MIXTURE / "held-out.txt").read_text(encoding="utf-8")
+    lines = (shared_data / "wikitext2_raw/wikitext-test.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    text = "".join(lines[round(len(lines) * 0.95) :])  # what the model was not trained on
     return json.loads((MIXTURE / "card.json").read_text()), found, load_tokenizer(file).encode(text)[:count]
 
 
-def test_the_mixtures_routers_choose_as_its_card_says(tmp_path: Path) -> None:
+def test_the_mixtures_routers_choose_as_its_card_says(tmp_path: Path, shared_data: Path) -> None:
     """On part of the text: steady choices, good guesses, and nine of ten experts there with half of them cached."""
     from genmote.ops.protocol import Span
     from genmote.runtime.expert_trace import record
     from genmote.runtime.experts import open_experts
 
-    figures, found, tokens = measured(tmp_path, 1024)
+    figures, found, tokens = measured(tmp_path, shared_data, 1024)
     trace = record(found, tokens)
     top, late = (np.argsort(-part, axis=-1, kind="stable")[..., : trace.used] for part in (trace.shares, trace.late))
     kept = (top[:, 1:, :, None] == top[:, :-1, None, :]).any(-1).mean()
@@ -64,12 +65,12 @@ def test_the_mixtures_routers_choose_as_its_card_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_mixtures_perplexity_is_its_cards(tmp_path: Path) -> None:
+def test_the_mixtures_perplexity_is_its_cards(tmp_path: Path, shared_data: Path) -> None:
     from genmote.models.decoder import Decoder
     from genmote.models.weights import GgufWeights
     from genmote.ops.protocol import Span
 
-    figures, found, tokens = measured(tmp_path, 1 << 20)
+    figures, found, tokens = measured(tmp_path, shared_data, 1 << 20)
     assert len(tokens) == figures["held_out_tokens"]
     weights = GgufWeights(found.model, found.ops, found)
     decoder, total, count = Decoder(weights.config, weights, found.ops), 0.0, 0

@@ -363,7 +363,6 @@ def main() -> None:
     print(
         f"tokens: {len(parts[0])} to train on, {len(parts[1])} to choose by, {len(parts[2])} to measure on", flush=True
     )
-    (given.out / "held-out.txt").write_text(texts[2], encoding="utf-8")
     keys |= {"general.name": given.name, "general.license": given.licence}
     model = Model(form, course.dropout)
     if given.start:
