@@ -189,6 +189,7 @@ def main() -> None:
     for name in ("text", "kv", "evict", "draft"):
         parser.add_argument(f"--{name}")
     chosen = parser.parse_args()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does, before NumPy is loaded
     print(json.dumps(JOBS[chosen.job](chosen)))
 
 

@@ -55,6 +55,9 @@ def parser_of(verb: str) -> tuple[Parser, ModuleType]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 (failed), 2 (a user's mistake), 130 (Ctrl-C)."""
+    # Before NumPy is loaded: its matrix library would keep a spinning thread a core beside the kernels' own threads,
+    # which makes the choice of an eviction policy many times slower where a core is busy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     words = list(sys.argv[1:] if argv is None else argv)
     for standard in ("stdout", "stderr"):
         if getattr(sys, standard) is None:  # closed by whoever started us: nobody wants to read it

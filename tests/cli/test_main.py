@@ -148,3 +148,12 @@ def test_an_interrupted_pull_leaves_nothing(
     assert process.returncode == status
     assert out == "" and "Traceback" not in err
     assert not [p for p in (own_home / "models").rglob("*") if p.is_file()]
+
+
+def test_the_matrix_library_keeps_to_one_thread_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, found in ((None, "1"), ("3", "3")):
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+        main(["--version"])
+        assert os.environ["OPENBLAS_NUM_THREADS"] == found
