@@ -44,6 +44,10 @@ class Settings(ModelFlags, Kind):
     svg: Path | None = setting("a picture of the result", default=None)
 
     def faults(self) -> Iterable[str]:
+        if self.evict is not None:
+            yield f"evict={self.evict!r}: here policies are compared, name them with --policies"
+        if self.kv_tokens is not None:
+            yield f"kv_tokens={self.kv_tokens:g}: here shares of the context are compared, give them with --budgets"
         for budget in (self.budgets or "").split(",") if self.budgets else ():
             if not _share(budget):
                 yield f"budgets={self.budgets!r}: use shares between 0 and 1, such as 0.25,0.5"

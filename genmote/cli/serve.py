@@ -63,6 +63,8 @@ def run(settings: Settings, out: Output) -> None:
             kv=settings.kv,
             evict=settings.evict,
             kv_tokens=settings.kv_tokens,
+            kv_spill=settings.kv_spill,
+            draft=settings.draft,
             governor=bounds_of(settings),
             progress=bar,
             ready=ready,

@@ -109,6 +109,7 @@ def text_logprobs(
     start = 0
     while start < last:
         with engine.lock:
+            engine.between_passes()
             stop = min(start + engine.chunk, start + session.ahead, last)
             with session.running(list(tokens[start:stop])) as span:
                 x = decoder.run(np.array(tokens[start:stop], np.int32), [span], head=stop >= first)
@@ -133,6 +134,7 @@ def text_vector(
     start = 0
     while start < len(tokens):
         with engine.lock:
+            engine.between_passes()
             part = list(tokens[start : start + min(BESIDE, engine.chunk, session.ahead)])
             with session.running(part) as span:
                 states = engine.decoder.hidden(np.array(part, np.int32), [span]).astype(np.float64)  # (N, D)

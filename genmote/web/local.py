@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ class LocalBackend:
             begun = True
             deliver(_piece(event, cached))
 
+        if self.engine.draft is not None:  # as where a text is generated without a server
+            job = replace(job, speculate=True)
         handle = self._scheduler.submit(job, forward)
         submitted.set()
         return handle.cancel

@@ -76,6 +76,8 @@ def serve(
     kv: str | None = None,
     evict: str | None = None,
     kv_tokens: float | None = None,
+    kv_spill: str | None = None,
+    draft: str | None = None,
     governor: Bounds | None = None,
     progress: Callable[..., None] | None = None,
     ready: Callable[[Ready], None] = announce,
@@ -88,7 +90,7 @@ def serve(
     texts are generated at the same time, `queue` more requests may wait, a body has at most `body_limit` bytes.
     `ready` is called once it listens, with the real port where `port` is 0. With `governor` the engine is governed
     within these bounds, and each decision goes to `log`. `memory` is what the process keeps to, the keys and values of
-    all its texts included. Raises `ServeError`, and what `Engine.load` raises.
+    all its texts included; `draft` guesses tokens, `kv_spill` takes cold rows, as for `Engine.load`. Raises `ServeError`, and what `Engine.load` raises.
     """
     from genmote.runtime.engine import Engine
     from genmote.web.local import LocalBackend, names_of
@@ -115,6 +117,8 @@ def serve(
             kv=kv,
             evict=evict,
             kv_tokens=kv_tokens,
+            kv_spill=kv_spill,
+            draft=draft,
             sessions=max_sessions,
         ) as engine,
     ):

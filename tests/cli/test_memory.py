@@ -84,6 +84,11 @@ def test_perplexity_keeps_to_it_too(genmote: Any, model: str, tmp_path: Path) ->
     assert kept.json["perplexity"] == free.json["perplexity"] and kept.json["plan"]["context"] == 64
 
 
+def test_comparing_caches_refuses_settings_of_one(genmote: Any, tmp_path: Path) -> None:
+    told = genmote("eval", "kv", "m", "--text", "t", "--evict", "window", "--kv-tokens", "0.5").err
+    assert "name them with --policies" in told and "give them with --budgets" in told
+
+
 def test_a_server_plans_for_all_its_texts(monkeypatch: pytest.MonkeyPatch, genmote: Any, model: str) -> None:
     pytest.importorskip("starlette", reason="the server's packages are not here")
     from genmote.errors import BudgetError
@@ -96,8 +101,11 @@ def test_a_server_plans_for_all_its_texts(monkeypatch: pytest.MonkeyPatch, genmo
         raise BudgetError("enough seen")
 
     monkeypatch.setattr(Engine, "load", classmethod(load))
-    ran = genmote("serve", model, "--port", "0", "--memory", "150MB", "--max-sessions", "3")
+    ran = genmote(
+        "serve", model, "--port", "0", "--memory", "150MB", "--max-sessions", "3", "--draft", "d", "--kv-spill", "f"
+    )
     assert ran.status == 2 and (seen["memory"], seen["sessions"]) == ("150MB", 3)
+    assert (seen["draft"], seen["kv_spill"]) == ("d", "f")
 
 
 def test_the_real_model_in_less_than_its_file(smollm2: Path) -> None:

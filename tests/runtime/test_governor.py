@@ -286,6 +286,16 @@ def test_an_engine_looks_between_passes_alone_and_in_a_batch() -> None:
         assert world.looks == 2
 
 
+def test_measures_look_between_passes_too() -> None:
+    with fake_engine() as engine:
+        world = World()
+        engine.governor = world.governor
+        for number, measure in enumerate((engine.score, engine.embed), 1):
+            world.now = float(number)
+            measure("ab ab")
+            assert world.looks == number
+
+
 def test_a_servers_finished_texts_are_forgotten_but_the_latest_and_told_the_same_again() -> None:
     from genmote.runtime.governor import levers
     from genmote.runtime.scheduler import Scheduler
