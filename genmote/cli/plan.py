@@ -141,6 +141,8 @@ def planned(
         return plan(file, machine=machine, **asked), None
     own = plan(file, machine=machine, **asked)
     chosen = advice.choose(file, deadline, machine=machine, **asked)
+    if chosen is None and deadline.met(own):  # nothing less does
+        return own, None
     if chosen is None:
         raise BudgetError(f"{file.path.name} on {machine.source}: {'; '.join(deadline.missed(own))}")
     return chosen.plan, chosen

@@ -271,12 +271,17 @@ class Tiers:
             self._give_up()
             self._fetch(layer)
         began = time.perf_counter()
-        coming = self._coming.pop(layer)
+        coming = self._coming[layer]
         try:
             slot = coming.result()
+        except BaseException:  # interrupted, the layer is still on its way; one that failed has given its slot back
+            if coming.done() and coming.exception() is not None:
+                del self._coming[layer]
+            raise
         finally:
             self.counts.waited_s += time.perf_counter() - began
         self.lane.enter(slot)
+        del self._coming[layer]
         self._here = (layer, slot)
         self.counts.layers += 1
         after = self.order[(self.order.index(layer) + 1) % len(self.order)]
@@ -288,10 +293,10 @@ class Tiers:
 
     def _give_up(self) -> None:
         """Take back the slots of layers that are not wanted after all."""
-        for future in self._coming.values():
+        for layer, future in list(self._coming.items()):
             with contextlib.suppress(Exception):  # one that failed has given its slot back
                 self._free.append(future.result())
-        self._coming.clear()
+            del self._coming[layer]  # not before: interrupted, the rest is taken back the next time
 
     def _bring(self, layer: int, slot: Slot) -> Slot:
         """In the background: the layer's bytes, from RAM or the file, into the slot."""

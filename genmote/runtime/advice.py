@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genmote.errors import BudgetError, SpecError
 from genmote.ops.cache import KINDS
 from genmote.runtime.footprint import weights
-from genmote.runtime.plan import Plan, plan
+from genmote.runtime.plan import Plan, fewer_rows, plan
 from genmote.runtime.roofline import Machine
 
 if TYPE_CHECKING:
@@ -61,25 +61,38 @@ class Option:
 
 def choose(file: ModelFile, deadline: Deadline, *, machine: Machine, **settings: Any) -> Option | None:
     """The plan that meets the deadline with the least given up: first with the fewest threads, then, where `kv` is
-    "auto", with keys and values in fewer bits, then with the model stored in fewer bits. None where nothing does."""
+    "auto", with keys and values in fewer bits and then fewer rows, then with the model stored in fewer bits. None where
+    nothing does."""
     kv, threads = settings.pop("kv", None), settings.pop("threads", None)
     own = weights(file).total
     for stored_as in (None, *TYPES):
         if stored_as is not None and weights(file, stored_as=stored_as).total >= own:
             continue
-        for kind in KINDS if kv == "auto" else (kv,):
+        for cache in _stored(file, kv, settings):
             for count in (threads,) if threads else range(1, machine.cores + 1):
-                given = settings | {"kv": kind, "threads": count, "stored_as": stored_as}
+                given = settings | cache | {"threads": count, "stored_as": stored_as}
                 found = _tried(lambda: plan(file, machine=machine, **given))  # noqa: B023  (called at once)
                 if found is not None and deadline.met(found):
-                    return Option(_told(stored_as, kind if kv == "auto" else None, count), given, found)
+                    return Option(_told(stored_as, cache if kv == "auto" else {}, count), given, found)
     return None
 
 
-def _told(stored_as: str | None, kv: str | None, threads: int) -> str:
+def _stored(file: ModelFile, kv: str | None, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Settings for keys and values, from what loses least: those that were given, more only for "auto"."""
+    for kind in KINDS if kv == "auto" else (kv,):
+        yield {"kv": kind}
+    if kv == "auto" and settings.get("evict") is None and settings.get("kv_tokens") is None:
+        context = settings.get("context") or int(file.metadata[f"{file.architecture}.context_length"])
+        for rows in fewer_rows(context):
+            yield {"kv": KINDS[-1], "kv_tokens": rows}
+
+
+def _told(stored_as: str | None, cache: dict[str, Any], threads: int) -> str:
     parts = [f"{threads} thread{'s' * (threads != 1)}"]
-    if kv not in (None, "f16"):
-        parts.append(f"--kv {kv}")
+    if cache.get("kv", "f16") != "f16":
+        parts.append(f"--kv {cache['kv']}")
+    if "kv_tokens" in cache:
+        parts.append(f"--kv-tokens {cache['kv_tokens']}")
     if stored_as is not None:
         parts.append(f"the model stored as {stored_as}")
     return ", ".join(parts)

@@ -191,7 +191,7 @@ class Evictor:
     def export(self) -> dict[str, NDArray[Any]]:
         """Plain arrays for saving, beside the cache's own."""
         counts = [self.done, *(x.shape[1] for x in self._scores)]
-        name = f"{self.eviction.name} {self.eviction.rows}"
+        name = _named(self.eviction)
         return {
             "evict": np.frombuffer(name.encode(), np.uint8),
             "evict_counts": np.array(counts, np.int64),
@@ -210,8 +210,13 @@ class Evictor:
 def check(state: Mapping[str, NDArray[Any]], eviction: Eviction | None) -> None:
     """Raise SpecError unless a saved state was made with this setting."""
     found = bytes(state["evict"]).decode(errors="replace") if "evict" in state else "none"
-    wanted = "none" if eviction is None else f"{eviction.name} {eviction.rows}"
+    wanted = "none" if eviction is None else _named(eviction)
     if found != wanted:
         raise SpecError(
             f"a prefix saved with eviction {found}, this engine evicts {wanted}: load it alike, or save anew"
         )
+
+
+def _named(eviction: Eviction) -> str:
+    """All that decides which rows stay; the context sets the most that a layer keeps."""
+    return f"{eviction.name} {eviction.rows} of {eviction.context}"

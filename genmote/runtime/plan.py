@@ -214,9 +214,16 @@ def _caches(context: int, kv: str | None, evict: str | None, kv_tokens: float | 
     asked = eviction(evict, kv_tokens, context)
     for kind in KINDS if kv == "auto" else (kv or "f16",):
         yield Cache(kind, asked)
+    if kv == "auto" and asked is None:
+        for rows in fewer_rows(context):
+            yield Cache(KINDS[-1], eviction(None, rows, context))
+
+
+def fewer_rows(context: int) -> Iterator[int]:
+    """Rows that layers may be held to where nothing else helps, from many to few."""
     rows = context // 2
-    while kv == "auto" and asked is None and rows >= LEAST_KV_TOKENS:
-        yield Cache(KINDS[-1], eviction(None, rows, context))
+    while rows >= LEAST_KV_TOKENS:
+        yield rows
         rows //= 2
 
 

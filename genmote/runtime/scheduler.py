@@ -43,6 +43,9 @@ class _Text:
         self.feed: list[int] = []  # tokens of the text that are still to be run before the next is drawn
 
 
+_Failed = tuple[_Text, Exception]
+
+
 class Scheduler:
     """Runs texts for many clients with one engine, in one thread of its own.
 
@@ -166,30 +169,41 @@ class Scheduler:
     def _step(self) -> None:
         for text in [text for text in self._active if text.handle.cancelled]:
             self._cancel(text)
-        works = self._works()
+        with self.engine.lock:
+            self.engine.between_passes()
+            works, failed = self._works()
+            began = time.perf_counter()
+            try:
+                done = run_batch(self.engine, [work for _, work in works]) if works else []
+            except Exception:
+                done, more = self._one_by_one(works)
+                failed += more
+        now = time.perf_counter()
+        for text, error in failed:
+            self._end(text, error)
         if not works:
             return
         self.steps += 1
-        began = time.perf_counter()
-        try:
-            done = run_batch(self.engine, [work for _, work in works])
-        except Exception:
-            done = self._one_by_one(works)
-        now = time.perf_counter()
         for (text, work), logits in zip(works, done, strict=True):
             self._take(text, work, logits, began, now)
 
-    def _works(self) -> list[tuple[_Text, Work]]:
-        """The rows of the next step: of each running text its next token (and guesses), of newcomers a slice."""
+    def _works(self) -> tuple[list[tuple[_Text, Work]], list[_Failed]]:
+        """The rows of the next step: of each running text its next token (and guesses), of newcomers a slice; and the
+        texts that cannot go on, such as one whose draft model failed."""
         works: list[tuple[_Text, Work]] = []
+        failed: list[_Failed] = []
         newcomers = []
         for text in self._active:
             assert text.session is not None
             if text.at < len(text.rows):
                 newcomers.append(text)
                 continue
-            ahead = text.session.ahead
-            tokens = text.feed or text.generation.feed(ahead)
+            try:
+                ahead = text.session.ahead
+                tokens = text.feed or text.generation.feed(ahead)
+            except Exception as error:
+                failed.append((text, error))
+                continue
             text.feed = tokens[ahead:]  # guesses are never among these
             wanted = 0 if text.feed else text.generation.wanted
             works.append((text, Work(text.session, Rows(tokens[:ahead]), 0, len(tokens[:ahead]), wanted)))
@@ -201,18 +215,19 @@ class Scheduler:
                 stop = text.at + share
                 works.append((text, Work(text.session, text.rows, text.at, stop, int(stop == len(text.rows)))))
                 budget -= share
-        return works
+        return works, failed
 
-    def _one_by_one(self, works: list[tuple[_Text, Work]]) -> list[NDArray[np.float32] | None]:
-        """After a batch failed: find out whose rows are at fault, and end only those texts."""
+    def _one_by_one(self, works: list[tuple[_Text, Work]]) -> tuple[list[NDArray[np.float32] | None], list[_Failed]]:
+        """After a batch failed: find out whose rows are at fault; only those texts end."""
         done: list[NDArray[np.float32] | None] = []
+        failed: list[_Failed] = []
         for text, work in works:
             try:
                 done += run_batch(self.engine, [work])
             except Exception as error:
                 done.append(None)
-                self._end(text, error)
-        return done
+                failed.append((text, error))
+        return done, failed
 
     def _take(self, text: _Text, work: Work, logits: NDArray[np.float32] | None, began: float, now: float) -> None:
         """Put the logits of a text's rows to use."""

@@ -54,22 +54,21 @@ class Session:
     @property
     def floor(self) -> int:
         """Rows before this one cannot be gone back to: some of them were evicted."""
-        return 0 if self._evictor is None else self._evictor.done
+        return 0 if self._evictor is None else max(self._evictor.done, 0 if self._cache is None else self._cache.floor)
 
     @property
     def ahead(self) -> int:
         """How many rows may be run at once: up to the next eviction."""
-        evictor = self._evictor
-        if evictor is None:
-            setting = self.engine.eviction
-            if setting is None or (self._cache is not None and not self.current):
-                return self.engine.context  # nothing is evicted, or the setting is for other texts than this
-            if self._cache is None:
-                self.ready(0)
-            else:  # the setting came while the text was made (the governor's): this session is cut from here on
-                self._evictor = self.engine.evictor()
-                self._evictor.begin(self._cache.position)
+        evictor, setting = self._evictor, self.engine.eviction
+        if evictor is None and (setting is None or (self._cache is not None and not self.current)):
+            return self.engine.context  # nothing is evicted, or the setting is for other texts than this
+        if self._cache is None:
+            self.ready(0)
             return self.ahead
+        if evictor is None or (evictor.eviction != setting is not None and self.current):
+            # The setting came while the text was made (the governor's): this session is cut from here on.
+            evictor = self._evictor = self.engine.evictor()
+            evictor.begin(self._cache.position)
         left = evictor.next - len(self.ids)
         return left or evictor.eviction.block
 
@@ -107,8 +106,11 @@ class Session:
         """How many rows of the prompt's beginning are held and can be gone on from; 0 where some were evicted since."""
         if not self.current or not self._whole:
             return 0
-        if self._evictor is None and self.engine.eviction is not None:
-            return 0  # from before rows were evicted: a text that begins now holds what it would hold then
+        if (
+            self._cache is not None
+            and (None if self._evictor is None else self._evictor.eviction) != self.engine.eviction
+        ):
+            return 0  # from before rows were evicted so: a text that begins now holds what it would hold then
         found = common_prefix(self.ids, rows.ids)
         return found if min(found, len(rows) - 1) >= self.floor else 0
 
@@ -119,9 +121,11 @@ class Session:
         """
         found: list[NDArray[np.float32]] = []
         while start < stop:
-            end = min(start + self.ahead, stop)
-            here = min(end - start, max(0, wanted - (stop - end)))
-            logits = run_batch(self.engine, [Work(self, rows, start, end, here)])[0]
+            with self.engine.lock:
+                self.engine.between_passes()
+                end = min(start + self.ahead, stop)
+                here = min(end - start, max(0, wanted - (stop - end)))
+                logits = run_batch(self.engine, [Work(self, rows, start, end, here)])[0]
             if logits is not None:
                 found.append(logits)
             start = end
@@ -129,11 +133,18 @@ class Session:
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Append a token; the next token's logits (V,)."""
-        return np.asarray(self.feed([token], 1)[0])
+        with self.engine.lock:
+            self.engine.between_passes()
+            return np.asarray(self.feed([token], 1)[0])
 
     def feed(self, tokens: list[int], wanted: int) -> NDArray[np.float32]:
-        """Append tokens; logits (wanted, V) of the last ones."""
-        logits = self.extend(Rows(tokens), 0, len(tokens), wanted)
+        """Append tokens; logits (wanted, V) of the last ones. Those that are not more than what is `ahead` go in one
+        pass; the caller has seen to what is to be done before it (`Engine.between_passes`)."""
+        rows = Rows(tokens)
+        if len(rows) <= self.ahead:
+            logits = run_batch(self.engine, [Work(self, rows, 0, len(rows), wanted)])[0]
+        else:
+            logits = self.extend(rows, 0, len(rows), wanted)
         assert logits is not None  # rows were asked for
         return logits
 
@@ -255,11 +266,10 @@ class Work:
 def run_batch(engine: Engine, works: Sequence[Work]) -> list[NDArray[np.float32] | None]:
     """Run the rows of several sessions in one pass; each work's logits (wanted, V), None where none are wanted.
 
-    A session may be in `works` once, with no more rows than it has `ahead`. After an exception all sessions hold what
-    they held.
+    A session may be in `works` once, with no more rows than it has `ahead`: hold the engine's lock from where that was
+    asked, after `Engine.between_passes`. After an exception all sessions hold what they held.
     """
     with engine.lock:
-        engine.between_passes()
         spans: list[Span] = []
         picked: list[int] = []
         at = 0

@@ -65,8 +65,10 @@ class Stream:
                 yield from pieces
                 if generation.finish_reason is not None:
                     return
-                tokens = generation.feed(session.ahead)
-                logits = session.feed(tokens, generation.wanted)
+                with engine.lock:
+                    engine.between_passes()
+                    tokens = generation.feed(session.ahead)
+                    logits = session.feed(tokens, generation.wanted)
                 account.steps += 1
         finally:
             if self._session is None:

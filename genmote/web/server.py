@@ -90,7 +90,8 @@ def serve(
     texts are generated at the same time, `queue` more requests may wait, a body has at most `body_limit` bytes.
     `ready` is called once it listens, with the real port where `port` is 0. With `governor` the engine is governed
     within these bounds, and each decision goes to `log`. `memory` is what the process keeps to, the keys and values of
-    all its texts included; `draft` guesses tokens, `kv_spill` takes cold rows, as for `Engine.load`. Raises `ServeError`, and what `Engine.load` raises.
+    all its texts included; `draft` guesses tokens, `kv_spill` takes cold rows, as for `Engine.load`. Raises
+    `ServeError`, and what `Engine.load` raises.
     """
     from genmote.runtime.engine import Engine
     from genmote.web.local import LocalBackend, names_of

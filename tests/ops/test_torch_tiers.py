@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -129,6 +130,24 @@ def test_a_read_that_fails_is_told_and_the_next_one_is_right() -> None:
             first = parts[layer].parts[0]
             numbers = tiers.floats(layer)[: first.numbers].view(first.shape)
             assert np.array_equal(numbers.numpy(), wanted(parts, files, layer)[0])
+    tiers.close()
+
+
+def test_whoever_is_interrupted_while_a_layer_comes_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, files = model(4)
+    tiers = make(parts, files, "cpu", (), slow_s=0.02)
+
+    def interrupted(future: Future, timeout: float | None = None) -> None:  # type: ignore[type-arg]
+        raise KeyboardInterrupt
+
+    for layer in (0, 2, 0, 2, 1):  # more often than there are slots
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Future, "result", interrupted)
+            tiers.floats(layer)
+    for layer in (3, 0, 1, 2):
+        first = parts[layer].parts[0]
+        numbers = tiers.floats(layer)[: first.numbers].view(first.shape)
+        assert np.array_equal(numbers.numpy(), wanted(parts, files, layer)[0])
     tiers.close()
 
 

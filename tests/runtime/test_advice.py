@@ -72,6 +72,23 @@ def test_keys_and_values_in_fewer_bits_only_with_auto(model):
     assert strict is None or strict.plan.kv == "f16"
 
 
+def test_with_auto_rows_go_where_fewer_bits_do_not_do(model, monkeypatch):
+    from genmote.cli.plan import planned
+
+    monkeypatch.setattr("genmote.runtime.plan.LEAST_KV_TOKENS", 32)
+    settings = asked(context=256, prompt_tokens=256, kv="auto", threads=2)
+    few = plan(model, machine=BOARD, **settings | {"kv": "int4", "kv_tokens": 64})
+    all_rows = plan(model, machine=BOARD, **settings | {"kv": "int4"})
+    pace = few.expected.decode_tokens_per_s
+    assert all_rows.expected.decode_tokens_per_s < pace
+    assert "--kv-tokens 64" in advice.choose(model, Deadline(pace=pace * 0.999), machine=BOARD, **settings).what
+    with pytest.raises(BudgetError) as refused:
+        plan(model, machine=BOARD, memory=1, **settings)
+    tight = settings | {"memory": refused.value.least_bytes}
+    found, _ = planned(model, BOARD, tight, Deadline(pace=1e-3))
+    assert found.kv_tokens is not None, "rows go where nothing else fits, and what fits meets so low a pace"
+
+
 def test_changes_that_fit_do_fit(model):
     whole = plan(model, **asked()).predicted_bytes
     with pytest.raises(BudgetError) as refused:

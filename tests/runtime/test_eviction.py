@@ -263,8 +263,10 @@ def test_a_fork_and_a_file_go_on_as_the_session(tiny: Path, tmp_path: Path) -> N
         np.testing.assert_array_equal(it.prefill(TEXT), wanted)
         assert before >= it.floor - engine.eviction.block * 8 and len(it) == 150  # type: ignore[union-attr]
     for wrong in ({"evict": "h2o", "kv_tokens": 40}, {"evict": None, "kv_tokens": None}):
-        with pytest.raises(SpecError, match=r"a prefix saved with eviction h2o\+pyramid 40, this engine evicts"):
+        with pytest.raises(SpecError, match=r"a prefix saved with eviction h2o\+pyramid 40 of 200, this engine evicts"):
             engine_of(tiny, **wrong).session().restore(tmp_path / "prefix")
+    with pytest.raises(SpecError, match="40 of 200, this engine evicts .* 40 of 199"):  # what a layer keeps hangs on it
+        engine_of(tiny, evict="h2o+pyramid", context=199).session().restore(tmp_path / "prefix")
 
 
 def test_the_pool_reuses_only_what_can_be_gone_on_from(tiny: Path) -> None:

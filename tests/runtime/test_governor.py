@@ -351,6 +351,36 @@ def test_a_cache_that_may_be_cut_is_cut_in_the_middle_of_a_text_and_told(tiny: P
     assert [*after, kept] == [wanted] * 3  # what begins later is what such an engine says from the start
 
 
+@pytest.mark.parametrize("own", [None, "window", "h2o", "snapkv"])
+def test_a_cut_comes_in_the_pass_that_it_saves_whatever_is_evicted_already(tiny: Path, own: str | None) -> None:
+    from genmote import Engine
+    from genmote.runtime.scheduler import Scheduler
+
+    prompt = list(range(3, 123))
+    evict = {} if own is None else {"evict": own, "kv_tokens": 96}
+    with Engine.load(tiny, context=240, **evict) as engine:
+        world = World()
+        for scheduled in (False, True):
+            held = engine.session()
+            held.prefill(prompt)
+            engine.generate(prompt, max_tokens=2, ignore_eos=True)  # a text that the next begins like
+            world.now, world.seen = world.now + 10, left(1)
+            bounds = Bounds(kv_tokens=40 - 8 * scheduled)
+            levers = Levers(kv_tokens=engine.limit_kv)
+            engine.governor = Governor(world, levers, bounds, clock=lambda: world.now)
+            request = engine.request([*prompt[:90], 5, 6, 7], max_tokens=60, ignore_eos=True)
+            if scheduled:
+                with Scheduler(engine) as scheduler:
+                    assert scheduler.submit(request).result(60).decode_tokens == 60
+            else:
+                result = engine.generate(request.prompt, max_tokens=60, ignore_eos=True)
+                assert result.decode_tokens == 60
+            assert len(engine.governor.decisions) == 1
+            for token in range(3, 63):
+                held.step(token)
+            assert len(held) - held.evicted <= 40 - 8 * scheduled, "a text in the making is cut too"
+
+
 def test_the_cut_is_made_in_a_batch_too(tiny: Path) -> None:
     from genmote import Engine
     from genmote.runtime.scheduler import Scheduler

@@ -220,6 +220,23 @@ def test_an_unforeseen_error_is_told_too() -> None:
         assert scheduler.submit(engine.request("ab ab", max_tokens=2)).result(20).text == " a"
 
 
+def test_a_draft_model_that_fails_ends_only_the_text_it_guesses_for() -> None:
+    engine, _ = watched_engine()
+    small, decoder = watched_engine()
+
+    def broken(inputs: Any, spans: Any) -> None:
+        if spans[0].count > 60:
+            raise ZeroDivisionError("oops")
+
+    decoder.before, engine.draft = broken, small
+    with Scheduler(engine) as scheduler:
+        good = scheduler.submit(engine.request("ab ab", max_tokens=40))
+        bad = scheduler.submit(engine.request("x" * 80, max_tokens=40))
+        with pytest.raises(GenmoteError, match=r"the engine failed: ZeroDivisionError\('oops'\)"):
+            bad.result(20)
+        assert good.result(20).finish_reason == "length"
+
+
 def test_a_listener_that_fails_gives_its_place_up() -> None:
     engine, _ = watched_engine()
     seen: list[Event] = []
