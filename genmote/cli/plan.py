@@ -55,6 +55,8 @@ def run(settings: Settings, out: Output) -> None:
 
     if settings.check and settings.device is not None:
         raise SpecError("--check runs on this machine: leave --device out, and give its --memory")
+    if settings.check and settings.sessions != 1:
+        raise SpecError(f"--check runs one text, not {settings.sessions}: leave --sessions out")
     device = None if settings.device is None else profile.runnable(settings.device)
     deadline = deadline_of(settings)
     path = find(settings.model)
@@ -71,6 +73,10 @@ def run(settings: Settings, out: Output) -> None:
             help_text(helps, others),
         )
         raise
+    if settings.check and chosen is not None and (kind := chosen.settings["stored_as"]) is not None:
+        raise SpecError(
+            f"the deadline takes the model stored as {kind}, and --check would run this file: give it such a file"
+        )
     values = {"model": settings.model, "device": settings.device, "fits": True, **found.values()}
     text = report(settings, found, chosen)
     if settings.svg is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmote import ops as opsets
-from genmote.errors import ModelFileError, ModelNameError, OpsError, SpecError
+from genmote.errors import BudgetError, ModelFileError, ModelNameError, OpsError, SpecError
 from genmote.runtime.threads import checked_threads
 
 if TYPE_CHECKING:
@@ -135,12 +135,28 @@ def plan_for(
     budget = parse_bytes(memory, what="memory") if isinstance(memory, str) else memory
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise SpecError(f"memory={memory!r}: give bytes, or an amount such as 150MB or 1.5GiB")
+    beside = 0
     if draft is not None:
         guesser = ModelFile.open(store.resolve(draft))
         trained = read_config(guesser).context_length
-        small = planning.plan(guesser, context=min(asked.get("context") or trained, trained), threads=threads)
-        budget = max(1, budget - small.predicted_bytes + small.parts["interpreter"])
-    return planning.plan(file, memory=budget, threads=threads, **asked)
+        small = planning.plan(
+            guesser,
+            context=min(asked.get("context") or trained, trained),
+            sessions=asked.get("sessions", 1),
+            threads=threads,
+        )
+        beside = small.predicted_bytes - small.parts["interpreter"]
+    try:
+        return planning.plan(file, memory=max(1, budget - beside), threads=threads, **asked)
+    except BudgetError as error:
+        if not beside or error.least_bytes is None:
+            raise
+        least = error.least_bytes + beside
+        raise BudgetError(
+            f"{file.path.name} does not fit {budget / 1e6:.0f} MB with the draft model, which takes {beside / 1e6:.0f} "
+            f"MB of them: the least is {-(-least // 1_000_000)} MB; what helps: no --draft, a shorter --context",
+            least,
+        ) from None
 
 
 def room(made: Plan, config: Config) -> Room:

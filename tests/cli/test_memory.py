@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from genmote.errors import OpsError
+from genmote.models.config import read_config
 from genmote.models.make_model import make_model
 from genmote.runtime import footprint
 
@@ -82,6 +83,24 @@ def test_perplexity_keeps_to_it_too(genmote: Any, model: str, tmp_path: Path) ->
     free, kept = genmote(*words), genmote(*words, "--memory", f"{room()}")
     assert kept.status == 0, kept.err
     assert kept.json["perplexity"] == free.json["perplexity"] and kept.json["plan"]["context"] == 64
+
+
+def test_a_draft_model_s_part_is_told_and_counts_for_each_text(model: str) -> None:
+    from genmote.errors import BudgetError
+    from genmote.models.gguf import ModelFile
+    from genmote.runtime.loading import plan_for
+
+    file = ModelFile.open(Path(model))
+    least = []
+    for sessions in (1, 4):
+        with pytest.raises(BudgetError, match=r"not fit 1 MB with the draft model, which takes \d+ MB of them") as told:
+            plan_for(file, 1_000_000, draft=model, threads=1, context=256, sessions=sessions)
+        assert told.value.least_bytes is not None
+        least.append(told.value.least_bytes)
+    config = read_config(file)
+    assert least[1] - least[0] > 2 * 3 * 0.99 * footprint.kv_bytes(config, "f16", 256), "of both models"
+    made = plan_for(file, least[1] + 10_000_000, draft=model, threads=1, context=256, sessions=4)
+    assert made.sessions == 4
 
 
 def test_comparing_caches_refuses_settings_of_one(genmote: Any, tmp_path: Path) -> None:

@@ -121,3 +121,17 @@ def test_times_as_people_write_them():
     assert [parse_seconds(text) for text in ("200ms", "0.2s", "0.2")] == [0.2] * 3
     with pytest.raises(SpecError):
         parse_seconds("2 minutes")
+
+
+def test_a_check_of_what_it_would_not_run_is_refused(genmote, model, monkeypatch):
+    from genmote.runtime import advice, plan
+
+    ran = genmote("plan", model, "--memory", "200MB", "--sessions", "4", "--check")
+    assert ran.status == 2 and "--check runs one text, not 4: leave --sessions out" in ran.err
+
+    def choose(file, deadline, *, machine, **settings):
+        return advice.Option("less", {"stored_as": "Q4_0"}, plan.plan(file, machine=machine, **settings))
+
+    monkeypatch.setattr(advice, "choose", choose)
+    ran = genmote("plan", model, "--memory", "200MB", "--pace", "1", "--check")
+    assert ran.status == 2 and "the deadline takes the model stored as Q4_0, and --check would run this file" in ran.err
