@@ -2,7 +2,7 @@
 
     genmote plan smollm2-135m --device pi-zero-2w
     genmote plan smollm2-135m --memory 96MB --context 2000 --kv auto --svg budget.svg
-    genmote plan smollm2-135m --device pi-4b-4gb --latency 200ms --prompt-tokens 32 --pace 20
+    genmote plan smollm2-135m --device pi-4b-4gb --latency 1s --prompt-tokens 32 --pace 20
     genmote plan smollm2-135m --memory 150MB --check
 
 Sizes come from the model file's header; speeds from the device's profile (without --device: this machine's) are what
@@ -33,15 +33,20 @@ class Settings:
     model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
     device: str | None = setting("a device's name (see genmote devices) or profile file (default: here)", default=None)
     memory: str | None = setting("the budget, such as 150MB (default: what the device leaves)", default=None)
-    context: int | None = setting("most tokens of prompt and text (default: the model's own)", default=None)
+    context: int | None = setting(
+        "most tokens of prompt and text (default: as many as fit beside all weights, or up to 2048)", default=None
+    )
     kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
     evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
     kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
     sessions: int = setting("texts at the same time", default=1)
     threads: int | None = setting("threads (default: the device's cores)", default=None)
-    prompt_tokens: int = setting("tokens of the prompt that a first token waits for", default=256)
+    prompt_tokens: int | None = setting(
+        "tokens of the prompt that a first token waits for (default: 256); --pace must then hold for it and its answer",
+        default=None,
+    )
     latency: str | None = setting("to the first token at most, such as 200ms or 2s", default=None)
-    pace: float | None = setting("tokens a second at least", default=None)
+    pace: float | None = setting("tokens a second at least, also with the context full", default=None)
     svg: Path | None = setting("a picture of the budget (SVG)", default=None)
     check: bool = setting("run it, and compare what was predicted with what is measured", default=False)
 
@@ -94,6 +99,7 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
     """Keyword arguments of `runtime.plan.plan`."""
     from genmote.device.sizes import parse_bytes
     from genmote.runtime.footprint import INTERPRETER_BYTES
+    from genmote.runtime.plan import TYPICAL_PROMPT
     from genmote.runtime.threads import default_threads
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
@@ -107,7 +113,7 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
         "kv_tokens": settings.kv_tokens,
         "sessions": settings.sessions,
         "threads": settings.threads or (None if device is not None else default_threads()),
-        "prompt_tokens": settings.prompt_tokens,
+        "prompt_tokens": TYPICAL_PROMPT if settings.prompt_tokens is None else settings.prompt_tokens,
         "interpreter": INTERPRETER_BYTES,
     }
 
@@ -117,11 +123,12 @@ def deadline_of(settings: Settings) -> Deadline | None:
 
     if settings.pace is not None and not settings.pace > 0:
         raise SpecError(f"pace={settings.pace:g}: wanted tokens a second, above 0")
-    if settings.prompt_tokens < 1:
+    if settings.prompt_tokens is not None and settings.prompt_tokens < 1:
         raise SpecError(f"prompt_tokens={settings.prompt_tokens}: wanted 1 or more")
     if settings.latency is None and settings.pace is None:
         return None
-    return Deadline(None if settings.latency is None else parse_seconds(settings.latency), settings.pace)
+    latency = None if settings.latency is None else parse_seconds(settings.latency)
+    return Deadline(latency, settings.pace, whole_context=settings.prompt_tokens is None)
 
 
 def parse_seconds(text: str) -> float:
@@ -187,13 +194,14 @@ def short_values(made: Plan) -> dict[str, Any]:
         "predicted_bytes": made.predicted_bytes,
         "streamed_bytes": made.streamed_bytes,
         "decode_tokens_per_s": None if speed is None else speed.decode_tokens_per_s,
+        "full_decode_tokens_per_s": None if speed is None else speed.full_decode_tokens_per_s,
         "first_token_s": None if speed is None else speed.first_token_s,
     }
 
 
 def help_text(helps: list[Option], others: list[tuple[str, Plan]]) -> str:
     """What would do, as a table."""
-    rows = [["what would do", "memory", "writes", "first token after"]]
+    rows = [["what would do", "memory", "writes", "context full", "first token after"]]
     for what, made in [(option.what, option.plan) for option in helps] + [
         (f"--device {name}", made) for name, made in others
     ]:
@@ -207,7 +215,10 @@ def speeds(made: Plan) -> list[str]:
     from genmote.runtime.advice import rate, seconds
 
     speed = made.expected
-    return ["", ""] if speed is None else [f"{rate(speed.decode_tokens_per_s)} tokens/s", seconds(speed.first_token_s)]
+    if speed is None:
+        return ["", "", ""]
+    writes = [f"{rate(each)} tokens/s" for each in (speed.decode_tokens_per_s, speed.full_decode_tokens_per_s)]
+    return [*writes, seconds(speed.first_token_s)]
 
 
 def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
@@ -231,13 +242,16 @@ def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
     if speed is not None:
         lines += [
             "",
-            f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s (waits for {speed.bound}), reads "
-            f"{rate(speed.prefill_tokens_per_s)}; first token of {speed.prompt_tokens} after "
-            f"{seconds(speed.first_token_s)}",
+            f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s at the beginning (waits for {speed.bound})"
+            f", {rate(speed.full_decode_tokens_per_s)} with the context full ({speed.full_bound})",
+            f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; first token of "
+            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}",
             f"            by the figures of {speed.source} and {threads}; not measured",
         ]
     if chosen is not None:
-        lines.append(f"  chosen    {chosen.what}: the least that meets the deadline")
+        pace = deadline_of(settings)
+        judged = f", the pace {pace.judged_at(made)}" if pace is not None and pace.pace is not None else ""
+        lines.append(f"  chosen    {chosen.what}: the least that meets the deadline{judged}")
     lines += [f"  {'given up' if not number else '':<8}  {step}" for number, step in enumerate(made.steps)]
     if made.lossy:
         lines.append(

@@ -26,10 +26,15 @@ SHORTEST_PROMPT = 8  # tokens
 
 @dataclass(frozen=True)
 class Deadline:
-    """What an application asks for: seconds to the first token, tokens a second after it; None: anything will do."""
+    """What an application asks for: seconds to the first token, tokens a second after it; None: anything will do.
+
+    The pace must hold to the end of a text: until the context is full, or with `whole_context` False until the prompt
+    and a typical answer are held.
+    """
 
     latency_s: float | None = None
     pace: float | None = None
+    whole_context: bool = True
 
     def met(self, found: Plan) -> bool:
         return not self.missed(found)
@@ -45,9 +50,16 @@ class Deadline:
                 f"the first of {speed.prompt_tokens} tokens' answer is expected after {seconds(speed.first_token_s)}, "
                 f"wanted {seconds(self.latency_s)}"
             )
-        if self.pace is not None and speed.decode_tokens_per_s < self.pace:
-            told.append(f"{rate(speed.decode_tokens_per_s)} tokens/s are expected, wanted {self.pace:g}")
+        slowest = speed.full_decode_tokens_per_s if self.whole_context else speed.text_decode_tokens_per_s
+        if self.pace is not None and slowest < self.pace:
+            told.append(f"{rate(slowest)} tokens/s are expected {self.judged_at(found)}, wanted {self.pace:g}")
         return told
+
+    def judged_at(self, found: Plan) -> str:
+        """Where in a text the pace is looked at, in words."""
+        if self.whole_context or found.expected is None:
+            return f"with the context of {found.context} tokens full"
+        return f"when {found.expected.text_tokens} tokens of prompt and answer are held"
 
 
 @dataclass(frozen=True)

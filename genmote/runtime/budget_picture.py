@@ -90,7 +90,11 @@ def _subtitle(plan: Plan) -> str:
         told += f" of {_mb(plan.budget_bytes)}"
     told += f"; context {plan.context}, keys and values as {plan.kv}"
     if plan.expected is not None:
-        told += f"; {rate(plan.expected.decode_tokens_per_s)} tokens/s expected on {plan.expected.source}"
+        speed = plan.expected
+        told += (
+            f"; expected {rate(speed.decode_tokens_per_s)} tokens/s at the beginning, "
+            f"{rate(speed.full_decode_tokens_per_s)} with the context full"
+        )
     return told
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
 TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
+PIECES_TIMED = 32  # of a prompt, at most
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
 SLACK = 400  # one part in so many of the budget is left to allocators and page tables
 ROWS_AT_ONCE = 16  # kRowsAtOnce of native/stream.cpp
@@ -37,13 +38,20 @@ LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
 
 @dataclass(frozen=True)
 class Expected:
-    """Speeds by the roofline of `source`: expected, not measured."""
+    """Speeds by the roofline of `source`: expected, not measured.
 
-    decode_tokens_per_s: float
+    A text that grows takes memory which weights had until then, and attends to more: it is written ever more slowly.
+    """
+
+    decode_tokens_per_s: float  # right after the prompt
+    text_decode_tokens_per_s: float  # when `text_tokens` are held: the prompt and a typical answer
+    full_decode_tokens_per_s: float  # with the context full: the slowest that a text comes to
     prefill_tokens_per_s: float
     first_token_s: float
     prompt_tokens: int
-    bound: str  # what decoding waits for: memory, arithmetic or storage
+    text_tokens: int
+    bound: str  # what decoding waits for after the prompt: memory, arithmetic or storage
+    full_bound: str  # and with the context full
     source: str
 
 
@@ -228,19 +236,34 @@ def fewer_rows(context: int) -> Iterator[int]:
 
 
 def _best(asked: Question, cache: Cache) -> Plan | None:
-    """The fastest arrangement that fits, by what a typical text would take; None where none does."""
-    found: Plan | None = None
-    least = 0.0
+    """The arrangement that fits with the largest pieces of a prompt; None where none does.
+
+    Where no pass has to read weights from storage, a smaller piece costs little and is taken. Else the pieces have one
+    size whatever the memory, smaller only where it would not fit: so more memory makes neither reading nor writing
+    slower, and what is planned for a board is what its engine does.
+    """
     for chunk in CHUNKS:
-        if chunk > CHUNKS[-1] and chunk >= 2 * asked.context:
-            continue
+        if chunk == CHUNKS[-1] or chunk < 2 * asked.context:
+            made = _arranged(asked, cache, chunk)
+            if made is not None and not made.streamed_bytes and made.expert_bytes == asked.weights.experts:
+                return made
+    for chunk in range(_streamed_chunk(asked, cache), 0, -CHUNKS[-1]):
         made = _arranged(asked, cache, chunk)
-        if made is None:
-            continue
-        seconds = _typical_s(asked, made)
-        if found is None or seconds < least:
-            found, least = made, seconds
-    return found
+        if made is not None:
+            return made
+    return None
+
+
+def _streamed_chunk(asked: Question, cache: Cache) -> int:
+    """Rows of a prompt at once with which a typical text reads the fewest bytes, were all weights streamed: each piece
+    reads them again, and the memory that a larger piece takes is read by each token that is written."""
+    w = asked.weights
+    prompt = min(TYPICAL_PROMPT, asked.context)
+
+    def read(chunk: int) -> int:
+        return -(-prompt // chunk) * (w.dense + w.experts) + TYPICAL_TEXT * _fixed(asked, cache, chunk)["activations"]
+
+    return min((chunk for chunk in CHUNKS if chunk == CHUNKS[-1] or chunk < 2 * asked.context), key=read)
 
 
 def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
@@ -347,47 +370,56 @@ def looked_up_bytes(w: footprint.Weights) -> int:
     return ROWS_AT_ONCE * (w.row_panel + 2 * footprint.PAGE)
 
 
-def load_of(asked: Question, made: Plan, rows_held: int) -> Load:
-    """What a pass reads and computes when each session holds `rows_held` tokens."""
+def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
+    """What a pass of `rows` rows reads and computes when each session holds `rows_held` tokens before it."""
     w, config = asked.weights, asked.config
     missing = 0.0
     if made.expert_bytes < w.experts:  # as if choices were even; real ones repeat
         missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
-    held = min(rows_held, made.kv_tokens or made.context)
+    most = made.kv_tokens or made.context
+    held = min(rows_held, most)
     kv = footprint.kv_row_bytes(config, made.kv) * held
     streamed = made.streamed_bytes
     if streamed:  # weights have the memory that keys and values do not take yet (`streaming.Room`)
-        taken = footprint.kv_bytes(config, made.kv, min(held + made.chunk_rows, made.kv_tokens or made.context))
+        taken = footprint.kv_bytes(config, made.kv, min(held + rows, most))
         streamed = max(0, streamed - max(0, made.parts["kv"] - taken * made.sessions))
     attended = 2 * held * config.n_heads * config.head_dim * config.n_layers  # multiply-adds: scores, and their sums
     return Load(w.active, kv, w.macs, w.float_macs + attended, streamed + missing)
 
 
-def _times(asked: Question, made: Plan, prompt: int) -> tuple[float, float]:
-    """Seconds until the prompt is read, and of a step after it (one token of each session)."""
-    early, late = load_of(asked, made, prompt // 2), load_of(asked, made, prompt)
-    whole, rest = divmod(prompt, made.chunk_rows)
-    read = whole * roofline.pass_s(early, asked.machine, asked.threads, made.chunk_rows)
-    read += roofline.pass_s(early, asked.machine, asked.threads, rest) if rest else 0.0
-    return read, roofline.pass_s(late, asked.machine, asked.threads, asked.sessions)
-
-
-def _typical_s(asked: Question, made: Plan) -> float:
-    read, step = _times(asked, made, min(TYPICAL_PROMPT, asked.context))
-    return read + TYPICAL_TEXT * step
+def _read_s(asked: Question, made: Plan, prompt: int) -> float:
+    """Seconds until a prompt is read, piece by piece; of many pieces some stand for their neighbours."""
+    starts = range(0, prompt, made.chunk_rows)
+    step = -(-len(starts) // PIECES_TIMED)
+    total = 0.0
+    for at in range(0, len(starts), step):
+        group = starts[at : at + step]
+        rows = min(prompt, group[-1] + made.chunk_rows) - group[0]
+        chunk = min(made.chunk_rows, rows)
+        load = load_of(asked, made, group[len(group) // 2], chunk)
+        total += rows / chunk * roofline.pass_s(load, asked.machine, asked.threads, chunk)
+    return total
 
 
 def _expected(asked: Question, made: Plan) -> Expected | None:
     if asked.machine is NOMINAL:
         return None
-    read, step = _times(asked, made, asked.prompt_tokens)
-    late = load_of(asked, made, asked.prompt_tokens)
+    prompt = asked.prompt_tokens
+    text = min(asked.context, prompt + TYPICAL_TEXT)
+    loads = [load_of(asked, made, held) for held in (prompt, text, asked.context)]
+    speeds = [asked.sessions / roofline.pass_s(x, asked.machine, asked.threads, asked.sessions) for x in loads]
+    bounds = [roofline.bound(x, asked.machine, asked.threads, asked.sessions) for x in loads]
+    read = _read_s(asked, made, prompt)
     return Expected(
-        decode_tokens_per_s=asked.sessions / step,
-        prefill_tokens_per_s=asked.prompt_tokens / read,
+        decode_tokens_per_s=speeds[0],
+        text_decode_tokens_per_s=speeds[1],
+        full_decode_tokens_per_s=speeds[2],
+        prefill_tokens_per_s=prompt / read,
         first_token_s=read,
-        prompt_tokens=asked.prompt_tokens,
-        bound=roofline.bound(late, asked.machine, asked.threads, asked.sessions),
+        prompt_tokens=prompt,
+        text_tokens=text,
+        bound=bounds[0],
+        full_bound=bounds[2],
         source=asked.machine.source,
     )
 

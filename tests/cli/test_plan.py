@@ -18,7 +18,8 @@ def test_a_device_with_room(genmote, model):
     ran = genmote("plan", model, "--device", "pi-zero-2w")
     assert ran.status == 0, ran.err
     assert "m.gguf on Raspberry Pi Zero 2 W, 256 tokens of context:" in ran.out
-    assert "of 335.5 MB" in ran.out and "not measured" in ran.out and "tokens/s (waits for" in ran.out
+    assert "of 335.5 MB" in ran.out and "not measured" in ran.out and "tokens/s at the beginning (waits for" in ran.out
+    assert "with the context full" in ran.out
     rows = [line for line in ran.out.splitlines() if line.startswith("  W")]
     assert rows and "weights" in rows[0] and "Q8_0" in rows[0]
 
@@ -51,7 +52,9 @@ def test_a_microcontroller_is_refused_with_the_reason(genmote, model):
 def test_a_deadline_that_is_met(genmote, model):
     ran = genmote("plan", model, "--device", "pi-zero-2w", "--latency", "2s", "--pace", "5", "--prompt-tokens", "32")
     assert ran.status == 0, ran.err
-    assert "chosen    1 thread: the least that meets the deadline" in ran.out
+    assert "chosen    1 thread: the least that meets the deadline, the pace when 96 tokens of prompt" in ran.out
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--pace", "5")
+    assert "the least that meets the deadline, the pace with the context of 256 tokens full" in ran.out
 
 
 def test_a_deadline_that_nothing_meets(genmote, model):

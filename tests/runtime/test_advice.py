@@ -32,10 +32,18 @@ def test_a_deadline_tells_what_is_missed(model):
     made = plan(model, machine=BOARD, **asked())
     speed = made.expected
     assert Deadline().met(made)
-    assert Deadline(speed.first_token_s * 1.01, speed.decode_tokens_per_s * 0.99).met(made)
+    assert Deadline(speed.first_token_s * 1.01, speed.full_decode_tokens_per_s * 0.99).met(made)
     told = Deadline(speed.first_token_s / 2, speed.decode_tokens_per_s * 2).missed(made)
     assert len(told) == 2
-    assert "the first of 64 tokens' answer is expected after" in told[0] and "tokens/s are expected, wanted" in told[1]
+    assert (
+        "the first of 64 tokens' answer is expected after" in told[0]
+        and "tokens/s are expected with the context of 128 tokens full, wanted" in told[1]
+    )
+    brief = plan(model, machine=BOARD, **asked(context=256))  # 64 tokens of prompt, 64 of an answer
+    between = (brief.expected.text_decode_tokens_per_s + brief.expected.full_decode_tokens_per_s) / 2
+    assert Deadline(pace=between, whole_context=False).met(brief) and not Deadline(pace=between).met(brief)
+    told = Deadline(pace=1e9, whole_context=False).missed(brief)
+    assert "are expected when 128 tokens of prompt and answer are held, wanted" in told[0]
     with pytest.raises(SpecError, match="a deadline needs a machine whose speed is known: name a device"):
         Deadline(1.0).met(plan(model, **asked()))
 
@@ -50,8 +58,8 @@ def test_the_least_threads_that_meet_it(model):
 
 
 def test_fewer_bits_only_where_threads_do_not_do(model):
-    own = plan(model, machine=BOARD, **asked()).expected.decode_tokens_per_s
-    small = plan(model, machine=BOARD, stored_as="Q2_K", **asked()).expected.decode_tokens_per_s
+    own = plan(model, machine=BOARD, **asked()).expected.full_decode_tokens_per_s
+    small = plan(model, machine=BOARD, stored_as="Q2_K", **asked()).expected.full_decode_tokens_per_s
     assert small > own * 1.2
     wanted = (own + small) / 2
     found = advice.choose(model, Deadline(pace=wanted), machine=BOARD, **asked())
@@ -63,8 +71,8 @@ def test_fewer_bits_only_where_threads_do_not_do(model):
 def test_keys_and_values_in_fewer_bits_only_with_auto(model):
     """A long context makes them what a token waits for."""
     settings = asked(context=256, prompt_tokens=256)
-    own = plan(model, machine=BOARD, **settings).expected.decode_tokens_per_s
-    less = plan(model, machine=BOARD, kv="int4", **settings).expected.decode_tokens_per_s
+    own = plan(model, machine=BOARD, **settings).expected.full_decode_tokens_per_s
+    less = plan(model, machine=BOARD, kv="int4", **settings).expected.full_decode_tokens_per_s
     assert less > own
     deadline = Deadline(pace=(own + less) / 2)
     assert "--kv" in advice.choose(model, deadline, machine=BOARD, kv="auto", **settings).what
@@ -108,9 +116,9 @@ def test_boards_are_the_smallest_that_do(model):
     memory = [profiles[name].usable_bytes for name, _ in found]
     assert memory == sorted(memory)
     assert memory[0] == min(p.usable_bytes for p in profiles.values() if p.refused is None)
-    pace = 1.01 * found[0][1].expected.decode_tokens_per_s
+    pace = 1.01 * found[0][1].expected.full_decode_tokens_per_s
     faster = advice.boards(model, profiles, deadline=Deadline(pace=pace), **asked())
-    assert all(made.expected.decode_tokens_per_s >= pace for _, made in faster)
+    assert all(made.expected.full_decode_tokens_per_s >= pace for _, made in faster)
     assert found[0][0] not in [name for name, _ in faster]
 
 
