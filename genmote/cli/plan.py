@@ -39,6 +39,7 @@ class Settings:
     kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
     evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
     kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
+    kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
     sessions: int = setting("texts at the same time", default=1)
     threads: int | None = setting("threads (default: the device's cores)", default=None)
     prompt_tokens: int | None = setting(
@@ -111,6 +112,7 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
         "kv": settings.kv,
         "evict": settings.evict,
         "kv_tokens": settings.kv_tokens,
+        "kv_spill": settings.kv_spill,
         "sessions": settings.sessions,
         "threads": settings.threads or (None if device is not None else default_threads()),
         "prompt_tokens": TYPICAL_PROMPT if settings.prompt_tokens is None else settings.prompt_tokens,

@@ -81,6 +81,7 @@ def load(
             kv=kv,
             evict=evict,
             kv_tokens=kv_tokens,
+            kv_spill=kv_spill,
         )
         context, kv, evict, kv_tokens = made.context, made.kv, made.evict, made.kv_tokens
         matrices = streaming = _streaming(matrices, file, opset)

@@ -10,6 +10,7 @@ are stored in fewer bits, or dropped, only where the caller allows it (`kv="auto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ PIECES_TIMED = 32  # of a prompt, at most
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
 SLACK = 400  # one part in so many of the budget is left to allocators and page tables
 ROWS_AT_ONCE = 16  # kRowsAtOnce of native/stream.cpp
+RESIDENT_ROWS = 256  # `resident_rows` of NativeOps.cache
 LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
 
 
@@ -77,6 +79,7 @@ class Plan:
     steps: tuple[str, ...] = ()  # what was given up so that it fits, in order
     lossy: tuple[str, ...] = ()  # those of the steps, or of what was asked for, that change the text
     expected: Expected | None = None
+    kv_spill: str | None = None  # the folder for rows that are not in memory between two passes
 
     @property
     def predicted_bytes(self) -> int:
@@ -121,6 +124,7 @@ class Question:
     float_down: bool
     machine: Machine
     prompt_tokens: int
+    kv_spill: str | None = None
 
 
 def plan(
@@ -131,6 +135,7 @@ def plan(
     kv: str | None = None,
     evict: str | None = None,
     kv_tokens: float | None = None,
+    kv_spill: str | os.PathLike[str] | None = None,
     sessions: int = 1,
     threads: int | None = None,
     machine: Machine | None = None,
@@ -144,7 +149,7 @@ def plan(
     else the longest up to 2,048 that fits.
 
     `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict` and
-    `kv_tokens` as for `Engine.load`; `machine`: whose speeds to expect; `stored_as`: as if the
+    `kv_tokens` and `kv_spill` as for `Engine.load`; `machine`: whose speeds to expect; `stored_as`: as if the
     matrices were of that tensor type; `interpreter`: bytes of Python and its
     modules (None: what this process has now, or the usual). Raises BudgetError where it cannot be done, with the
     smallest budget that could, SpecError for a setting that nothing supports.
@@ -156,6 +161,7 @@ def plan(
             "kv": kv,
             "evict": evict,
             "kv_tokens": kv_tokens,
+            "kv_spill": kv_spill,
             "sessions": sessions,
             "threads": threads,
         }
@@ -179,6 +185,7 @@ def plan(
         float_down=footprint.float_down(file),
         machine=machine or NOMINAL,
         prompt_tokens=max(1, min(prompt_tokens, context)),
+        kv_spill=None if kv_spill is None else os.fspath(kv_spill),
     )
     for cache in _caches(context, kv, evict, kv_tokens):
         found = _best(question, cache)
@@ -270,10 +277,12 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
     """What is in memory whatever is done with the weights."""
     config, forget = asked.config, cache.eviction
     rows = cache_rows(asked.context, forget)
-    kv = footprint.kv_bytes(config, cache.kv, rows)
+    kv = whole = footprint.kv_bytes(config, cache.kv, rows)
+    if asked.kv_spill is not None:
+        kv = min(kv, spilling_bytes(config, cache.kv, rows))
     queries = scratch = 0
     if forget is not None:
-        queries = footprint.kv_bytes(config, cache.kv, rows, forget.queries) - kv
+        queries = footprint.kv_bytes(config, cache.kv, rows, forget.queries) - whole
         scratch = footprint.eviction_bytes(config, rows, forget.queries)
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
             chunk = max(chunk, min(SLICE, asked.context))
@@ -286,6 +295,14 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         "queries": queries * asked.sessions,
         "activations": activations + scratch,
     }
+
+
+def spilling_bytes(config: Config, kind: str, rows: int) -> int:
+    """Memory of a session's cache of `rows` rows whose cold ones lie on disk: the latest of each layer, with the pages
+    that are begun, and all rows of the layer that is computed and of the next, which is read meanwhile."""
+    held = footprint.kv_bytes(config, kind, min(rows, RESIDENT_ROWS))
+    begun = 2 * config.n_layers * config.n_kv_heads * footprint.PAGE
+    return held + begun + 2 * footprint.kv_bytes(config, kind, rows) // config.n_layers
 
 
 def cache_rows(context: int, forget: Eviction | None) -> int:
@@ -345,6 +362,7 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         weights_by_type=w.by_type,
         steps=(*steps, *cache.told),
         lossy=cache.told,
+        kv_spill=asked.kv_spill,
     )
     return replace(made, expected=_expected(asked, made))
 
@@ -383,6 +401,8 @@ def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
     if streamed:  # weights have the memory that keys and values do not take yet (`streaming.Room`)
         taken = footprint.kv_bytes(config, made.kv, min(held + rows, most))
         streamed = max(0, streamed - max(0, made.parts["kv"] - taken * made.sessions))
+    if asked.kv_spill is not None:  # cold rows are read again in each pass
+        missing += footprint.kv_row_bytes(config, made.kv) * max(0, held - RESIDENT_ROWS)
     attended = 2 * held * config.n_heads * config.head_dim * config.n_layers  # multiply-adds: scores, and their sums
     return Load(w.active, kv, w.macs, w.float_macs + attended, streamed + missing)
 

@@ -86,6 +86,7 @@ def measured(path: Path, made: Plan, *, tokens: int = 16) -> dict[str, Any]:
 def load_settings(made: Plan) -> dict[str, Any]:
     """What `Engine.load` is told so that it plans the same."""
     settings: dict[str, Any] = {"memory": made.budget_bytes, "evict": made.evict, "kv_tokens": made.kv_tokens}
+    settings["kv_spill"] = made.kv_spill
     return {key: value for key, value in settings.items() if value is not None} | (
         {} if made.kv == "f16" else {"kv": made.kv}
     )

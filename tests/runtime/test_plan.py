@@ -225,3 +225,23 @@ def test_a_tensor_that_no_plan_knows(tmp_path):
     file.tensors["blk.0.attn_odd.weight"] = file.tensors["blk.0.attn_q.weight"]
     with pytest.raises(ModelFileError, match="a tensor blk.0.attn_odd.weight, which no plan knows"):
         plan(file)
+
+
+def test_cold_rows_on_disk_are_not_counted(tmp_path):
+    from genmote.models.store import find
+    from genmote.runtime.trial import load_settings
+
+    path = find("smollm2-135m")
+    if path is None:
+        pytest.skip("smollm2-135m is not here")
+    file = ModelFile.open(path)
+    given = {"memory": 96_000_000, "context": 8192, "interpreter": BASE}
+    with pytest.raises(BudgetError):
+        plan(file, **given)
+    made = plan(file, kv_spill=str(tmp_path), **given)
+    config = footprint.read_config(file)
+    whole = footprint.kv_bytes(config, "f16", 8192)
+    assert 2 * whole // config.n_layers < made.parts["kv"] < whole // 4
+    assert load_settings(made)["kv_spill"] == str(tmp_path)
+    few = {"context": 64, "interpreter": BASE}  # all rows are in memory anyway
+    assert plan(file, kv_spill=str(tmp_path), **few).parts == plan(file, **few).parts
