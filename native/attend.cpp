@@ -32,6 +32,7 @@ void Machine::rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const
 
 void Machine::store(const float* q, int64_t ldq, const float* k, const float* v, int64_t ld, const std::vector<Span>& spans, const Block& b) {
     for (const Span& s : spans) {
+        s.cache->rewrite(b.index, s.length);  // a pass that was interrupted may have put rows of its own on disk
         each_row(s.count, [&](int64_t i) {
             uint16_t keys[1024], values[1024];  // head_dim is checked where the model is loaded
             for (int h = 0; h < b.kv_heads; h++) {

@@ -42,15 +42,16 @@ void bind_kv(nb::module_& m) {
         }
     });
     nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
-        .def("__init__", [](KVCache* self, int kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident) {
+        .def("__init__", [](KVCache* self, int kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident, int64_t page) {
             need(kind >= 0 && kind <= 2, "cache: no such kind");
             need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
             need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1024 && capacity <= int64_t(1) << 32, "cache: too large");
             need(double(layers) * heads * dim * capacity < 0x1p58, "cache: too large");
             need(queries >= 0 && query_heads >= 0 && queries <= int64_t(1) << 32 && query_heads <= 1 << 16, "cache: queries must not be negative, or too many");
             need(double(layers) * query_heads * dim * (queries + kQuerySlack) < 0x1p58, "cache: too large");
-            new (self) KVCache(static_cast<Kind>(kind), layers, heads, dim, capacity, queries, query_heads, folder, std::max<int64_t>(0, resident));
-        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0, nb::arg("folder") = "", nb::arg("resident") = 0)
+            need(page >= 0 && page <= 1 << 20 && page % 4096 == 0, "cache: no page of memory");
+            new (self) KVCache(static_cast<Kind>(kind), layers, heads, dim, capacity, queries, query_heads, folder, std::max<int64_t>(0, resident), static_cast<size_t>(page));
+        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0, nb::arg("folder") = "", nb::arg("resident") = 0, nb::arg("page") = 0)
         .def_ro("lengths", &KVCache::lengths)
         .def_ro("position", &KVCache::position)
         .def_ro("floor", &KVCache::floor)
@@ -102,6 +103,23 @@ void bind_kv(nb::module_& m) {
                 c.write(layer, static_cast<int>(i % c.heads), start + i / c.heads, {k.data() + at, v.data() + at, k_scale.data()[i], v_scale.data()[i]});
             }
             c.close(layer, start + n);
+        })
+        .def("copy", [](KVCache& c, KVCache& from, int64_t position) {  // its rows before a position, layer by layer
+            const int64_t back = from.position - position;
+            need(&c != &from && c.kind == from.kind && c.layers == from.layers && c.heads == from.heads && c.dim == from.dim && c.query_heads == from.query_heads, "copy: another shape");
+            need(back >= 0 && position >= from.floor, "copy: past the rows that are here");
+            for (int64_t n : from.lengths) need(n - back >= 0 && n - back <= c.capacity, "copy: past the rows that there is room for");
+            for (int l = 0; l < c.layers; l++) {
+                c.copy(from, l, from.lengths[static_cast<size_t>(l)] - back);
+                c.lengths[static_cast<size_t>(l)] = from.lengths[static_cast<size_t>(l)] - back;
+                c.release(l);
+            }
+            c.position = position;
+            c.floor = from.floor;
+            c.query_from = std::max(std::min(from.query_from, position), position - c.queries);
+            const int64_t each = int64_t(c.query_heads) * c.dim;
+            for (int l = 0; l < c.layers; l++)
+                for (int64_t p = c.query_from; p < position; p++) std::copy_n(from.query(l, p), each, c.query(l, p));
         })
         .def("read_queries", [](const KVCache& c, int layer, int64_t first, HalvesOut q) {  // (n, H, D), of positions first, first + 1, ...
             const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;

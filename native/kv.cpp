@@ -1,6 +1,7 @@
 #include "kv.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -8,8 +9,6 @@
 
 namespace genmote {
 namespace {
-constexpr size_t kPage = 4096;
-size_t whole_pages(size_t n) { return (n + kPage - 1) / kPage * kPage; }
 size_t padded(int n, int to) { return static_cast<size_t>((n + to - 1) / to * to); }
 
 size_t key_block(Kind kind, int dim) {
@@ -23,29 +22,31 @@ size_t value_block(Kind kind, int dim) {
 }
 }  // namespace
 
-KVCache::KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident)
+KVCache::KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident, size_t page)
     : kind(kind), layers(layers), heads(heads), dim(dim), capacity(capacity), queries(queries), query_heads(query_heads), lengths(static_cast<size_t>(layers)),
-      query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)}, resident_(resident),
+      page_(page ? page : static_cast<size_t>(sysconf(_SC_PAGESIZE))), query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)}, resident_(resident),
       cold_(static_cast<size_t>(layers)) {
     for (int part = 0; part < 2; part++) region_[part] = whole_pages(static_cast<size_t>((capacity + 15) / 16) * block_[part]);
     queries_ = (region_[0] + region_[1]) * static_cast<size_t>(layers) * heads;
     size_ = queries_ + static_cast<size_t>(layers) * query_rows_ * query_heads * dim * 2;
-    void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p = mmap(nullptr, size_ + page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
-    base_ = static_cast<uint8_t*>(p);
-    madvise(p, size_, MADV_NOHUGEPAGE);  // a huge page would be taken whole for a few rows
+    mapped_ = static_cast<uint8_t*>(p);
+    base_ = mapped_ + (page_ - reinterpret_cast<uintptr_t>(mapped_) % page_) % page_;
+    madvise(p, size_ + page_, MADV_NOHUGEPAGE);  // a huge page would be taken whole for a few rows
     if (folder.empty()) return;
     try {
         spill_ = std::make_unique<Spill>(folder, base_);
     } catch (...) {
-        munmap(base_, size_);
+        munmap(mapped_, size_ + page_);
         throw;
     }
 }
 
 KVCache::~KVCache() {
+    if (spill_ && spill_->inherited()) spill_.release()->leave();  // its lock and thread are another process's
     spill_.reset();  // its thread may still read into the memory
-    munmap(base_, size_);
+    munmap(mapped_, size_ + page_);
 }
 
 KVView KVCache::view(int layer, int head) const { return {region(layer, head, 0), region(layer, head, 1), kind, block_[0], block_[1]}; }
@@ -119,6 +120,7 @@ void KVCache::move(int64_t count) {
 
 void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
     open(layer);
+    if (spill_) spill_->forget();
     cold_[static_cast<size_t>(layer)] = {};  // all of it is in memory, and will be other rows
     std::vector<uint8_t> k(static_cast<size_t>(dim) * item()), v(k.size());
     uint16_t k_scale = 0, v_scale = 0;
@@ -131,7 +133,10 @@ void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
     lengths[static_cast<size_t>(layer)] = count;
     floor = position;
     release(layer);
-    close(layer, count);
+    try {
+        close(layer, count);
+    } catch (const SpillError&) {  // the rows stay in memory; the next pass meets the fault again, and can be told
+    }
 }
 
 void KVCache::release(int layer) {
@@ -145,7 +150,7 @@ void KVCache::release(int layer) {
 
 // ---- cold rows -------------------------------------------------------------------------------------------------------
 
-size_t KVCache::cold_bytes(int part, int64_t rows) const { return rows <= 0 ? 0 : static_cast<size_t>(rows / 16) * block_[part] / kPage * kPage; }
+size_t KVCache::cold_bytes(int part, int64_t rows) const { return rows <= 0 ? 0 : static_cast<size_t>(rows / 16) * block_[part] / page_ * page_; }
 
 std::vector<Spill::Range> KVCache::cold_ranges(int layer) const {
     std::vector<Spill::Range> ranges;
@@ -159,7 +164,9 @@ void KVCache::drain() {
     if (!spill_ || ahead_ < 0) return;
     const int layer = ahead_;
     ahead_ = -1;
-    spill_->finish();
+    if (spill_->inherited())  // there is no thread that could have read them
+        for (const Spill::Range& r : cold_ranges(layer)) spill_->read(r);
+    else spill_->finish();
     cold_[static_cast<size_t>(layer)].loaded = true;
 }
 
@@ -172,7 +179,7 @@ void KVCache::open(int layer) {
     if (!cold.loaded)
         for (const Spill::Range& r : cold_ranges(layer)) spill_->read(r);
     cold.loaded = true;
-    for (int i = 1; i < layers && ahead_ < 0; i++) {
+    for (int i = 1; i < layers && ahead_ < 0 && !spill_->inherited(); i++) {
         const int next = (layer + i) % layers;
         if (cold_[static_cast<size_t>(next)].loaded) break;
         if (std::vector<Spill::Range> ranges = cold_ranges(next); !ranges.empty()) {
@@ -201,6 +208,8 @@ void KVCache::drop(int layer) {
 
 void KVCache::rewrite(int layer, int64_t start) {
     if (!spill_) return;
+    const Cold& cold = cold_[static_cast<size_t>(layer)];
+    if (cold.bytes[0] <= cold_bytes(0, start) && cold.bytes[1] <= cold_bytes(1, start)) return;
     drain();
     warm(layer, start);
 }
@@ -210,10 +219,22 @@ void KVCache::warm(int layer, int64_t rows) {
     for (int part = 0; part < 2; part++) {
         const size_t left = std::min(cold.bytes[part], cold_bytes(part, rows));
         const size_t end = std::min(cold.bytes[part], whole_pages(static_cast<size_t>((rows + 15) / 16) * block_[part]));
+        if (left < cold.bytes[part]) spill_->forget();
         if (left < end && !cold.loaded)  // pages that hold the last rows left, and others after them
             for (int h = 0; h < heads; h++) spill_->read({region(layer, h, part) + left, end - left});
         cold.bytes[part] = left;
     }
+}
+
+void KVCache::copy(KVCache& from, int layer, int64_t rows) {
+    from.open(layer);
+    rewrite(layer, 0);
+    for (int h = 0; h < heads; h++)
+        for (int part = 0; part < 2; part++)
+            std::memcpy(region(layer, h, part), from.region(layer, h, part), static_cast<size_t>((rows + 15) / 16) * block_[part]);
+    close(layer, rows);
+    from.drain();
+    from.close(layer, from.lengths[static_cast<size_t>(layer)]);
 }
 
 uint16_t* KVCache::query(int layer, int64_t position) const {
@@ -225,9 +246,13 @@ uint16_t* KVCache::query(int layer, int64_t position) const {
 void KVCache::stored_queries(int64_t end) { query_from = std::max(query_from, end - query_rows_); }
 
 int64_t KVCache::bytes() const {
-    int64_t rows = 0;
-    for (int64_t n : lengths) rows += n;
-    return rows * heads * static_cast<int64_t>(block_[0] + block_[1]) / 16 + layers * query_rows_ * query_heads * dim * 2;
+    int64_t each = 0;  // of one head, in all layers
+    for (size_t l = 0; l < lengths.size(); l++)
+        for (int part = 0; part < 2; part++) {
+            const int64_t held = lengths[l] * static_cast<int64_t>(block_[part]) / 16;
+            each += cold_[l].loaded ? held : std::max<int64_t>(0, held - static_cast<int64_t>(cold_[l].bytes[part]));
+        }
+    return each * heads + layers * query_rows_ * query_heads * dim * 2;
 }
 
 }  // namespace genmote

@@ -18,7 +18,8 @@ constexpr int kQuerySlack = 16;  // rows beyond the asked number whose queries a
 class KVCache {
   public:
     // `folder`: where rows older than the last `resident` ones of a layer lie while it is not computed; empty: in memory.
-    KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder = "", int64_t resident = 0);
+    // `page`: what memory is taken and given back by; 0: the system's.
+    KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder = "", int64_t resident = 0, size_t page = 0);
     ~KVCache();
     KVCache(const KVCache&) = delete;
     KVCache& operator=(const KVCache&) = delete;
@@ -39,6 +40,7 @@ class KVCache {
     void open(int layer);
     void close(int layer, int64_t rows);  // of which there are so many by now
     void drain();                         // until nothing is read ahead
+    void copy(KVCache& from, int layer, int64_t rows);  // a layer's first rows of a cache with equal kind and shape
     void rewrite(int layer, int64_t start);  // rows from `start` on will be written anew
     const Spill* spill() const { return spill_.get(); }
 
@@ -47,7 +49,7 @@ class KVCache {
     int64_t query_rows() const { return query_rows_; }
     void stored_queries(int64_t end);  // rows up to this position were written
 
-    int64_t bytes() const;
+    int64_t bytes() const;  // of memory, without what lies on disk alone
 
     const Kind kind;
     const int layers, heads, dim;
@@ -58,6 +60,7 @@ class KVCache {
     int64_t query_from = 0;  // position of the first row whose queries are in the ring
 
   private:
+    size_t whole_pages(size_t n) const { return (n + page_ - 1) / page_ * page_; }
     uint8_t* region(int layer, int head, int part) const {
         return base_ + (static_cast<size_t>(layer) * heads + head) * (region_[0] + region_[1]) + (part ? region_[0] : 0);
     }
@@ -68,10 +71,11 @@ class KVCache {
     void drop(int layer);                             // give back what is on disk
     void warm(int layer, int64_t rows);               // make what lies past `rows` rows a matter of memory again
 
+    const size_t page_;
     const int64_t query_rows_;     // of the ring
     const size_t block_[2];        // bytes of 16 rows' keys, and values
     size_t region_[2], queries_, size_;  // bytes of a head's keys, and values; where the queries begin; of all
-    uint8_t* base_;
+    uint8_t *mapped_, *base_;  // what the system gave, and its first page
     const int64_t resident_;
     std::vector<Cold> cold_;
     std::unique_ptr<Spill> spill_;

@@ -1,11 +1,13 @@
 #include "spill.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 namespace genmote {
 namespace {
@@ -15,16 +17,23 @@ std::string told(const std::string& folder, const char* what, int error) {
 }
 }  // namespace
 
-Spill::Spill(const std::string& folder, uint8_t* base) : folder_(folder), base_(base) {
+Spill::Spill(const std::string& folder, uint8_t* base) : folder_(folder), base_(base), owner_(getpid()) {
+    void* p = mmap(nullptr, sizeof *forgotten_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    forgotten_ = new (p) std::atomic<uint64_t>(0);
     std::string name = folder + "/kv-XXXXXX";
     file_ = mkostemp(name.data(), O_CLOEXEC);
-    if (file_ < 0) throw SpillError(told(folder, "written", errno));
+    if (file_ < 0) {
+        const int error = errno;
+        munmap(forgotten_, sizeof *forgotten_);
+        throw SpillError(told(folder, "written", error));
+    }
     unlink(name.c_str());  // the space is free again when the file is closed, also after a crash
 #ifdef O_DIRECT
     const int flags = fcntl(file_, F_GETFL);
     fcntl(file_, F_SETFL, flags | O_DIRECT);  // past the page cache, where the file system can
-    alignas(kPage) static thread_local uint8_t page[kPage];
-    if (pwrite(file_, page, kPage, 0) != static_cast<ssize_t>(kPage)) fcntl(file_, F_SETFL, flags);
+    alignas(kBlock) static thread_local uint8_t page[kBlock];
+    if (pwrite(file_, page, kBlock, 0) != static_cast<ssize_t>(kBlock)) fcntl(file_, F_SETFL, flags);
 #endif
     thread_ = std::thread([this] { work(); });
 }
@@ -36,10 +45,30 @@ Spill::~Spill() {
     }
     changed_.notify_all();
     thread_.join();
+    leave();
+}
+
+void Spill::leave() {
     close(file_);
+    munmap(forgotten_, sizeof *forgotten_);
+}
+
+bool Spill::inherited() const { return getpid() != owner_; }
+
+void Spill::forget() {
+    if (inherited()) return;
+    seen_ = forgotten_->fetch_add(1) + 1;
+}
+
+// The file is one for a process and those that were forked from it.
+void Spill::check() const {
+    if (inherited() && *forgotten_ != seen_)
+        throw SpillError(folder_ + ": the KV cache's cold rows were changed by the process that this one was forked from; begin the text anew here");
 }
 
 void Spill::write(const Range& r) {
+    if (inherited())
+        throw SpillError(folder_ + ": the KV cache's cold rows belong to the process that this one was forked from; begin the text anew here");
     for (size_t done = 0; done < r.bytes;) {
         const ssize_t n = pwrite(file_, r.at + done, r.bytes - done, r.at + done - base_);
         if (n < 0 && errno == EINTR) continue;
@@ -57,6 +86,7 @@ void Spill::read(const Range& r) {
         done += static_cast<size_t>(n);
         read_ += static_cast<uint64_t>(n);
     }
+    check();
 }
 
 void Spill::read_ahead(std::vector<Range> ranges) {

@@ -52,22 +52,18 @@ Matrix Stream::matrix(int type, int64_t rows, int64_t cols, int64_t offset) {
 
 void Stream::arrange(const std::vector<Plan>& plans, const std::vector<int>& order, size_t ring_bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    reset();
-    while (pinned_) unload(order_[--pinned_]);
-    pinned_bytes_ = 0;
-    for (Source& s : sources_) s.pieces.clear();
-    chunks_.clear();
-    order_.clear();
     std::vector<Chunk> chunks;
+    std::vector<std::vector<Piece>> pieces(sources_.size());
     size_t largest = 0;
     for (const Plan& plan : plans) {
         const int index = static_cast<int>(chunks.size());
         Chunk c{plan.use, false, 0, 0, {}};
         for (const Part& part : plan.parts) {
-            Source& s = sources_.at(static_cast<size_t>(part.matrix));
+            const Source& s = sources_.at(static_cast<size_t>(part.matrix));
+            std::vector<Piece>& own = pieces[static_cast<size_t>(part.matrix)];
             const int64_t each = static_cast<int64_t>(panel_bytes(s.shape.type, s.shape.cols));
             const int64_t from = s.offset + part.begin * each, bytes = (part.end - part.begin) * each;
-            const int64_t before = s.pieces.empty() ? 0 : s.pieces.back().end;
+            const int64_t before = own.empty() ? 0 : own.back().end;
             if (part.begin != before || part.end <= part.begin || part.end > s.shape.panels()) throw std::invalid_argument("a matrix's parts must cover it in order");
             Segment* last = c.segments.empty() ? nullptr : &c.segments.back();
             const int64_t end = last ? last->offset + static_cast<int64_t>(last->bytes) : -1;
@@ -78,7 +74,7 @@ void Stream::arrange(const std::vector<Plan>& plans, const std::vector<int>& ord
             last->bytes = static_cast<size_t>(from + bytes - last->offset);
             c.room = last->at + Reader::room(last->offset, last->bytes);
             c.bytes += static_cast<size_t>(bytes);
-            s.pieces.push_back({part.begin, part.end, index, last->at + static_cast<size_t>(from - page_down(last->offset)), &part == &plan.parts.back()});
+            own.push_back({part.begin, part.end, index, last->at + static_cast<size_t>(from - page_down(last->offset)), &part == &plan.parts.back()});
         }
         if (plan.use != Use::rows) largest = std::max(largest, c.room);
         chunks.push_back(std::move(c));
@@ -88,11 +84,20 @@ void Stream::arrange(const std::vector<Plan>& plans, const std::vector<int>& ord
     if (order.size() != chunks.size() || std::count(seen.begin(), seen.end(), 1) != static_cast<int64_t>(seen.size()))
         throw std::invalid_argument("the order must name each chunk once");
     if (ring_bytes < 2 * largest) throw std::invalid_argument("the ring must hold two chunks");
+    // Sound: what is arranged now goes. Where there is no memory for the new, nothing is arranged.
+    reset();
+    while (pinned_) unload(order_[--pinned_]);
+    pinned_bytes_ = 0;
+    for (Source& s : sources_) s.pieces.clear();
+    chunks_.clear();
+    order_.clear();
+    ring_size_ = 0;
+    ring_.take(ring_bytes);
+    image_.take(static_cast<size_t>(reader.size()) + kPage);
     chunks_ = std::move(chunks);
     order_ = order;
     ring_size_ = ring_bytes;
-    ring_.take(ring_bytes);
-    image_.take(static_cast<size_t>(reader.size()) + kPage);
+    for (size_t i = 0; i < pieces.size(); i++) sources_[i].pieces = std::move(pieces[i]);
     users_.assign(static_cast<size_t>(reader.size()) / kPage + 1, 0);
     position_ = -1;
     ahead_ = true;  // the first pass may begin to be read

@@ -25,7 +25,9 @@ class KVCache:
         query_heads: int = 0,
         folder: str = "",
         resident: int = 0,
+        page: int = 0,
     ) -> None: ...
+    def copy(self, other: KVCache, position: int) -> None: ...
     @property
     def spilled(self) -> tuple[int, int]: ...
     lengths: list[int]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from genmote.errors import OpsError, SpecError
 
 KINDS = ("f16", "int8", "int4")
-PAGE = 4096
+PAGE = mmap.PAGESIZE  # 4096 on most machines, 16384 on a Raspberry Pi 5
 BLOCK = 16  # rows of keys that lie together, see docs/formats.md
 QUERY_SLACK = 16  # rows beyond the asked number whose queries are kept, so that taking some rows back loses none
 
@@ -51,14 +53,35 @@ def row_bytes(kind: str, head_dim: int) -> int:
 
 
 def cache_bytes(
-    n_layers: int, n_kv_heads: int, head_dim: int, rows: int, *, kind: str = "f16", queries: int = 0, n_heads: int = 0
+    n_layers: int,
+    n_kv_heads: int,
+    head_dim: int,
+    rows: int,
+    *,
+    kind: str = "f16",
+    queries: int = 0,
+    n_heads: int = 0,
+    page: int = PAGE,
 ) -> int:
     """Memory that a native cache takes once it holds `rows` rows: each head's keys, and its values, begin a page of
     memory and take whole blocks of 16 rows; then the queries."""
     blocks = -(-rows // BLOCK)
-    pages = sum(-(-blocks * block // PAGE) for block in block_bytes(kind, head_dim))
+    pages = sum(-(-blocks * block // page) for block in block_bytes(kind, head_dim))
     kept = n_layers * n_heads * head_dim * 2 * (queries + QUERY_SLACK) if queries else 0
-    return n_layers * n_kv_heads * pages * PAGE + kept
+    return n_layers * n_kv_heads * pages * page + kept
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An array as parts that are made one after the other, for where there is no memory for a second whole one."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    parts: Callable[[], Iterable[NDArray[Any]]]
+
+
+def nothing() -> None:
+    """What `restore` does between layers where its arrays are plain memory."""
 
 
 class Rows:
@@ -92,6 +115,18 @@ class Rows:
                 f"give a number from {self.floor} to {self.position}"
             )
         return self.position - position
+
+    def streamed(self, position: int | None = None) -> Mapping[str, NDArray[Any] | Streamed]:
+        return self.export(position)
+
+    def copy_from(self, other: Any, position: int) -> None:
+        self.restore(other.export(position))
+
+    def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        raise NotImplementedError
+
+    def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
+        raise NotImplementedError
 
     def _move(self, count: int) -> None:
         raise NotImplementedError
@@ -131,10 +166,15 @@ class State:
 
 
 def state_of(
-    state: dict[str, NDArray[Any]], kind: str, shape: tuple[int, int, int], capacity: int, query_shape: tuple[int, int]
+    state: dict[str, NDArray[Any]],
+    kind: str,
+    shape: tuple[int, int, int],
+    capacity: int,
+    query_shape: tuple[int, int],
+    done: Callable[[], None] = nothing,
 ) -> State:
     """What `export` gave, checked for a cache of `kind` and `shape` (layers, heads, dimensions) that keeps the queries
-    of `query_shape` (rows, heads). Raises SpecError where it does not fit."""
+    of `query_shape` (rows, heads). Raises SpecError where it does not fit. `done`: after each layer that was read."""
     layers, heads, dim = shape
     try:
         found = bytes(np.asarray(state["kind"], np.uint8)).decode()
@@ -157,8 +197,10 @@ def state_of(
                 f"a saved prefix with {name} of {x.dtype} {x.shape}: wanted {np.dtype(type_)} {wanted}; "
                 "save it again with this model"
             )
-    if kind == "int4" and max(lengths) > 0 and (parts["k"].max() > 31 or parts["v"].max() > 15):
-        raise SpecError("a saved prefix with codes that int4 does not have: save it again")
+    for (begin, end), (name, most) in product(pairwise(np.cumsum([0, *lengths])), (("k", 31), ("v", 15))):
+        if kind == "int4" and end > begin and parts[name][begin:end].max() > most:
+            raise SpecError("a saved prefix with codes that int4 does not have: save it again")
+        done()
     queries = np.asarray(state.get("queries", np.zeros((layers, 0, 0, dim), np.float16)))
     if queries.ndim != 4 or queries.dtype != np.float16 or (queries.shape[0], queries.shape[3]) != (layers, dim):
         raise SpecError(f"a saved prefix with queries of {queries.dtype} {queries.shape}: save it again")

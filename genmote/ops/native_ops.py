@@ -7,15 +7,16 @@ Every result has the same bits on every instruction set, for any number of threa
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import OpsError
+from genmote.errors import OpsError, SpecError
 from genmote.ops import kv_codes, quant
-from genmote.ops.cache import KINDS, Rows, State, kept_rows, part_types, state_of
+from genmote.ops.cache import KINDS, Rows, State, Streamed, kept_rows, nothing, part_types, state_of
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
@@ -67,15 +68,17 @@ class NativeCache(_native.KVCache, Rows):
         n_heads: int = 0,
         spill: str | os.PathLike[str] | None = None,
         resident_rows: int = 256,
+        page: int = 0,
     ) -> None:
         """`spill`: a folder; all but the last `resident_rows` rows of a layer lie there in a file without a name while
-        the layer is not computed. The bits are the same. `spilled`: bytes written and read. SpecError: disk full."""
+        the layer is not computed. The bits are the same. `spilled`: bytes written and read. SpecError: disk full.
+        `page`: bytes of a page of memory, 0 for the system's."""
         part_types(kind, head_dim)
         if queries and n_heads < 1:
             raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
         heads, folder = n_heads if queries else 0, "" if spill is None else os.fspath(spill)
         shape = (n_layers, n_kv_heads, head_dim)
-        super().__init__(KINDS.index(kind), *shape, capacity, queries, heads, folder, resident_rows)
+        super().__init__(KINDS.index(kind), *shape, capacity, queries, heads, folder, resident_rows, page)
         self.kind, self.shape = kind, shape
         self.wanted, self.query_heads = queries, heads
 
@@ -92,21 +95,39 @@ class NativeCache(_native.KVCache, Rows):
         self.keep_rows(layer, kept_rows(rows, self.shape[1], self.lengths[layer]))
 
     def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
+        arrays = self.streamed(position)
+        return {n: np.concatenate(list(x.parts())) if isinstance(x, Streamed) else x for n, x in arrays.items()}
+
+    def streamed(self, position: int | None = None) -> dict[str, NDArray[Any] | Streamed]:
         back = 0 if position is None else self.back(position)
         lengths, end = [n - back for n in self.lengths], self.position - back
-        rows = [self._rows(layer, n) for layer, n in enumerate(lengths)]
-        parts = {name: np.concatenate([x[name] for x in rows]) for name in rows[0]}
         queries = np.stack([self._queries(layer, end) for layer in range(self.shape[0])])
-        return State(self.kind, lengths, end, self.floor, parts, queries).arrays()
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        found = state_of(state, self.kind, self.shape, self.capacity, (self.wanted, self.query_heads))
+        def layers(name: str) -> Iterator[NDArray[Any]]:
+            for layer, n in enumerate(lengths):
+                yield self._rows(layer, n)[name]
+
+        parts = {
+            name: Streamed((sum(lengths), self.shape[1], *tail), np.dtype(type_), partial(layers, name))
+            for name, (tail, type_) in part_types(self.kind, self.shape[2]).items()
+        }
+        return State(self.kind, lengths, end, self.floor, {}, queries).arrays() | parts
+
+    def copy_from(self, other: Any, position: int) -> None:
+        other.back(position)
+        if not isinstance(other, NativeCache) or (other.kind, other.shape) != (self.kind, self.shape):
+            raise SpecError("rows of a cache of another kind or shape: copy from one that was made alike")
+        self.copy(other, position)
+
+    def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
+        found = state_of(state, self.kind, self.shape, self.capacity, (self.wanted, self.query_heads), done)
         for layer, parts in enumerate(found.layers()):
             n = found.lengths[layer]
             raw = [np.ascontiguousarray(parts[name]).view(np.uint8) for name in "kv"]
             none = np.zeros((n, self.shape[1]), np.float16)
             scales = [np.ascontiguousarray(parts.get(f"{name}_scale", none)).view(np.uint16) for name in "kv"]
             self.write(layer, 0, *raw, *scales)
+            done()
         self.place(found.lengths, found.position, found.floor)
         for layer, queries in enumerate(found.queries):
             self.write_queries(layer, np.ascontiguousarray(queries).view(np.uint16))

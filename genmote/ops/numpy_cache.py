@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.ops import kv_codes
-from genmote.ops.cache import QueryRing, Rows, State, kept_rows, part_types, row_bytes, state_of
+from genmote.ops.cache import QueryRing, Rows, State, kept_rows, nothing, part_types, row_bytes, state_of
 from genmote.ops.exact import Float32
 
 
@@ -65,7 +66,7 @@ class NumpyCache(Rows):
         end = self.position - back
         return State(self.kind, lengths, end, self.floor, parts, self.ring.read(slice(None), end)).arrays()
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
         found = state_of(state, self.kind, self.shape, self.capacity, (self.ring.wanted, self.ring.rows.shape[2]))
         self.parts = [{name: x.copy() for name, x in layer.items()} for layer in found.layers()]
         self.lengths, self.position, self.floor = found.lengths, found.position, found.floor

@@ -14,13 +14,14 @@ Every op set defines the same function; `numpy` is the plain reference. Arrays a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote.ops.cache import Streamed
 from genmote.ops.layer import Activation, Array, Experts, Layer, Linear, Norm
 
 
@@ -76,8 +77,16 @@ class KVCache(Protocol):
         """Plain arrays (docs/formats.md) of the rows before a position (None: of all), to save or copy a prefix."""
         ...
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
-        """Hold what `export` gave. Raises SpecError for a state of another kind or shape."""
+    def streamed(self, position: int | None = None) -> Mapping[str, NDArray[Any] | Streamed]:
+        """What `export` gives, the large arrays in parts where the op set can: no second copy of the whole."""
+        ...
+
+    def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = ...) -> None:
+        """Hold what `export` gave; `done` is called after each layer. SpecError for another kind or shape."""
+        ...
+
+    def copy_from(self, other: Any, position: int) -> None:
+        """Hold the rows before a position of another cache of the same op set, kind and shape."""
         ...
 
 

@@ -7,7 +7,7 @@ here the last bits of a row do depend on its company.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError
 from genmote.ops import quant
-from genmote.ops.cache import QueryRing, Rows, State, kept_rows, row_bytes, state_of
+from genmote.ops.cache import QueryRing, Rows, State, kept_rows, nothing, row_bytes, state_of
 from genmote.ops.exact import sin_cos
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.numpy_ops import GROUP, PLAIN
@@ -135,7 +135,7 @@ class TorchCache(Rows):
         end = self.position - back
         return State("f16", lengths, end, self.floor, parts, self.ring.read(slice(None), end)).arrays()
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
         found = state_of(state, "f16", self.shape, self.capacity, (self.ring.wanted, self.ring.rows.shape[2]))
         device = self.k[0].device
         self.k, self.v = ([torch.tensor(x[name], device=device) for x in found.layers()] for name in ("k", "v"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.models.tokenizer import GrammarVocabulary
+from genmote.ops.cache import nothing
 from genmote.runtime.engine import Engine
 
 
@@ -55,10 +56,15 @@ class EchoCache:
     def truncate(self, position: int) -> None:
         self.length = self.position = position
 
+    def copy_from(self, other: EchoCache, position: int) -> None:
+        self.restore(other.export(position))
+
     def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
         return {"k": self.rows[: self.length if position is None else position]}
 
-    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+    streamed = export
+
+    def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
         rows = state["k"]
         self.rows[: len(rows)] = rows
         self.length = self.position = len(rows)

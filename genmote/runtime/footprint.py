@@ -31,7 +31,7 @@ INTERPRETER_BYTES = 36 << 20
 HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on top
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
-PAGE = 4096
+PAGE = 4096  # what reads are aligned to
 
 # What a pass uses together: one stage of the ring. Names are those after "blk.N.".
 STAGES = (

@@ -162,13 +162,14 @@ def plan_for(
 
 def room(made: Plan, config: Config) -> Room:
     """What a plan leaves to a text as it grows."""
+    from genmote.ops.cache import PAGE
     from genmote.runtime import footprint
     from genmote.runtime.streaming import Room
 
     return Room(
         made.budget_bytes or 0,
         footprint.kv_row_bytes(config, made.kv),
-        2 * config.n_layers * config.n_kv_heads * footprint.PAGE,
+        2 * config.n_layers * config.n_kv_heads * PAGE,
         made.parts["activations"],
         made.chunk_rows,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,12 +208,13 @@ class Session:
         """A new session that holds the first `length` rows: a copy, far cheaper than running them."""
         other = Session(self.engine)
         if length and self._cache is not None:
-            other._take(self.ids[:length], self._state(length))
+            cache = self.ready(0)
+            other._take(self.ids[:length], lambda to: to.copy_from(cache, length), self._scores())
         return other
 
     def save(self, path: str | Path) -> None:
         """Write the rows held to a file that `restore` takes in any later process with the same model and settings."""
-        state = {} if self._cache is None else self._state(len(self.ids))
+        state = {} if self._cache is None else {**self.ready(0).streamed(len(self.ids)), **self._scores()}
         saved.write(Path(path), self.engine.identity(), self.ids, state)
 
     def restore(self, path: str | Path) -> None:
@@ -228,24 +229,23 @@ class Session:
         if ids:
             eviction.check(state, self.engine.eviction)
             try:
-                self._take(ids, state)
+                self._take(ids, lambda to: to.restore(state, state.let_go), state)
             except (ValueError, KeyError, TypeError) as error:
                 raise saved.damaged(Path(path), str(error)) from None
 
-    def _state(self, length: int) -> dict[str, NDArray[Any]]:
-        """The first `length` rows as plain arrays."""
-        state = self.ready(0).export(length)
-        return state if self._evictor is None else state | self._evictor.export()
+    def _scores(self) -> dict[str, NDArray[Any]]:
+        """What eviction goes by."""
+        return {} if self._evictor is None else self._evictor.export()
 
-    def _take(self, ids: list[int], state: dict[str, NDArray[Any]]) -> None:
-        """Hold the rows of a state, in an empty session."""
+    def _take(self, ids: list[int], fill: Callable[[KVCache], None], scores: Mapping[str, NDArray[Any]]) -> None:
+        """Hold rows that `fill` puts into the cache, in an empty session."""
         if len(ids) > self.engine.context:
             raise ContextError(f"the text has {len(ids)} tokens, {self.engine.context_limit}")
         cache = self.ready(0)
         try:
-            cache.restore(state)
+            fill(cache)
             if self._evictor is not None:
-                self._evictor.restore(state)
+                self._evictor.restore(scores)
         except BaseException:
             self._cache = self._evictor = None
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from genmote import ops as op_sets
 from genmote.errors import OpsError, SpecError
-from genmote.ops.cache import cache_bytes
+from genmote.ops.cache import PAGE, cache_bytes
 from genmote.ops.layer import Layer, LayerSpec
 from genmote.ops.protocol import Span
 
@@ -165,8 +166,10 @@ def test_bytes_are_counted_and_predicted(ops: Any) -> None:
     layers = [layer_of(index) for index in range(3)]
     feed(ops, cache, layers, some_rows(64))
     assert cache.nbytes == 3 * 64 * KV_HEADS * DIM * 2 * 2
-    assert cache_bytes(3, KV_HEADS, DIM, 64) == 3 * KV_HEADS * 2 * 4096  # each head's part begins a page
-    assert cache_bytes(3, KV_HEADS, 64, 100) == 3 * KV_HEADS * 2 * 4 * 4096
+    assert cache_bytes(3, KV_HEADS, DIM, 64) == 3 * KV_HEADS * 2 * PAGE  # each head's part begins a page
+    assert cache_bytes(3, KV_HEADS, DIM, 64, page=16384) == 3 * KV_HEADS * 2 * 16384
+    assert os.sysconf("SC_PAGE_SIZE") == PAGE
+    assert cache_bytes(3, KV_HEADS, 64, 100, page=4096) == 3 * KV_HEADS * 2 * 4 * 4096
     more = ops.cache(3, KV_HEADS, DIM, 100, queries=8, n_heads=HEADS)
     assert more.nbytes == 3 * HEADS * DIM * 2 * (8 + 16)
     assert cache_bytes(3, KV_HEADS, DIM, 0, queries=8, n_heads=HEADS) == more.nbytes

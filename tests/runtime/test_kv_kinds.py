@@ -55,13 +55,16 @@ def test_a_text_does_not_feel_slicing_or_kind_of_company(kind: str, tmp_path: Pa
     assert np.array_equal(logits["numpy"], logits["native"])
 
 
-def test_cold_rows_on_disk_give_the_same_text(tmp_path: Path) -> None:
-    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+def test_cold_rows_on_disk_give_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
+    monkeypatch.setitem(native.NativeCache.__init__.__kwdefaults__, "resident_rows", 32)  # the text is short
     make_model("tiny-llama", "Q8_0", tmp_path / "m.gguf", seed=1)
-    said = []
+    said, spilled = [], []
     for folder in (None, tmp_path):
         with Engine.load(tmp_path / "m.gguf", ops="native", kv_spill=folder) as engine:
             said.append(engine.generate("a b c " * 60, max_tokens=20, ignore_eos=True).text)
+            spilled.append(engine.pool._idle[0]._cache.spilled)
     assert said[0] == said[1]
+    assert spilled[0] == (0, 0) and min(spilled[1]) > 0
     with pytest.raises(OpsError, match="kv_spill with the numpy op set: only the native one"):
         Engine.load(tmp_path / "m.gguf", ops="numpy", kv_spill=tmp_path)
