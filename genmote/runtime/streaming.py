@@ -33,7 +33,10 @@ MOST_RING, LEAST_RING = 32 << 20, 1 << 20
 MOST_CHUNK, LEAST_CHUNK = 4 << 20, 96 << 10  # bytes that are read at once
 
 _EXPERT = re.compile(r"\]$|\.ffn_\w+\.\d+\.weight$")
-MARGIN = 1 << 20  # of the budget that is left alone
+MARGIN = (
+    1 << 20
+)  # of the budget that is left alone, and a share of it: page tables and the kernel's own count too, and a
+MARGIN_SHARE = 40  # group that stands at its limit is slowed down at every turn
 PATIENCE = 16  # passes with room, after which weights are pinned again
 
 Part = tuple[int, int, int]  # (matrix, first panel, end)
@@ -133,7 +136,7 @@ class Streaming:
     def keep_to(self, room: Room, unused_bytes: int) -> None:
         """Pin `unused_bytes` more, which are planned for a text's keys and values, until it needs them."""
         self._room = room
-        first = room.chunk_rows * room.row_bytes + room.page_bytes
+        first = room.chunk_rows * room.row_bytes + room.page_bytes + room.budget_bytes // MARGIN_SHARE
         if unused_bytes > first:
             self.pin(self.pinned_bytes + unused_bytes - first)
 
@@ -148,11 +151,12 @@ class Streaming:
         resident, pinned, step = resident_bytes(), self.pinned_bytes, max(MARGIN, room.budget_bytes // 64)
         if not resident:  # the system does not tell
             return
+        margin = MARGIN + room.budget_bytes // MARGIN_SHARE
         need = rows * room.row_bytes + room.page_bytes
         if rows > self._rows:
             need += room.activation_bytes * min(rows - self._rows, room.chunk_rows) // room.chunk_rows
             self._rows = rows
-        spare = room.budget_bytes - MARGIN - resident - need
+        spare = room.budget_bytes - margin - resident - need
         if spare < 0:
             self.pin(max(0, pinned + spare - step))
         elif spare > 4 * step and self._roomy >= PATIENCE and (self._most is None or pinned < self._most):
