@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose faults are our errors: one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("expected one argument", "wanted one value, which begins with no -")
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -67,13 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A terminal that cannot show a character shows a question mark, not a traceback.
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     name = f"genmote {words[0]}" if words and not words[0].startswith("-") else "genmote"
+    out = Output(json="--json" in (words[: words.index("--")] if "--" in words else words))
     with _terminated():
         try:
-            status = _run(words)
+            status = _run(words, out)
             sys.stdout.flush()
             return status
         except GenmoteError as fault:
-            return _tell(name, str(fault), fault.exit_status)
+            return _tell(name, str(fault), fault.exit_status, out)
         except KeyboardInterrupt:
             return _tell(name, "interrupted", INTERRUPTED)
         except BrokenPipeError:
@@ -81,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return PIPE_GONE
         except MemoryError:
-            return _tell(name, "not enough memory: use a smaller model, --context or --threads", 1)
+            return _tell(name, "not enough memory: use a smaller model, --context or --threads", 1, out)
         except OSError as fault:
             where = f"{fault.filename}: " if fault.filename else ""
-            return _tell(name, f"{where}{fault.strerror or fault}", 1)
+            return _tell(name, f"{where}{fault.strerror or fault}", 1, out)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], out: Output) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -98,8 +100,9 @@ def _run(words: list[str]) -> int:
         raise UserError(f"{words[0]} stands before any verb: write genmote VERB, see genmote --help")
     parser, module = parser_of(words[0])
     namespace = parser.parse_args(words[1:])
+    out.json = namespace.json
     settings: Any = spec.from_flags(module.Settings, namespace)
-    status = module.run(settings, Output(json=namespace.json))
+    status = module.run(settings, out)
     return int(status or 0)
 
 
@@ -112,9 +115,14 @@ def overview() -> str:
     return "\n".join([head, *lines, "\n`genmote VERB --help` tells more; every verb takes --json."])
 
 
-def _tell(name: str, message: str, status: int) -> int:
+def _tell(name: str, message: str, status: int, out: Output | None = None) -> int:
+    """The fault in one line on standard error; with ``--json`` also as the one object, where there is none yet."""
+    line = " ".join(message.split())
     with contextlib.suppress(OSError):
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{name}: {line}", file=sys.stderr)
+        if out is not None and out.json and not out.told:
+            out.result({"error": line, "status": status}, "")
+            sys.stdout.flush()
     return status
 
 

@@ -149,6 +149,8 @@ def load(flags: ModelFlags) -> Engine:
             kv_tokens=flags.kv_tokens,
             kv_spill=flags.kv_spill,
         )
+    if flags.kv_tokens is not None and flags.kv_tokens >= engine.context:
+        note(f"--kv-tokens {flags.kv_tokens:g} has no effect: the context has {engine.context} tokens, no row goes")
     tell_plan(engine)
     if (bounds := bounds_of(flags)) is not None:
         engine.govern(bounds, tell=lambda decision: note(str(decision)))

@@ -16,9 +16,11 @@ class Output:
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
+        self.told = False  # whether a result has been printed
 
     def result(self, values: Mapping[str, Any], text: str) -> None:
         """The verb's result: `values` as one JSON object, or `text`."""
+        self.told = True
         if self.json:
             # NaN and infinity are not JSON: what could not be measured is null.
             print(json.dumps({key: _plain(value) for key, value in values.items()}, ensure_ascii=False))

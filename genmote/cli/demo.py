@@ -218,7 +218,7 @@ def told(
 def speed(ours: dict[str, Any], other: Peer | None, why_not: str, others: float | None) -> str:
     """The table of both, and what to think of it."""
     disturbed = others is not None and others > BUSY_CORES
-    heads = ["llama.cpp", *([] if disturbed else ["ratio"])] if other else []
+    heads = ["llama.cpp", "ratio"] if other and not disturbed else []
     rows = [["3. Speed and memory", "genmote", *heads]]
     for label, key, more_is_better in (
         ("   model loaded in, ms", "load_ms", False),
@@ -237,7 +237,7 @@ def speed(ours: dict[str, Any], other: Peer | None, why_not: str, others: float 
     notes = [f"genmote: {ours['ops']} op set, {ours['threads']} threads; {other.name if other else why_not}."]
     if disturbed:
         notes.append(
-            f"Other programs kept {others:.1f} cores busy meanwhile: the speeds mean little, and no ratio is given."
+            f"Other programs kept {others:.1f} cores busy meanwhile: the speeds mean little, so none is compared."
         )
     elif other:
         notes.append("One run each, only to give an idea: make bench measures with care.")

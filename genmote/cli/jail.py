@@ -108,11 +108,13 @@ def _text(report: Report) -> str:
         return told if of is None else f"{told} of {size(of)}"
 
     how = "" if report.peak_how == "kernel" else f" ({report.peak_how})"
+    # A group's memory holds cached files too: met at the limit, those go first, and nobody is killed.
+    freed = " (cached files made room, nothing was killed)" if usage.limit_hits and not usage.oom_kills else ""
     parts = [
         f"status {report.status} in {report.wall_s:.2f} s",
         f"peak {amount(usage.peak_bytes, limits.memory_bytes)}{how}",
         f"largest process {amount(report.peak_rss_bytes)}",
-        "limit met" if usage.limit_hits is None else f"limit met {usage.limit_hits} times",
+        "limit met" if usage.limit_hits is None else f"limit met {usage.limit_hits} times{freed}",
         f"read again {amount(usage.refault_bytes)}",
         f"disk read {amount(usage.read_bytes)}",
         f"CPU {report.cpu_s:.2f} s",

@@ -63,6 +63,10 @@ def run(settings: Settings, out: Output) -> None:
         raise SpecError("--check runs on this machine: leave --device out, and give its --memory")
     if settings.check and settings.sessions != 1:
         raise SpecError(f"--check runs one text, not {settings.sessions}: leave --sessions out")
+    if settings.device is not None and (why := profile.load(settings.device).refused) is not None:
+        out.result({"model": settings.model, "device": settings.device, "fits": False, "reason": why}, "")
+    if settings.threads is not None and settings.threads < 1:
+        raise SpecError(f"threads={settings.threads}: wanted 1 or more")
     device = None if settings.device is None else profile.runnable(settings.device)
     deadline = deadline_of(settings)
     path = find(settings.model)
@@ -72,9 +76,10 @@ def run(settings: Settings, out: Output) -> None:
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:
-        helps, others = what_helps(file, machine, asked, deadline)
+        helps, others = what_helps(file, machine, asked, deadline, settings)
         out.result(
-            {"model": settings.model, "device": settings.device, "fits": False, "least_bytes": fault.least_bytes}
+            {"model": settings.model, "device": settings.device, "fits": False, "reason": str(fault)}
+            | {"least_bytes": fault.least_bytes}
             | told_help(helps, others),
             help_text(helps, others),
         )
@@ -164,7 +169,7 @@ def planned(
 
 
 def what_helps(
-    file: ModelFile, machine: Machine, asked: dict[str, Any], deadline: Deadline | None
+    file: ModelFile, machine: Machine, asked: dict[str, Any], deadline: Deadline | None, settings: Settings
 ) -> tuple[list[Option], list[tuple[str, Plan]]]:
     """Changes of settings that work, and boards on which it works as asked."""
     from genmote.device import profile
@@ -180,7 +185,8 @@ def what_helps(
             made = plan(file, machine=machine, **asked | short)
             found.insert(0, advice.Option(f"a prompt of at most {prompt} tokens", short, made))
     profiles = {name: profile.load(name) for name in profile.names()}
-    return found, advice.boards(file, profiles, deadline=deadline, **asked)
+    within = None if settings.memory is None else asked["memory"]  # what was asked for, not what a board has
+    return found, advice.boards(file, profiles, deadline=deadline, within=within, **asked)
 
 
 def told_help(helps: list[Option], others: list[tuple[str, Plan]]) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def help_text(helps: list[Option], others: list[tuple[str, Plan]]) -> str:
     ]:
         rows.append([what, size(made.predicted_bytes), *speeds(made)])
     if len(rows) == 1:
-        return "No setting and no known board does: a smaller model is needed."
+        return "No setting and no known board does so: more memory, or a smaller model, is needed."
     return columns(rows)
 
 

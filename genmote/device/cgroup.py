@@ -69,7 +69,7 @@ class Group:
         Raises SpecError for impossible limits and UserError where no such group can be made.
         """
         if faults := limits.faults():
-            raise SpecError("jail: " + "; ".join(faults))
+            raise SpecError("; ".join(faults))
         wanted = {"memory", "cpu", "disk"} | ({"cores"} if limits.cores else set())
         found = mounts(inside=inside)
         made = places(wanted, found)

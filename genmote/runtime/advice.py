@@ -131,10 +131,10 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
     for shorter in CONTEXTS:
         if shorter < context:
             yield f"--context {shorter}", {"context": shorter}
-    if kinds:
+    for kind in kinds:
         for shorter in CONTEXTS:
             if shorter < context:
-                yield f"--kv int8 --context {shorter}", {"kv": "int8", "context": shorter}
+                yield f"--kv {kind} --context {shorter}", {"kv": kind, "context": shorter}
     own = weights(file).total
     for kind in TYPES:
         if weights(file, stored_as=kind).total < own:
@@ -150,15 +150,23 @@ def _first_of_each(options: Iterable[Option]) -> list[Option]:
 
 
 def boards(
-    file: ModelFile, profiles: dict[str, Profile], *, deadline: Deadline | None = None, most: int = 3, **settings: Any
+    file: ModelFile,
+    profiles: dict[str, Profile],
+    *,
+    deadline: Deadline | None = None,
+    most: int = 3,
+    within: int | None = None,
+    **settings: Any,
 ) -> list[tuple[str, Plan]]:
-    """The smallest boards, by usable memory and then by bandwidth, on which it fits and meets the deadline."""
+    """The smallest boards, by usable memory and then by bandwidth, on which it fits and meets the deadline, `within` so
+    many bytes where that is given."""
     ordered = sorted(profiles.items(), key=lambda item: (item[1].usable_bytes, item[1].bandwidth.read_gb_s))
     found: list[tuple[str, Plan]] = []
     for name, profile in ordered:
         if profile.refused is not None or len(found) == most:
             continue
-        given = settings | {"memory": profile.usable_bytes, "threads": None}
+        memory = min(profile.usable_bytes, within or profile.usable_bytes)
+        given = settings | {"memory": memory, "threads": None}
         made = _tried(lambda: plan(file, machine=Machine.of(profile), **given))  # noqa: B023
         if made is not None and (deadline is None or deadline.met(made)):
             found.append((name, made))

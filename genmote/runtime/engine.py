@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import ContextError, OpsError, SpecError, TemplateError
+from genmote.ops.cache import KINDS
 from genmote.runtime import loading
 from genmote.runtime.eviction import Eviction, Evictor, eviction, lossy
 from genmote.runtime.generation import Prompt, Request, Result
@@ -197,6 +198,8 @@ class Engine:
     def set_cache(self, *, kv: str | None = None, evict: str | None = None, kv_tokens: float | None = None) -> None:
         """From now on keep keys and values so, see `load`; prompts are read anew. Raises SpecError."""
         found = eviction(evict, kv_tokens, self.context)
+        if kv not in (None, *KINDS):
+            raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(KINDS)}, or auto")
         with self.lock:
             self.kv, self.eviction = kv or "f16", found
             self._kept: tuple[int, Eviction | None, list[int]] = (-1, None, [])

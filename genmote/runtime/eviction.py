@@ -118,8 +118,9 @@ def eviction(evict: str | None, kv_tokens: float | None, context: int) -> Evicti
     wrong = isinstance(given, bool) or not isinstance(given, int | float) or given <= 0
     rows = 0 if wrong else int(given * context) if given < 1 else int(given)
     if rows < LEAST_ROWS or (not wrong and given >= 1 and given != rows):
+        told = f"{kv_tokens:g}" if isinstance(kv_tokens, float) else repr(kv_tokens)
         raise SpecError(
-            f"kv_tokens={kv_tokens!r} with a context of {context}: use a whole number from {LEAST_ROWS} up, "
+            f"kv_tokens={told} with a context of {context}: use a whole number from {LEAST_ROWS} up, "
             f"or a share of the context below 1 that makes at least {LEAST_ROWS} rows"
         )
     return None if rows >= context else Eviction(name, found, layers, rows, context)

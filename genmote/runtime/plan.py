@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
 TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
+SHORTER = (1024, 512, 256)  # contexts that a refusal tries
 PIECES_TIMED = 32  # of a prompt, at most
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
 SLACK = 400  # one part in so many of the budget is left to allocators and page tables
@@ -220,8 +221,10 @@ def _check(config: Config, context: int, kv: str | None, sessions: int, memory: 
         raise SpecError(f"context={context}: this model takes 1 to {config.context_length} tokens")
     if kv not in (None, "auto", *KINDS):
         raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(KINDS)}, or auto")
-    if sessions < 1 or (memory is not None and memory < 1):
-        raise SpecError(f"sessions={sessions}, memory={memory}: wanted numbers above 0")
+    if sessions < 1:
+        raise SpecError(f"sessions={sessions}: wanted 1 or more")
+    if memory is not None and memory < 1:
+        raise SpecError(f"memory={memory}: wanted bytes above 0")
 
 
 def _caches(context: int, kv: str | None, evict: str | None, kv_tokens: float | None) -> Iterator[Cache]:
@@ -454,23 +457,44 @@ def least_bytes(asked: Question, cache: Cache) -> int:
 
 
 def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
-    """Why it does not fit, the smallest budget that does, and what would help."""
+    """Why it does not fit, the smallest budget that does, and what would help within this one."""
+    memory = asked.memory or 0
     least = min(least_bytes(asked, cache) for cache in caches)
     told = (
-        f"{asked.name} does not fit {_mb(asked.memory or 0)}: with a context of {asked.context} tokens the least is "
+        f"{asked.name} does not fit {_given(memory)}: with a context of {asked.context} tokens the least is "
         f"{_mb(least, up=True)}"
     )
-    helps = []
-    smaller = Cache("int4")
-    if all(cache.kv != "int4" for cache in caches) and least_bytes(asked, smaller) < 0.97 * least:
-        helps.append(f"--kv auto (from {_mb(least_bytes(asked, smaller), up=True)})")
-    short = min(512, asked.context)
-    if short < asked.context:
-        brief = min(least_bytes(replace(asked, context=short), cache) for cache in caches)
-        if brief < 0.97 * least:
-            helps.append(f"--context {short} (from {_mb(brief, up=True)})")
-    helps.append("a smaller model")
-    return BudgetError(f"{told}; what helps: {', '.join(helps)}", least)
+    tries: dict[str, int] = {}
+    may_lose = len(caches) == 1 and caches[0] == Cache("f16")  # nothing was asked of keys and values
+    if may_lose:
+        tries["--kv auto"] = _least_with_auto(asked)
+    shorter = [count for count in SHORTER if count < asked.context]
+    for count in shorter:
+        brief = replace(asked, context=count)
+        tries[f"--context {count}"] = min(least_bytes(brief, cache) for cache in caches)
+    for count in shorter if may_lose else ():
+        tries[f"--kv auto --context {count}"] = _least_with_auto(replace(asked, context=count))
+    fits = [what for what, needed in tries.items() if needed <= memory]
+    first = {what.split(" --context")[0].split()[0] + str("auto" in what): what for what in reversed(fits)}
+    if first:
+        helps = [f"{what} (from {_mb(tries[what], up=True)})" for what in reversed(first.values())]
+        return BudgetError(f"{told}; what helps: {', '.join(helps)}, a smaller model", least)
+    if tries and min(tries.values()) < least:
+        what = min(tries, key=lambda name: tries[name])
+        told += f", and with {what} it is {_mb(tries[what], up=True)}, the least of all"
+    return BudgetError(f"{told}; what helps: more memory, or a smaller model", least)
+
+
+def _least_with_auto(asked: Question) -> int:
+    return min(least_bytes(asked, cache) for cache in _caches(asked.context, "auto", None, None))
+
+
+def _given(memory: int) -> str:
+    """A budget as it was given; one that is too small for any model was meant otherwise."""
+    if memory >= 1_000_000:
+        return _mb(memory)
+    meant = memory // 1000 if memory >= 1000 else memory
+    return f"{memory} bytes (was {meant}MB meant?)"
 
 
 def _mb(count: int, *, up: bool = False) -> str:

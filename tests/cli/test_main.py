@@ -157,3 +157,23 @@ def test_the_matrix_library_keeps_to_one_thread_unless_told(monkeypatch: pytest.
             monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
         main(["--version"])
         assert os.environ["OPENBLAS_NUM_THREADS"] == found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "no-such-model", "--prompt", "x", "--json"],
+        ["generate", "--no-such-flag", "--json"],
+        ["plan", "no-such-model", "--json"],
+        ["no-such-verb", "--json"],
+    ],
+)
+def test_a_failure_with_json_is_one_object_too(genmote, own_home, words):
+    ran = genmote(*words)
+    assert ran.status == 2 and ran.err.count("\n") == 1
+    assert ran.json["status"] == 2 and ran.err.endswith(ran.json["error"] + "\n")
+
+
+def test_a_value_that_begins_with_a_minus_is_told(genmote):
+    ran = genmote("plan", "m", "--memory", "-5MB")
+    assert ran.status == 2 and "argument --memory: wanted one value, which begins with no -" in ran.err

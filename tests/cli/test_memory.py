@@ -142,3 +142,8 @@ def test_the_real_model_in_less_than_its_file(smollm2: Path) -> None:
     assert kept["peak_rss_bytes"] <= 72_000_000 < free["peak_rss_bytes"]
     assert kept["weights_read_bytes"] > 10 * kept["plan"]["streamed_bytes"]
     assert told.startswith("within 72.0 MB: ") and "of weights are read from storage in each pass" in told
+
+
+def test_more_rows_than_the_context_has_no_effect_and_says_so(genmote, model):
+    ran = genmote("generate", model, "-p", "a b", "-n", "2", "--context", "64", "--kv-tokens", "5000")
+    assert ran.status == 0 and "--kv-tokens 5000 has no effect: the context has 64 tokens" in ran.err

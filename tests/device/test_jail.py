@@ -320,8 +320,8 @@ def test_read_only_groups_are_a_refusal(tmp_path: Path) -> None:
     [
         ([], "a jail without limits: give --device, --memory, --cpus, --cores or --disk"),
         (["--memory", "many"], "memory 'many': wanted an amount above 0 such as 150MB, 512MiB or 4GB"),
-        (["--memory", "4kB"], "jail: memory of 4000 B: wanted at least 1MiB"),
-        (["--cpus", "0.01"], "jail: cpus=0.01: wanted 0.1 or more processors"),
+        (["--memory", "4kB"], "memory of 4000 B: wanted at least 1MiB"),
+        (["--cpus", "0.01"], "cpus=0.01: wanted 0.1 or more processors"),
         (["--disk", "fast"], "disk 'fast': wanted bytes a second such as 40MB/s or 2GB/s"),
         (["--device", "stm32h7"], "stm32h7: a microcontroller"),
         (["--cores", "9999"], "the limit of cores cannot be set to 9999"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genmote.errors import OpsError
+from genmote.errors import OpsError, SpecError
 from genmote.models.make_model import make_model
 from genmote.models.requantise import convert_type
 from genmote.runtime.engine import Engine
@@ -68,3 +68,11 @@ def test_cold_rows_on_disk_give_the_same_text(tmp_path: Path, monkeypatch: pytes
     assert spilled[0] == (0, 0) and min(spilled[1]) > 0
     with pytest.raises(OpsError, match="kv_spill with the numpy op set: only the native one"):
         Engine.load(tmp_path / "m.gguf", ops="numpy", kv_spill=tmp_path)
+
+
+def test_a_kind_that_there_is_not_is_refused_at_once(tmp_path):
+    """Before anything is told of what it would change."""
+    path = tmp_path / "m.gguf"
+    make_model("tiny-llama", "q8_0", path, seed=1)
+    with pytest.raises(SpecError, match="kv='int3': keys and values are kept as f16, int8, int4, or auto"):
+        Engine.load(path, kv="int3")

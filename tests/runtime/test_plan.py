@@ -189,6 +189,23 @@ def test_refusal_says_what_would_help(small):
         plan(small, memory=2_000_000, context=256, interpreter=BASE)
 
 
+def test_what_helps_in_a_refusal_does_fit(small):
+    """Only what fits this budget is told, and where nothing does the least of all is."""
+    short = {"context": 256, "interpreter": BASE}
+    tight = least(small, context=256) - 1
+    with pytest.raises(BudgetError, match=re.escape("what helps: --kv auto (from ")):
+        plan(small, memory=tight, **short)
+    assert plan(small, memory=tight, kv="auto", **short).lossy
+    with pytest.raises(BudgetError, match="with --kv auto it is .* MB, the least of all; what helps: more memory"):
+        plan(small, memory=BASE, **short)
+
+
+def test_an_amount_without_its_unit_is_asked_about(small):
+    for memory, told in ((150, "150 bytes (was 150MB meant?)"), (1000, "1000 bytes (was 1MB meant?)")):
+        with pytest.raises(BudgetError, match=re.escape(f"does not fit {told}")):
+            plan(small, memory=memory, context=64)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -197,8 +214,8 @@ def test_refusal_says_what_would_help(small):
         ({"kv": "int3"}, "kv='int3': keys and values are kept as f16, int8, int4, or auto"),
         ({"kv_tokens": 3}, "kv_tokens=3 with a context of 256: use a whole number from 32 up"),
         ({"evict": "lru"}, "no eviction policy is called 'lru'"),
-        ({"sessions": 0}, "sessions=0, memory=None: wanted numbers above 0"),
-        ({"memory": 0}, "sessions=1, memory=0"),
+        ({"sessions": 0}, "sessions=0: wanted 1 or more"),
+        ({"memory": 0}, "memory=0: wanted bytes above 0"),
     ],
 )
 def test_settings_that_nothing_supports(small, settings, told):
