@@ -15,8 +15,8 @@ This page is written by `make docs` from the program itself, and a test compares
 
 `genmote VERB --help` prints the same. Every verb takes `--json`, which prints one JSON object on standard output
 (`chat`: one for each answer); a verb that fails before its result prints `{"error": "...", "status": 2}` there,
-with its exit status, beside the line on standard error. Progress and notes go to standard error. Exit status: 0 done, 1 failed, 2 the input
-cannot be used ([errors](errors.md)), 130 interrupted by Ctrl-C.
+with its exit status, beside the line on standard error. Progress and notes go to standard error. Exit status: 0 done,
+1 failed, 2 the input cannot be used ([errors](errors.md)), 130 interrupted by Ctrl-C.
 """
 
 
