@@ -242,8 +242,12 @@ class Session:
         if len(ids) > self.engine.context:
             raise ContextError(f"the text has {len(ids)} tokens, {self.engine.context_limit}")
         cache = self.ready(0)
+        streaming = self.engine.streaming
         try:
-            fill(cache)
+            with self.engine.lock:
+                if streaming is not None:
+                    streaming.make_room(min(len(ids), cache.capacity))
+                fill(cache)
             if self._evictor is not None:
                 self._evictor.restore(scores)
         except BaseException:

@@ -146,6 +146,16 @@ class Streaming:
             self._fit(self._room, rows)
         self.stream.begin(head)
 
+    def make_room(self, rows: int) -> None:
+        """Let go of weights for rows that come at once, out of a file or another text. Nobody may compute meanwhile."""
+        room, resident = self._room, resident_bytes()
+        if room is None or not resident:
+            return
+        spare = room.budget_bytes - MARGIN - resident - rows * room.row_bytes - room.page_bytes
+        if spare < 0:
+            self.pin(max(0, self.pinned_bytes + spare))
+            self._roomy = 0
+
     def _fit(self, room: Room, rows: int) -> None:
         """Let go of weights whose memory this pass needs; take some again after there has been room for a while."""
         resident, pinned, step = resident_bytes(), self.pinned_bytes, max(MARGIN, room.budget_bytes // 64)

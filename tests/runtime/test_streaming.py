@@ -146,6 +146,12 @@ def test_weights_make_room_for_a_growing_text(tiny: Callable[..., Path], monkeyp
     for _ in range(40):
         matrices.begin(True, 1)
     assert matrices.pinned_bytes == again - gave
+    before = matrices.pinned_bytes
+    matrices.make_room(0)
+    assert matrices.pinned_bytes == before
+    matrices.make_room(700)  # of another text, at once
+    assert 0 < matrices.pinned_bytes < before and beside + matrices.pinned_bytes + 70_000 + 1200 <= 600_000
+    gave = again - matrices.pinned_bytes
     monkeypatch.setattr(streaming, "resident_bytes", lambda: 0)  # no system that tells
     matrices.begin(True, 1)
     assert matrices.pinned_bytes == again - gave
@@ -303,3 +309,11 @@ def test_what_stays_is_spread_evenly() -> None:
             places = sorted(order[:taken])
             widest = max(b - a for a, b in zip([-1, *places], [*places, count], strict=True))
             assert widest <= 4 * count / taken + 2
+
+
+def test_an_arrangement_that_is_refused_leaves_the_one_there_was(tiny: Callable[..., Path]) -> None:
+    decoder, matrices = streamed(tiny(), 0)
+    wanted = passes(decoder)
+    with pytest.raises((ValueError, IndexError)):  # its last matrix is none
+        matrices.stream.arrange([(0, [(0, 0, 1)]), (0, [(10**6, 0, 1)])], [0, 1], 1 << 20)
+    assert same(passes(decoder), wanted)
