@@ -108,7 +108,8 @@ class Streaming:
         order = [i for i, chunk in spread(chunks) if chunk.use != ROWS]
         order += [i for i, chunk in enumerate(chunks) if chunk.use == ROWS]
         self.stream.arrange([(chunk.use, list(chunk.parts)) for chunk in chunks], order, self.ring_bytes)
-        self.pin(2 * everything + PAGE * len(order) if total_bytes is None else max(0, total_bytes - self.ring_bytes))
+        most = 2 * everything + PAGE * len(order) if total_bytes is None else max(0, total_bytes - self.ring_bytes)
+        self.pin(most if self._most is None else min(most, self._most))  # what was given back stays so
 
     def rearrange(self, weights: WeightSource) -> None:
         """The same for weights that have got or lost adapters, where that changes the order of use."""

@@ -236,6 +236,10 @@ def test_adapters(tiny: Callable[..., Path], tmp_path: Path) -> None:
             assert own.streaming.reader.bytes_read - before < 9 * 2 * own.streaming.streamed_bytes + (1 << 20)
             texts.append(tuple(wanted))
         assert texts[0] == texts[3] != texts[1]
+        own.streaming.arrange(own.decoder.weights, None)
+        assert own.streaming.shrink(10**9) > 0
+        own.set_adapters(adapter)
+        assert own.streaming.pinned_bytes == 0, "what was given back stays so"
 
 
 def test_an_engine_within_a_budget(tiny: Callable[..., Path]) -> None:
