@@ -37,7 +37,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         return
     trials: dict[str, float] = {}
     scores: dict[str, float] = {}
-    for policy in registry.names("genmote.runtime.evict"):
+    for policy in dict.fromkeys(filter(None, [*registry.names("genmote.runtime.evict"), default])):
         bench.say(f"{name}, {policy}: {few} windows to choose by, {many} to score")
         kept = ("--evict", policy, "--kv-tokens", CONTEXT // SHARE)
         try:
