@@ -132,6 +132,36 @@ def test_demand_goes_before_prefetch(path: Path) -> None:
         reader.cancel(ticket)
 
 
+def test_what_is_hastened_goes_before_the_rest(path: Path) -> None:
+    reader = native.Reader(os.fspath(path), 1)
+    to = room(200 << 12)
+    later = [reader.submit(n << 12, 4096, to, n << 12, 9) for n in range(200)]
+    reader.hasten(later[-1], 0)
+    reader.wait(later[-1])
+    assert sum(map(reader.done, later[:-1])) < 150
+    for ticket in later[:-1]:
+        reader.wait(ticket)
+    assert np.array_equal(to, np.fromfile(path, np.uint8)[: len(to)])
+
+
+def test_only_what_is_not_begun_can_be_withdrawn(path: Path) -> None:
+    reader = native.Reader(os.fspath(path), 1)
+    whole, to = room(3 << 20), room(20 << 12)
+    long = [reader.submit(0, SIZE, whole) for _ in range(8)]
+    tickets = [reader.submit(n << 12, 4096, to, n << 12) for n in range(20)]
+    gone = [n for n in range(20) if reader.withdraw(tickets[n])]
+    for ticket in long:
+        reader.wait(ticket)
+        assert not reader.withdraw(ticket)
+    assert len(gone) > 10
+    for n in set(range(20)) - set(gone):
+        reader.wait(tickets[n])
+    assert gone == [n for n in range(20) if not to[n << 12 : (n + 1) << 12].any()]
+    with pytest.raises(ValueError, match="no such read"):
+        reader.wait(tickets[gone[0]])
+    assert not reader.withdraw(tickets[gone[0]])
+
+
 def test_several_threads_may_ask(path: Path) -> None:
     whole = np.fromfile(path, np.uint8)
     reader = native.Reader(os.fspath(path), 2)
