@@ -62,6 +62,13 @@ class Source:
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in what)
         return ModelFileError(f"{self.path}: {line}")
 
+    def release(self, offset: int, nbytes: int) -> None:
+        """Let go of the map's whole pages in [offset, offset + nbytes), which come back when they are touched."""
+        page = mmap.PAGESIZE
+        start, end = offset // page * page, (offset + nbytes) // page * page
+        if end > start and self.map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
 
 class Cursor:
     """Reads one value after the other; whatever reaches beyond the file raises ``ModelFileError``."""
