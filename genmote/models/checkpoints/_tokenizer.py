@@ -117,7 +117,9 @@ def _byte_level(table: _Table, fast: Mapping[str, Any]) -> dict[str, Any]:
 def _pieces(table: _Table, fast: Mapping[str, Any]) -> dict[str, Any]:
     pieces = read_pieces(table.folder.path / PIECES)
     if len(pieces.texts) > table.rows:
-        table.notes.append(f"{len(pieces.texts) - table.rows} pieces beyond the embedding's {table.rows} rows")
+        table.notes.append(
+            f"{len(pieces.texts) - table.rows} pieces beyond the embedding's {table.rows} rows are left out"
+        )
     for token in range(min(table.rows, len(pieces.texts))):
         table.put(token, pieces.texts[token], pieces.types[token], pieces.scores[token])
     table.add(fast, pieces=True)
@@ -135,12 +137,12 @@ def _from_merges(table: _Table, fast: Mapping[str, Any]) -> dict[str, Any]:
         )
     base, merges = table.base(model.get("vocab")), _merges(table.folder, model)
     rank: dict[str, int] = {}
-    for place, pair in enumerate(merges):
-        rank.setdefault("".join(pair), place)
+    for pair in merges:
+        rank.setdefault("".join(pair), len(rank))
     for token, text in base.items():
         kind = BYTE if re.fullmatch("<0x[0-9A-F]{2}>", text) else NORMAL
         kind = UNKNOWN if text == model.get("unk_token") else kind
-        table.put(token, text, kind, -float(rank.get(text, len(merges))))
+        table.put(token, text, kind, -float(rank.get(text, len(rank))) if kind == NORMAL else 0.0)
     table.add(fast, pieces=True)
     normal = {text for token, text in base.items() if table.types[token] == NORMAL}
     if wrong := _unlike_pieces(merges, normal):
@@ -211,7 +213,7 @@ def _added(folder: Folder, fast: Mapping[str, Any]) -> dict[int, tuple[str, bool
     decoder = folder.json("tokenizer_config.json").get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         named = ((token, entry) for token, entry in decoder.items() if isinstance(entry, Mapping))
-        listed += [{**entry, "id": int(token)} for token, entry in named if token.isdecimal()]
+        listed += [{**entry, "id": int(token)} for token, entry in named if token.isdecimal() and len(token) < 10]
     for entry in listed:
         place, content = entry.get("id"), entry.get("content")
         if type(place) is int and place >= 0 and isinstance(content, str):
