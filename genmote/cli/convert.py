@@ -2,10 +2,12 @@
 
     genmote convert SmolLM2-135M/ -o smollm2.gguf
     genmote convert SmolLM2-135M/ -o smollm2-q8.gguf --type q8_0
+    genmote convert hf:HuggingFaceTB/SmolLM2-135M -o smollm2.gguf
     genmote convert smollm2.gguf -o smollm2-q4.gguf --type q4_0
 
-A folder holds config.json, the weights as safetensors (in one file or many) and the tokenizer. Without --type it keeps
-the folder's own number type. What does not come along is told on standard error.
+A folder holds config.json, the weights as safetensors (in one file or many) and the tokenizer; one from the hub is kept
+among the models, below hf/. Without --type its own number type is kept. What does not come along is told on standard
+error.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from genmote.spec import dataclass, setting
 
 @dataclass(frozen=True)
 class Settings:
-    source: Path = setting("a Hugging Face model folder, or a GGUF file", positional=True)
+    source: str = setting("a Hugging Face folder, hf:ORG/REPO, or a GGUF file's path or name", positional=True)
     out: Path = setting("the GGUF file to write", short="-o")
     type: str | None = setting("tensor type of the matrices, such as f16, bf16, q8_0", default=None)
     embedding_type: str | None = setting(

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote import registry
-from genmote.errors import ModelFileError, ModelNameError, SpecError
-from genmote.models import requantise
+from genmote.errors import ModelFileError, SpecError
+from genmote.fetch import quiet
+from genmote.models import hub_folder, requantise, store
 from genmote.models.checkpoints._described import Described, Part, parts
 from genmote.models.checkpoints._folder import Folder
 from genmote.models.checkpoints._hparams import Hparams
@@ -56,33 +57,32 @@ def convert(
     embedding_type: str | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write the model in `source`, a Hugging Face folder or a GGUF file, to `target` as GGUF.
+    """Write the model in `source` to `target` as GGUF.
 
+    `source` is a Hugging Face folder, ``hf:ORG/REPO`` for one on the hub, or a GGUF file by its path or model's name.
     `type` is that of the matrices (None: of a folder, the one that most of its numbers have); for `embedding_type`
     see :func:`requantise.convert_type`. Needs memory for a piece of one tensor and the tokenizer. `ModelFileError` for
     a folder that is damaged, not whole, or of an unknown family; `SpecError` for a type that the numbers do not fit.
     """
-    path = Path(source)
-    if path.is_file():
-        if type is None:
-            raise SpecError(f"{path} is a GGUF file already: give the type that its matrices should have (--type)")
-        requantise.convert_type(path, target, type, embedding_type=embedding_type, progress=progress)
-        made = ModelFile.open(target)
-        return Conversion(made.architecture, quant.by_name(type).name, len(made.tensors))
-    if not path.is_dir():
-        raise ModelNameError(f"{path}: no such folder or file; give a Hugging Face model folder or a GGUF file")
-    return _convert_folder(Folder(path), target, type, embedding_type, progress)
+    path = _find(source, progress)
+    if path.is_dir():
+        return _convert_folder(Folder(path), target, type, embedding_type, progress)
+    if type is None:
+        raise SpecError(f"{path} is a GGUF file already: give the type that its matrices should have (--type)")
+    requantise.convert_type(path, target, type, embedding_type=embedding_type, progress=progress)
+    made = ModelFile.open(target)
+    return Conversion(made.architecture, quant.by_name(type).name, len(made.tensors))
 
 
 @contextlib.contextmanager
 def open_source(
     source: str | os.PathLike[str], *, folder: str | os.PathLike[str] | None = None, progress: Progress | None = None
 ) -> Iterator[Path]:
-    """The GGUF file that `source` means: itself, or one made of a Hugging Face folder in its own number type.
+    """The GGUF file that `source` means (as in `convert`): itself, or one made of a folder in its own number type.
 
     The latter lies in a temporary folder (inside `folder`, or the system's) and is gone after the block.
     """
-    path = Path(source)
+    path = _find(source, progress)
     if not path.is_dir():
         yield path
         return
@@ -90,6 +90,16 @@ def open_source(
         made = Path(temporary) / "model.gguf"
         convert(path, made, progress=progress)
         yield made
+
+
+def _find(source: str | os.PathLike[str], progress: Progress | None) -> Path:
+    """The folder or file that a source means, fetched first if it is a name and not here."""
+    name = os.fspath(source)
+    if Path(name).is_dir():
+        return Path(name)
+    if hub_folder.is_folder(name):
+        return hub_folder.pull(name, progress or quiet)
+    return store.resolve(name, progress=progress or quiet)
 
 
 def _convert_folder(

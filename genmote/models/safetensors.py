@@ -61,6 +61,8 @@ class Stored:
         for start in range(0, count, step):
             rows = raw[start : start + step] if order is None else raw[order[start : start + step]]
             yield self._numbers(rows.reshape(-1), (len(rows), cols))
+            if order is None:
+                self.source.release(self.offset + start * cols * size, rows.size)
         self.source.release(self.offset, self.nbytes)
 
     def _numbers(self, raw: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -84,9 +86,8 @@ def open_folder(folder: Path) -> dict[str, Stored]:
         return read_header(map_file(folder / SINGLE, "safetensors"))
     if not (folder / INDEX).is_file():
         raise ModelFileError(f"{folder}: has no {SINGLE} and no {INDEX}{_others(folder)}")
-    shards = _shards(folder / INDEX)
     tensors: dict[str, Stored] = {}
-    for shard, names in shards.items():
+    for shard, names in shards(folder / INDEX).items():
         if not (folder / shard).is_file():
             raise ModelFileError(f"{folder}: lacks {shard}, which {INDEX} names; fetch the whole model")
         found = read_header(map_file(folder / shard, "safetensors"))
@@ -112,17 +113,17 @@ def _others(folder: Path) -> str:
     return "; wanted a Hugging Face model folder with its weights as safetensors"
 
 
-def _shards(index: Path) -> dict[str, set[str]]:
+def shards(index: Path) -> dict[str, set[str]]:
     """File → names of the tensors that the index says are in it."""
     weight_map = parse_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError(f"{index}: has no weight_map from tensors to files; fetch it again")
-    shards: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise ModelFileError(f"{index}: names {shard!r:.200}, wanted a .safetensors file beside it")
-        shards.setdefault(shard, set()).add(name)
-    return dict(sorted(shards.items()))
+        found.setdefault(shard, set()).add(name)
+    return dict(sorted(found.items()))
 
 
 def read_header(source: Source) -> dict[str, Stored]:

@@ -49,7 +49,7 @@ def test_faults_are_one_line(genmote: Genmote, folder: Path, tmp_path: Path) -> 
         ([str(folder), "-o", str(tmp_path / "no/a.gguf")], "is no folder; make it first"),
         ([str(folder), "-o", str(tmp_path)], "is a folder; name the file to write in it"),
         ([str(tmp_path), "-o", str(tmp_path / "a.gguf")], "has no config.json"),
-        ([str(tmp_path / "x"), "-o", str(tmp_path / "a.gguf")], "no such folder or file"),
+        ([str(tmp_path / "x"), "-o", str(tmp_path / "a.gguf")], "is not there: check the path"),
         ([str(folder), "-o", str(tmp_path / "a.gguf"), "--type", "q9"], "tensor type 'q9' is unknown"),
     ):
         ran = genmote("convert", *words)

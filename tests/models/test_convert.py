@@ -382,7 +382,7 @@ def test_missing_files_are_named(sound: Folder, tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ModelFileError, match="has no config.json; give a Hugging Face model folder"):
         convert(folder, tmp_path / "a.gguf")
-    with pytest.raises(ModelNameError, match="no such folder or file; give a Hugging Face model folder or a GGUF file"):
+    with pytest.raises(ModelNameError, match="absent is not there: check the path"):
         convert(tmp_path / "absent", tmp_path / "a.gguf")
 
 
