@@ -28,6 +28,7 @@ from genmote.models.checkpoints._folder import Folder
 from genmote.models.checkpoints._hparams import Hparams
 from genmote.models.checkpoints._tokenizer import tokenizer
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_values import one_line
 from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.models.safetensors import WEIGHTS, Stored, open_folder
 from genmote.ops import quant
@@ -120,7 +121,7 @@ def _convert_folder(
     tokens, told = tokenizer(folder, described.sizes.vocab)
     notes = [*described.notes, *told]
     if dropped:
-        notes.append(f"{len(dropped)} tensors are left out, such as {dropped[0]}")
+        notes.append(f"{len(dropped)} tensors are left out, such as {one_line(dropped[0]):.80}")
     metadata = {
         "general.architecture": described.architecture,
         "general.type": "model",
@@ -130,7 +131,10 @@ def _convert_folder(
         **tokens,
         "general.quantization_version": 2,
     }
-    write_gguf(target, metadata, tensors, progress=progress)
+    try:
+        write_gguf(target, metadata, tensors, progress=progress)
+    except UnicodeEncodeError as error:
+        raise ModelFileError(f"{folder.path}: {error.object!r:.80} in it is no Unicode text; fetch it again") from None
     return Conversion(described.architecture, types.matrices, len(tensors), tuple(notes))
 
 
@@ -145,7 +149,7 @@ def describe(folder: Folder) -> Described:
         method = config.inner("quantization_config").values.get("quant_method")
         raise config.fail(f"its weights are quantised ({method!r:.40}); take the original model, and give --type")
     name = config.text("model_type")
-    family = registry.load(CHECKPOINTS, name, what="model family of a folder", error=ModelFileError)
+    family = registry.load(CHECKPOINTS, name[:80], what="model family of a folder", error=ModelFileError)
     described: Described = family.describe(config)
     return described
 

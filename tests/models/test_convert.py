@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from genmote import registry
 from genmote.errors import ModelFileError, ModelNameError, OpsError, SpecError
@@ -27,6 +29,13 @@ from tests.models.peers import BASE, CASES, GEMMA, edit_json, logits_of, random_
 library = pytest.importorskip("safetensors.numpy")
 pytestmark = pytest.mark.filterwarnings("ignore")
 Folder = Callable[[str], Path]
+TOKENIZER_CONFIG = {
+    "bos_token": {"content": "<s>"},
+    "eos_token": "</s>",
+    "add_bos_token": True,
+    "added_tokens_decoder": {"395": {"content": "<a>", "special": True}},
+    "chat_template": [{"name": "default", "template": "x"}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -386,6 +395,22 @@ def test_missing_files_are_named(sound: Folder, tmp_path: Path) -> None:
         convert(tmp_path / "absent", tmp_path / "a.gguf")
 
 
+def test_texts_that_are_no_unicode_are_named(sound: Folder, tmp_path: Path) -> None:
+    folder = copied(sound("llama"), tmp_path / "wrong")
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "x\\ud800"}')
+    with pytest.raises(ModelFileError, match=r"'x\\ud800' in it is no Unicode text"):
+        convert(folder, tmp_path / "a.gguf")
+    assert not (tmp_path / "a.gguf").exists()
+
+
+def test_names_of_tensors_may_hold_anything(sound: Folder, tmp_path: Path) -> None:
+    folder = copied(sound("llama"), tmp_path / "wrong")
+    rewrite(folder, {**tensors_of(folder), "a\nb\u202e": np.ones(1)})
+    with pytest.raises(ModelFileError, match=r"does not use \(a\\nb\\u202e\); the model is not what") as caught:
+        convert(folder, tmp_path / "a.gguf")
+    assert str(caught.value).isprintable()
+
+
 def test_types_must_be_known(sound: Folder, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="tensor type 'q9' is unknown"):
         convert(sound("llama"), tmp_path / "a.gguf", "q9")
@@ -401,6 +426,48 @@ def test_values_of_a_config_are_checked() -> None:
     ):
         with pytest.raises(ModelFileError, match=message):
             look()
+
+
+JUNK = st.sampled_from(
+    [None, True, -1, 0, 5, 2**70, 0.5, "", "x", "\ud800", "\u202e", [], [[]], [1], {}, {"x": 1}, {"id": []}]
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all values of a JSON document, of long lists and objects only the first and the last."""
+    inner = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    inner = inner if len(inner) < 40 else [*inner[:2], inner[-1]]
+    return [at, *(place for key, item in inner for place in places(item, (*at, key)))]
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]),
+    pick=st.integers(0, 1 << 20),
+    junk=JUNK,
+)
+def test_a_folder_s_json_may_hold_anything(sound: Folder, tmp_path: Path, name: str, pick: int, junk: Any) -> None:
+    folder = tmp_path / "folder"
+    if not folder.exists():
+        copied(sound("llama-llama3"), folder)
+        (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
+    text = (folder / name).read_text()
+    value = {"": json.loads(text)}
+    paths = places(value[""], ("",))
+    *way, last = paths[pick % len(paths)]
+    inner: Any = value
+    for key in way:
+        inner = inner[key]
+    inner[last] = junk
+    try:
+        (folder / name).write_text(json.dumps(value[""]))
+        convert(folder, tmp_path / "a.gguf")
+    except ModelFileError as error:
+        assert str(error).isprintable() and len(str(error)) < 1000
+    finally:
+        (folder / name).write_text(text)
 
 
 # -- with the kernels -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import ModelFileError
 from genmote.models.checkpoints._hparams import Hparams
+from genmote.models.gguf_values import one_line
 
 # Where the text model's tensors lie in a folder: of a whole model, of a bare one, inside a model that also sees.
 _PREFIXES = ("model.", "", "model.language_model.", "language_model.model.", "model.decoder.", "decoder.")
@@ -127,7 +128,8 @@ def parts(described: Described, shapes: Mapping[str, tuple[int, ...]], where: st
     if left := sorted(set(unused) - set(dropped)):
         raise ModelFileError(
             f"{where}: has {len(left)} tensors that a {described.architecture} model does not use "
-            f"({', '.join(left[:3])}{', …' if len(left) > 3 else ''}); the model is not what config.json says"
+            f"({one_line(', '.join(left[:3])):.200}{', …' if len(left) > 3 else ''}); "
+            "the model is not what config.json says"
         )
     return made, dropped
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from genmote.errors import ModelFileError
+from genmote.models.gguf_values import one_line
 from genmote.models.safetensors import parse_json
 
 
@@ -37,5 +39,14 @@ class Folder:
 
     def fail(self, name: str, what: str) -> ModelFileError:
         """The error to raise about one of the files; it may hold anything, so what cannot be shown is escaped."""
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in what)
-        return ModelFileError(f"{self.path / name}: {line}")
+        return ModelFileError(f"{self.path / name}: {one_line(what)}")
+
+
+def steps_of(value: Any, inner: str) -> list[Mapping[str, Any]]:
+    """A tokenizer.json's step, or the steps of a sequence, which lie under `inner`."""
+    return mappings(value.get(inner, [value])) if isinstance(value, Mapping) else []
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; a file may hold anything in their place."""
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genmote.errors import ModelFileError
+from genmote.models.gguf_values import one_line
 
 
 class Hparams:
@@ -58,8 +59,7 @@ class Hparams:
             raise self.fail(f"{name} = {value!r:.80}: {why}; use another model")
 
     def fail(self, what: str) -> ModelFileError:
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in what)
-        return ModelFileError(f"{self.path}: {line}")
+        return ModelFileError(f"{self.path}: {one_line(what)}")
 
     def _value(self, name: str, default: Any) -> Any:
         value = self.values.get(name, default)

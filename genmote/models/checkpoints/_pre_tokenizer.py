@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from genmote.models.checkpoints._folder import Folder
+from genmote.models.checkpoints._folder import Folder, steps_of
 from genmote.models.tokenizer.variants import VARIANTS
 
 # GPT-2's expression is part of the step itself.
@@ -21,14 +21,14 @@ _GPT2 = VARIANTS["gpt-2"].stages[0]
 def is_byte_level(fast: Mapping[str, Any]) -> bool:
     """Whether a tokenizer.json is a byte-level BPE."""
     model = fast.get("model")
-    steps = _steps(fast.get("pre_tokenizer"))
+    steps = steps_of(fast.get("pre_tokenizer"), "pretokenizers")
     return isinstance(model, Mapping) and model.get("type", "BPE") == "BPE" and "ByteLevel" in map(_type, steps)
 
 
 def name_of(folder: Folder, fast: Mapping[str, Any]) -> tuple[str, list[str]]:
     """(`tokenizer.ggml.pre`, what to tell) of a byte-level tokenizer; ``ModelFileError`` where no variant is its."""
     stages: list[str] = []
-    for step in _steps(fast.get("pre_tokenizer")):
+    for step in steps_of(fast.get("pre_tokenizer"), "pretokenizers"):
         stages += _stages(folder, step)
     notes = _normalizer(folder, fast)
     ignore_merges = fast["model"].get("ignore_merges") is True
@@ -64,9 +64,7 @@ def _stages(folder: Folder, step: Mapping[str, Any]) -> list[str]:
 
 def _normalizer(folder: Folder, fast: Mapping[str, Any]) -> list[str]:
     """What to tell of the normalizer: Unicode's composed form is left out, as other engines do; others are refused."""
-    value = fast.get("normalizer")
-    steps = value.get("normalizers", [value]) if isinstance(value, Mapping) else []
-    kinds = {_type(step) for step in steps if isinstance(step, Mapping)}
+    kinds = set(map(_type, steps_of(fast.get("normalizer"), "normalizers")))
     if kinds - {"NFC"}:
         raise folder.fail(
             "tokenizer.json", f"changes text before it cuts it ({', '.join(sorted(kinds))}): not supported"
@@ -76,11 +74,6 @@ def _normalizer(folder: Folder, fast: Mapping[str, Any]) -> list[str]:
         if kinds
         else []
     )
-
-
-def _steps(value: Any) -> list[Mapping[str, Any]]:
-    steps = value.get("pretokenizers", [value]) if isinstance(value, Mapping) else []
-    return [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
 
 
 def _type(step: Mapping[str, Any]) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from genmote.errors import ModelFileError
-from genmote.models.checkpoints._folder import Folder
+from genmote.models.checkpoints._folder import Folder, mappings, steps_of
 from genmote.models.checkpoints._pre_tokenizer import is_byte_level, name_of
 from genmote.models.checkpoints._sentencepiece import read_pieces
+from genmote.models.checkpoints._special_tokens import marks, templates
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 FAST, SLOW, PIECES = "tokenizer.json", "vocab.json", "tokenizer.model"
@@ -40,8 +41,8 @@ def tokenizer(folder: Folder, rows: int) -> tuple[dict[str, Any], list[str]]:
         metadata = _pieces(table, fast)
     else:
         metadata = _from_merges(table, fast)
-    specials = _specials(table, fast, spm=metadata["tokenizer.ggml.model"] == "llama")
-    return metadata | specials | _templates(folder), table.notes
+    spm = metadata["tokenizer.ggml.model"] == "llama"
+    return metadata | marks(folder, fast, table.ids, rows, begins=spm) | templates(folder), table.notes
 
 
 class _Table:
@@ -180,17 +181,11 @@ def _scored(table: _Table, space_prefix: bool) -> dict[str, Any]:
 
 def _space_prefix(fast: Mapping[str, Any]) -> bool:
     """Whether a space is put before every text: a normalizer that prepends it, or words marked so."""
-    steps = [*_steps(fast.get("normalizer"), "normalizers"), *_steps(fast.get("pre_tokenizer"), "pretokenizers")]
+    steps = [*steps_of(fast.get("normalizer"), "normalizers"), *steps_of(fast.get("pre_tokenizer"), "pretokenizers")]
     return any(
         step.get("type") == "Prepend" or (step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never")
         for step in steps
     )
-
-
-def _steps(value: Any, inner: str) -> list[Mapping[str, Any]]:
-    """A step, or the steps of a sequence."""
-    steps = value.get(inner, [value]) if isinstance(value, Mapping) else []
-    return [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, list) else []
 
 
 def _merges(folder: Folder, model: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -209,7 +204,7 @@ def _added(folder: Folder, fast: Mapping[str, Any]) -> dict[int, tuple[str, bool
     for text, token in folder.json("added_tokens.json").items():
         if type(token) is int and token >= 0:
             found[token] = text, False
-    listed = [entry for entry in fast.get("added_tokens") or [] if isinstance(entry, Mapping)]
+    listed = mappings(fast.get("added_tokens"))
     decoder = folder.json("tokenizer_config.json").get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         named = ((token, entry) for token, entry in decoder.items() if isinstance(entry, Mapping))
@@ -231,80 +226,3 @@ def _slow(folder: Folder) -> dict[str, Any]:
         "model": {"type": "BPE", "vocab": folder.json(SLOW), "merges": lines},
         "pre_tokenizer": {"type": "ByteLevel"},
     }
-
-
-def _specials(table: _Table, fast: Mapping[str, Any], *, spm: bool) -> dict[str, Any]:
-    """Which tokens begin, end and fill a text, and whether an encoder puts them there."""
-    folder = table.folder
-    config, generation = folder.json("tokenizer_config.json"), folder.json("generation_config.json")
-    made: dict[str, Any] = {}
-    texts: dict[str, str] = {}
-    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")):
-        text = _text(config, theirs) or _text(folder.json("special_tokens_map.json"), theirs)
-        token = table.ids.get(text) if text else _first(folder.json("config.json").get(f"{theirs}_token_id"))
-        if token is not None and 0 <= token < table.rows:
-            made[f"tokenizer.ggml.{ours}_token_id"] = token
-            texts[theirs] = table.texts[token]
-    eos = made.get("tokenizer.ggml.eos_token_id")
-    ends = generation.get("eos_token_id")
-    others = (
-        [token for token in ends if type(token) is int and 0 <= token < table.rows and token != eos]
-        if (isinstance(ends, list))
-        else []
-    )
-    if others:
-        made["tokenizer.ggml.eot_token_id"] = others[0]
-    template = _template(fast)
-    for name, place in (("bos", 0), ("eos", -1)):
-        flag = config.get(f"add_{name}_token")
-        if template is not None:
-            adds = template[place] == texts.get(name) and name in texts
-        else:
-            adds = flag if isinstance(flag, bool) else spm and name == "bos"
-        made[f"tokenizer.ggml.add_{name}_token"] = adds and name in texts
-    return made
-
-
-def _text(config: Mapping[str, Any], name: str) -> str | None:
-    value = config.get(f"{name}_token")
-    text = value.get("content") if isinstance(value, Mapping) else value
-    return text if isinstance(text, str) else None
-
-
-def _first(value: Any) -> int | None:
-    value = value[0] if isinstance(value, list) and value else value
-    return value if type(value) is int else None
-
-
-def _template(fast: Mapping[str, Any]) -> list[str | None] | None:
-    """The special tokens (else None) that a post-processor puts around one text; None where it has no template."""
-    for step in _steps(fast.get("post_processor"), "processors"):
-        if step.get("type") == "TemplateProcessing" and isinstance(single := step.get("single"), list) and single:
-            special = [entry.get("SpecialToken") if isinstance(entry, Mapping) else None for entry in single]
-            return [entry.get("id") if isinstance(entry, Mapping) else None for entry in special]
-    if any(step.get("type") == "ByteLevel" for step in _steps(fast.get("post_processor"), "processors")):
-        return [None]
-    return None
-
-
-def _templates(folder: Folder) -> dict[str, Any]:
-    """The chat template, and others by name."""
-    templates = folder.json("tokenizer_config.json").get("chat_template")
-    alone = folder.text("chat_template.jinja") or folder.json("chat_template.json").get("chat_template")
-    named: dict[str, str] = {}
-    if isinstance(templates, list):
-        entries = [entry for entry in templates if isinstance(entry, Mapping)]
-        named = {str(entry.get("name")): str(entry.get("template")) for entry in entries}
-    elif isinstance(templates, str):
-        named = {"default": templates}
-    if isinstance(alone, str):
-        named["default"] = alone
-    for path in sorted((folder.path / "additional_chat_templates").glob("*.jinja")):
-        named[path.stem] = folder.text(f"additional_chat_templates/{path.name}") or ""
-    made: dict[str, Any] = {}
-    if "default" in named:
-        made["tokenizer.chat_template"] = named.pop("default")
-    if named:
-        made["tokenizer.chat_templates"] = list(named)
-        made |= {f"tokenizer.chat_template.{name}": text for name, text in named.items()}
-    return made
