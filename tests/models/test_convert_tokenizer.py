@@ -242,7 +242,7 @@ def pieces(metadata: Mapping[str, Any], *, prefix: bool = True, kind: int = 2) -
     keys = ("tokens", "scores", "token_type")
     rows = zip(*(metadata[f"tokenizer.ggml.{key}"] for key in keys), strict=True)
     parts = [(1, message((1, text.encode()), (2, float(score)), (3, int(kind)))) for text, score, kind in rows]
-    return message(*parts, (2, message((3, kind), (4, 300))), (3, message((1, b"identity"), (3, int(prefix)))))
+    return message(*parts, (2, message((3, kind), (4, 300), (35, 1))), (3, message((1, b"identity"), (3, int(prefix)))))
 
 
 @pytest.fixture
