@@ -76,7 +76,7 @@ class ModelFile:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ModelFile:
         """Open and check a file; ``ModelNameError`` when there is none, ``ModelFileError`` when it is not sound."""
-        source = _map(Path(path))
+        source = map_file(Path(path))
         cursor = Cursor(source)
         version = _version(cursor)
         tensor_count = _limited(cursor, "the number of tensors", _TENSOR_BYTES, _MOST_TENSORS)
@@ -138,10 +138,7 @@ class ModelFile:
     def release(self, offset: int, nbytes: int) -> None:
         """Let go of the map's whole pages in [offset, offset + nbytes): they leave this process's resident memory and
         come back from the file when they are touched again."""
-        page = mmap.PAGESIZE
-        start, end = offset // page * page, (offset + nbytes) // page * page
-        if end > start and self._source.map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._source.map.madvise(mmap.MADV_DONTNEED, start, end - start)
+        self._source.release(offset, nbytes)
 
     def sha256(self) -> str:
         """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced."""
@@ -166,21 +163,21 @@ class ModelFile:
         return info
 
 
-def _map(path: Path) -> Source:
-    """The file as bytes, mapped read-only."""
+def map_file(path: Path, kind: str = "GGUF") -> Source:
+    """The file as bytes, mapped read-only; `kind` says in messages what was wanted."""
     try:
         # Not to wait for a writer, should the path be a pipe.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise ModelNameError(f"{path}: no such file; give the path of a GGUF file") from None
+        raise ModelNameError(f"{path}: no such file; give the path of a {kind} file") from None
     except OSError as error:
         raise ModelFileError(
-            f"{path}: cannot be opened ({error.strerror}); give a GGUF file that can be read"
+            f"{path}: cannot be opened ({error.strerror}); give a {kind} file that can be read"
         ) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(f"{path}: is not a file; give the path of a GGUF file")
+            raise ModelFileError(f"{path}: is not a file; give the path of a {kind} file")
         if status.st_size == 0:
             raise ModelFileError(f"{path}: is empty; fetch it again")
         mapped = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)

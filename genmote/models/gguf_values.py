@@ -59,8 +59,23 @@ class Source:
 
     def fail(self, what: str) -> ModelFileError:
         """The error to raise; ``what`` says what is wrong, where, and what to do. A file's names may hold anything."""
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in what)
-        return ModelFileError(f"{self.path}: {line}")
+        return ModelFileError(f"{self.path}: {one_line(what)}")
+
+    def release(self, offset: int, nbytes: int) -> None:
+        """Let go of the map's whole pages in [offset, offset + nbytes), which come back when they are touched."""
+        page = mmap.PAGESIZE
+        start, end = offset // page * page, (offset + nbytes) // page * page
+        if end > start and self.map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def one_line(text: str) -> str:
+    """A text out of a file that can be shown: what does not print is escaped.
+
+    >>> one_line("a\\nb")
+    'a\\\\nb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Cursor:

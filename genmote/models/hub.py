@@ -70,12 +70,16 @@ def pull(file: HubFile, target: Path, progress: Progress = quiet) -> Path:
     with staging(target, progress) as folder:
         if target.exists():
             return target  # the process that we waited for has fetched it
-        _Download(file, folder / "part", progress).run()
+        Download(file, folder / "part", progress).run()
         with open(folder / "part", "rb") as got:
             if got.read(4) != b"GGUF":
                 raise PullError(f"{file.url} is no GGUF file: nothing was kept; check the name, and HF_ENDPOINT if set")
         place(folder / "part", target)
     return target
+
+
+class Absent(PullError):
+    """The hub has no such file."""
 
 
 class _Broken(Exception):
@@ -86,7 +90,7 @@ class _Broken(Exception):
         self.wait_s = wait_s
 
 
-class _Download:
+class Download:
     """One file on its way: bytes so far, their hash, and what the hub says the whole should be."""
 
     def __init__(self, file: HubFile, part: Path, progress: Progress) -> None:
@@ -185,7 +189,7 @@ class _Download:
         if status in (401, 403):
             return PullError(f"the hub refuses {name} ({status}): accept the model's terms there and set HF_TOKEN")
         if status == 404:
-            return PullError(f"the hub has no {name} (404): check the spelling of ORG, REPO and FILE")
+            return Absent(f"the hub has no {name} (404): check the spelling of ORG, REPO and FILE")
         if status == 416:
             self.etag, self.done = None, 0
             return _Broken("the hub's file has changed")

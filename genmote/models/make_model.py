@@ -21,6 +21,7 @@ from genmote.errors import SpecError
 from genmote.models import requantise
 from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.models.make_vocabulary import byte_level, sentence_piece
+from genmote.models.rope import llama3_factors
 from genmote.ops import quant
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -109,7 +110,7 @@ def make_model(
         key = hashlib.sha256(f"{seed}/{shape}/{name}".encode()).digest()
         tensors.append((name, stored, dims, RandomBlocks(stored, dims, mean, std, key)))
     if form.rope_llama3:
-        factors = llama3_factors(form)
+        factors = llama3_factors(form.key_width, form.rope_base, *form.rope_llama3)
         tensors.append(("rope_freqs.weight", "F32", factors.shape, factors))
     metadata = {
         **model_metadata(form),
@@ -211,19 +212,6 @@ def model_metadata(form: Shape) -> dict[str, Any]:
         **{f"{form.architecture}.{key}": value for key, value in keys.items()},
         **tokenizer,
     }
-
-
-def llama3_factors(form: Shape) -> NDArray[np.float32]:
-    """By how much Llama 3.1 and later slow down each pair of dimensions (key_width / 2,).
-
-    Wavelengths beyond the original context are stretched by the whole factor, short ones not at all, and those
-    between by a mixture (Grattafiori et al., "The Llama 3 herd of models", 2024, and its published code).
-    """
-    factor, low, high, context = form.rope_llama3
-    pairs = np.arange(0, form.key_width, 2) / form.key_width
-    turns = context * form.rope_base**-pairs / (2 * np.pi)  # in the original context
-    mix = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 / ((1 - mix) / factor + mix)).astype(np.float32)
 
 
 class RandomBlocks:

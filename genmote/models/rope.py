@@ -48,6 +48,20 @@ def frequencies(base: float, dims: int) -> NDArray[np.float64]:
     return np.array([float(power) for power in powers])
 
 
+def llama3_factors(
+    head_dim: int, base: float, factor: float, low: float, high: float, context: float
+) -> NDArray[np.float32]:
+    """By how much Llama 3.1 and later slow down each pair of dimensions: rope_freqs.weight. -> (head_dim / 2,)
+
+    Wavelengths beyond the original context are stretched by the whole factor, short ones not at all, and those
+    between by a mixture (Grattafiori et al., "The Llama 3 herd of models", 2024, and its published code).
+    """
+    pairs = np.arange(0, head_dim, 2) / head_dim
+    turns = context * base**-pairs / (2 * np.pi)  # in the original context
+    mix = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - mix) / factor + mix)).astype(np.float32)
+
+
 def rope_table(keys: Keys, head_dim: int) -> RopeTable:
     """The table that a file's rope.* keys (and its rope_freqs tensor) describe."""
     dims = keys.integer("rope.dimension_count", head_dim, low=2, high=head_dim)

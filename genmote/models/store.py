@@ -124,6 +124,8 @@ def unknown(name: str) -> ModelNameError:
     known = sorted({*names(), *zoo(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))})
     if "/" in name or name.endswith(".gguf"):
         said = "is a folder, wanted a model file" if Path(name).is_dir() else "is not there"
+        if Path(name, "config.json").is_file():
+            said = "is a Hugging Face folder: make a model file of it with genmote convert"
         return ModelNameError(f"{name} {said}: check the path, or use a name ({', '.join(known)})")
     return ModelNameError(
         f"no model is called {name!r}{near(name, known)}: known are {', '.join(known)}, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from genmote import registry
 from genmote.errors import ModelFileError
 from genmote.models.config import FAMILIES, read_config
+from genmote.models.convert import convert
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -20,87 +20,7 @@ from genmote.models.make_model import make_model, shape_names
 from genmote.models.weights import GgufWeights
 from genmote.ops.numpy_ops import NumpyCache, NumpyOps
 from genmote.ops.protocol import Span
-
-BASE = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
-TRAINED_SHORT = {"original_max_position_embeddings": 16, "rope_theta": 10000.0, "factor": 4.0}
-LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, **TRAINED_SHORT}
-
-# a case: (family, class in transformers, what differs from BASE, metadata that the differences become)
-CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    "llama": ("llama", "Llama", {}, {}),
-    "llama-linear": (
-        "llama",
-        "Llama",
-        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
-        {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
-    ),
-    "llama-llama3": ("llama", "Llama", {"rope_parameters": LLAMA3}, {}),
-    "llama-yarn": (
-        "llama",
-        "Llama",
-        {"rope_parameters": {"rope_type": "yarn", **TRAINED_SHORT}},
-        {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16},
-    ),
-    "mixtral": ("llama", "Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, {}),
-    "qwen2": ("qwen2", "Qwen2", {"use_sliding_window": False}, {}),
-    "qwen3": ("qwen3", "Qwen3", {"head_dim": 16}, {}),
-    "qwen3moe": (
-        "qwen3moe",
-        "Qwen3Moe",
-        {"head_dim": 16, "moe_intermediate_size": 24, "norm_topk_prob": True, **EXPERTS},
-        {},
-    ),
-    "olmoe": ("olmoe", "Olmoe", {"norm_topk_prob": False, "eos_token_id": 1, **EXPERTS}, {}),
-    "gemma3": (
-        "gemma3",
-        "Gemma3",
-        {"head_dim": 16, "sliding_window": 8, "num_hidden_layers": 7, "query_pre_attn_scalar": 16},
-        {"attention.sliding_window": 8, "rope.freq_base": 1e6},
-    ),
-    "opt": ("opt", "OPT", {"ffn_dim": 48, "word_embed_proj_dim": 32}, {}),
-}
-
-NAMES = {  # tensors of one block: transformers' names → GGUF's
-    "input_layernorm": "attn_norm",
-    "self_attn_layer_norm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.out_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "final_layer_norm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "fc1": "ffn_up",
-    "fc2": "ffn_down",
-    "mlp.gate": "ffn_gate_inp",
-    "mlp.experts.down_proj": "ffn_down_exps",
-}
-GEMMA = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-OUTSIDE = {
-    "embed_tokens": "token_embd",
-    "embed_positions": "position_embd",
-    "norm": "output_norm",
-    "final_layer_norm": "output_norm",
-    "lm_head": "output",
-}
+from tests.models.peers import BASE, CASES, logits_of, random_peer, save
 
 
 class WideCache(NumpyCache):
@@ -117,98 +37,17 @@ class WideCacheOps(NumpyOps):
         return cache
 
 
-def random_peer(name: str, options: dict[str, Any]) -> Any:
-    """A small transformers model whose weights are large enough that attention and routing are not uniform."""
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
-    transformers.logging.set_verbosity_error()
-    text = "Text" if name == "Gemma3" else ""
-    config = getattr(transformers, f"{name}{text}Config")(**{**BASE, **options}, attn_implementation="eager")
-    torch.manual_seed(7)
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for key, value in model.named_parameters():
-            if value.ndim > 1:
-                value.normal_(0.0, 1.5 * value.shape[-1] ** -0.5)
-            elif key.endswith("bias"):
-                value.normal_(0.0, 0.3)
-            else:
-                value.normal_(0.0 if name == "Gemma3" else 1.0, 0.3)
-    return model
-
-
-def to_gguf(model: Any, path: Path, family: str, extra: dict[str, Any]) -> None:
-    """What a converter does, for the families above."""
-    config = model.config
-    tensors: dict[str, np.ndarray] = {}
-    for key, value in model.state_dict().items():
-        array = value.float().numpy()
-        stem, _, end = key.rpartition(".")
-        end = end if end in ("weight", "bias") else "weight"
-        stem = stem if key.endswith((".weight", ".bias")) else key
-        if family == "gemma3" and "norm" in key:
-            array = array + 1.0
-        if key.endswith("embed_positions.weight"):
-            array = array[2:]
-        if block := re.search(r"layers\.(\d+)\.(.+)", stem):
-            prefix, part = f"blk.{block[1]}", block[2]
-            if part.endswith("gate_up_proj"):
-                gate, up = np.split(array, 2, axis=1)
-                tensors |= {f"{prefix}.ffn_gate_exps.weight": gate, f"{prefix}.ffn_up_exps.weight": up}
-                continue
-            if family == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
-                heads = config.num_attention_heads if "q_proj" in part else config.num_key_value_heads
-                array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-            names = {**NAMES, **(GEMMA if family == "gemma3" else {})}
-            tensors[f"{prefix}.{names[part]}.{end}"] = array
-        else:
-            tensors[f"{OUTSIDE[stem.split('.')[-1]]}.{end}"] = array
-    if config.tie_word_embeddings:
-        del tensors["output.weight"]
-    if family == "llama" and config.rope_parameters["rope_type"] == "llama3":
-        plain = 10000.0 ** -(np.arange(0, 8, 2) / 8)
-        tensors["rope_freqs.weight"] = (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
-
-    metadata: dict[str, Any] = {
-        "block_count": config.num_hidden_layers,
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": getattr(config, "intermediate_size", 48),
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_attention_heads if family == "opt" else config.num_key_value_heads,
-    }
-    if family == "opt":
-        metadata["attention.layer_norm_epsilon"] = 1e-5
-    else:
-        metadata["attention.layer_norm_rms_epsilon"] = config.rms_norm_eps
-        metadata["rope.freq_base"] = (getattr(config, "rope_parameters", {}) or {}).get("rope_theta", 10000.0)
-    if getattr(config, "head_dim", None):
-        metadata |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    if experts := getattr(config, "num_local_experts", getattr(config, "num_experts", 0)):
-        metadata |= {"expert_count": experts, "expert_used_count": config.num_experts_per_tok}
-    if family == "qwen3moe":
-        metadata["expert_feed_forward_length"] = config.moe_intermediate_size
-    keys = {f"{family}.{key}": value for key, value in (metadata | extra).items()}
-    write_gguf(
-        path,
-        {"general.architecture": family, **keys},
-        [(name, "F32", array.shape, np.ascontiguousarray(array)) for name, array in tensors.items()],
-    )
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
 def test_same_logits_as_transformers(case: str, tmp_path: Path) -> None:
-    family, name, options, extra = CASES[case]
-    torch = pytest.importorskip("torch")
-    peer = random_peer(name, options)
-    to_gguf(peer, tmp_path / "tiny.gguf", family, extra)
+    peer = random_peer(case)
+    convert(save(peer, tmp_path / "folder"), tmp_path / "tiny.gguf")
     weights = GgufWeights(ModelFile.open(tmp_path / "tiny.gguf"), WideCacheOps())
     decoder = Decoder(weights.config, weights, WideCacheOps())
+    assert weights.config.architecture == CASES[case][0]
 
     tokens = np.random.default_rng(3).integers(0, BASE["vocab_size"], 40)
-    with torch.no_grad():
-        wanted = peer(torch.tensor(tokens[None]), use_cache=False).logits[0].numpy()
+    wanted = logits_of(peer, tokens)
     got = decoder.forward(tokens, [Span(decoder.cache(40), 0, 40)], logits="all")
     assert wanted.std() > 0.3
     np.testing.assert_allclose(got, wanted, atol=2e-4 * wanted.std())

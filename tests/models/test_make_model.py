@@ -15,7 +15,8 @@ from genmote.errors import SpecError
 from genmote.models import make_vocabulary
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import Shape, llama3_factors, load_shape, make_model, shape_names, tensor_list
+from genmote.models.make_model import Shape, load_shape, make_model, shape_names, tensor_list
+from genmote.models.rope import llama3_factors
 from genmote.ops import quant
 
 TINY = [name for name in shape_names() if name.startswith("tiny-")]
@@ -128,7 +129,7 @@ def test_llama3_factors_are_the_definition() -> None:
         else:
             smooth = (context / wavelength - low) / (high - low)
             want.append(1 / ((1 - smooth) / factor + smooth))
-    assert llama3_factors(form) == pytest.approx(np.array(want), rel=1e-6)
+    assert llama3_factors(form.key_width, form.rope_base, *form.rope_llama3) == pytest.approx(np.array(want), rel=1e-6)
     assert 1 in want
     assert factor in want
 

@@ -65,7 +65,7 @@ _VARIANTS: dict[str, Variant] = {
     "default jais-2": Variant((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
     "gpt-2 mpt olmo jais phi-2 gigachat jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code roberta-bpe "
     "exaone4 a.x-4.0 mellum trillion granite-docling modern-bert": Variant((_GPT2,)),
-    "starcoder refact command-r smollm codeshell exaone minerva-7b": Variant((r"\p{N}", _GPT2)),
+    "smollm starcoder refact command-r codeshell exaone minerva-7b": Variant((r"\p{N}", _GPT2)),
     "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2": Variant((_LLAMA3,), True, True),
     "dbrx smaug-bpe chatglm-bpe glm4": Variant((_LLAMA3,)),
     "qwen2 stablelm2 deepseek-r1-qwen megrez kormo hunyuan": Variant((_QWEN2,)),
