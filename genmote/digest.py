@@ -1,13 +1,15 @@
-"""SHA-256 of a few bytes, without OpenSSL: `hashlib` loads its library, 4 MB that a small device has no use for.
-
-What digests whole files imports `hashlib` where it does: OpenSSL is faster there.
-"""
+"""SHA-256 without OpenSSL: `hashlib` loads its library, 4 MB that a small device has no use for."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
+LARGE_FILE = 256 << 20  # from here on OpenSSL's speed (some five times here) is worth its memory
+PART = 1 << 18
+
 if TYPE_CHECKING:
+    from io import FileIO
 
     class Digest(Protocol):
         """As `hashlib`'s."""
@@ -32,3 +34,15 @@ def sha256(data: bytes | memoryview = b"") -> Digest:
             from hashlib import sha256 as own
     found: Digest = own(data)
     return found
+
+
+def of_file(file: FileIO) -> str:
+    """SHA-256 of what is left of an open file, in hexadecimal. Read, not mapped: pages of a map are memory too."""
+    if os.fstat(file.fileno()).st_size >= LARGE_FILE:
+        import hashlib
+
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    found, buffer = sha256(), memoryview(bytearray(PART))
+    while count := file.readinto(buffer):
+        found.update(buffer[:count])
+    return found.hexdigest()

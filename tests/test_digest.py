@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -28,11 +29,22 @@ def test_a_python_without_its_own_takes_hashlib_s(monkeypatch: pytest.MonkeyPatc
     assert digest.sha256(b"abc").hexdigest() == hashlib.sha256(b"abc").hexdigest()
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_s_is_of_what_is_left_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    content = bytes(range(256)) * 3000
+    (tmp_path / "f").write_bytes(content)
+    monkeypatch.setattr(digest, "LARGE_FILE", 1 if large else 1 << 30)
+    with open(tmp_path / "f", "rb", buffering=0) as file:
+        file.seek(7)
+        assert digest.of_file(file) == hashlib.sha256(content[7:]).hexdigest()
+
+
 def test_a_load_needs_nothing_that_only_fetching_needs() -> None:
     code = (
         "import sys; from genmote.models import packed, store, tokenizer; from genmote.runtime import engine, loading\n"
     )
     code += "store.find('smollm2-135m')\n"
+    code += f"loading.file_sha256(packed.Path({__file__!r}))\n"
     code += "print(sorted({'_hashlib', 'zipfile', 'subprocess'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Re-lay a model's weights for the native kernels ahead of time, into the cache folder.
+"""Re-lay a model's weights for the native kernels ahead of time, into the cache folder, beside its token table.
 
     genmote pack smollm2-135m
 
@@ -9,12 +9,13 @@ is compared with the model, and made again where a bit has changed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 from genmote.cli._model import find
 from genmote.cli._output import Bar, Output, size
-from genmote.errors import UserError
+from genmote.errors import ModelFileError, UserError
 from genmote.spec import dataclass, setting
 
 
@@ -28,6 +29,7 @@ def run(settings: Settings, out: Output) -> None:
     from genmote import home, ops
     from genmote.models import packed
     from genmote.models.gguf import ModelFile
+    from genmote.models.tokenizer import load_tokenizer
 
     kernels = ops.load("native", isa=settings.isa)
     model = ModelFile.open(find(settings.model))
@@ -35,6 +37,8 @@ def run(settings: Settings, out: Output) -> None:
     if not home.usable(path.parent):
         raise UserError(f"{path.parent} cannot be written: set GENMOTE_HOME to a folder that can")
     here, started = path.exists(), time.perf_counter()
+    with contextlib.suppress(ModelFileError):  # a model without one is packed all the same
+        load_tokenizer(model)  # makes the table
     with Bar() as bar:
         found = packed.loader(model, kernels, progress=bar)
         damaged = isinstance(found, packed.Packed) and here and not packed.intact(found)

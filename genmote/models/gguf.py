@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote import digest
 from genmote.errors import ModelFileError, ModelNameError, SpecError
 from genmote.models.gguf_values import ARRAY, STRING, VALUE_TYPES, Cursor, MetaArray, Source
 from genmote.ops import quant
@@ -111,14 +112,24 @@ class ModelFile:
         info = self._info(name)
         return self._source.data[info.offset : info.offset + info.nbytes]
 
-    def tensor(self, name: str) -> NDArray[np.float32]:
-        """A tensor's numbers. -> its shape, float32"""
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """A copy of a tensor's bytes, by `read_into`. (nbytes,)"""
         info = self._info(name)
-        return quant.dequantize(info.type, self.raw(name), info.shape)
+        found = np.empty(info.nbytes, np.uint8)
+        self.read_into(info.offset, found)
+        return found
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """A tensor's numbers, read by `read`. -> its shape, float32"""
+        info = self._info(name)
+        return quant.dequantize(info.type, self.read(name), info.shape)
 
     def read_into(self, offset: int, into: NDArray[np.uint8]) -> None:
         """Fill `into` (bytes,) from the file at `offset` by plain reads: no page of the map becomes this process's
-        memory, and a file that was cut or replaced under us is a ``ModelFileError`` and no crash."""
+        memory, and a file that was cut or replaced under us is a ``ModelFileError`` and no crash.
+
+        To touch one byte of the map may take 2 MB and more: Linux maps all of the page cache's folio that the byte lies
+        in, and a file that was just written, or read from its beginning, lies there in large ones."""
         try:
             with open(self.path, "rb", buffering=0) as file:
                 if _stamp(os.fstat(file.fileno())) != self._source.stamp:
@@ -143,13 +154,10 @@ class ModelFile:
     def sha256(self) -> str:
         """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced."""
         if self._sha256 is None:
-            import hashlib
-
-            # Read, not mapped: hashing through the map would count the whole file as this process's memory.
             try:
-                with open(self.path, "rb") as file:
+                with open(self.path, "rb", buffering=0) as file:
                     if _stamp(os.fstat(file.fileno())) == self._source.stamp:
-                        self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                        self._sha256 = digest.of_file(file)
             except OSError as error:
                 raise self._source.fail(f"cannot be read any more ({error.strerror})") from None
         if self._sha256 is None:

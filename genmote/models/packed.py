@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"genmote packed 2"
 ALIGN = 64
-SLICE_BYTES = 4 << 20  # of the model file, re-laid at a time
+SLICE_BYTES = 1 << 20  # of the model file, re-laid at a time
 PANEL = 16  # rows that are re-laid together
 SPARE_BYTES = 64 << 20  # free disk space that is left alone
 SAMPLES = 8  # places of a tensor that its sample is taken from
@@ -55,8 +55,7 @@ class Place:
 
 
 class InMemory:
-    """A matrix loader (`models.weights.MatrixLoader`) that re-lays at every load, letting go of the model file's pages
-    as it does."""
+    """A matrix loader (`models.weights.MatrixLoader`) that re-lays at every load."""
 
     path: Path | None = None
 
@@ -159,12 +158,12 @@ def pack(model: ModelFile, ops: Any, path: Path | None = None, *, progress: Prog
 
 def intact(found: Packed) -> bool:
     """Whether a packed file's matrices are what the model's are when they are re-laid now; reads both files whole."""
-    for place in found.places.values():
-        at = place.offset
-        for piece in _relaid(found.ops, found.model, place.info, place.index):
-            if not np.array_equal(found.data[at : at + piece.nbytes], piece):
-                return False
-            at += piece.nbytes
+    with open(found.file, "rb", buffering=0) as file:  # read, not mapped, which would count as this process's memory
+        for place in found.places.values():
+            file.seek(found.start + place.offset)
+            for piece in _relaid(found.ops, found.model, place.info, place.index):
+                if file.read(piece.nbytes) != piece.tobytes():
+                    return False
     return True
 
 
@@ -225,12 +224,12 @@ def _index(name: str, info: TensorInfo) -> int:
 def _relaid(ops: Any, model: ModelFile, info: TensorInfo, index: int) -> Iterator[Bytes]:
     """One matrix in the kernels' layout, piece by piece."""
     rows, cols = info.shape[-2:]
-    lines = model.raw(info.name).reshape(math.prod(info.shape[:-2]), rows, -1)[index]
-    step = max(PANEL, SLICE_BYTES // lines.shape[1] // PANEL * PANEL)
+    line = info.nbytes // math.prod(info.shape[:-1])  # bytes of a row
+    step = max(PANEL, SLICE_BYTES // line // PANEL * PANEL)
     for row in range(0, rows, step):
-        part = lines[row : row + step]
-        yield ops.pack(info.type, (part.shape[0], cols), part)
-        model.release(info.offset + (index * rows + row) * lines.shape[1], part.nbytes)
+        part = np.empty((min(step, rows - row), line), np.uint8)
+        model.read_into(info.offset + (index * rows + row) * line, part.reshape(-1))
+        yield ops.pack(info.type, (len(part), cols), part)
 
 
 def _data_start(header_bytes: int) -> int:

@@ -6,6 +6,7 @@ Sizes are those of the native op set: weights re-laid in panels (`ops/packed.py`
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import re
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from genmote.errors import ModelFileError, OpsError, SpecError
 from genmote.models.config import Config, read_config
+from genmote.models.gguf_values import MetaArray
 from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
 from genmote.ops.cache import cache_bytes, row_bytes
@@ -189,10 +191,14 @@ def _up16(count: int) -> int:
 
 
 def tables_bytes(model: ModelFile) -> int:
-    """What texts touch of the token table, which is mapped: some twelve bytes for each token and each merge."""
-    tokens = len(model.metadata.get("tokenizer.ggml.tokens", ()))
-    merges = len(model.metadata.get("tokenizer.ggml.merges", ()))
-    return 12 * (tokens + merges)
+    """The token table, which is mapped: texts touch it all over (`models/tokenizer/table.py` has its sections)."""
+    total = 48 << 10  # the pre-tokenizer
+    for name, each in (("tokens", 4 + 4 + 1 + 6), ("merges", 24)):
+        array = model.metadata.get(f"tokenizer.ggml.{name}")
+        if isinstance(array, MetaArray):
+            total += each * len(array)
+            total += array.raw_span()[1] - 8 * len(array) if name == "tokens" else 0
+    return total
 
 
 def float_down(model: ModelFile) -> bool:
@@ -206,3 +212,11 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def trim() -> None:
+    """Give memory that is free within this process back to the system, where the C library (glibc's) can."""
+    import ctypes  # NumPy has loaded it
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genmote import digest
 from genmote import ops as opsets
 from genmote.errors import BudgetError, ModelFileError, ModelNameError, OpsError, SpecError
 from genmote.runtime.threads import checked_threads
@@ -54,38 +55,34 @@ def load(
     from genmote.models.gguf import ModelFile
     from genmote.models.tokenizer import load_tokenizer
     from genmote.models.weights import GgufWeights
+    from genmote.runtime import footprint
     from genmote.runtime.accelerator import accelerated
     from genmote.runtime.experts import ExpertCache, without_experts
-    from genmote.runtime.footprint import weights as weights_of
     from genmote.runtime.session import CHUNK
 
     if memory is None and kv == "auto":  # without a budget nothing is given up
         kv = None
+    budget = None if memory is None else budget_bytes(memory)
     count = checked_threads(threads)
     wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
     opset = choose_ops(ops, isa, count) if wanted is None else wanted.ops()  # before a model is fetched for nothing
     path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
     started = time.perf_counter()
     file = ModelFile.open(path)
+    asked: dict[str, Any] = {"draft": draft, "context": context, "sessions": sessions, "threads": count, "kv": kv}
+    asked |= {"evict": evict, "kv_tokens": kv_tokens, "kv_spill": kv_spill}
+    if budget is not None:
+        _check_table(file, budget, asked)
     tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
     made = streaming = experts = None
-    if memory is not None:
-        made = plan_for(
-            file,
-            memory,
-            draft=draft,
-            context=context,
-            sessions=sessions,
-            threads=count,
-            kv=kv,
-            evict=evict,
-            kv_tokens=kv_tokens,
-            kv_spill=kv_spill,
-        )
+    if budget is not None:
+        tokenizer.release()  # the plan counts it
+        footprint.trim()  # what a first load took to make its files is given back
+        made = plan_for(file, budget, **asked)
         context, kv, evict, kv_tokens = made.context, made.kv, made.evict, made.kv_tokens
         matrices = streaming = _streaming(matrices, file, opset)
-        if 0 < made.expert_bytes < weights_of(file).experts:
+        if 0 < made.expert_bytes < footprint.weights(file).experts:
             experts = ExpertCache.of(streaming.packed, made.expert_bytes)
             matrices = without_experts(streaming)
     weights = GgufWeights(file, opset, matrices)
@@ -123,19 +120,40 @@ def load(
     return engine
 
 
-def plan_for(
-    file: ModelFile, memory: int | str, *, draft: str | os.PathLike[str] | None, threads: int, **asked: Any
-) -> Plan:
-    """How the model runs within `memory`, which a model that guesses for it has a part of."""
+def budget_bytes(memory: int | str) -> int:
+    """An amount of memory as `Engine.load` takes it. Raises SpecError."""
     from genmote.device.sizes import parse_bytes
+
+    budget = parse_bytes(memory, what="memory") if isinstance(memory, str) else memory
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise SpecError(f"memory={memory!r}: give bytes, or an amount such as 150MB or 1.5GiB")
+    return budget
+
+
+def _check_table(file: ModelFile, budget: int, asked: dict[str, Any]) -> None:
+    """Raise BudgetError where a first load would need more than the budget to make the model's token table."""
+    from genmote.models.tokenizer import cache
+    from genmote.runtime import footprint
+
+    making = cache.making_bytes(file)
+    file.release(0, file.nbytes)
+    needed = footprint.resident_bytes() + making
+    if making and needed > budget:
+        plan_for(file, budget, **asked)  # a budget that is too small for any load is told as such
+        raise BudgetError(
+            f"{file.path.name} is loaded for the first time, and to make its token table takes "
+            f"{-(-needed // 1_000_000)} MB, more than {budget / 1e6:.0f} MB: run genmote pack once where there is room",
+            needed,
+        )
+
+
+def plan_for(file: ModelFile, budget: int, *, draft: str | os.PathLike[str] | None, threads: int, **asked: Any) -> Plan:
+    """How the model runs within `budget` bytes, which a model that guesses for it has a part of."""
     from genmote.models import store
     from genmote.models.config import read_config
     from genmote.models.gguf import ModelFile
     from genmote.runtime import plan as planning
 
-    budget = parse_bytes(memory, what="memory") if isinstance(memory, str) else memory
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise SpecError(f"memory={memory!r}: give bytes, or an amount such as 150MB or 1.5GiB")
     beside = 0
     if draft is not None:
         guesser = ModelFile.open(store.resolve(draft))
@@ -247,10 +265,8 @@ def choose_ops(name: str | None, isa: str | None, threads: int) -> Ops:
 
 @lru_cache(maxsize=16)
 def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    import hashlib
-
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open(path, "rb", buffering=0) as file:
+        return digest.of_file(file)
 
 
 def file_sha256(path: Path) -> str:

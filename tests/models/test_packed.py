@@ -209,3 +209,20 @@ def test_a_changed_bit_is_found(model_path, ops):
     again = packed.loader(ModelFile.open(model_path), ops)
     assert not packed.intact(again)
     assert packed.intact(packed.pack(again.model, ops, again.path))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="what is mapped is read where Linux tells it")
+def test_loading_and_packing_touch_no_page_of_the_map(model_path, ops):
+    """One page may bring 2 MB with it (`ModelFile.read_into`)."""
+
+    def mapped() -> int:
+        parts = Path("/proc/self/smaps").read_text().split(f"{model_path}\n")
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in parts[1:])
+
+    model = ModelFile.open(model_path)
+    assert mapped() > 0
+    model.release(0, -(-model.nbytes // 4096) * 4096)
+    assert mapped() == 0
+    found = packed.loader(model, ops)
+    GgufWeights(model, ops, found)
+    assert packed.intact(found) and mapped() == 0

@@ -23,6 +23,7 @@ from genmote.models.tokenizer import table
 from genmote.models.tokenizer.build import build
 from genmote.models.tokenizer.vocabulary import HasMetadata, Outline
 
+LEAST_TO_MAKE = 10 << 20  # the pre-tokenizer's tables over all characters are made in it
 _SETTLED_NS = 2_000_000_000  # a file that changed less than this ago may change again within its clock's grain
 
 
@@ -54,6 +55,16 @@ def table_of(model: HasMetadata, native: Any = None) -> npt.NDArray[np.uint8]:
     if found is not None:
         return found
     return np.frombuffer(_make(outline, key, native) if made is None else made, dtype=np.uint8)
+
+
+def making_bytes(model: HasMetadata) -> int:
+    """Memory that `table_of` would take to make the table, measured with two vocabularies; 0 where it is made."""
+    outline = Outline(model)
+    key = _remembered(_memo(model, outline)) or outline.key()
+    if _map(key) is not None:
+        return 0
+    strings = sum(array.raw_span()[1] for array in (outline.strings, outline.merges) if array is not None)
+    return max(LEAST_TO_MAKE, 8 * strings)
 
 
 def _path(key: bytes) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import functools
 import importlib
+import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -76,6 +77,12 @@ class Tokenizer:
         # A token that only looks like an end (HTML's "</s>") is a text like any other.
         spelt = {token for token in ends if token is not None and self._types[token] == table.CONTROL}
         self.eog_ids: frozenset[int] = frozenset(named | spelt)
+
+    def release(self) -> None:
+        """Let go of the table's pages: they leave this process's memory and come back when they are touched again."""
+        mapped = self._memory.base.obj if isinstance(self._memory.base, memoryview) else self._memory.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def encode(self, text: str, *, bos: bool | None = None, special: bool = True, start: bool = True) -> list[int]:
         """Token ids of a text.
