@@ -92,7 +92,7 @@ def test_our_own_types_are_decoded_as_the_formats_page_says(name: str) -> None:
 def test_the_scale_of_our_own_types_is_the_best_there_is(name: str) -> None:
     """Against brute force: the least weighted error of all 256 scales."""
     layout = codec._LAYOUTS[name]
-    assert isinstance(layout, levels32._Levels)
+    assert isinstance(layout, levels32.Levels)
     rng = np.random.default_rng(8)
     x = (rng.standard_t(5, (600, 32)) * 10.0 ** rng.uniform(-4, 0, (600, 1))).astype(np.float32)
     weight, levels = fit.weights_of(x), layout.levels.astype(np.float64)

@@ -46,7 +46,7 @@ def scales(stored: Bytes) -> Floats:
 SCALES = scales(np.arange(128, dtype=np.uint8))  # those that are not negative, from the least to the greatest
 
 
-class _Levels(Layout):
+class Levels(Layout):
     """One byte of scale, and 32 codes that are indices into ``levels``."""
 
     levels: ClassVar[NDArray[np.int8]]
@@ -76,7 +76,7 @@ class _Levels(Layout):
         return blocks
 
 
-class GM2_32(_Levels):
+class GM2_32(Levels):
     """Two-bit codes: eight bytes hold four runs of eight."""
 
     name = "GM2_32"
@@ -91,7 +91,7 @@ class GM2_32(_Levels):
         blocks["low"] = to_planes(codes, 2, 8)
 
 
-class GM3_32(_Levels):
+class GM3_32(Levels):
     """Three-bit codes: the low two bits as in GM2_32, the third in a mask of 32 bits."""
 
     name = "GM3_32"
@@ -109,7 +109,7 @@ class GM3_32(_Levels):
         blocks["high"] = to_planes(codes >> 2, 1, 1)
 
 
-class GM4_32(_Levels):
+class GM4_32(Levels):
     """Four-bit codes: the first 16 in the low halves of the bytes, the rest in the high."""
 
     name = "GM4_32"
