@@ -67,7 +67,9 @@ class Levels(Layout):
         peak = np.abs(x).max(initial=0)
         reach = SCALES[-1] * np.abs(self.levels).max()
         if peak > reach:
-            raise SpecError(f"{self.name} cannot hold numbers as large as these: {peak:.3g} is beyond {reach:g}")
+            raise SpecError(
+                f"{self.name} cannot hold numbers as large as these: {peak:.3g} is beyond {reach:g}; use F32 or BF16"
+            )
         blocks = np.empty(len(x), self.record)
         table = self.levels.astype(np.float32)
         y, size = normalise(x)
