@@ -13,21 +13,23 @@ namespace genmote {
 constexpr int kPanel = 16;  // rows of a panel
 constexpr int kGroup = 32;  // columns of a group
 
-// Tensor types by their GGUF number.
+// Tensor types by their GGUF number; from 0x4700 on our own.
 enum Type : int {
     F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
     Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, IQ4_NL = 20, BF16 = 30,
+    GM2_32 = 0x4702, GM3_32 = 0x4703, GM4_32 = 0x4704,
 };
 
 // How a quantised panel lies in memory: code planes of all groups, then the scale planes.
 struct Layout {
     int code_bytes;   // bytes of code planes per group of 32 columns x 16 rows
-    bool nibble, two, one, byte;  // which planes a group has, in this order
+    bool nibble, two, one, byte, three;  // which planes a group has, in this order
     int offset;       // value = code - offset (0: none)
     bool half;        // scales per 16 columns instead of 32
     bool super;       // two-level scales: float16 per 256 columns times an integer per (half) group
     bool min;         // a subtracted or added minimum besides the scale
-    bool codebook;    // nibbles index the IQ4_NL table
+    bool codebook;    // codes are indices into a table of levels
+    bool small;       // a scale is a byte (levels32.py), not a float16
     int src_block;    // columns of a GGUF block
     int src_bytes;    // bytes of a GGUF block
 };

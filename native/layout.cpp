@@ -7,19 +7,22 @@
 namespace genmote {
 
 bool layout_of(int type, Layout* l) {
-    //                        bytes nib   two    one    byte  off half   super  min    book   block bytes
+    //                        bytes nib    two    one    byte   three  off  half   super  min    book   small  block bytes
     switch (type) {
-        case Q4_0:   *l = {256, true,  false, false, false, 8,   false, false, false, false, 32, 18}; return true;
-        case Q4_1:   *l = {256, true,  false, false, false, 0,   false, false, true,  false, 32, 20}; return true;
-        case Q5_0:   *l = {320, true,  false, true,  false, 16,  false, false, false, false, 32, 22}; return true;
-        case Q5_1:   *l = {320, true,  false, true,  false, 0,   false, false, true,  false, 32, 24}; return true;
-        case Q8_0:   *l = {512, false, false, false, true,  128, false, false, false, false, 32, 34}; return true;
-        case IQ4_NL: *l = {256, true,  false, false, false, 128, false, false, false, true,  32, 18}; return true;
-        case Q2_K:   *l = {128, false, true,  false, false, 0,   true,  true,  true,  false, 256, 84}; return true;
-        case Q3_K:   *l = {192, false, true,  true,  false, 4,   true,  true,  false, false, 256, 110}; return true;
-        case Q4_K:   *l = {256, true,  false, false, false, 0,   false, true,  true,  false, 256, 144}; return true;
-        case Q5_K:   *l = {320, true,  false, true,  false, 0,   false, true,  true,  false, 256, 176}; return true;
-        case Q6_K:   *l = {384, true,  true,  false, false, 32,  true,  true,  false, false, 256, 210}; return true;
+        case Q4_0:   *l = {256, true,  false, false, false, false, 8,   false, false, false, false, false, 32,  18}; return true;
+        case Q4_1:   *l = {256, true,  false, false, false, false, 0,   false, false, true,  false, false, 32,  20}; return true;
+        case Q5_0:   *l = {320, true,  false, true,  false, false, 16,  false, false, false, false, false, 32,  22}; return true;
+        case Q5_1:   *l = {320, true,  false, true,  false, false, 0,   false, false, true,  false, false, 32,  24}; return true;
+        case Q8_0:   *l = {512, false, false, false, true,  false, 128, false, false, false, false, false, 32,  34}; return true;
+        case IQ4_NL: *l = {256, true,  false, false, false, false, 128, false, false, false, true,  false, 32,  18}; return true;
+        case Q2_K:   *l = {128, false, true,  false, false, false, 0,   true,  true,  true,  false, false, 256, 84}; return true;
+        case Q3_K:   *l = {192, false, true,  true,  false, false, 4,   true,  true,  false, false, false, 256, 110}; return true;
+        case Q4_K:   *l = {256, true,  false, false, false, false, 0,   false, true,  true,  false, false, 256, 144}; return true;
+        case Q5_K:   *l = {320, true,  false, true,  false, false, 0,   false, true,  true,  false, false, 256, 176}; return true;
+        case Q6_K:   *l = {384, true,  true,  false, false, false, 32,  true,  true,  false, false, false, 256, 210}; return true;
+        case GM2_32: *l = {128, false, true,  false, false, false, 0,   false, false, false, true,  true,  32,  9}; return true;
+        case GM3_32: *l = {192, false, false, false, false, true,  0,   false, false, false, true,  true,  32,  13}; return true;
+        case GM4_32: *l = {256, true,  false, false, false, false, 0,   false, false, false, true,  true,  32,  17}; return true;
         default: return false;
     }
 }
@@ -38,7 +41,7 @@ size_t panel_bytes(int type, int64_t cols) {
     Layout l;
     if (!layout_of(type, &l)) return 0;
     size_t groups = static_cast<size_t>(cols / kGroup), parts = l.half ? 2 * groups : groups;
-    size_t scales = l.super ? (groups / 8) * (l.min ? 64 : 32) + parts * (l.min && !l.half ? 32 : 16) : groups * (l.min ? 64 : 32);
+    size_t scales = l.small ? groups * 16 : l.super ? (groups / 8) * (l.min ? 64 : 32) + parts * (l.min && !l.half ? 32 : 16) : groups * (l.min ? 64 : 32);
     return groups * l.code_bytes + scales;
 }
 
@@ -62,7 +65,7 @@ void scale_min_6(const uint8_t* s, int i, uint8_t* scale, uint8_t* min) {
 // What one row of one super-block or block says, spelt out.
 struct Row {
     uint8_t code[256];
-    uint16_t d, m;          // float16 bits
+    uint16_t d, m;          // float16 bits, or d a byte
     uint8_t scale[16], min[16];
 };
 
@@ -121,6 +124,15 @@ void read_block(int type, const uint8_t* b, Row* r) {
             }
             break;
         }
+        case GM2_32: case GM3_32:
+            r->d = b[0];
+            for (int i = 0; i < 32; i++) r->code[i] = b[1 + i % 8] >> (2 * (i / 8)) & 3;
+            for (int i = 0; type == GM3_32 && i < 32; i++) r->code[i] |= (b[9 + i / 8] >> (i % 8) & 1) << 2;
+            break;
+        case GM4_32:
+            r->d = b[0];
+            for (int i = 0; i < 16; i++) { r->code[i] = b[1 + i] & 15; r->code[i + 16] = b[1 + i] >> 4; }
+            break;
         case Q6_K: {
             const uint8_t *l = b, *h = b + 128;
             for (int i = 0; i < 256; i++) {
@@ -154,6 +166,8 @@ void write_codes(const Layout& l, const uint8_t code[kPanel][kGroup], uint8_t* o
             }
             if (l.one) p[at] |= (c & 1) << quad;
             if (l.byte) p[quad * 64 + at] = c;
+            if (l.three && quad < 6) p[(quad % 3) * 64 + at] |= c << (quad / 3 * 4);
+            for (int bit = 0; l.three && quad >= 6 && bit < 3; bit++) p[bit * 64 + at] |= (c >> bit & 1) << (quad == 6 ? 3 : 7);
         }
 }
 
@@ -193,7 +207,8 @@ void pack_panel(int type, int64_t rows, int64_t cols, const uint8_t* src, int64_
             write_codes(l, code, dst + (b * per + g) * l.code_bytes);
         }
         for (int r = 0; r < kPanel; r++) {
-            std::memcpy(d_at + b * 32 + 2 * r, &row[r].d, 2);
+            if (l.small) d_at[b * kPanel + r] = static_cast<uint8_t>(row[r].d);
+            else std::memcpy(d_at + b * 32 + 2 * r, &row[r].d, 2);
             if (l.min) std::memcpy(m_at + b * 32 + 2 * r, &row[r].m, 2);
             for (int i = 0; i < parts; i++) {
                 s_at[(b * parts + i) * kPanel + r] = row[r].scale[i];

@@ -10,7 +10,14 @@ using namespace genmote;
 
 // ---- quantised matrices ----------------------------------------------------------------------------------------------
 
-alignas(16) const uint8_t kCodebook[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};  // IQ4_NL values + 128
+// Levels of the types whose codes are indices, plus the offset. Half a byte of GM2_32 has two codes: one table looks at the low
+// one, one at the high. GM3_32's tables look at three bits.
+typedef uint8_t Table[16];
+alignas(16) const Table kIq4 = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) const Table kGm2Low = {1, 11, 18, 26, 1, 11, 18, 26, 1, 11, 18, 26, 1, 11, 18, 26};
+alignas(16) const Table kGm2High = {1, 1, 1, 1, 11, 11, 11, 11, 18, 18, 18, 18, 26, 26, 26, 26};
+alignas(16) const Table kGm3 = {0, 6, 10, 13, 16, 19, 23, 28, 0, 6, 10, 13, 16, 19, 23, 28};
+alignas(16) const Table kGm4 = {0, 7, 12, 16, 20, 23, 27, 30, 32, 35, 38, 41, 45, 49, 53, 58};
 
 template <int TYPE> struct Traits;
 //                                                  bits of a code; nibble, two-bit and one-bit plane; shift of the offset (-1: none)
@@ -18,6 +25,7 @@ template <int TYPE> struct Traits;
     template <> struct Traits<T> {                                                                                          \
         static constexpr int bits = BITS, shift = SHIFT < 0 ? 0 : SHIFT, bytes = BYTES;                                     \
         static constexpr bool nib = NIB, two = TWO, one = ONE, offset = SHIFT >= 0, half = HALF, super = SUPER, min = MIN;  \
+        static constexpr bool small = T >= GM2_32;                                                                          \
     };
 GENMOTE_TRAITS(Q4_0, 4, 1, 0, 0, 3, 0, 0, 0, 256)
 GENMOTE_TRAITS(Q4_1, 4, 1, 0, 0, -1, 0, 0, 1, 256)
@@ -30,13 +38,18 @@ GENMOTE_TRAITS(Q3_K, 3, 0, 1, 1, 2, 1, 1, 0, 192)
 GENMOTE_TRAITS(Q4_K, 4, 1, 0, 0, -1, 0, 1, 1, 256)
 GENMOTE_TRAITS(Q5_K, 5, 1, 0, 1, -1, 0, 1, 1, 320)
 GENMOTE_TRAITS(Q6_K, 6, 1, 1, 0, 5, 1, 1, 0, 384)
+GENMOTE_TRAITS(GM2_32, 5, 0, 0, 0, 4, 0, 0, 0, 128)  // the tables' bits
+GENMOTE_TRAITS(GM3_32, 5, 0, 0, 0, 4, 0, 0, 0, 192)
+GENMOTE_TRAITS(GM4_32, 6, 1, 0, 0, 5, 0, 0, 0, 256)
 #undef GENMOTE_TRAITS
 
-inline VB codebook() {
+inline VB levels(const Table& table) {
     VB t;
-    for (int i = 0; i < UB; i += 16) std::memcpy(reinterpret_cast<uint8_t*>(&t) + i, kCodebook, 16);
+    for (int i = 0; i < UB; i += 16) std::memcpy(reinterpret_cast<uint8_t*>(&t) + i, table, 16);
     return t;
 }
+
+inline VB high(VB v) { return bits(v, 4, 15); }
 
 // The eight quads of a group, one unit (LANES rows) of them; p points at the unit's bytes in the group's first vector.
 template <int TYPE> inline void unpack(const uint8_t* p, VB* q) {
@@ -45,15 +58,37 @@ template <int TYPE> inline void unpack(const uint8_t* p, VB* q) {
         for (int j = 0; j < 8; j++) q[j] = load(p + 64 * j);
         return;
     }
+    if constexpr (TYPE == GM2_32) {
+        const VB at_low = levels(kGm2Low), at_high = levels(kGm2High);
+        for (int j = 0; j < 2; j++) {
+            const VB v = load(p + 64 * j), a = v & 15, b = high(v);
+            q[j] = lookup(at_low, a);
+            q[j + 2] = lookup(at_high, a);
+            q[j + 4] = lookup(at_low, b);
+            q[j + 6] = lookup(at_high, b);
+        }
+    }
+    if constexpr (TYPE == GM3_32) {
+        const VB at = levels(kGm3), a = load(p), b = load(p + 64), c = load(p + 128);
+        const VB rest = bits(a, 3, 0x11) | bits(b, 2, 0x22) | bits(c, 1, 0x44);
+        q[0] = lookup(at, a & 15);
+        q[1] = lookup(at, b & 15);
+        q[2] = lookup(at, c & 15);
+        q[3] = lookup(at, high(a));
+        q[4] = lookup(at, high(b));
+        q[5] = lookup(at, high(c));
+        q[6] = lookup(at, rest & 15);
+        q[7] = lookup(at, high(rest));
+    }
     if constexpr (T::nib) {
         for (int j = 0; j < 4; j++) {
             VB v = load(p + 64 * j);
             q[j] = v & 15;
             q[j + 4] = v >> 4;
         }
-        if constexpr (TYPE == IQ4_NL) {
-            VB table = codebook();
-            for (int j = 0; j < 8; j++) q[j] = lookup(table, q[j]);
+        if constexpr (TYPE == IQ4_NL || TYPE == GM4_32) {
+            const VB at = levels(TYPE == GM4_32 ? kGm4 : kIq4);
+            for (int j = 0; j < 8; j++) q[j] = lookup(at, q[j]);
         }
         p += 256;
     }
@@ -86,7 +121,9 @@ template <int TYPE> struct Scales {
     }
     inline void at(int64_t g, int unit, VF* sv, VF* mv) const {
         const int o = unit * LANES;
-        if constexpr (!T::super) {
+        if constexpr (T::small) {
+            sv[0] = load_small(d + g * kPanel + o);
+        } else if constexpr (!T::super) {
             sv[0] = load_half(reinterpret_cast<const uint16_t*>(d + g * 32) + o);
             if constexpr (T::min) mv[0] = load_half(reinterpret_cast<const uint16_t*>(m + g * 32) + o);
         } else {
@@ -242,7 +279,7 @@ template <int TYPE> void matmul_type(const Matrix& w, const Group* x, int64_t T,
     matmul_many<TYPE>(w, x, T, y, ldy, p0, p1, scratch);
 }
 
-#define GENMOTE_EACH_TYPE(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q8_0) DO(IQ4_NL) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+#define GENMOTE_EACH_TYPE(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q8_0) DO(IQ4_NL) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K) DO(GM2_32) DO(GM3_32) DO(GM4_32)
 
 void matmul(const Matrix& w, const Group* x, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1, void* scratch) {
     switch (w.type) {

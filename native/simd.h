@@ -38,6 +38,10 @@ inline VF to_float(VI v) { return __builtin_convertvector(v, VF); }
 #if defined(__AVX512VNNI__)
 inline VF fma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
 inline VF load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline VF load_small(const uint8_t* p) {  // scales of a byte: the sign and bits 7 to 13 of a float16
+    const __m256i v = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 7);
+    return _mm512_cvtph_ps(_mm256_and_si256(v, _mm256_set1_epi16(static_cast<int16_t>(0xbf80))));
+}
 inline void store_half(uint16_t* p, VF v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, 0)); }
 inline VF load_bf16(const uint16_t* p) {
     return reinterpret_cast<VF>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
@@ -52,6 +56,10 @@ inline VB lookup(VB table, VB index) {
 #elif defined(__AVX2__)
 inline VF fma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
 inline VF load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline VF load_small(const uint8_t* p) {
+    const __m128i v = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(v, _mm_set1_epi16(static_cast<int16_t>(0xbf80))));
+}
 inline void store_half(uint16_t* p, VF v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, 0)); }
 inline VF load_bf16(const uint16_t* p) {
     return reinterpret_cast<VF>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
@@ -108,6 +116,11 @@ inline VF load_half(const uint16_t* p) { VF r; for (int i = 0; i < LANES; i++) r
 inline void store_half(uint16_t* p, VF v) { for (int i = 0; i < LANES; i++) p[i] = half_bits(v[i]); }
 inline VB lookup(VB table, VB index) { VB r; for (int i = 0; i < UB; i++) r[i] = table[index[i] & 15]; return r; }
 #endif
+inline VF load_small(const uint8_t* p) {
+    uint16_t half[LANES];
+    for (int i = 0; i < LANES; i++) half[i] = static_cast<uint16_t>((p[i] & 0x80) << 8 | (p[i] & 0x7f) << 7);
+    return load_half(half);
+}
 inline VF load_bf16(const uint16_t* p) {
     VI v;
     for (int i = 0; i < LANES; i++) v[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);

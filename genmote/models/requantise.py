@@ -13,7 +13,7 @@ from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.ops import quant
 
-# `general.file_type`: what a reader shows as the file's type (llama.h); it decides nothing.
+# `general.file_type`: what a reader shows as the file's type (llama.h; our own types' ids); it decides nothing.
 FILE_TYPES = {
     "F32": 0,
     "F16": 1,
@@ -29,6 +29,7 @@ FILE_TYPES = {
     "Q6_K": 18,
     "IQ4_NL": 25,
     "BF16": 32,
+    **{name: kind.ggml_id for name, kind in quant.TYPES.items() if kind.ggml_id >= quant.OWN},
 }
 # Matrices that stay as they are: they are tiny, and an error in them costs a whole token or expert.
 _KEPT = ("ffn_gate_inp.weight", "position_embd.weight", "rope_freqs.weight")

@@ -1,5 +1,5 @@
 """GGUF tensor types taken apart by PyTorch, on whatever device the bytes lie: the same float32 numbers, bit for bit, as
-`ops.quant.dequantize` gives (layouts: `ops/quant/blocks32.py`, `blocks256.py`).
+`ops.quant.dequantize` gives (layouts: `ops/quant/blocks32.py`, `blocks256.py`, `levels32.py`).
 
 Weights that travel to an accelerator travel as the file stores them, some four to eight bits each, and become floats
 there.
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from genmote.ops import quant
+from genmote.ops.quant import levels32
 from genmote.ops.quant.blocks32 import IQ4_LEVELS
 
 Tensor = torch.Tensor
@@ -82,9 +85,31 @@ def _q5_1(b: Tensor) -> Parts:
     return codes, _half(b[:, :2]), _half(b[:, 2:4])
 
 
+def _levels(table: NDArray[np.int8], codes: Tensor) -> Tensor:
+    return torch.from_numpy(table).to(codes.device)[codes.long()]
+
+
 def _iq4_nl(b: Tensor) -> Parts:
-    levels = torch.from_numpy(IQ4_LEVELS).to(b.device)
-    return levels[_nibbles(b[:, 2:], 16).long()], _half(b[:, :2]), None
+    return _levels(IQ4_LEVELS, _nibbles(b[:, 2:], 16)), _half(b[:, :2]), None
+
+
+def _scale(stored: Tensor) -> Tensor:
+    """Bytes of scale (blocks, 1) → float32: the sign, and a float16's bits 7 to 13."""
+    wide = stored.short()
+    return (((wide & 0x80) << 8) | ((wide & 0x7F) << 7)).view(torch.float16).float()
+
+
+def _gm2_32(b: Tensor) -> Parts:
+    return _levels(levels32.GM2_32.levels, _planes(b[:, 1:], 2, 8)), _scale(b[:, :1]), None
+
+
+def _gm3_32(b: Tensor) -> Parts:
+    codes = _planes(b[:, 1:9], 2, 8) | (_planes(b[:, 9:], 1, 1) << 2)
+    return _levels(levels32.GM3_32.levels, codes), _scale(b[:, :1]), None
+
+
+def _gm4_32(b: Tensor) -> Parts:
+    return _levels(levels32.GM4_32.levels, _nibbles(b[:, 1:], 16)), _scale(b[:, :1]), None
 
 
 def _affine(scale: Tensor, offset: Tensor, d: Tensor, dmin: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,4 +163,7 @@ _UNPACK: dict[str, Callable[[Tensor], Parts]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "GM2_32": _gm2_32,
+    "GM3_32": _gm3_32,
+    "GM4_32": _gm4_32,
 }

@@ -106,7 +106,8 @@ def test_native_gives_the_bits_of_the_reference(
 
 
 @pytest.mark.parametrize(
-    "type_name", ["BF16", "Q4_0", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+    "type_name",
+    ["BF16", "Q4_0", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "GM2_32", "GM3_32", "GM4_32"],
 )
 def test_native_gives_the_bits_of_the_reference_in_every_type(
     type_name: str, model_of: Callable[[str, str], ModelFile]

@@ -299,11 +299,11 @@ def test_walking_goes_on_across_windows() -> None:
 
 
 def test_other_readers_agree(tmp_path: Path) -> None:
-    """The `gguf` package reads what we write as we read it, for every tensor type."""
+    """The `gguf` package reads what we write as we read it, for every tensor type that is not our own."""
     reference = pytest.importorskip("gguf")
     rng = np.random.default_rng(0)
     tensors = []
-    for name in quant.codec_names():
+    for name in (name for name in quant.codec_names() if quant.TYPES[name].ggml_id < quant.OWN):
         x = rng.standard_normal((3, 256), np.float32)
         tensors.append((f"t.{name}", name, x.shape, quant.quantize(name, x)))
     tensors.append(("ids", "I32", (2, 2, 5), np.arange(20, dtype=np.int32)))
@@ -322,6 +322,17 @@ def test_other_readers_agree(tmp_path: Path) -> None:
         if mine.type != "I32":
             want = reference.quants.dequantize(tensor.data, tensor.tensor_type).reshape(mine.shape)
             assert np.array_equal(ours.tensor(tensor.name), want)
+
+
+def test_other_readers_refuse_our_own_types(tmp_path: Path) -> None:
+    """Their ids are no other engine's: a reader says so instead of taking the bytes for something else."""
+    reference = pytest.importorskip("gguf")
+    for name in (name for name in quant.codec_names() if quant.TYPES[name].ggml_id >= quant.OWN):
+        x = np.ones((3, 256), np.float32)
+        write_gguf(tmp_path / "a.gguf", {}, [("t", name, x.shape, quant.quantize(name, x))])
+        assert ModelFile.open(tmp_path / "a.gguf").tensors["t"].type == name
+        with pytest.raises(ValueError, match=rf"{quant.TYPES[name].ggml_id}\)? is not a valid GGMLQuantizationType"):
+            reference.GGUFReader(tmp_path / "a.gguf")
 
 
 def test_reading_needs_the_file_s_size_at_most(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
         "flags": [True, False],
     }
     x = np.random.default_rng(0).standard_normal((1, 256), np.float32)
-    kinds = ("F32", "F16", "Q8_0", "Q4_1", "Q4_K", "Q6_K", "IQ4_NL")
+    kinds = ("F32", "F16", "Q8_0", "Q4_1", "Q4_K", "Q6_K", "GM3_32", "IQ4_NL")
     write_gguf(path, metadata, [(f"blk.0.{kind}", kind, x.shape, quant.quantize(kind, x)) for kind in kinds])
     ModelFile.open(path)
     return Quiet(path.read_bytes())

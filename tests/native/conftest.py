@@ -22,7 +22,22 @@ from genmote.ops.cache import KINDS
 from genmote.ops.layer import Layer, LayerSpec, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
 
-QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+QUANTISED = (
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "IQ4_NL",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "GM2_32",
+    "GM3_32",
+    "GM4_32",
+)
 FLOATS = ("F32", "F16", "BF16")
 ROOT = Path(__file__).parents[2]
 # genmote.h's Group: a row's group of 32 numbers rounded to 8 bits.
@@ -143,6 +158,8 @@ def _extremes(ops: Any, random: np.random.Generator, type_name: str) -> Iterator
 
 
 def _half_offsets(type_name: str) -> tuple[int, ...]:
+    if quant.TYPES[type_name].ggml_id >= quant.OWN:
+        return ()  # every byte is a finite scale
     return {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}.get(
         type_name, (0, 2) if type_name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,)
     )

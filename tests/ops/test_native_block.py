@@ -19,7 +19,7 @@ native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native ker
 
 ISAS = [name for name in native_ops._native.isa_names() if native_ops._native.isa_runs(name)]
 PLAIN = ["F32", "F16", "BF16"]
-SMALL = [*PLAIN, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"]
+SMALL = [*PLAIN, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "GM2_32", "GM3_32", "GM4_32"]
 
 
 class Plan:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from genmote.errors import SpecError
 from genmote.ops import quant
-from genmote.ops.quant import codec, fit
+from genmote.ops.quant import codec, fit, levels32
 
 QUANTISED = [name for name in quant.codec_names() if quant.TYPES[name].block_size > 1]
+OWN = [name for name in quant.codec_names() if quant.TYPES[name].ggml_id >= quant.OWN]
+GGML = [name for name in quant.codec_names() if name not in OWN]
 # Root-mean-square error on a normal distribution of standard deviation 1. The bounds of the 4- and 5-bit types lie
 # below what a scale that just covers the range gives (0.091 for Q4_0 and so on), so a search that does nothing fails.
 RMS_BOUND = {
@@ -26,6 +28,9 @@ RMS_BOUND = {
     "Q4_K": 0.0785,
     "Q3_K": 0.153,
     "Q2_K": 0.305,
+    "GM4_32": 0.0785,
+    "GM3_32": 0.158,
+    "GM2_32": 0.32,
 }
 
 
@@ -33,7 +38,7 @@ def normal(rows: int, cols: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, cols)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", quant.codec_names())
+@pytest.mark.parametrize("name", GGML)
 def test_sizes_and_decoding_are_those_of_the_reference(name: str) -> None:
     gguf = pytest.importorskip("gguf")
     kind = quant.TYPES[name]
@@ -49,6 +54,57 @@ def test_sizes_and_decoding_are_those_of_the_reference(name: str) -> None:
     assert np.array_equal(np.isnan(got), np.isnan(want))
     number = ~np.isnan(want)
     assert np.array_equal(got.view(np.uint32)[number], want.view(np.uint32)[number])
+
+
+# docs/formats.md on our own types: where the bits of code i lie (byte, bit), the lowest first, and the levels.
+CODE_BITS = {
+    "GM2_32": lambda i: [(1 + i % 8, 2 * (i // 8)), (1 + i % 8, 2 * (i // 8) + 1)],
+    "GM3_32": lambda i: [(1 + i % 8, 2 * (i // 8)), (1 + i % 8, 2 * (i // 8) + 1), (9 + i // 8, i % 8)],
+    "GM4_32": lambda i: [(1 + i % 16, 4 * (i // 16) + bit) for bit in range(4)],
+}
+LEVELS = {
+    "GM2_32": [-15, -5, 2, 10],
+    "GM3_32": [-16, -10, -6, -3, 0, 3, 7, 12],
+    "GM4_32": [-32, -25, -20, -16, -12, -9, -5, -2, 0, 3, 6, 9, 13, 17, 21, 26],
+}
+
+
+def scale_of(byte: int) -> float:
+    """Four bits of exponent, three of mantissa: the smallest exponent's numbers are denormal."""
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    size = mantissa * 2.0**-17 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 15)
+    return -size if byte & 128 else size
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_types_are_decoded_as_the_formats_page_says(name: str) -> None:
+    kind = quant.TYPES[name]
+    raw = np.random.default_rng(1).integers(0, 256, (256, kind.block_bytes), dtype=np.uint8)
+    raw[:, 0] = np.arange(256)  # every scale
+    got = quant.dequantize(name, raw, (256, 32))
+    for block, numbers in zip(raw.tolist(), got.tolist(), strict=True):
+        for i, number in enumerate(numbers):
+            code = sum((block[byte] >> bit & 1) << place for place, (byte, bit) in enumerate(CODE_BITS[name](i)))
+            assert number == scale_of(block[0]) * LEVELS[name][code]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_scale_of_our_own_types_is_the_best_there_is(name: str) -> None:
+    """Against brute force: the least weighted error of all 256 scales."""
+    layout = codec._LAYOUTS[name]
+    assert isinstance(layout, levels32.Levels)
+    rng = np.random.default_rng(8)
+    x = (rng.standard_t(5, (600, 32)) * 10.0 ** rng.uniform(-4, 0, (600, 1))).astype(np.float32)
+    weight, levels = fit.weights_of(x), layout.levels.astype(np.float64)
+
+    def error(scale: np.ndarray) -> np.ndarray:
+        every = np.abs(x[:, :, None] - scale[:, None, None] * levels)
+        return (weight * every.min(axis=2) ** 2).sum(axis=1)
+
+    best = np.min([error(np.full(600, scale_of(byte))) for byte in range(256)], axis=0)
+    found = error(np.array([scale_of(byte) for byte in layout.fit(x)["scale"].tolist()]))
+    assert np.mean(found / best < 1.0001) > 0.97
+    assert found.sum() < 1.002 * best.sum()
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "BF16", "F16", "F32"])
@@ -160,14 +216,25 @@ def test_any_finite_row_comes_back(name: str, blocks: int, seed: int, size: floa
     x = rng.standard_normal(blocks * kind.block_size) + shift
     if sparse:
         x *= rng.random(x.size) < 0.1
-    x = (x * 10.0**size).astype(np.float32)
+    x = (x * 10.0 ** (min(size, 0.5) if name in OWN else size)).astype(np.float32)  # ours hold numbers up to 28
     back = quant.dequantize(name, quant.quantize(name, x), x.shape)
     peak = np.abs(x.reshape(blocks, -1)).max(axis=1)
     # The widest step of each type, as a share of its block's largest number (two-level scales round twice); a scale
     # below float16's range is lost whole: 2**-25 times the largest code, and the factor of a K type.
-    step = {"Q8_0": 0.005, "Q6_K": 0.04, "Q5_0": 0.08, "Q5_1": 0.06, "Q5_K": 0.08, "IQ4_NL": 0.16, "Q4_1": 0.12}
+    step = {
+        "GM4_32": 0.2,
+        "GM2_32": 0.75,
+        "Q8_0": 0.005,
+        "Q6_K": 0.04,
+        "Q5_0": 0.08,
+        "Q5_1": 0.06,
+        "Q5_K": 0.08,
+        "IQ4_NL": 0.16,
+        "Q4_1": 0.12,
+    }
     lost = 2.0**-25 * {"Q6_K": 32 * 128, "IQ4_NL": 128, "Q8_0": 128, "Q3_K": 128, "Q2_K": 60}.get(name, 32)
     lost *= 64 if name in ("Q4_K", "Q5_K") else 1
+    lost = 2.0**-18 * 32 if name in OWN else lost
     bound = step.get(name, 0.75 if name == "Q2_K" else 0.35) * peak + lost
     assert (np.abs(back - x).reshape(blocks, -1).max(axis=1) <= bound).all()
 

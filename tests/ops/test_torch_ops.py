@@ -152,7 +152,8 @@ def test_gradients_through_the_whole_decoder(shape: str, folder: Path) -> None:
             "router": decoder.weights.layers[0].experts.router.matrix,
             "expert": decoder.weights.layers[0].experts.down[0],
         }
-    ids = RNG.integers(3, 300, 24)
+    # Its own numbers: where an expert is chosen anew within a step, the difference is none of the gradient.
+    ids = np.random.default_rng(0).integers(3, 300, 24)
 
     def loss() -> Any:
         x = decoder.run(ids[:-1], [Span(decoder.cache(23), 0, 23)])
@@ -164,7 +165,7 @@ def test_gradients_through_the_whole_decoder(shape: str, folder: Path) -> None:
     for name, weight in trained.items():
         gradient = weight.weight.grad
         assert gradient is not None and gradient.abs().max() > 0, name
-        direction, step, ends = gradient / gradient.norm(), 0.02 / (1 + float(gradient.norm())), []
+        direction, step, ends = gradient / gradient.norm(), 0.004 / (1 + float(gradient.norm())), []
         for sign in (1, -1):
             with torch.no_grad():
                 weight.weight += sign * step * direction

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from genmote.ops.quant.codec import dequantize, dequantize_rows, quantize, unpack
 from genmote.ops.quant.layout import Parts
-from genmote.ops.quant.types import TYPES, UNSUPPORTED, TensorType, by_id, by_name, codec_names, fallback, nbytes
+from genmote.ops.quant.types import OWN, TYPES, UNSUPPORTED, TensorType, by_id, by_name, codec_names, fallback, nbytes
 
 __all__ = [
+    "OWN",
     "TYPES",
     "UNSUPPORTED",
     "Parts",

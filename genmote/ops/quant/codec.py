@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genmote.errors import SpecError
-from genmote.ops.quant import blocks32, blocks256
+from genmote.ops.quant import blocks32, blocks256, levels32
 from genmote.ops.quant.layout import Floats, Layout, Parts
 from genmote.ops.quant.types import TensorType, by_name, codec_names, nbytes
 
@@ -34,6 +34,9 @@ _LAYOUTS: dict[str, Layout] = {
         blocks256.Q4_K(),
         blocks256.Q5_K(),
         blocks256.Q6_K(),
+        levels32.GM2_32(),
+        levels32.GM3_32(),
+        levels32.GM4_32(),
     )
 }
 

@@ -59,17 +59,54 @@ def codebook(x: Floats, table: Floats, steps: int = 7) -> Floats:
     return scale
 
 
+def listed(x: Floats, table: Floats, scales: Floats, size: Floats, least: float, tried: int = 12) -> NDArray[np.uint8]:
+    """Which of the sorted ``scales`` (from 0 on) stores each group best, ``size * x ~ d * table[q]``; with its sign.
+
+    ``size`` (groups,) is what the groups were divided by. Result: the index of d, plus 128 where d is to be negative.
+    Tried are ``tried`` scales with either sign, from the first that is at least ``least`` of the one that puts the
+    group's largest number on the table's first level.
+    """
+    weight = weights_of(x)
+    weighted = weight * x
+    first = np.searchsorted(scales, np.float32(least) * size * np.abs(x).max(axis=1) / np.abs(table[0]))
+    best = np.zeros(len(x), np.float32)  # of sum(w x^2) explained: by scale 0 nothing
+    found = np.zeros(len(x), np.uint8)
+    levels = table[_nearest_of(table)]
+    for step in range(tried):
+        index = np.clip(first + step, 1, len(scales) - 1)
+        d = scales[index] / size
+        for sign in (0, 128):
+            codes = levels[_half_steps(x / d[:, None])]
+            along = np.einsum("ij,ij->i", weighted, codes)
+            with np.errstate(over="ignore"):  # far too large a scale for tiny numbers: -inf
+                explained = d * (2 * along - d * np.einsum("ij,ij,ij->i", weight, codes, codes))
+            better = explained > best
+            best = np.where(better, explained, best)
+            found = np.where(better, index + sign, found).astype(np.uint8)
+            d = -d
+    return found
+
+
 def nearest(x: Floats, table: Floats) -> NDArray[np.uint8]:
     """Index of the level that is nearest to each number; ``table`` holds sorted integers within a byte's range.
 
     >>> nearest(np.float32([-9.0, 0.4, 0.6]), np.float32([-1, 0, 1])).tolist()
     [0, 1, 2]
     """
+    return _nearest_of(table)[_half_steps(x)]
+
+
+def _nearest_of(table: Floats) -> NDArray[np.uint8]:
+    """Index of the nearest level for each of :func:`_half_steps`."""
     # Twice a middle between two integers is an integer, so floor(2 x) decides on which side of it x lies.
-    half_steps = np.arange(-256, 257)
-    index = np.searchsorted(table[1:] + table[:-1], half_steps, side="right").astype(np.uint8)
-    found: NDArray[np.uint8] = index[np.floor(np.clip(2 * x, -256, 256)).astype(np.int16) + 256]
-    return found
+    return np.searchsorted(table[1:] + table[:-1], np.arange(-256, 257), side="right").astype(np.uint8)
+
+
+def _half_steps(x: Floats) -> NDArray[np.int16]:
+    """floor(2 x) within a byte's range, from 0 on."""
+    steps = np.floor(np.clip(2 * x, -256, 256)).astype(np.int16)
+    steps += 256
+    return steps
 
 
 def affine(x: Floats, top: int, *, negative_offset: bool, steps: int = 20) -> tuple[Floats, Floats]:

@@ -2,7 +2,8 @@
 
 A type stores a row of numbers as blocks: ``block_size`` numbers in ``block_bytes`` bytes. A plain type such as F16 has
 blocks of one number. Ids and sizes are those of the GGUF specification
-(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), except for our own types, which only genmote reads
+(`levels32.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class TensorType:
         return 8 * self.block_bytes / self.block_size
 
 
+OWN = 0x4700  # ids from here on are genmote's own ("G"): far from GGML's, which other engines refuse
+
 TYPES: dict[str, TensorType] = {
     kind.name: kind
     for kind in (
@@ -56,6 +59,9 @@ TYPES: dict[str, TensorType] = {
         TensorType("I64", 27, 1, 8, codec=False),
         TensorType("F64", 28, 1, 8, codec=False),
         TensorType("BF16", 30, 1, 2),
+        TensorType("GM2_32", OWN + 2, 32, 9),
+        TensorType("GM3_32", OWN + 3, 32, 13),
+        TensorType("GM4_32", OWN + 4, 32, 17),
     )
 }
 
@@ -111,7 +117,7 @@ def codec_names() -> list[str]:
     """Names of the types that hold weights, from most to fewest bits.
 
     >>> codec_names()[0], codec_names()[-1]
-    ('F32', 'Q2_K')
+    ('F32', 'GM2_32')
     """
     kinds = sorted((kind for kind in TYPES.values() if kind.codec), key=lambda kind: (-kind.bits_per_weight, kind.name))
     return [kind.name for kind in kinds]
