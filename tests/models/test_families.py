@@ -42,19 +42,34 @@ class WideCacheOps(NumpyOps):
 def test_same_logits_as_transformers(case: str, tmp_path: Path) -> None:
     peer = random_peer(case)
     convert(save(peer, tmp_path / "folder"), tmp_path / "tiny.gguf")
-    weights = GgufWeights(ModelFile.open(tmp_path / "tiny.gguf"), WideCacheOps())
-    decoder = Decoder(weights.config, weights, WideCacheOps())
-    assert weights.config.architecture == CASES[case][0]
+    assert like_transformers(ModelFile.open(tmp_path / "tiny.gguf"), peer) == CASES[case][0]
 
+
+def like_transformers(file: ModelFile, peer: Any) -> str:
+    """Compare the logits; the file's architecture."""
+    weights = GgufWeights(file, WideCacheOps())
+    decoder = Decoder(weights.config, weights, WideCacheOps())
     tokens = np.random.default_rng(3).integers(0, BASE["vocab_size"], 40)
     wanted = logits_of(peer, tokens)
     got = decoder.forward(tokens, [Span(decoder.cache(40), 0, 40)], logits="all")
     assert wanted.std() > 0.3
     np.testing.assert_allclose(got, wanted, atol=2e-4 * wanted.std())
+    return weights.config.architecture
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_deci_is_llama_by_another_name(tmp_path: Path) -> None:
+    peer = random_peer("llama")
+    convert(save(peer, tmp_path / "folder"), tmp_path / "llama.gguf")
+    llama = ModelFile.open(tmp_path / "llama.gguf")
+    metadata = {key.replace("llama.", "deci.", 1): value for key, value in llama.typed_metadata().items()}
+    tensors = [(name, info.type, info.shape, llama.raw(name)) for name, info in llama.tensors.items()]
+    write_gguf(tmp_path / "deci.gguf", metadata | {"general.architecture": "deci"}, tensors)
+    assert like_transformers(ModelFile.open(tmp_path / "deci.gguf"), peer) == "deci"
 
 
 def test_every_family_is_compared() -> None:
-    assert {family for family, *_ in CASES.values()} == set(registry.names(FAMILIES))
+    assert {family for family, *_ in CASES.values()} | {"deci"} == set(registry.names(FAMILIES))
 
 
 @pytest.mark.parametrize("shape", [name for name in shape_names() if name.startswith("tiny-")])
@@ -122,11 +137,10 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "width": (with_key("llama.attention.head_count", 7), r"over 7 heads: they must divide|they must divide"),
     "array length": (with_key("llama.attention.head_count", [4, 4, 4, 4, 4]), "is an array of 5: wanted"),
     "heads differ": (
-        lambda metadata, tensors: metadata.update(
-            {"llama.attention.head_count": [4] + [8] * (int(metadata["llama.block_count"]) - 1)}
-        ),
-        "llama.attention.head_count differs from layer to layer",
+        with_key("llama.attention.head_count", [4, 8]),
+        "width 64 over 4 or 8 heads, without attention.key_length: they must divide",
     ),
+    "a layer without heads": (with_key("llama.attention.head_count", [4, 0]), "is an array of 2: wanted 2 positive"),
     "value width": (with_key("llama.attention.value_length", 8), "values of another width are not supported"),
     "odd rotation": (with_key("llama.rope.dimension_count", 3), "rope.dimension_count = 3: wanted an even number"),
     "rope kind": (with_key("llama.rope.scaling.type", "longrope"), "rope scaling 'longrope' is not supported"),
