@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def bound(options: Mapping[str, Sequence[Option]], budget: int) -> float:
     hulls = [hull(undominated(each)) for each in options.values()]
     room = budget - sum(each[0].bytes for each in hulls)
     damage = sum(each[0].damage for each in hulls)
-    steps = [(a, b) for each in hulls for a, b in zip(each, each[1:], strict=False)]
+    steps = [(a, b) for each in hulls for a, b in pairwise(each)]
     for a, b in sorted(steps, key=lambda step: _slope(*step)):
         share = min(1.0, room / (b.bytes - a.bytes))
         damage += share * (b.damage - a.damage)

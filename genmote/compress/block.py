@@ -107,16 +107,20 @@ def moment(a: Tensor, b: Tensor) -> Tensor:
 
 
 class WatchedOps(TorchOps):
-    """The torch op set, which tells `watch` of each product before it is made."""
+    """The torch op set, which tells `watch` of each product before it is made, and `made` after."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"), torch.float32, round_inputs=False)
         self.watch: Callable[[Tensor, Matrix], None] | None = None
+        self.made: Callable[[Tensor, Tensor, Matrix], None] | None = None  # input, output
 
     def product(self, x: Tensor, matrix: Matrix) -> Tensor:
         if self.watch is not None:
             self.watch(x, matrix)
-        return super().product(x, matrix)
+        y = super().product(x, matrix)
+        if self.made is not None:
+            self.made(x, y, matrix)
+        return y
 
 
 @dataclass(eq=False)
