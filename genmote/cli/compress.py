@@ -3,9 +3,13 @@
     genmote compress smollm2-135m -o small.gguf --type Q4_0
     genmote compress smollm2-135m -o small.gguf --type Q4_0 --head-type Q6_K --samples 32
     genmote compress model.gguf -o small.gguf --recipe recipe.toml
+    genmote compress smollm2-135m -o small.gguf --target 60MB --device pi-zero-2w --report small.html
+    genmote compress --frontier small.json --frontier smaller.json -o frontier.html
 
-Without --recipe one step is done, --method, on the linear layers. What a step learns from is text that the model writes
-itself, or --text. An interrupted run goes on where it was when the same command is given again.
+Without --recipe one step is done, --method, on the linear layers. With --target or --pace a recipe is searched for that
+loses least; it is written to OUTPUT.toml, for --recipe. Where the goal cannot be met, the best that can be is written,
+and the exit status is 2. --report measures the result beside the original. What a step learns from is text that the
+model writes itself, or --text. An interrupted run goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -14,16 +18,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genmote.cli import _compress
+from genmote.cli._compress import Around
 from genmote.cli._output import Bar, Output, note, size
+from genmote.errors import BudgetError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.compress import Recipe
+    from genmote.compress.search import Found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
+class Settings(Around):
+    model: str | None = setting("a model's name (fetched if it is not here) or path", positional=True, default=None)
     output: Path = setting("the GGUF file to write", short="-o")
     type: str | None = setting("tensor type of the linear layers (default Q4_0)", default=None)
     method: str | None = setting("the step that is done, such as rtn or gptq (default gptq)", default=None)
@@ -35,6 +43,9 @@ class Settings:
     work: Path | None = setting("folder to keep what lies between the steps in", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
+        if (self.model is None) != bool(self.frontier):
+            yield "model: name one to compress, or give reports with --frontier, not both"
         if self.recipe is not None:
             for name in ("type", "method", "head_type"):
                 if getattr(self, name) is not None:
@@ -42,12 +53,20 @@ class Settings:
 
 
 def run(settings: Settings, out: Output) -> None:
+    if settings.frontier:
+        return _compress.draw_frontier(settings.frontier, settings.output, out)
     from genmote.compress import compress
 
-    recipe = recipe_of(settings)
+    assert settings.model is not None
+    found = None
     try:
-        with Bar(unit_bytes=False) as bar:
-            made = compress(settings.model, settings.output, recipe, work=settings.work, progress=bar)
+        if settings.searches:
+            found = search_for(settings, settings.model)
+            recipe, made = found.recipe, found.made
+        else:
+            recipe = recipe_of(settings)
+            with Bar(unit_bytes=False) as bar:
+                made = compress(settings.model, settings.output, recipe, work=settings.work, progress=bar)
     except KeyboardInterrupt:
         note("what is done is kept: the same command goes on from there")
         raise
@@ -62,7 +81,38 @@ def run(settings: Settings, out: Output) -> None:
     }
     share = made.size_bytes / made.source_bytes
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
+    if found is not None:
+        recipe_file = settings.output.with_name(f"{settings.output.name}.toml")
+        _compress.save(recipe_file, recipe.toml())
+        values |= {"search": found.values(), "recipe": recipe_file}
+        text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file}"
+    if settings.report is not None:
+        text += f"\n\n{_compress.report(settings, made, recipe, found)}"
+        values["report"] = settings.report
     out.result(values, text)
+    if found is not None and found.missed is not None:
+        raise BudgetError(f"{found.missed}; the best that can be is in {made.path} ({size(made.size_bytes)})")
+
+
+def search_for(settings: Settings, model: str) -> Found:
+    from genmote.cli._model import find
+    from genmote.compress.search import search
+
+    path = find(model)
+    goal = _compress.goal_of(settings, path)
+    chosen = tuple(name.strip() for name in settings.choices.split(",")) if settings.choices else ()
+    with Bar(unit_bytes=False) as bar:
+        return search(
+            path,
+            settings.output,
+            goal,
+            quantiser=settings.method or "gptq",
+            types=chosen,
+            settings=recipe_of(settings).calibration,
+            work=settings.work,
+            ray=settings.ray,
+            progress=bar,
+        )
 
 
 def recipe_of(settings: Settings) -> Recipe:

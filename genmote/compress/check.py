@@ -17,7 +17,7 @@ MOST_SCALE = 8.0  # that a measurement changes an expectation by
 
 
 class Check:
-    """Measures on `text`, in windows of `context` tokens, in the engine; files that are needed meanwhile lie in `folder`."""
+    """Measures on `text`, in windows of `context` tokens, in the engine; files needed meanwhile lie in `folder`."""
 
     def __init__(
         self, source: ModelFile, made: ModelFile, text: str, context: int, folder: Path, progress: Progress

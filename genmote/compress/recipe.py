@@ -23,7 +23,7 @@ from genmote import registry
 from genmote.compress.calibration import Calibration
 from genmote.compress.steps._base import Step
 from genmote.errors import SpecError
-from genmote.spec import build
+from genmote.spec import build, to_toml
 
 ROOM = "genmote.compress.steps"
 
@@ -97,6 +97,12 @@ class Recipe:
         """What `of` takes, with every default written out."""
         steps = [{"use": step_name(step), **asdict(step)} for step in self.steps]
         return {"calibration": self.calibration.values(), "step": steps}
+
+    def toml(self) -> str:
+        """The recipe as `read` takes it, a line for each rule of a list."""
+        parts = [f"[calibration]\n{to_toml(self.calibration)}"]
+        parts += [f'[[step]]\nuse = "{step_name(step)}"\n{to_toml(step)}' for step in self.steps]
+        return "\n".join(parts).replace('", "', '",\n    "')
 
 
 PARTS = ("calibration", "step")

@@ -58,19 +58,11 @@ def compress(
     an interrupt the same call goes on where it was. Raises OpsError where PyTorch is absent, and what the model, the
     recipe or a step have against it (SpecError, ModelFileError, ModelNameError, PullError).
     """
-    if importlib.util.find_spec("torch") is None:
-        raise OpsError("compress needs PyTorch, which is not installed: run pip install 'genmote[workbench]'")
     started = time.perf_counter()
-    path, target = resolve(model, progress=progress), Path(out)
     if not recipe.steps:
         raise SpecError("the recipe has no steps: give one, such as gptq")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"{target}: {target.absolute().parent} is no folder; make it first")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; name the file to write in it")
-    source = ModelFile.open(path)
-    if target.exists() and target.samefile(path):
-        raise UserError(f"{target} is the model itself; name another file")
+    source, target = begin(model, out, progress)
+    path = source.path
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(source, recipe, folder, progress)
@@ -84,6 +76,23 @@ def compress(
     return Compressed(
         target, path, made.nbytes, source.nbytes, 8 * stored / numbers, time.perf_counter() - started, steps
     )
+
+
+def begin(
+    model: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = quiet
+) -> tuple[ModelFile, Path]:
+    """The model's file, and the path of the output, both found fit for it."""
+    if importlib.util.find_spec("torch") is None:
+        raise OpsError("compress needs PyTorch, which is not installed: run pip install 'genmote[workbench]'")
+    path, target = resolve(model, progress=progress), Path(out)
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"{target}: {target.absolute().parent} is no folder; make it first")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; name the file to write in it")
+    source = ModelFile.open(path)
+    if target.exists() and target.samefile(path):
+        raise UserError(f"{target} is the model itself; name another file")
+    return source, target
 
 
 class _Run:

@@ -24,13 +24,12 @@ from genmote.compress.allocate import Allocation, Option, allocate, least_bytes
 from genmote.compress.calibration import Calibration
 from genmote.compress.check import Check, corrected
 from genmote.compress.recipe import Recipe, step_class
-from genmote.compress.run import Compressed, compress
+from genmote.compress.run import Compressed, begin, compress
 from genmote.errors import BudgetError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
-from genmote.models.store import resolve
 from genmote.ops import quant
 
 if TYPE_CHECKING:
@@ -138,13 +137,12 @@ def search(
     nothing to choose, and what `compress` raises.
     """
     started = time.perf_counter()
-    path, target = Path(resolve(model, progress=progress)), Path(out)
-    source = ModelFile.open(path)
+    source, target = begin(model, out, progress)
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
     settings = settings or Calibration()
-    search_ = _Search(source, goal, quantiser, tuple(types) or offered(), settings, folder, ray, progress)
+    kinds = tuple(quant.by_name(name).name for name in types) or offered()
+    search_ = _Search(source, goal, quantiser, kinds, settings, folder, ray, progress)
     best = search_.all(max(1, rounds))
-    target.parent.mkdir(parents=True, exist_ok=True)
     with best.made.path.open("rb") as made, atomic_write(target) as written:
         shutil.copyfileobj(made, written)
     if work is None:

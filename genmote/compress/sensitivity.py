@@ -8,7 +8,7 @@ run that was killed need not try its types again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,22 @@ KEEP = "keep"
 
 @dataclass
 class Seen:
-    """Sums over the rows that a matrix multiplied: of x x^T, and of its outputs' squared gradients."""
+    """Sums over the rows x that a matrix multiplied, with g the gradient at its output: of x x^T, of |g|^2 x x^T, of the
+    squares of g."""
 
     hessian: Tensor  # (in, in)
+    weighted: Tensor  # (in, in)
     gains: Tensor  # (out,)
-    rows: int = 0
+
+    @classmethod
+    def of(cls, site: Site) -> Seen:
+        rows, cols = site.weight.shape
+        return cls(torch.zeros(cols, cols), torch.zeros(cols, cols), torch.zeros(rows))
+
+    def add(self, x: Tensor, gradient: Tensor) -> None:
+        squares = gradient.square()
+        self.gains += squares.sum(0)
+        self.weighted += x.T @ (x * squares.sum(1, keepdim=True))
 
 
 def choices(cols: int, stored: str, types: Sequence[str]) -> list[str]:
@@ -136,8 +147,8 @@ class _Passes:
     def _head(self, x: Tensor) -> tuple[Tensor, Seen]:
         """The gradient at the last block's output, and what the output matrix sees."""
         model = self.model
-        weight, norm, cap = model.site(model.head_name).weight, Ends(model).output_norm, model.config.logit_cap
-        seen = Seen(torch.zeros(weight.shape[1], weight.shape[1]), torch.zeros(weight.shape[0]), len(x))
+        site, norm, cap = model.site(model.head_name), Ends(model).output_norm, model.config.logit_cap
+        weight, seen = site.weight, Seen.of(site)
         drawn = torch.Generator().manual_seed(SEED)
         gradient = torch.empty_like(x)
         step = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
@@ -153,8 +164,8 @@ class _Passes:
                 upstream = -shares
                 upstream.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=shares.dtype))
                 upstream *= 1 - bent.square()  # d log p(token) / d logits
-                seen.gains += upstream.square().sum(0)
                 seen.hessian += h.T @ h
+                seen.add(h, upstream)
             torch.autograd.backward(h, upstream @ weight)
             assert piece.grad is not None
             gradient[start : start + step] = piece.grad
@@ -167,15 +178,14 @@ class _Passes:
         shared: list[tuple[Tensor, Tensor]] = []  # the last input, and its x x^T
 
         def made(rows: Tensor, output: Tensor, matrix: Matrix) -> None:
-            site = by_matrix[id(matrix)]
+            sums = seen.setdefault(by_matrix[id(matrix)].name, Seen.of(by_matrix[id(matrix)]))
             if not shared or shared[0][0] is not rows:
                 held = rows.detach()
                 shared[:] = [(rows, held.T @ held)]
-            sums = seen.setdefault(site.name, Seen(torch.zeros(()), torch.zeros(len(site.weight))))
-            sums.hessian = sums.hessian + shared[0][1]
-            sums.rows += len(rows)
+            sums.hessian += shared[0][1]
             if output.requires_grad:
-                output.register_hook(_adder(sums))  # type: ignore[no-untyped-call]
+                held = rows.detach()
+                output.register_hook(lambda gradient: sums.add(held, gradient))  # type: ignore[no-untyped-call]
 
         block.ops.made = made
         try:
@@ -195,9 +205,9 @@ class _Passes:
         for site in sites:
             sums = seen.get(site.name)
             fitting = choices(site.weight.shape[1], site.type, self.types)
-            if sums is None or not sums.rows or not fitting or site.tensor.endswith(KEPT):
+            if sums is None or not fitting or site.tensor.endswith(KEPT):
                 continue
-            gains = (sums.gains / (sums.rows * total)).numpy()
+            gains = (sums.gains / (total * sums.gains.sum().clamp(min=1e-30))).numpy()
             rows, factors = sample(gains)
             shown = looked_up = None
             if embedded is not None and site.tensor == TABLE:
@@ -209,6 +219,7 @@ class _Passes:
                 Sample(
                     rows=site.weight[torch.from_numpy(rows)].numpy(),
                     gains=gains[rows] * factors,
+                    weighted=sums.weighted.numpy(),
                     hessian=sums.hessian.numpy(),
                     types=fitting,
                     shown=shown,
@@ -226,10 +237,3 @@ class _Passes:
                 both[:] = [a + b for a, b in zip(both, new, strict=True)]
         with atomic_write(part, "w") as out:
             out.write(json.dumps(told))
-
-
-def _adder(sums: Seen) -> Callable[[Tensor], None]:
-    def add(gradient: Tensor) -> None:
-        sums.gains += gradient.square().sum(0)
-
-    return add
