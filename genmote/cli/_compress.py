@@ -39,6 +39,8 @@ class Around:
     def faults(self) -> Iterable[str]:
         if self.device is not None and not self.searches:
             yield "device: say what is wanted of it: --target BYTES, --pace TOKENS or both"
+        if self.eval_text is not None and self.report is None:
+            yield "eval_text: is what --report measures on: give that too"
         for name in ("choices", "ray"):
             if getattr(self, name) is not None and not self.searches:
                 yield f"{name}: is for a search: give --target or --pace too"
@@ -87,6 +89,15 @@ def found_text(found: Found) -> str:
     return "\n".join(lines)
 
 
+def own_text(settings: Around) -> str | None:
+    """The text to measure on, where one is named. Raises UserError for what would only fail after the work."""
+    from genmote.cli._model import read_text
+
+    if settings.report is not None and not settings.report.absolute().parent.is_dir():
+        raise UserError(f"{settings.report}: {settings.report.absolute().parent} is no folder; make it first")
+    return None if settings.eval_text is None else read_text(settings.eval_text)
+
+
 def save(path: Path, text: str) -> None:
     from genmote import home
 
@@ -97,10 +108,9 @@ def save(path: Path, text: str) -> None:
         raise UserError(f"{path} cannot be written ({fault.strerror}): choose another name") from None
 
 
-def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None) -> str:
-    """Measure, write the page and the figures; gives the summary for the terminal."""
+def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None, text: str | None) -> str:
+    """Measure (on `text`; None: on what the model writes), write the page and the figures; gives the summary for the terminal."""
     from genmote import records
-    from genmote.cli._model import read_text
     from genmote.compress.report import measure, summary
     from genmote.compress.report_page import page
     from genmote.compress.search import written
@@ -108,8 +118,8 @@ def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | No
 
     assert settings.report is not None
     with Bar(unit_bytes=False) as bar:
-        if settings.eval_text is not None:
-            text, name = read_text(settings.eval_text), settings.eval_text.name
+        if text is not None and settings.eval_text is not None:
+            name = settings.eval_text.name
         else:
             text = written(ModelFile.open(made.source), recipe.calibration, EVALUATED, bar)
             name = f"text that {made.source.name} wrote with seed {recipe.calibration.seed + 1}"

@@ -58,6 +58,7 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.compress import compress
 
     assert settings.model is not None
+    text_to_measure = _compress.own_text(settings)
     found = None
     try:
         if settings.searches:
@@ -87,7 +88,7 @@ def run(settings: Settings, out: Output) -> None:
         values |= {"search": found.values(), "recipe": recipe_file}
         text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file}"
     if settings.report is not None:
-        text += f"\n\n{_compress.report(settings, made, recipe, found)}"
+        text += f"\n\n{_compress.report(settings, made, recipe, found, text_to_measure)}"
         values["report"] = settings.report
     out.result(values, text)
     if found is not None and found.missed is not None:

@@ -26,8 +26,9 @@ from genmote.runtime import trial
 
 WHAT = "compress"
 CONTEXT = 512
-PROMPT, ANSWER = 256, 64  # tokens of the run whose speed and memory are told
+RUN = 320  # tokens of the run whose speed and memory are told, a fifth of them written
 SAMPLES = 3  # of it; the fastest counts: whatever else runs only slows it
+RAN = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_rss_bytes", "load_ms", "prompt_tokens", "decode_tokens")
 RECIPE = "genmote.compress.recipe"
 
 
@@ -62,11 +63,11 @@ def measure(
             windows=windows,
             progress=lambda done, total: progress("comparing both models", done, total),
         )
-        threads = other.threads
+        threads, room = other.threads, min(RUN, one.context, other.context)
     runs = []
     for number, path in enumerate((original, compressed)):
         progress("running both models", number, 2)
-        runs.append(_run(path))
+        runs.append(_run(path, room))
     progress("running both models", 2, 2)
     recipe = json.loads(after.metadata.get(RECIPE, "null"))
     values = {
@@ -98,13 +99,13 @@ def _side(file: ModelFile, loss: Loss, ran: Mapping[str, Any]) -> dict[str, Any]
         "bits_per_weight": found.bits_per_weight,
         "types": {info.name: info.type for info in file.tensors.values() if len(info.shape) > 1},
         **asdict(loss),
-        **{key: ran[key] for key in ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_rss_bytes", "load_ms")},
+        **{key: ran[key] for key in RAN},
     }
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _run(path: Path, context: int) -> dict[str, Any]:
     """The model in a process of its own: figures of `runtime.trial`."""
-    settings = {"model": os.fspath(path), "context": PROMPT + ANSWER, "tokens": ANSWER, "prompt_tokens": PROMPT}
+    settings = {"model": os.fspath(path), "context": context, "tokens": context // 5}
     found = []
     for _ in range(SAMPLES):
         ran = subprocess.run(trial.command(settings), stdout=subprocess.PIPE, check=False)
@@ -177,7 +178,8 @@ def measured_on(record: Record) -> str:
     told = record.values
     return (
         f"Measured on {told['text']}, {told['windows']} windows of {told['context']} tokens, the second half of each "
-        f"scored. Speeds and memory: {PROMPT} tokens read and {ANSWER} written on {record.device['cpu']}, "
+        f"scored. Speeds and memory: {told['compressed']['prompt_tokens']} "
+        f"tokens read and {told['compressed']['decode_tokens']} written on {record.device['cpu']}, "
         f"{record.threads} threads."
     )
 

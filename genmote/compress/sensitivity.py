@@ -37,8 +37,8 @@ KEEP = "keep"
 
 @dataclass
 class Seen:
-    """Sums over the rows x that a matrix multiplied, with g the gradient at its output: of x x^T, of |g|^2 x x^T, of the
-    squares of g."""
+    """Sums over the rows x that a matrix multiplied, with g the gradient at its output: of x x^T, of |g|^2 x x^T, and
+    of the squares of g."""
 
     hessian: Tensor  # (in, in)
     weighted: Tensor  # (in, in)

@@ -30,6 +30,8 @@ def side(name: str, size: int, perplexity: float, **more: Any) -> dict[str, Any]
         "prefill_tokens_per_s": 1200.0,
         "peak_rss_bytes": size + 60_000_000,
         "load_ms": 120.0,
+        "prompt_tokens": 256,
+        "decode_tokens": 64,
         **more,
     }
 
