@@ -109,7 +109,7 @@ def save(path: Path, text: str) -> None:
 
 
 def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None, text: str | None) -> str:
-    """Measure (on `text`; None: on what the model writes), write the page and the figures; gives the summary for the terminal."""
+    """Measure, on `text` or (None) on what the model writes; write the page and the figures; gives the summary."""
     from genmote import records
     from genmote.compress.report import measure, summary
     from genmote.compress.report_page import page

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KEEP = "keep"
 WINDOWS = 8  # of the calibration text, for sensitivities
 CHECKS = 4  # windows of other text, for what is measured afterwards
-RULE_BYTES = 16  # of the recipe that lies in the file, for each matrix beside its name
+RULE_BYTES = 48  # for each matrix, beside its name: of the recipe that lies in the file, and of alignment
 BESIDE = 4096  # bytes of the file that are not counted otherwise
 HALVINGS = 24
 
@@ -177,6 +177,7 @@ class _Search:
         options = self.options()
         best: Found | None = None
         told: list[Round] = []
+        text = self.text()
         for number in range(1, rounds + 1):
             chosen, missed = choose(self.source, options, self.goal)
             recipe = self.recipe(chosen)
@@ -188,7 +189,7 @@ class _Search:
             check = Check(
                 self.source,
                 ModelFile.open(made.path),
-                self.text(),
+                text,
                 self.settings.length,
                 self.folder,
                 self.progress,
