@@ -81,6 +81,7 @@ class Inputs:
 
     rows: Tensor  # (N, in), from the model as the steps have left it so far
     original: Tensor | None = None  # (N, in), from the original model; None: not compared, or an expert's
+    lack: Tensor | None = None  # (N, out) what the stream that the output is added to lacks of the original's
     counts: Tensor | None = None  # (N,) how much a squared error in each row's output counts; None: all alike
 
     @cached_property
@@ -94,6 +95,11 @@ class Inputs:
         """Mean of x_original x^T, likewise."""
         assert self.original is not None
         return self._moment(self.original)
+
+    @cached_property
+    def owed(self) -> Tensor | None:
+        """Mean of (what the stream lacks) x^T, likewise, (out, in); None where `lack` is."""
+        return None if self.lack is None else self._moment(self.lack)
 
     def _moment(self, a: Tensor) -> Tensor:
         if self.counts is not None:
@@ -160,10 +166,17 @@ class Block:
     def sweep(self, visit: Callable[[Site, Inputs], None]) -> None:
         """Run the block over all rows; before a matrix multiplies, `visit(site, inputs)` may give it new weights, which
         what comes after it sees. Matrices that share an input are given the same `Inputs`."""
-        assert self.x is not None
         originals: dict[str, Tensor] = {}
+        streams: dict[str, Tensor] = {}
         if self.original is not None:
-            self.original._watched(lambda site, x: originals.__setitem__(site.name, x))
+            other = self.original
+
+            def kept(site: Site, x: Tensor) -> None:
+                originals[site.name] = x
+                if (writer := other._writer(site)) is not None:
+                    streams[site.name] = other.ops.stream[id(writer[0])]
+
+            other._watched(kept)
         last: list[Inputs] = []
 
         def seen(site: Site, x: Tensor) -> None:
@@ -171,34 +184,42 @@ class Block:
                 if not torch.isfinite(x).all():
                     raise SpecError(f"{site.name}: its inputs on the calibration text are not finite numbers")
                 # The original may send other rows to an expert.
-                last[:] = [Inputs(x, None if is_expert(site.name) else originals.get(site.name), added(site, x))]
+                last[:] = [Inputs(x, None if is_expert(site.name) else originals.get(site.name))]
+                if (writer := self._writer(site)) is not None:
+                    before, post = writer
+                    stream = self.ops.stream[id(before)]
+                    last[0].counts = self._counts(site, x, stream, post)
+                    if post is None and site.name in streams:
+                        last[0].lack = streams[site.name] - stream
             visit(site, last[0])
             visited.add(site.name)
             originals.pop(site.name, None)
 
-        def added(site: Site, x: Tensor) -> Tensor | None:
-            """What the rows count where their product is added to the residual stream: what follows sees the stream
-            normalised, so that an error is as bad as it is large beside the stream that it ends up in. A few rows
-            (the first token's, on which attention leans) are a thousand times larger than all others."""
-            before, post = writers.get(id(site.matrix), (None, None))
-            if before is None:
-                return None
-            stream = self.ops.stream[id(before)]
-            branch = x @ site.weight.T
-            if post is None:
-                return 1 / (stream + branch).square().sum(1).clamp(min=1e-30)
-            scale = branch.square().sum(1).clamp(min=1e-30)
-            return 1 / (scale * (stream + self.ops.norm(branch, post)).square().sum(1).clamp(min=1e-30))
-
-        layer = self.layer
-        writers = {id(layer.o.matrix): (layer.attn_norm, layer.post_attn_norm)}
-        if layer.down is not None:
-            writers[id(layer.down.matrix)] = (layer.ffn_norm, layer.post_ffn_norm)
         visited: set[str] = set()
         self._watched(seen)
         for site in self.sites.values():
             if site.name not in visited:  # an expert that no row was sent to
                 visit(site, Inputs(torch.zeros(0, site.weight.shape[1])))
+
+    def _writer(self, site: Site) -> tuple[Norm, Norm | None] | None:
+        """For a matrix whose product is added to the residual stream: the norm that the stream went through before,
+        and the norm of the product, if it has one."""
+        layer = self.layer
+        if site.matrix is layer.o.matrix:
+            return layer.attn_norm, layer.post_attn_norm
+        if layer.down is not None and site.matrix is layer.down.matrix:
+            return layer.ffn_norm, layer.post_ffn_norm
+        return None
+
+    def _counts(self, site: Site, x: Tensor, stream: Tensor, post: Norm | None) -> Tensor:
+        """What the rows count where their product is added to the stream: what follows sees the stream normalised, so
+        that an error is as bad as it is large beside the stream that it ends up in. A few rows (the first token's, on
+        which attention leans) are a thousand times larger than all others."""
+        branch = x @ site.weight.T
+        if post is None:
+            return 1 / (stream + branch).square().sum(1).clamp(min=1e-30)
+        scale = branch.square().sum(1).clamp(min=1e-30)
+        return 1 / (scale * (stream + self.ops.norm(branch, post)).square().sum(1).clamp(min=1e-30))
 
     def output(self) -> Tensor:
         """The block's output (N, D) on the calibration text, with the weights as they now are."""
