@@ -1,4 +1,4 @@
-# make demo | test | test-slow | check | bench | bench-memory | docs | wheels | native | models | clean
+# make demo | test | test-slow | check | bench | bench-memory | bench-compress | docs | wheels | native | models | clean
 # Everything runs from .venv, which is made on first use and again only when pyproject.toml or constraints.txt change.
 
 SHELL := /bin/bash
@@ -13,7 +13,7 @@ CROSS_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu gcc-riscv64-linux-
 SETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench bench-memory docs docs-generate wheels native models debian clean venv
+.PHONY: help demo test test-slow check bench bench-memory bench-compress docs docs-generate wheels native models debian clean venv
 
 help:
 	@sed -n 1p Makefile | cut -c3-
@@ -96,6 +96,10 @@ bench: native models
 # Needs the right to make control groups (root, mostly), and 16 GB of disk for the large files.
 bench-memory: native models
 	@$(PY) -m benchmarks --set memory $(SETS)
+
+# An hour or more the first time; what takes long is kept under build/bench-compress.
+bench-compress: native models
+	@$(PY) -m benchmarks --set compress $(SETS)
 
 docs: $(STAMP)
 	@$(PY) -m genmote.cli._reference docs/cli.md

@@ -36,7 +36,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOT = REPOSITORY / "build" / "peers"
 SDIST = "llama-cpp-python==0.3.36"
-TARGETS = ("llama-bench", "llama-perplexity", "llama-quantize", "llama-completion")
+TARGETS = ("llama-bench", "llama-perplexity", "llama-quantize", "llama-imatrix", "llama-completion")
 VARIANTS = ("avx512", "amx", "avx2")
 PLAIN_FLAGS = {"GGML_AVX": "avx", "GGML_AVX2": "avx2", "GGML_FMA": "fma", "GGML_F16C": "f16c", "GGML_BMI2": "bmi2"}
 AVX512_FLAGS = {
@@ -154,7 +154,8 @@ def build(variant: str, *, root: Path = ROOT, jobs: int = 2) -> Peer:
     note = folder / "peer.json"
     if note.exists():
         kept = json.loads(note.read_text())
-        if kept["options"] == options and SDIST in kept["version"] and (folder / "bin" / TARGETS[0]).exists():
+        whole = all((folder / "bin" / name).exists() for name in TARGETS)
+        if kept["options"] == options and SDIST in kept["version"] and whole:
             return Peer(**kept)
     for tool in ("cmake", "ninja", "c++"):
         if not find_tool(tool):

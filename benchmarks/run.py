@@ -1,8 +1,9 @@
 """Measure genmote beside its peers and keep the records.
 
-    python -m benchmarks [--set speed|memory] [--quick] [--only MEASURE,...] [--no-record] [--json]
+    python -m benchmarks [--set speed|memory|compress] [--quick] [--only MEASURE,...] [--no-record] [--json]
 
-Two sets: `speed` (`benchmarks/measures/`) and `memory` (`benchmarks/fit/`), whose contestants run in control groups.
+Three sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups, and
+`compress` (`benchmarks/compress/`), which keeps what takes long.
 `--quick` (about three minutes once the peers are built) asks the same questions with fewer repeats. The peers are
 built on the first run, which takes minutes. Every number that was asked for prints one line: asked, measured, met or
 not. The exit status is 0 also where a number is missed: this is a measuring instrument, not a test.
@@ -23,12 +24,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fit, measures, peers, record
+from benchmarks import compress, fit, measures, peers, record
 from benchmarks.bench import Bench
 from benchmarks.record import Row, disturbed
 from genmote import records
 
-SETS = {"speed": measures, "memory": fit}
+SETS = {"speed": measures, "memory": fit, "compress": compress}
 
 
 def available(name: str = "speed") -> list[str]:

@@ -3,8 +3,9 @@
     python -m benchmarks.tables FILE.md ... [--check]
 
 A table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a measure (`decode`, `memory`, …),
-several of them with commas, `speed` (the whole speed set) or `fit` (the whole memory set). Of each row the newest
-record of each CPU is shown. `--check` changes nothing and exits with 1 where a file is not what the records say.
+several of them with commas, `speed` (the whole speed set), `fit` (the memory set) or `compress` (the compress set). Of
+each row the newest record of each CPU is shown. `--check` changes nothing and exits with 1 where a file is not what the
+records say.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def line(entry: Record) -> str:
 
 
 def set_of(entry: Record) -> str:
-    """The set that a record belongs to: the measures of the memory set begin with `fit_`."""
-    return "fit" if entry.what.startswith("bench.fit_") else "speed"
+    """The set that a record belongs to: the measures of the other sets begin with its name."""
+    named = entry.what.removeprefix("bench.").split("_")[0]
+    return named if named in ("fit", "compress") else "speed"
 
 
 def table(names: str, found: Iterable[Record]) -> str:
@@ -78,7 +80,7 @@ def table(names: str, found: Iterable[Record]) -> str:
     wanted = set(names.split(","))
     picked = [entry for entry in latest(found) if {entry.what.removeprefix("bench."), set_of(entry)} & wanted]
     if not picked:
-        return "No record yet: `make bench` and `make bench-memory` make them.\n"
+        return "No record yet: `make bench`, `make bench-memory` and `make bench-compress` make them.\n"
     text = ""
     for cpu in dict.fromkeys(cpu_name(entry) for entry in picked):
         mine = [entry for entry in picked if cpu_name(entry) == cpu]

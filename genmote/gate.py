@@ -1,7 +1,8 @@
 """The one door to the network: every socket that leaves the process is asked for here.
 
-A purpose has a policy, "allowed" or "never". Loopback is always allowed; off loopback the default is never, and the one
-purpose that opens it today is ``pull``: the user has asked for a model by name. ``GENMOTE_OFFLINE=1`` shuts that too.
+A purpose has a policy, "allowed" or "never". Loopback is always allowed; off loopback the default is never, and the
+purposes that open it today are ``pull``, where the user has asked for a model by name, and ``ray``, where the user has
+named a cluster to compute on. ``GENMOTE_OFFLINE=1`` shuts them too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # imported where it is used: running a model that is here nee
     import urllib.request
     from email.message import Message
 
-POLICIES = {"pull": "allowed"}
+POLICIES = {"pull": "allowed", "ray": "allowed"}
 
 
 def is_loopback(host: str) -> bool:

@@ -42,10 +42,7 @@ def row(bench: Bench, file: str, name: str, chunks: int) -> Row:
     model, text, peer = bench.file(file), corpus(), bench.peer("avx512")
     sizes = ["--ctx-size", str(CONTEXT), "--chunks", str(chunks), "-t", str(bench.cores)]
     said = process.run([peer.program("llama-perplexity"), "-m", str(model), "-f", str(text), *sizes], errors=True)
-    found = re.search(r"Final estimate: PPL = ([0-9.]+)", said.output)
-    if not found:
-        raise ContestantError("llama-perplexity gave no final estimate")
-    theirs = float(found.group(1))
+    theirs = final_estimate(said.output)
     sizes = ["--context", str(CONTEXT), "--chunks", str(chunks), "--threads", str(bench.cores)]
     ran = process.python("benchmarks.ours", "perplexity", str(model), "--text", str(text), *sizes)
     ours = float(ran.json()["perplexity"])
@@ -70,3 +67,11 @@ def row(bench: Bench, file: str, name: str, chunks: int) -> Row:
         },
         **about(file),
     )
+
+
+def final_estimate(said: str) -> float:
+    """The perplexity in what llama-perplexity printed."""
+    found = re.search(r"Final estimate: PPL = ([0-9.]+)", said)
+    if not found:
+        raise ContestantError("llama-perplexity gave no final estimate")
+    return float(found.group(1))

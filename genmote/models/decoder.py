@@ -112,24 +112,30 @@ class Decoder:
     def run(self, inputs: Any, spans: Sequence[Span], *, head: bool = False) -> Array:
         """All blocks, (N,) ids or (N, D) embeddings → (N, D) before the final norm; no cache's length is moved. `head`:
         the output matrix will be wanted next."""
-        config, ops = self.config, self.ops
+        ops = self.ops
         embedded = getattr(inputs, "ndim", 1) == 2
         self._check(inputs.shape[0] if embedded else len(inputs), spans)
         if self.before_pass is not None:
             self.before_pass(head, sum(span.count for span in spans))
+        x, tables = self.start(inputs, spans)
+        for layer in self.weights.layers:
+            rotary = tables[layer.spec.rope] if layer.spec.rope >= 0 else None
+            fused = self._block(x, layer, rotary, spans) if self._block else None
+            x = block(ops, x, layer, rotary, spans) if fused is None else fused
+        return x
+
+    def start(self, inputs: Any, spans: Sequence[Span]) -> tuple[Array, list[Rotary]]:
+        """What the first block is given: the states (N, D) of the inputs (as `forward` takes them), and the rotations
+        of each of the model's tables."""
+        config, ops = self.config, self.ops
+        embedded = getattr(inputs, "ndim", 1) == 2
         positions = np.concatenate(
             [np.arange(s.cache.position, s.cache.position + s.count, dtype=np.int32) for s in spans]
         )  # (N,)
         x = (ops.array(inputs) if isinstance(inputs, np.ndarray) else inputs) if embedded else self.embed(inputs)
         if self.weights.position_embedding is not None:
             x = ops.add(x, ops.embed(self.weights.position_embedding, self._learned(positions)))
-
-        tables = [ops.rotary(positions, rope.inv_freq, rope.scale) for rope in config.ropes]
-        for layer in self.weights.layers:
-            rotary = tables[layer.spec.rope] if layer.spec.rope >= 0 else None
-            fused = self._block(x, layer, rotary, spans) if self._block else None
-            x = block(ops, x, layer, rotary, spans) if fused is None else fused
-        return x
+        return x, [ops.rotary(positions, rope.inv_freq, rope.scale) for rope in config.ropes]
 
     def head(self, x: Array) -> Array:
         """Final norm and output matrix, (M, D) → logits (M, V)."""

@@ -33,7 +33,7 @@ FILE_TYPES = {
     **{name: kind.ggml_id for name, kind in quant.TYPES.items() if kind.ggml_id >= quant.OWN},
 }
 # Matrices that stay as they are: they are tiny, and an error in them costs a whole token or expert.
-_KEPT = ("ffn_gate_inp.weight", "position_embd.weight", "rope_freqs.weight")
+KEPT = ("ffn_gate_inp.weight", "position_embd.weight", "rope_freqs.weight")
 # Numbers taken through float32 at once.
 _PIECE = 1 << 22
 
@@ -80,7 +80,7 @@ class MatrixTypes:
     def of(self, name: str, shape: tuple[int, ...], now: str) -> str:
         """The type for a tensor that is stored as ``now``: vectors, tables and whatever holds no weights stay so."""
         is_matrix = len(shape) > 1 and name.endswith(".weight") and quant.by_name(now).codec
-        if not is_matrix or name.endswith(_KEPT):
+        if not is_matrix or name.endswith(KEPT):
             return now
         return quant.fallback(self.special.get(name, self.matrices), shape[-1])
 

@@ -13,6 +13,11 @@ from genmote.ops.layer import Experts, Layer, Linear, Norm
 from genmote.ops.protocol import Ops
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from genmote.models.gguf import ModelFile, TensorInfo
 
 # (tensor's name, what the file says of it) -> the op set's matrix; for one expert of a 3-D tensor the name ends in
@@ -45,10 +50,22 @@ class WeightSource(Protocol):
     def layers(self) -> Sequence[Layer]: ...
 
 
+class TensorFile(Protocol):
+    """As much of a `ModelFile` as reading its tensors takes."""
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def architecture(self) -> str: ...
+    def raw(self, name: str) -> NDArray[np.uint8]: ...
+    def tensor(self, name: str) -> NDArray[np.float32]: ...
+
+
 class Tensors:
     """Checked access to a model file's tensors: each is there, of the right shape, or ModelFileError says which."""
 
-    def __init__(self, model: ModelFile, ops: Ops, matrix_loader: MatrixLoader | None = None) -> None:
+    def __init__(self, model: TensorFile, ops: Ops, matrix_loader: MatrixLoader | None = None) -> None:
         self.model, self.ops, self.matrix_loader = model, ops, matrix_loader
         self.used: set[str] = {"rope_freqs.weight"}
 

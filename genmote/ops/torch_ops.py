@@ -202,12 +202,12 @@ class TorchOps:
         return table.weight[torch.as_tensor(tokens, dtype=torch.long, device=self.device)]
 
     def linear(self, x: Tensor, weight: Linear) -> Tensor:
-        low = x if weight.down is None else self._product(x, weight.down)
-        y = self._product(low, weight.matrix)
+        low = x if weight.down is None else self.product(x, weight.down)
+        y = self.product(low, weight.matrix)
         if weight.bias is not None:
             y = y + weight.bias.to(y.dtype)
         for adapter in weight.adapters:
-            y = y + adapter.scale * self._product(self._product(x, adapter.down), adapter.up)
+            y = y + adapter.scale * self.product(self.product(x, adapter.down), adapter.up)
         return y
 
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
@@ -272,16 +272,18 @@ class TorchOps:
         total = torch.zeros_like(x)
         for expert, (gate, up, down) in chain.from_iterable(taken(x, chosen, experts)):
             rows, places = torch.nonzero(chosen == expert, as_tuple=True)
-            inner = self.glu(self._product(x[rows], gate), self._product(x[rows], up), activation)
-            part = self._product(inner, down)
+            own = x[rows]
+            inner = self.glu(self.product(own, gate), self.product(own, up), activation)
+            part = self.product(inner, down)
             total = total.index_add(0, rows, weights[rows, places, None].to(x.dtype) * part)
         return total
 
-    # -- helpers ------------------------------------------------------------------------------------------------
-
-    def _product(self, x: Tensor, matrix: Matrix) -> Tensor:
-        """(N, in) → (N, out) with the input rounded as the matrix's type asks."""
+    def product(self, x: Tensor, matrix: Matrix) -> Tensor:
+        """(N, in) → (N, out) with the input rounded as the matrix's type asks: the one place where a weight meets its
+        input, so that a subclass may watch it. Matrices that share an input are given the same tensor."""
         return F.linear(round_q8(x) if matrix.rounds and self.round_inputs else x, matrix.weight)
+
+    # -- helpers ------------------------------------------------------------------------------------------------
 
     def _attend_span(self, q: Tensor, keys: Tensor, values: Tensor, layer: Layer) -> Tensor:
         """The last n rows' attention: q (n, H, D) over keys and values (T, Hkv, D) → (n, H*D)."""

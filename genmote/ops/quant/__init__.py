@@ -9,15 +9,17 @@
 
 from __future__ import annotations
 
-from genmote.ops.quant.codec import dequantize, dequantize_rows, quantize, unpack
-from genmote.ops.quant.layout import Parts
+from genmote.ops.quant.codec import dequantize, dequantize_rows, layout, quantize, unpack
+from genmote.ops.quant.layout import Layout, Parts, Scales
 from genmote.ops.quant.types import OWN, TYPES, UNSUPPORTED, TensorType, by_id, by_name, codec_names, fallback, nbytes
 
 __all__ = [
     "OWN",
     "TYPES",
     "UNSUPPORTED",
+    "Layout",
     "Parts",
+    "Scales",
     "TensorType",
     "by_id",
     "by_name",
@@ -25,6 +27,7 @@ __all__ = [
     "dequantize",
     "dequantize_rows",
     "fallback",
+    "layout",
     "nbytes",
     "quantize",
     "unpack",

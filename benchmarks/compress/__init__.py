@@ -1,0 +1,1 @@
+"""The compress set: what `make bench-compress` measures, our recipes beside llama.cpp's quantiser."""

@@ -1,0 +1,159 @@
+"""What `compress` does around its steps: a goal that is searched for, a report, a picture of several results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmote.cli._output import Bar, Output, note, size
+from genmote.errors import UserError
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.compress import Compressed, Recipe
+    from genmote.compress.search import Found, Goal
+
+EVALUATED = 8  # windows of text that the model writes to be measured on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """Flags beside the steps."""
+
+    target: str | None = setting("the file's size at most, such as 60MB: tensor types are searched for", default=None)
+    device: str | None = setting("a device that it is for (see genmote devices): what to expect there", default=None)
+    pace: float | None = setting("tokens a second at least, on --device or here: searched for", default=None)
+    choices: str | None = setting("types that a search may choose from, such as Q4_0,Q8_0 (default: all)", default=None)
+    ray: str | None = setting("a Ray cluster's address to search with (default: this machine's cores)", default=None)
+    report: Path | None = setting("a page (HTML) with what it cost and gained; the figures beside it", default=None)
+    eval_text: Path | None = setting("text to measure on, UTF-8 (default: the model writes it)", default=None)
+    frontier: tuple[Path, ...] = setting(
+        "a report's figures (JSON) to draw into the page --output, with no model; may be repeated", default=()
+    )
+
+    @property
+    def searches(self) -> bool:
+        return self.target is not None or self.pace is not None
+
+    def faults(self) -> Iterable[str]:
+        if self.device is not None and not self.searches:
+            yield "device: say what is wanted of it: --target BYTES, --pace TOKENS or both"
+        if self.eval_text is not None and self.report is None:
+            yield "eval_text: is what --report measures on: give that too"
+        for name in ("choices", "ray"):
+            if getattr(self, name) is not None and not self.searches:
+                yield f"{name}: is for a search: give --target or --pace too"
+        if self.searches:
+            for name in ("type", "head_type", "recipe"):
+                if getattr(self, name, None) is not None:
+                    yield f"{name}: a search chooses it; leave out --{name.replace('_', '-')}, or --target and --pace"
+
+
+def goal_of(settings: Around, model: Path) -> Goal:
+    """What is searched for."""
+    from genmote.compress.search import Goal
+    from genmote.device import profile
+    from genmote.device.sizes import parse_bytes
+    from genmote.runtime.roofline import Machine
+
+    found = None if settings.device is None else profile.runnable(settings.device)
+    memory = None if found is None else found.usable_bytes
+    if found is None and settings.pace is not None:
+        from genmote.cli._machine import this_machine
+
+        found = this_machine(model)
+    return Goal(
+        bytes=None if settings.target is None else parse_bytes(settings.target, what="target"),
+        pace=settings.pace,
+        machine=None if found is None else Machine.of(found),
+        memory=memory,
+    )
+
+
+def found_text(found: Found) -> str:
+    """What the search chose, and what that costs, for people."""
+    chosen = sorted(found.types.items(), key=lambda item: -item[1])
+    last = next(one for one in found.rounds if one.recipe == found.recipe)
+    lines = [
+        "chosen    " + ", ".join(f"{name} {size(count)}" for name, count in chosen),
+        f"cost      {last.measured:.4f} nats a token of KL divergence to the original, measured; {last.expected:.4f} "
+        f"were expected, and no choice of these types was below {last.bound:.4f}",
+    ]
+    if found.tokens_per_s is not None and found.goal.machine is not None:
+        lines.append(
+            f"expected  {found.tokens_per_s:.3g} tokens/s on {found.goal.machine.source}, by its figures; not measured"
+        )
+    elif found.goal.machine is not None:
+        lines.append(f"expected  it does not fit the memory of {found.goal.machine.source}")
+    return "\n".join(lines)
+
+
+def own_text(settings: Around) -> str | None:
+    """The text to measure on, where one is named. Raises UserError for what would only fail after the work."""
+    from genmote.cli._model import read_text
+
+    if settings.report is not None and not settings.report.absolute().parent.is_dir():
+        raise UserError(f"{settings.report}: {settings.report.absolute().parent} is no folder; make it first")
+    return None if settings.eval_text is None else read_text(settings.eval_text)
+
+
+def save(path: Path, text: str) -> None:
+    from genmote import home
+
+    try:
+        with home.atomic_write(path, "w") as out:
+            out.write(text)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another name") from None
+
+
+def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None, text: str | None) -> str:
+    """Measure, on `text` or (None) on what the model writes; write the page and the figures; gives the summary."""
+    from genmote import records
+    from genmote.compress.report import measure, summary
+    from genmote.compress.report_page import page
+    from genmote.compress.search import written
+    from genmote.models.gguf import ModelFile
+
+    assert settings.report is not None
+    with Bar(unit_bytes=False) as bar:
+        if text is not None and settings.eval_text is not None:
+            name = settings.eval_text.name
+        else:
+            text = written(ModelFile.open(made.source), recipe.calibration, EVALUATED, bar)
+            name = f"text that {made.source.name} wrote with seed {recipe.calibration.seed + 1}"
+        told = measure(
+            made.source,
+            made.path,
+            text=text,
+            text_name=name,
+            steps=made.steps,
+            search=None if found is None else found.values(),
+            progress=bar,
+        )
+    save(settings.report, page(told))
+    figures = settings.report.with_suffix(".json")
+    figures.unlink(missing_ok=True)
+    records.append(figures, told)
+    note(f"report: {settings.report}, its figures: {figures}")
+    return summary(told)
+
+
+def draw_frontier(paths: Iterable[Path], target: Path, out: Output) -> None:
+    """Several reports' figures as one page."""
+    from genmote.compress.report import load
+    from genmote.compress.report_page import frontier
+
+    found = [load(path) for path in paths]
+    save(target, frontier(found))
+    values: list[dict[str, Any]] = [
+        {
+            "name": one.values["compressed"]["name"],
+            "size_bytes": one.values["compressed"]["size_bytes"],
+            "bits_per_byte": one.values["compressed"]["bits_per_byte"],
+            "perplexity_ratio": one.values["perplexity_ratio"],
+        }
+        for one in found
+    ]
+    out.result({"page": target, "results": values}, f"{target}: {len(found)} results")

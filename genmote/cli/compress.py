@@ -1,0 +1,132 @@
+"""Make a model smaller, with as little loss as can be.
+
+    genmote compress smollm2-135m -o small.gguf --type Q4_0
+    genmote compress smollm2-135m -o small.gguf --type Q4_0 --head-type Q6_K --samples 32
+    genmote compress model.gguf -o small.gguf --recipe recipe.toml
+    genmote compress smollm2-135m -o small.gguf --target 60MB --device pi-zero-2w --report small.html
+    genmote compress --frontier small.json --frontier smaller.json -o frontier.html
+
+Without --recipe one step is done, --method, on the linear layers. With --target or --pace a recipe is searched for that
+loses least; it is written to OUTPUT.toml, for --recipe. Where the goal cannot be met, the best that can be is written,
+and the exit status is 2. --report measures the result beside the original. What a step learns from is text that the
+model writes itself, or --text. An interrupted run goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmote.cli import _compress
+from genmote.cli._compress import Around
+from genmote.cli._output import Bar, Output, note, size
+from genmote.errors import BudgetError
+from genmote.spec import dataclass, setting
+
+if TYPE_CHECKING:
+    from genmote.compress import Recipe
+    from genmote.compress.search import Found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Around):
+    model: str | None = setting("a model's name (fetched if it is not here) or path", positional=True, default=None)
+    output: Path = setting("the GGUF file to write", short="-o")
+    type: str | None = setting("tensor type of the linear layers (default Q4_0)", default=None)
+    method: str | None = setting("the step that is done, such as rtn or gptq (default gptq)", default=None)
+    head_type: str | None = setting("type of the matrix that makes the logits (default: keep)", default=None)
+    recipe: Path | None = setting("a TOML file with a list of steps, instead of --method and the types", default=None)
+    text: Path | None = setting("text to learn from, UTF-8 (default: the model writes it)", default=None)
+    samples: int | None = setting("windows of text to learn from (default 64)", default=None)
+    seed: int | None = setting("number that fixes the text that the model writes", default=None)
+    work: Path | None = setting("folder to keep what lies between the steps in", default=None)
+
+    def faults(self) -> Iterable[str]:
+        yield from super().faults()
+        if (self.model is None) != bool(self.frontier):
+            yield "model: name one to compress, or give reports with --frontier, not both"
+        if self.recipe is not None:
+            for name in ("type", "method", "head_type"):
+                if getattr(self, name) is not None:
+                    yield f"{name}: the recipe says it; leave out --recipe or --{name.replace('_', '-')}"
+
+
+def run(settings: Settings, out: Output) -> None:
+    if settings.frontier:
+        return _compress.draw_frontier(settings.frontier, settings.output, out)
+    from genmote.compress import compress
+
+    assert settings.model is not None
+    text_to_measure = _compress.own_text(settings)
+    found = None
+    try:
+        if settings.searches:
+            found = search_for(settings, settings.model)
+            recipe, made = found.recipe, found.made
+        else:
+            recipe = recipe_of(settings)
+            with Bar(unit_bytes=False) as bar:
+                made = compress(settings.model, settings.output, recipe, work=settings.work, progress=bar)
+    except KeyboardInterrupt:
+        note("what is done is kept: the same command goes on from there")
+        raise
+    values = {
+        "path": made.path,
+        "source": made.source,
+        "size_bytes": made.size_bytes,
+        "source_bytes": made.source_bytes,
+        "bits_per_weight": round(made.bits_per_weight, 4),
+        "seconds": round(made.seconds, 2),
+        "steps": made.steps,
+    }
+    share = made.size_bytes / made.source_bytes
+    text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
+    if found is not None:
+        recipe_file = settings.output.with_name(f"{settings.output.name}.toml")
+        _compress.save(recipe_file, recipe.toml())
+        values |= {"search": found.values(), "recipe": recipe_file}
+        text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file}"
+    if settings.report is not None:
+        text += f"\n\n{_compress.report(settings, made, recipe, found, text_to_measure)}"
+        values["report"] = settings.report
+    out.result(values, text)
+    if found is not None and found.missed is not None:
+        raise BudgetError(f"{found.missed}; the best that can be is in {made.path} ({size(made.size_bytes)})")
+
+
+def search_for(settings: Settings, model: str) -> Found:
+    from genmote.cli._model import find
+    from genmote.compress.search import search
+
+    path = find(model)
+    goal = _compress.goal_of(settings, path)
+    chosen = tuple(name.strip() for name in settings.choices.split(",")) if settings.choices else ()
+    with Bar(unit_bytes=False) as bar:
+        return search(
+            path,
+            settings.output,
+            goal,
+            quantiser=settings.method or "gptq",
+            types=chosen,
+            settings=recipe_of(settings).calibration,
+            work=settings.work,
+            ray=settings.ray,
+            progress=bar,
+        )
+
+
+def recipe_of(settings: Settings) -> Recipe:
+    """What the flags, or the file, ask for."""
+    from genmote.compress import Recipe
+
+    given: dict[str, Any] = {"windows": settings.samples, "seed": settings.seed, "text": settings.text}
+    given = {key: value for key, value in given.items() if value is not None}
+    if settings.recipe is not None:
+        recipe = Recipe.read(settings.recipe)
+        return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})
+    step = {"use": settings.method or "gptq", "type": settings.type, "head_type": settings.head_type}
+    return Recipe.of(
+        {"calibration": given, "step": [{key: value for key, value in step.items() if value is not None}]},
+        where="command line",
+    )

@@ -1,0 +1,221 @@
+"""Text to calibrate on: windows of token ids, written by the model itself, or out of a file.
+
+A model's own text needs no corpus, and is what the model will go on reading when it generates (LLM-QAT, Liu et al.
+2023, arXiv 2305.17888). Every window starts from another opener, so that prose, dialogue, lists and code all
+occur, and goes on by sampling from the unchanged distribution; where the model ends a text, the window goes on with
+the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote import home
+from genmote.errors import SpecError
+from genmote.fetch import Progress, quiet
+from genmote.spec import setting
+
+if TYPE_CHECKING:
+    from genmote.runtime.engine import Engine
+
+Tokens = NDArray[np.int32]
+VERSION = 1  # of how text is written: another number, other text
+BATCH_BYTES = 1 << 28  # keys and values of the windows that are written at once
+
+OPENERS = (
+    "",
+    "The",
+    "In",
+    "A",
+    "It is",
+    "When",
+    "How to",
+    "The history of",
+    "According to",
+    "She said",
+    "He was born in",
+    "This article",
+    "1.",
+    "Question:",
+    "def ",
+    "import ",
+    "#",
+    "I think",
+    "Dear",
+    "One day",
+    "Scientists",
+    "The city of",
+    "During the",
+    "For example,",
+    "To make",
+    "Once upon a time",
+    "We",
+    "Although",
+    "After the war",
+    "In mathematics,",
+    "- ",
+    "The film",
+    "The album",
+    "The game",
+    "The river",
+    "The company",
+    "Chapter 1",
+    "User:",
+    "Water",
+    "People",
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which text, and how much of it."""
+
+    windows: int = setting("windows of calibration text", default=64)
+    length: int = setting("tokens of a window; no more than the model's context are taken", default=512)
+    seed: int = setting("number that fixes the text that the model writes", default=0)
+    text: Path | None = setting("a text to calibrate on (default: the model writes it)", default=None)
+
+    def faults(self) -> Iterable[str]:
+        if self.windows < 1:
+            yield f"windows={self.windows}: use 1 or more"
+        if self.length < 16:
+            yield f"length={self.length}: use windows of 16 tokens or more"
+        if self.seed < 0:
+            yield f"seed={self.seed}: use 0 or more"
+
+    def values(self) -> dict[str, Any]:
+        """The settings as plain values; None is left out."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+
+    def key(self, model_sha256: str) -> str:
+        """Names the text that these settings mean with this model."""
+        if self.text is not None:
+            source = f"text {_read(self.text)[1]} tokens of {model_sha256}"
+        else:
+            source = f"written {VERSION} by {model_sha256} seed {self.seed}"
+        return hashlib.sha256(f"{source} {self.windows} {self.length}".encode()).hexdigest()
+
+
+def windows(model: Path, model_sha256: str, settings: Calibration, progress: Progress = quiet) -> Tokens:
+    """Token ids (N, T) to calibrate `model` on; what it has written is kept in the cache folder.
+
+    SpecError where a text is too short.
+    """
+    folder = home.cache_dir() / "calibration"
+    path = folder / f"{settings.key(model_sha256)[:32]}.npy"
+    if settings.text is None and (kept := _kept(path, settings)) is not None:
+        return kept
+    from genmote.runtime.engine import Engine
+
+    with Engine.load(model, progress=progress) as engine:
+        settings = replace(settings, length=min(settings.length, engine.context))
+        if settings.text is not None:
+            return _cut(engine, settings)
+        found = write(engine, settings, progress)
+    if home.usable(folder):
+        with home.atomic_write(path) as out:
+            np.save(out, found)
+    return found
+
+
+def _kept(path: Path, settings: Calibration) -> Tokens | None:
+    try:
+        found: Tokens = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    sound = found.ndim == 2 and len(found) == settings.windows and 1 <= found.shape[1] <= settings.length
+    return found if sound else None
+
+
+def _read(path: Path) -> tuple[str, str]:
+    """A file's text and its SHA-256."""
+    try:
+        data = path.read_bytes()
+        return data.decode("utf-8"), hashlib.sha256(data).hexdigest()
+    except OSError as fault:
+        raise SpecError(f"{path}: cannot be read ({fault.strerror}): wanted a text to calibrate on") from None
+    except UnicodeDecodeError as fault:
+        raise SpecError(f"{path}: is not UTF-8 text (byte {fault.start})") from None
+
+
+def _cut(engine: Engine, settings: Calibration) -> Tokens:
+    """Windows spread evenly over the text, each with the model's begin token first where it has one."""
+    assert settings.text is not None
+    tokens = engine.tokenizer.encode(_read(settings.text)[0], bos=False)
+    begin = [] if engine.begin_token is None else [engine.begin_token]
+    body = settings.length - len(begin)
+    if len(tokens) < body * settings.windows:
+        raise SpecError(
+            f"{settings.text} has {len(tokens)} tokens, {settings.windows} windows of {settings.length} take "
+            f"{body * settings.windows}: give a longer text, or fewer or shorter windows"
+        )
+    starts = np.linspace(0, len(tokens) - body, settings.windows).astype(int)
+    return np.array([begin + tokens[start : start + body] for start in starts], np.int32)
+
+
+def write(engine: Engine, settings: Calibration, progress: Progress = quiet) -> Tokens:
+    """Windows (N, T) that the model writes: several at once, each with draws of its own from (seed, window)."""
+    config = engine.config
+    row_bytes = 4 * config.n_layers * config.n_kv_heads * config.head_dim  # keys and values, two bytes each
+    at_once = max(1, min(settings.windows, BATCH_BYTES // (row_bytes * settings.length)))
+    total = settings.windows * settings.length
+    found: list[list[int]] = []
+    while len(found) < settings.windows:
+        numbers = range(len(found), min(settings.windows, len(found) + at_once))
+        done = len(found) * settings.length
+        found += _write(engine, settings, numbers, lambda n, done=done: progress("writing text", done + n, total))
+    return np.array(found, np.int32)
+
+
+def _write(engine: Engine, settings: Calibration, numbers: Sequence[int], told: Any) -> list[list[int]]:
+    """The windows of these numbers, in one batch."""
+    from genmote.runtime.prompt import Rows
+    from genmote.runtime.session import Session, Work, run_batch
+
+    length, vocab_size = settings.length, min(engine.config.vocab_size, engine.tokenizer.vocab_size)
+    draws = [np.random.Generator(np.random.PCG64([settings.seed, number])) for number in numbers]
+    texts = [_opening(engine, number, draw)[: length - 1] for number, draw in zip(numbers, draws, strict=True)]
+    sessions = [Session(engine) for _ in texts]
+    at = [0] * len(texts)
+    while any(len(text) < length for text in texts):
+        works, writers = [], []
+        for number, text in enumerate(texts):
+            if len(text) < length:
+                works.append(Work(sessions[number], Rows(text[at[number] :]), 0, len(text) - at[number], 1))
+                writers.append(number)
+                at[number] = len(text)
+        for number, logits in zip(writers, run_batch(engine, works), strict=True):
+            assert logits is not None
+            token = _draw(logits[0, :vocab_size], draws[number])
+            texts[number].append(token)
+            begin = engine.begin_token
+            if token in engine.tokenizer.eog_ids and begin not in (None, token) and len(texts[number]) < length:
+                texts[number].append(int(begin))  # the next text
+        told(sum(map(len, texts)))
+    return texts
+
+
+def _opening(engine: Engine, number: int, draw: np.random.Generator) -> list[int]:
+    """How window `number` begins: an opener."""
+    begin = [] if engine.begin_token is None else [engine.begin_token]
+    opener = engine.tokenizer.encode(OPENERS[number % len(OPENERS)], bos=False)
+    if begin or opener:
+        return begin + opener
+    ends = sorted(engine.tokenizer.eog_ids)
+    return ends[:1] or [int(draw.integers(engine.tokenizer.vocab_size))]
+
+
+def _draw(logits: NDArray[np.float32], draw: np.random.Generator) -> int:
+    """A token by its probability, temperature 1."""
+    weights = np.exp(logits - logits.max())
+    cumulated = np.cumsum(weights, dtype=np.float64)
+    return int(np.searchsorted(cumulated, draw.random() * cumulated[-1], side="right"))

@@ -1,0 +1,164 @@
+"""From a model and a recipe to a smaller file.
+
+Between two steps lies a whole GGUF file in the work folder, under a name that is a digest of everything it depends on:
+a run that was interrupted goes on from there, and a recipe that was changed goes on from where it still agrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote import __version__
+from genmote.compress import calibration
+from genmote.compress.recipe import Recipe, step_name
+from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
+from genmote.errors import OpsError, SpecError, UserError
+from genmote.fetch import Progress, quiet
+from genmote.models.gguf import ModelFile
+from genmote.models.store import resolve
+
+RECIPE, SOURCE = "genmote.compress.recipe", "genmote.compress.source"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What came out. `steps`: for each its name, settings and figures (of each tensor, or the step's own)."""
+
+    path: Path
+    source: Path
+    size_bytes: int
+    source_bytes: int
+    bits_per_weight: float  # all tensors' bytes over all tensors' numbers
+    seconds: float
+    steps: list[dict[str, Any]]
+
+
+def compress(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipe: Recipe,
+    *,
+    work: str | os.PathLike[str] | None = None,
+    progress: Progress = quiet,
+) -> Compressed:
+    """Compress a model (name or path) by a recipe into the GGUF file `out`, which appears whole or not at all.
+
+    `work`: folder for what lies between the steps; None: a folder beside `out`, which goes when `out` is there. After
+    an interrupt the same call goes on where it was. Raises OpsError where PyTorch is absent, and what the model, the
+    recipe or a step have against it (SpecError, ModelFileError, ModelNameError, PullError).
+    """
+    started = time.perf_counter()
+    if not recipe.steps:
+        raise SpecError("the recipe has no steps: give one, such as gptq")
+    source, target = begin(model, out, progress)
+    path = source.path
+    folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(source, recipe, folder, progress)
+    last, steps = run.all()
+    _finish(last, target, source, recipe)
+    if work is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    made = ModelFile.open(target)
+    stored = sum(info.nbytes for info in made.tensors.values())
+    numbers = sum(int(np.prod(info.shape)) for info in made.tensors.values())
+    return Compressed(
+        target, path, made.nbytes, source.nbytes, 8 * stored / numbers, time.perf_counter() - started, steps
+    )
+
+
+def begin(
+    model: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = quiet
+) -> tuple[ModelFile, Path]:
+    """The model's file, and the path of the output, both found fit for it."""
+    if importlib.util.find_spec("torch") is None:
+        raise OpsError("compress needs PyTorch, which is not installed: run pip install 'genmote[workbench]'")
+    path, target = resolve(model, progress=progress), Path(out)
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"{target}: {target.absolute().parent} is no folder; make it first")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; name the file to write in it")
+    source = ModelFile.open(path)
+    if target.exists() and target.samefile(path):
+        raise UserError(f"{target} is the model itself; name another file")
+    return source, target
+
+
+class _Run:
+    """One recipe on one model, in a work folder."""
+
+    def __init__(self, source: ModelFile, recipe: Recipe, folder: Path, progress: Progress) -> None:
+        self.source, self.recipe, self.folder, self.progress = source, recipe, folder, progress
+        self._windows: NDArray[np.int32] | None = None
+
+    def windows(self) -> NDArray[np.int32]:
+        """The calibration text, made when the first step asks for it."""
+        if self._windows is None:
+            self._windows = calibration.windows(
+                self.source.path, self.source.sha256(), self.recipe.calibration, self.progress
+            )
+        return self._windows
+
+    def all(self) -> tuple[Path, list[dict[str, Any]]]:
+        """The last step's file, and each step's name, settings, seconds and figures."""
+        at, key = self.source.path, self.source.sha256()
+        told: list[dict[str, Any]] = []
+        for number, step in enumerate(self.recipe.steps, 1):
+            key = self._key(key, step)
+            stem = f"{number:02}-{step_name(step)}-{key[:16]}"
+            file, figures = self.folder / f"{stem}.gguf", self.folder / f"{stem}.json"
+            if not (file.exists() and figures.exists()):
+                self._do(step, at, file, figures, self.folder / stem)
+            told.append(json.loads(figures.read_text(encoding="utf-8")))
+            at = file
+        return at, told
+
+    def _key(self, before: str, step: Step) -> str:
+        """Names what a step makes of what came before it."""
+        parts: list[Any] = [before, __version__, step_name(step), asdict(step)]
+        if step.calibrates:
+            parts.append(self.recipe.calibration.key(self.source.sha256()))
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+    def _do(self, step: Step, source: Path, target: Path, figures: Path, folder: Path) -> None:
+        from genmote.compress.layers import compress_layers
+        from genmote.home import atomic_write
+
+        started = time.perf_counter()
+        windows = self.windows() if step.calibrates else None
+        if isinstance(step, LayerStep):
+            found = compress_layers(
+                step, source, target, folder, windows=windows, original=self.source.path, progress=self.progress
+            )
+        elif isinstance(step, ModelStep):
+            folder.mkdir(parents=True, exist_ok=True)
+            found = step.compress_model(source, target, Sight(windows, self.source.path, folder, self.progress))
+        else:
+            raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
+        told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}
+        with atomic_write(figures, "w") as out:
+            out.write(json.dumps({**told, "figures": found}, default=str))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(last: Path, target: Path, source: ModelFile, recipe: Recipe) -> None:
+    """The output: the last step's file, with what it was made from and how in its metadata."""
+    from genmote.models.gguf_write import write_gguf
+
+    made = ModelFile.open(last)
+    metadata = made.typed_metadata()
+    metadata[SOURCE] = source.sha256()
+    metadata[RECIPE] = json.dumps(recipe.values(), default=str)
+    tensors = [(info.name, info.type, info.shape, made.raw(info.name)) for info in made.tensors.values()]
+    write_gguf(target, metadata, tensors)

@@ -1,0 +1,315 @@
+"""Which tensor type each matrix gets, so that a model fits so many bytes, or is so fast on a device, and loses least.
+
+1. `sensitivity.py` measures what each type is expected to cost each matrix, in nats of KL divergence a token.
+2. `allocate.py` chooses among them within the bytes. A pace is met by ever fewer bytes, until the roofline of the
+   device (`runtime/plan.py`) says that it is.
+3. The recipe is done, and the result measured: the KL divergence that each kind of matrix, and each quarter of the
+   blocks, really adds. Where that is not what was expected, the damages are scaled by it and chosen again; the better
+   result of the rounds is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmote.compress import calibration
+from genmote.compress.allocate import Allocation, Option, allocate, least_bytes
+from genmote.compress.calibration import Calibration
+from genmote.compress.check import Check, corrected
+from genmote.compress.recipe import Recipe, step_class
+from genmote.compress.run import Compressed, begin, compress
+from genmote.errors import BudgetError, SpecError
+from genmote.fetch import Progress, quiet
+from genmote.home import atomic_write
+from genmote.models.config import read_config
+from genmote.models.gguf import ModelFile
+from genmote.ops import quant
+
+if TYPE_CHECKING:
+    from genmote.runtime.roofline import Machine
+
+KEEP = "keep"
+WINDOWS = 8  # of the calibration text, for sensitivities
+CHECKS = 4  # windows of other text, for what is measured afterwards
+RULE_BYTES = 48  # for each matrix, beside its name: of the recipe that lies in the file, and of alignment
+BESIDE = 4096  # bytes of the file that are not counted otherwise
+HALVINGS = 24
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the result must be: a file of at most `bytes`, a `pace` in tokens a second on `machine` within `memory`
+    bytes there, after a prompt and an answer of usual lengths; either or both."""
+
+    bytes: int | None = None
+    pace: float | None = None
+    machine: Machine | None = None
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bytes is None and self.pace is None:
+            raise SpecError("a search needs a goal: --target BYTES, such as 60MB, or --pace TOKENS with --device NAME")
+        if self.bytes is not None and self.bytes < 1:
+            raise SpecError(f"target={self.bytes}: wanted bytes above 0")
+        if self.pace is not None and (self.machine is None or not self.pace > 0):
+            raise SpecError(f"pace={self.pace:g}: wanted tokens a second, above 0, and the machine that they are for")
+
+    def told(self) -> str:
+        """In words."""
+        parts = [] if self.bytes is None else [f"at most {self.bytes / 1e6:g} MB"]
+        if self.pace is not None and self.machine is not None:
+            parts.append(f"at least {self.pace:g} tokens/s on {self.machine.source}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One allocation, done and measured. `expected`, `measured`: nats of KL divergence a token."""
+
+    recipe: Recipe
+    expected: float
+    bound: float  # no other choice of the same options would be expected to cost less than this
+    measured: float
+    size_bytes: int
+    scales: Mapping[str, float]  # measured over expected: of kinds of matrices, and of quarters of the blocks
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search ended with. `missed`: what of the goal cannot be met, in words; the file is then the best there
+    is. `tokens_per_s`: what the roofline tells of it, where a machine was named."""
+
+    goal: Goal
+    made: Compressed
+    recipe: Recipe
+    rounds: list[Round]
+    types: dict[str, int]  # bytes by tensor type, of the matrices that were chosen for
+    tokens_per_s: float | None
+    missed: str | None
+    seconds: float
+
+    def values(self) -> dict[str, Any]:
+        """Plain values, for JSON and reports."""
+        rounds = [
+            {
+                "expected": one.expected,
+                "bound": one.bound,
+                "measured": one.measured,
+                "size_bytes": one.size_bytes,
+                "scales": dict(one.scales),
+            }
+            for one in self.rounds
+        ]
+        return {
+            "goal": self.goal.told(),
+            "missed": self.missed,
+            "rounds": rounds,
+            "types_bytes": self.types,
+            "expected_tokens_per_s": self.tokens_per_s,
+            "seconds": self.seconds,
+        }
+
+
+def search(
+    model: str | Path,
+    out: str | Path,
+    goal: Goal,
+    *,
+    quantiser: str = "gptq",
+    types: Sequence[str] = (),
+    settings: Calibration | None = None,
+    rounds: int = 2,
+    work: str | Path | None = None,
+    ray: str | None = None,
+    progress: Progress = quiet,
+) -> Found:
+    """Find a recipe for `goal`, and write what it makes to the GGUF file `out`.
+
+    `quantiser`: the step that stores the matrices; `types`: those that it may choose from (none: see `offered`);
+    `work`: as for `compress`, where an interrupted search goes on; `ray`: see `Farm`. Raises SpecError for a model with
+    nothing to choose, and what `compress` raises.
+    """
+    started = time.perf_counter()
+    source, target = begin(model, out, progress)
+    folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
+    settings = settings or Calibration()
+    kinds = tuple(quant.by_name(name).name for name in types) or offered()
+    search_ = _Search(source, goal, quantiser, kinds, settings, folder, ray, progress)
+    best = search_.all(max(1, rounds))
+    with best.made.path.open("rb") as made, atomic_write(target) as written:
+        shutil.copyfileobj(made, written)
+    if work is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return replace(best, made=replace(best.made, path=target), seconds=time.perf_counter() - started)
+
+
+def offered() -> tuple[str, ...]:
+    """The types that a matrix may get: all that hold weights, but for floats wider than 16 bits."""
+    return tuple(name for name in quant.codec_names() if name not in ("F32", "BF16"))
+
+
+class _Search:
+    def __init__(
+        self,
+        source: ModelFile,
+        goal: Goal,
+        quantiser: str,
+        types: tuple[str, ...],
+        settings: Calibration,
+        folder: Path,
+        ray: str | None,
+        progress: Progress,
+    ) -> None:
+        self.source, self.goal, self.quantiser, self.types = source, goal, quantiser, types
+        self.settings, self.folder, self.ray, self.progress = settings, folder, ray, progress
+        self.kind, self.blocks = step_class(quantiser), read_config(source).n_layers
+        if not hasattr(self.kind, "type_of"):
+            raise SpecError(f"method={quantiser}: a search needs a step that stores tensor types, such as gptq")
+
+    def all(self, rounds: int) -> Found:
+        options = self.options()
+        best: Found | None = None
+        told: list[Round] = []
+        text = self.text()
+        for number in range(1, rounds + 1):
+            chosen, missed = choose(self.source, options, self.goal)
+            recipe = self.recipe(chosen)
+            if any(recipe == one.recipe for one in told):
+                break
+            made = compress(
+                self.source.path, self.folder / f"round-{number}.gguf", recipe, work=self.folder, progress=self.progress
+            )
+            check = Check(
+                self.source,
+                ModelFile.open(made.path),
+                text,
+                self.settings.length,
+                self.folder,
+                self.progress,
+            )
+            measured = check.whole().kl
+            assert measured is not None  # the vocabulary is the same
+            scales = check.scales(chosen, self.blocks) if number < rounds else {}
+            told.append(Round(recipe, chosen.damage, chosen.bound, measured, made.size_bytes, scales))
+            if best is None or measured < min(one.measured for one in told[:-1]):
+                by_type: dict[str, int] = {}
+                for name, option in chosen.chosen.items():
+                    stored = self.source.tensors[name].type if option.what == KEEP else option.what
+                    by_type[stored] = by_type.get(stored, 0) + option.bytes
+                pace = speed(self.source, chosen.chosen, self.goal)
+                best = Found(self.goal, made, recipe, told, by_type, pace, missed, 0.0)
+            options = {
+                name: [corrected(name, option, scales, self.blocks) for option in each]
+                for name, each in options.items()
+            }
+        assert best is not None
+        return best
+
+    def options(self) -> dict[str, list[Option]]:
+        """Each matrix's options, measured; kept in the work folder."""
+        from genmote.compress.farm import Farm
+        from genmote.compress.sensitivity import measure
+
+        text = calibration.windows(self.source.path, self.source.sha256(), self.settings, self.progress)[:WINDOWS]
+        key = "-".join((self.settings.key(self.source.sha256()), *self.types))
+        part = self.folder / f"sensitivity-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        with Farm(self.ray) as farm:
+            found = measure(
+                self.source.path,
+                text,
+                self.types,
+                part,
+                farm,
+                compensated=self.kind.calibrates,
+                progress=self.progress,
+            )
+        if not any(len(each) > 1 for each in found.values()):
+            raise SpecError(
+                f"{self.source.path.name}: no matrix can be stored in fewer bits with {', '.join(self.types)}"
+            )
+        return found
+
+    def recipe(self, chosen: Allocation) -> Recipe:
+        rules = [f"{name}={option.what}" for name, option in chosen.chosen.items() if option.what != KEEP]
+        step = {"use": self.quantiser, "type": KEEP, "types": rules}
+        return Recipe.of({"calibration": self.settings.values(), "step": [step]})
+
+    def text(self) -> str:
+        """Text to measure on: the model writes it, with another seed than the calibration's."""
+        return written(self.source, self.settings, CHECKS, self.progress)
+
+
+def written(source: ModelFile, settings: Calibration, windows: int, progress: Progress) -> str:
+    """Text that the model writes with another seed than that of `settings`."""
+    from genmote.runtime.engine import Engine
+
+    other = replace(settings, seed=settings.seed + 1, text=None, windows=windows)
+    tokens = calibration.windows(source.path, source.sha256(), other, progress)
+    with Engine.load(source.path) as engine:
+        return "\n".join(engine.tokenizer.decode(row.tolist()) for row in tokens)
+
+
+def choose(source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goal) -> tuple[Allocation, str | None]:
+    """The allocation for a goal, and what of it cannot be met (then the smallest allocation that there is)."""
+    beside = source.nbytes - sum(source.tensors[name].nbytes for name in options) + BESIDE
+    beside += sum(len(name) + RULE_BYTES for name in options)
+    least, most = least_bytes(options), sum(max(x.bytes for x in each) for each in options.values())
+    room = most if goal.bytes is None else goal.bytes - beside
+    if room < least:
+        return allocate(options, least), (
+            f"no choice of types takes less than {(least + beside) / 1e6:.1f} MB, wanted {(goal.bytes or 0) / 1e6:g}"
+        )
+    found = allocate(options, room)
+    if goal.pace is None or meets(source, found, goal):
+        return found, None
+    smallest = allocate(options, least)
+    if not meets(source, smallest, goal):
+        reached = speed(source, smallest.chosen, goal) or 0.0
+        return smallest, f"{reached:.3g} tokens/s are expected of the smallest choice of types, wanted {goal.pace:g}"
+    low, high, found = least, room, smallest
+    for _ in range(HALVINGS):
+        middle = (low + high) // 2
+        tried = allocate(options, middle)
+        if meets(source, tried, goal):
+            low, found = middle, tried
+        else:
+            high = middle
+        if high - low <= BESIDE:
+            break
+    return found, None
+
+
+def meets(source: ModelFile, chosen: Allocation, goal: Goal) -> bool:
+    reached = speed(source, chosen.chosen, goal)
+    return goal.pace is None or (reached is not None and reached >= goal.pace)
+
+
+def speed(source: ModelFile, chosen: Mapping[str, Option], goal: Goal) -> float | None:
+    """Tokens a second of decoding that are expected of the model with these types, at the usual length of a text; None
+    where no machine is named, or the model does not fit its memory."""
+    from genmote.runtime.plan import plan
+
+    if goal.machine is None:
+        return None
+    try:
+        made = plan(restored(source, chosen), memory=goal.memory, machine=goal.machine)
+    except BudgetError:
+        return None
+    return None if made.expected is None else made.expected.text_decode_tokens_per_s
+
+
+def restored(source: ModelFile, chosen: Mapping[str, Option]) -> ModelFile:
+    """The header of `source` as if its matrices were stored so."""
+    file = copy.copy(source)
+    file.tensors = dict(source.tensors)
+    for name, option in chosen.items():
+        if option.what != KEEP:
+            file.tensors[name] = replace(file.tensors[name], type=option.what)
+    return file

@@ -1,0 +1,134 @@
+"""`compress` with a goal, a report, a frontier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genmote.compress import Recipe
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+
+QUICK = ("--method", "rtn", "--samples", "4")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    make_model("tiny-llama", "F16", path, 1)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model's context holds no window of 512."""
+    from genmote.compress.calibration import Calibration
+
+    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 64, 0, None))
+
+
+def test_a_target_a_report_and_a_frontier(genmote: Any, model: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "small.gguf", tmp_path / "small.html"
+    ran = genmote("compress", str(model), "-o", str(out), "--target", "150kB", *QUICK, "--report", str(page), "--json")
+    assert ran.status == 0, ran.err
+    told = ran.json
+    assert told["size_bytes"] == out.stat().st_size <= 150_000
+    assert told["search"]["missed"] is None and told["search"]["goal"] == "at most 0.15 MB"
+    recipe = Recipe.read(told["recipe"])
+    again = genmote("compress", str(model), "-o", str(tmp_path / "again.gguf"), "--recipe", told["recipe"])
+    assert again.status == 0, again.err
+    ours, theirs = ModelFile.open(out), ModelFile.open(tmp_path / "again.gguf")
+    assert all((ours.raw(name) == theirs.raw(name)).all() for name in ours.tensors)
+    assert recipe.calibration.windows == 4
+    html = page.read_text(encoding="utf-8")
+    assert "text that tiny.gguf wrote with seed 1" in html and "at most 0.15 MB" in html
+    figures = page.with_suffix(".json")
+    drawn = genmote("compress", "--frontier", str(figures), "--frontier", str(figures), "-o", str(tmp_path / "f.html"))
+    assert drawn.status == 0 and "2 results" in drawn.out
+    assert "small.gguf" in (tmp_path / "f.html").read_text(encoding="utf-8")
+
+
+def test_a_target_out_of_reach_is_written_as_near_as_can_be(genmote: Any, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.gguf"
+    ran = genmote("compress", str(model), "-o", str(out), "--target", "1kB", *QUICK)
+    assert ran.status == 2
+    assert "chosen    " in ran.out and "nats a token of KL divergence" in ran.out
+    last = ran.err.strip().splitlines()[-1]
+    assert "no choice of types takes less than" in last and f"the best that can be is in {out}" in last
+    assert ModelFile.open(out).nbytes < model.stat().st_size / 2
+    assert (tmp_path / "small.gguf.toml").exists()
+
+
+def test_a_pace_on_a_device_is_told(genmote: Any, model: Path, tmp_path: Path) -> None:
+    words = ("compress", str(model), "-o", str(tmp_path / "x.gguf"), *QUICK, "--device", "pi-zero-2w")
+    ran = genmote(*words, "--pace", "10")
+    assert ran.status == 0, ran.err
+    assert "tokens/s on Raspberry Pi Zero 2 W, by its figures; not measured" in ran.out
+    ran = genmote(*words, "--pace", "1e9")
+    assert ran.status == 2
+    assert "tokens/s are expected of the smallest choice of types, wanted 1e+09" in ran.err
+
+
+def test_a_report_of_a_plain_recipe_on_a_text_of_ones_own(genmote: Any, model: Path, tmp_path: Path) -> None:
+    text, page = tmp_path / "mine.txt", tmp_path / "r.html"
+    text.write_text("A heart beats sixty times a minute at rest. " * 60, encoding="utf-8")
+    words = ("compress", str(model), "-o", str(tmp_path / "x.gguf"), "--method", "rtn", "--report", str(page))
+    ran = genmote(*words, "--eval-text", str(text))
+    assert ran.status == 0, ran.err
+    assert "mine.txt" in ran.out and "bits per byte" in ran.out and "peak memory" in ran.out
+    assert "mine.txt" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("m", "--device", "pi-4b-4gb"), "device: say what is wanted of it: --target BYTES, --pace TOKENS or both"),
+        (("m", "--choices", "Q4_0"), "choices: is for a search: give --target or --pace too"),
+        (("m", "--ray", "auto"), "ray: is for a search"),
+        (("m", "--target", "1MB", "--type", "Q4_0"), "type: a search chooses it; leave out --type, or --target"),
+        (("m", "--target", "1MB", "--recipe", "r.toml"), "recipe: a search chooses it"),
+        ((), "model: name one to compress, or give reports with --frontier, not both"),
+        (("m", "--frontier", "a.json"), "model: name one to compress"),
+        (("--frontier", "none.json"), "none.json: cannot be read"),
+    ],
+)
+def test_flags_that_do_not_go_together(genmote: Any, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    ran = genmote("compress", *words, "-o", str(tmp_path / "x.gguf"))
+    assert ran.status == 2
+    assert message in ran.err and len(ran.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--target", "much"), "target 'much': wanted an amount above 0"),
+        (("--target", "1MB", "--choices", "Q7"), "tensor type 'Q7' is unknown"),
+        (("--target", "1MB", "--device", "toaster"), "toaster"),
+        (("--pace", "0", "--device", "pi-zero-2w"), "pace=0: wanted tokens a second, above 0"),
+    ],
+)
+def test_goals_that_are_none(genmote: Any, model: Path, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    ran = genmote("compress", str(model), "-o", str(tmp_path / "x.gguf"), *QUICK, *words)
+    assert ran.status == 2
+    assert message in ran.err and len(ran.err.strip().splitlines()) == 1
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--report", "none/r.html"), "none is no folder; make it first"),
+        (("--report", "r.html", "--eval-text", "none.txt"), "none.txt cannot be read"),
+        (("--eval-text", "none.txt"), "eval_text: is what --report measures on: give that too"),
+    ],
+)
+def test_a_report_that_cannot_be_made_is_told_before_the_work(
+    genmote: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = genmote("compress", str(model), "-o", "x.gguf", "--method", "rtn", *words)
+    assert ran.status == 2
+    assert message in ran.err and len(ran.err.strip().splitlines()) == 1
+    assert not (tmp_path / "x.gguf").exists()
