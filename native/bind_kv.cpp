@@ -18,10 +18,11 @@ using Rows = Exactly<const int64_t, nb::ndim<2>>;
 // scales (n, heads).
 template <typename Array, typename Scales>
 int64_t rows_of(const KVCache& c, int layer, int64_t start, int64_t end, const Array& k, const Array& v, const Scales& k_scale, const Scales& v_scale, const char* what) {
-    const size_t each = c.item() * static_cast<size_t>(c.dim), n = k.shape(0), heads = static_cast<size_t>(c.heads);
+    need(layer >= 0 && layer < c.layers, what);
+    const size_t each = c.item() * static_cast<size_t>(c.dim), n = k.shape(0), heads = static_cast<size_t>(c.heads(layer));
     for (const Array* x : {&k, &v}) need(x->shape(0) == n && x->shape(1) == heads && x->shape(2) == each, what);
     for (const Scales* x : {&k_scale, &v_scale}) need(x->shape(0) == n && x->shape(1) == heads, what);
-    need(layer >= 0 && layer < c.layers && start >= 0 && start <= end && n <= static_cast<size_t>(end - start), what);
+    need(start >= 0 && start <= end && n <= static_cast<size_t>(end - start), what);
     return static_cast<int64_t>(n);
 }
 
@@ -42,16 +43,25 @@ void bind_kv(nb::module_& m) {
         }
     });
     nb::class_<KVCache>(m, "KVCache", nb::dynamic_attr())
-        .def("__init__", [](KVCache* self, int kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident, int64_t page) {
+        .def("__init__", [](KVCache* self, int kind, const std::vector<int>& heads, int dim, int64_t capacity, int64_t queries, const std::vector<int>& query_heads, const std::string& folder, int64_t resident, int64_t page) {
             need(kind >= 0 && kind <= 2, "cache: no such kind");
-            need(layers > 0 && heads > 0 && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
-            need(layers <= 1 << 16 && heads <= 1 << 12 && dim <= 1024 && capacity <= int64_t(1) << 32, "cache: too large");
-            need(double(layers) * heads * dim * capacity < 0x1p58, "cache: too large");
-            need(queries >= 0 && query_heads >= 0 && queries <= int64_t(1) << 32 && query_heads <= 1 << 16, "cache: queries must not be negative, or too many");
-            need(double(layers) * query_heads * dim * (queries + kQuerySlack) < 0x1p58, "cache: too large");
+            need(!heads.empty() && dim > 0 && capacity > 0, "cache: layers, heads, dimensions and rows must be positive");
+            need(heads.size() <= 1 << 16 && dim <= 1024 && capacity <= int64_t(1) << 32, "cache: too large");
+            need(queries >= 0 && queries <= int64_t(1) << 32 && query_heads.size() == (queries ? heads.size() : 0), "cache: queries must not be negative, or too many");
+            double all = 0, asked = 0;
+            for (int n : heads) {
+                need(n > 0, "cache: layers, heads, dimensions and rows must be positive");
+                need(n <= 1 << 12, "cache: too large");
+                all += n;
+            }
+            for (int n : query_heads) {
+                need(n >= 0 && n <= 1 << 16, "cache: queries must not be negative, or too many");
+                asked += n;
+            }
+            need(all * dim * capacity < 0x1p58 && asked * dim * (queries + kQuerySlack) < 0x1p58, "cache: too large");
             need(page >= 0 && page <= 1 << 20 && page % 4096 == 0, "cache: no page of memory");
-            new (self) KVCache(static_cast<Kind>(kind), layers, heads, dim, capacity, queries, query_heads, folder, std::max<int64_t>(0, resident), static_cast<size_t>(page));
-        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = 0, nb::arg("folder") = "", nb::arg("resident") = 0, nb::arg("page") = 0)
+            new (self) KVCache(static_cast<Kind>(kind), heads, dim, capacity, queries, query_heads, folder, std::max<int64_t>(0, resident), static_cast<size_t>(page));
+        }, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg("queries") = 0, nb::arg("query_heads") = std::vector<int>(), nb::arg("folder") = "", nb::arg("resident") = 0, nb::arg("page") = 0)
         .def_ro("lengths", &KVCache::lengths)
         .def_ro("position", &KVCache::position)
         .def_ro("floor", &KVCache::floor)
@@ -75,9 +85,9 @@ void bind_kv(nb::module_& m) {
             for (int l = 0; l < c.layers; l++) c.release(l);
         })
         .def("keep_rows", [](KVCache& c, int layer, Rows rows) {
-            need(layer >= 0 && layer < c.layers && int64_t(rows.shape(0)) == c.heads, "keep: wrong shape");
+            need(layer >= 0 && layer < c.layers && int64_t(rows.shape(0)) == c.heads(layer), "keep: wrong shape");
             const int64_t n = static_cast<int64_t>(rows.shape(1)), length = c.lengths[static_cast<size_t>(layer)];
-            for (int h = 0; h < c.heads; h++)
+            for (int h = 0; h < c.heads(layer); h++)
                 for (int64_t i = 0; i < n; i++) {
                     const int64_t *at = rows.data() + h * n + i;
                     need(*at >= 0 && *at < length && (i == 0 || at[-1] < *at), "keep: rows must ascend, and be there");
@@ -88,9 +98,10 @@ void bind_kv(nb::module_& m) {
             const int64_t end = layer >= 0 && layer < c.layers ? c.lengths[static_cast<size_t>(layer)] : 0;
             const int64_t n = rows_of(c, layer, start, end, k, v, k_scale, v_scale, "read: wrong shape");
             c.open(layer);
-            for (int64_t i = 0; i < n * c.heads; i++) {
+            const int heads = c.heads(layer);
+            for (int64_t i = 0; i < n * heads; i++) {
                 const size_t at = static_cast<size_t>(i) * c.dim * c.item();
-                c.read(layer, static_cast<int>(i % c.heads), start + i / c.heads, k.data() + at, v.data() + at, k_scale.data() + i, v_scale.data() + i);
+                c.read(layer, static_cast<int>(i % heads), start + i / heads, k.data() + at, v.data() + at, k_scale.data() + i, v_scale.data() + i);
             }
             c.drain();
             c.close(layer, end);
@@ -98,15 +109,16 @@ void bind_kv(nb::module_& m) {
         .def("write", [](KVCache& c, int layer, int64_t start, Codes k, Codes v, Scales k_scale, Scales v_scale) {
             const int64_t n = rows_of(c, layer, start, c.capacity, k, v, k_scale, v_scale, "write: wrong shape");
             c.rewrite(layer, start);
-            for (int64_t i = 0; i < n * c.heads; i++) {
+            const int heads = c.heads(layer);
+            for (int64_t i = 0; i < n * heads; i++) {
                 const size_t at = static_cast<size_t>(i) * c.dim * c.item();
-                c.write(layer, static_cast<int>(i % c.heads), start + i / c.heads, {k.data() + at, v.data() + at, k_scale.data()[i], v_scale.data()[i]});
+                c.write(layer, static_cast<int>(i % heads), start + i / heads, {k.data() + at, v.data() + at, k_scale.data()[i], v_scale.data()[i]});
             }
             c.close(layer, start + n);
         })
         .def("copy", [](KVCache& c, KVCache& from, int64_t position) {  // its rows before a position, layer by layer
             const int64_t back = from.position - position;
-            need(&c != &from && c.kind == from.kind && c.layers == from.layers && c.heads == from.heads && c.dim == from.dim && c.query_heads == from.query_heads, "copy: another shape");
+            need(&c != &from && c.like(from), "copy: another shape");
             need(back >= 0 && position >= from.floor, "copy: past the rows that are here");
             for (int64_t n : from.lengths) need(n - back >= 0 && n - back <= c.capacity, "copy: past the rows that there is room for");
             for (int l = 0; l < c.layers; l++) {
@@ -117,18 +129,19 @@ void bind_kv(nb::module_& m) {
             c.position = position;
             c.floor = from.floor;
             c.query_from = std::max(std::min(from.query_from, position), position - c.queries);
-            const int64_t each = int64_t(c.query_heads) * c.dim;
-            for (int l = 0; l < c.layers; l++)
-                for (int64_t p = c.query_from; p < position; p++) std::copy_n(from.query(l, p), each, c.query(l, p));
+            for (int l = 0; l < c.layers && c.queries; l++)
+                for (int64_t p = c.query_from; p < position; p++) std::copy_n(from.query(l, p), int64_t(c.query_heads(l)) * c.dim, c.query(l, p));
         })
         .def("read_queries", [](const KVCache& c, int layer, int64_t first, HalvesOut q) {  // (n, H, D), of positions first, first + 1, ...
-            const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;
-            need(n >= 0 && layer >= 0 && layer < c.layers && int64_t(q.size()) == n * each && first >= c.query_from && n <= c.position - first, "queries: wrong shape");
+            need(q.ndim() == 3 && layer >= 0 && layer < c.layers, "queries: wrong shape");
+            const int64_t n = static_cast<int64_t>(q.shape(0)), each = int64_t(c.query_heads(layer)) * c.dim;
+            need(int64_t(q.size()) == n * each && first >= c.query_from && n <= c.position - first, "queries: wrong shape");
             for (int64_t i = 0; i < n; i++) std::copy_n(c.query(layer, first + i), each, q.data() + i * each);
         })
         .def("write_queries", [](KVCache& c, int layer, Halves q) {  // of the last n rows
-            const int64_t n = q.ndim() == 3 ? static_cast<int64_t>(q.shape(0)) : -1, each = int64_t(c.query_heads) * c.dim;
-            need(n >= 0 && layer >= 0 && layer < c.layers && int64_t(q.size()) == n * each && n <= c.queries && n <= c.position, "queries: wrong shape");
+            need(q.ndim() == 3 && layer >= 0 && layer < c.layers, "queries: wrong shape");
+            const int64_t n = static_cast<int64_t>(q.shape(0)), each = int64_t(c.query_heads(layer)) * c.dim;
+            need(int64_t(q.size()) == n * each && n <= c.queries && n <= c.position, "queries: wrong shape");
             for (int64_t i = 0; i < n; i++) std::copy_n(q.data() + i * each, each, c.query(layer, c.position - n + i));
             c.query_from = c.position - n;
         });

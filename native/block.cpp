@@ -135,10 +135,24 @@ void Machine::embed(const Matrix& w, const int32_t* tokens, int64_t rows, float*
     else each_row(rows, [&](int64_t i) { kernels.dequantise_row(w, tokens[i], y + i * w.cols); });
 }
 
+// What l's own matrix takes: `in`, or what the first matrix of one of low rank makes of it.
+Machine::Input Machine::lowered(const Linear& l, const Input& in, int64_t rows, Low& to) {
+    if (!l.down) return in;
+    const Linear first{l.down};
+    const int64_t rank = l.down->rows, ld = up16(rank);
+    float* y = to.x.get<float>(static_cast<size_t>(rows * ld));
+    each_part(&first, 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, in, rows, y, ld, p0, p1); });
+    if (!l.w->quantised()) return {y, ld, nullptr};
+    Group* g = to.q.get<Group>(static_cast<size_t>(rows * (rank / kGroup)));
+    quantise(y, rows, ld, rank, g);
+    return {y, ld, g};
+}
+
 // ---- the block -------------------------------------------------------------------------------------------------------
 
 // x += post(w(in)).
-void Machine::add_branch(const Linear& w, const Norm& post, const Input& in, float* x, int64_t rows, int64_t width) {
+void Machine::add_branch(const Linear& w, const Norm& post, const Input& from, float* x, int64_t rows, int64_t width) {
+    const Input in = lowered(w, from, rows, low_[0]);
     const int64_t ld = up16(width);
     float* y = branch_.get<float>(static_cast<size_t>(rows * ld));
     each_part(&w, 1, [&](const Linear* part, int64_t begin, int64_t end) {
@@ -163,7 +177,8 @@ void Machine::add_branch(const Linear& w, const Norm& post, const Input& in, flo
 // hidden = activation(gate) * up, or activation(up), rounded to 8 bits at once where `down` is quantised.
 void Machine::feed_forward(const Block& b, const Input& x, int64_t rows) {
     const Matrix& up = *b.up.w;
-    const bool quantised = b.down.w->quantised();
+    const bool quantised = b.down.first().quantised();
+    const Input in[] = {lowered(b.up, x, rows, low_[0]), b.gate.w ? lowered(b.gate, x, rows, low_[1]) : x};
     const int64_t width = up.rows, ld = up16(width), groups = width / kGroup;
     float* hidden = quantised ? nullptr : hidden_.get<float>(static_cast<size_t>(rows * ld));
     Group* hidden_q = quantised ? hidden_q_.get<Group>(static_cast<size_t>(rows * groups)) : nullptr;
@@ -175,10 +190,10 @@ void Machine::feed_forward(const Block& b, const Input& x, int64_t rows) {
         pool.run(static_cast<int>((end - begin + per - 1) / per), [&](int task, int worker) {
             const int64_t p0 = begin + task * per, p1 = std::min(end, p0 + per), r0 = p0 * kPanel, n = (p1 - p0) * kPanel;
             float* u = scratch_[worker].up.get<float>(static_cast<size_t>(rows * n));
-            rows_of(part[0], x, rows, u - r0, n, p0, p1, worker);
+            rows_of(part[0], in[0], rows, u - r0, n, p0, p1, worker);
             if (b.gate.w) {
                 float* g = scratch_[worker].gate.get<float>(static_cast<size_t>(rows * n));
-                rows_of(part[1], x, rows, g - r0, n, p0, p1, worker);
+                rows_of(part[1], in[1], rows, g - r0, n, p0, p1, worker);
                 kernels.glu(g, u, rows * n, b.act, u);
             } else {
                 kernels.activate(u, rows * n, b.act, u);
@@ -191,13 +206,15 @@ void Machine::feed_forward(const Block& b, const Input& x, int64_t rows) {
     });
 }
 
-// q, k and v in one loop where all their panels are at hand, else one after the other.
+// q, k and v in one loop where all their panels are at hand and none is of low rank, else one after the other.
 void Machine::project(const Block& b, const Input& in, int64_t rows, float* const* y, const int64_t* ld) {
     const Linear all[] = {b.q, b.k, b.v};
     Lent lent(all, 3);
-    if (!lent.acquire_all()) {
-        for (int i = 0; i < 3; i++)
-            each_part(&all[i], 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, in, rows, y[i], ld[i], p0, p1); });
+    if (b.q.down || b.k.down || b.v.down || !lent.acquire_all()) {
+        for (int i = 0; i < 3; i++) {
+            const Input own = lowered(all[i], in, rows, low_[0]);
+            each_part(&all[i], 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, own, rows, y[i], ld[i], p0, p1); });
+        }
         return;
     }
     int64_t from[4] = {};
@@ -217,7 +234,7 @@ void Machine::block(const Block& b, float* x, int64_t rows, const float* cos, co
     float* h = normed_.get<float>(static_cast<size_t>(rows * width));
     norm(b.attn_norm, x, rows, h);
     float *q = q_.get<float>(static_cast<size_t>(rows * ldq)), *k = k_.get<float>(static_cast<size_t>(rows * ldk)), *v = v_.get<float>(static_cast<size_t>(rows * ldk));
-    const bool quantised = b.q.w->quantised() || b.k.w->quantised() || b.v.w->quantised();
+    const bool quantised = b.q.first().quantised() || b.k.first().quantised() || b.v.first().quantised();
     Input in = prepare(h, rows, width, width, quantised);
     float* const projected[] = {q, k, v};
     const int64_t strides[] = {ldq, ldk, ldk};
@@ -243,14 +260,14 @@ void Machine::block(const Block& b, float* x, int64_t rows, const float* cos, co
     const int64_t lda = int64_t(b.heads) * b.dim;
     float* attended = attended_.get<float>(static_cast<size_t>(rows * lda));
     attend(q, ldq, attended, lda, spans, b);
-    in = prepare(attended, rows, lda, lda, b.o.w->quantised());
+    in = prepare(attended, rows, lda, lda, b.o.first().quantised());
     add_branch(b.o, b.post_attn, in, x, rows, width);
     if (!b.up.w) return;
 
     norm(b.ffn_norm, x, rows, h);
-    in = prepare(h, rows, width, width, b.up.w->quantised() || (b.gate.w && b.gate.w->quantised()));
+    in = prepare(h, rows, width, width, b.up.first().quantised() || (b.gate.w && b.gate.first().quantised()));
     feed_forward(b, in, rows);
-    const int64_t inner = b.down.w->cols;
+    const int64_t inner = b.down.first().cols;
     in = {hidden_.get<float>(0), up16(inner), hidden_q_.get<Group>(0)};
     add_branch(b.down, b.post_ffn, in, x, rows, width);
 }

@@ -25,6 +25,8 @@ struct Span {
 struct Linear {
     const Matrix* w = nullptr;
     const float* bias = nullptr;
+    const Matrix* down = nullptr;  // of low rank: what comes in goes through this matrix first
+    const Matrix& first() const { return down ? *down : *w; }
 };
 
 struct Norm {
@@ -91,7 +93,9 @@ class Machine {
         int64_t ld;
         const Group* q;  // null if no consumer is quantised
     };
+    struct Low { Buffer x, q; };
     Input prepare(const float* x, int64_t rows, int64_t ld, int64_t n, bool quantised);
+    Input lowered(const Linear& l, const Input& in, int64_t rows, Low& to);
     void rows_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1, int worker);
     void feed_forward(const Block& b, const Input& x, int64_t rows);
     struct Lent;
@@ -114,6 +118,7 @@ class Machine {
     struct Worker { Buffer spelt, gate, up, scores; };
     std::vector<Worker> scratch_;
     Buffer normed_, quantised_, q_, k_, v_, attended_, hidden_, hidden_q_, branch_;
+    Low low_[2];
 };
 
 void rotary(const int32_t* positions, int64_t rows, const double* inv_freq, int64_t half, float scale, float* cos, float* sin);

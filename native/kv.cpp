@@ -20,15 +20,21 @@ size_t value_block(Kind kind, int dim) {
     if (kind == Kind::f16) return 32 * static_cast<size_t>(dim);
     return (kind == Kind::int8 ? 16 : 8) * padded(dim, 32) + 32;
 }
+
+std::vector<size_t> sums(const std::vector<int>& counts) {  // of those before each, then of all
+    std::vector<size_t> total{0};
+    for (int n : counts) total.push_back(total.back() + static_cast<size_t>(n));
+    return total;
+}
 }  // namespace
 
-KVCache::KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder, int64_t resident, size_t page)
-    : kind(kind), layers(layers), heads(heads), dim(dim), capacity(capacity), queries(queries), query_heads(query_heads), lengths(static_cast<size_t>(layers)),
-      page_(page ? page : static_cast<size_t>(sysconf(_SC_PAGESIZE))), query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)}, resident_(resident),
+KVCache::KVCache(Kind kind, const std::vector<int>& heads, int dim, int64_t capacity, int64_t queries, const std::vector<int>& query_heads, const std::string& folder, int64_t resident, size_t page)
+    : kind(kind), layers(static_cast<int>(heads.size())), dim(dim), capacity(capacity), queries(queries), lengths(heads.size()),
+      heads_(heads), query_heads_(query_heads), first_(sums(heads)), first_query_(sums(query_heads)), page_(page ? page : static_cast<size_t>(sysconf(_SC_PAGESIZE))), query_rows_(queries ? queries + kQuerySlack : 0), block_{key_block(kind, dim), value_block(kind, dim)}, resident_(resident),
       cold_(static_cast<size_t>(layers)) {
     for (int part = 0; part < 2; part++) region_[part] = whole_pages(static_cast<size_t>((capacity + 15) / 16) * block_[part]);
-    queries_ = (region_[0] + region_[1]) * static_cast<size_t>(layers) * heads;
-    size_ = queries_ + static_cast<size_t>(layers) * query_rows_ * query_heads * dim * 2;
+    queries_ = (region_[0] + region_[1]) * first_.back();
+    size_ = queries_ + first_query_.back() * query_rows_ * dim * 2;
     void* p = mmap(nullptr, size_ + page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     mapped_ = static_cast<uint8_t*>(p);
@@ -124,7 +130,7 @@ void KVCache::keep(int layer, const int64_t* rows, int64_t count) {
     cold_[static_cast<size_t>(layer)] = {};  // all of it is in memory, and will be other rows
     std::vector<uint8_t> k(static_cast<size_t>(dim) * item()), v(k.size());
     uint16_t k_scale = 0, v_scale = 0;
-    for (int h = 0; h < heads; h++)
+    for (int h = 0; h < heads(layer); h++)
         for (int64_t i = 0; i < count; i++)
             if (const int64_t row = rows[h * count + i]; row != i) {
                 read(layer, h, row, k.data(), v.data(), &k_scale, &v_scale);
@@ -144,7 +150,7 @@ void KVCache::release(int layer) {
     for (int part = 0; part < 2; part++) {
         const size_t used = whole_pages(blocks * block_[part]);
         if (used >= region_[part]) continue;
-        for (int h = 0; h < heads; h++) madvise(region(layer, h, part) + used, region_[part] - used, MADV_DONTNEED);
+        for (int h = 0; h < heads(layer); h++) madvise(region(layer, h, part) + used, region_[part] - used, MADV_DONTNEED);
     }
 }
 
@@ -154,7 +160,7 @@ size_t KVCache::cold_bytes(int part, int64_t rows) const { return rows <= 0 ? 0 
 
 std::vector<Spill::Range> KVCache::cold_ranges(int layer) const {
     std::vector<Spill::Range> ranges;
-    for (int h = 0; h < heads; h++)
+    for (int h = 0; h < heads(layer); h++)
         for (int part = 0; part < 2; part++)
             if (const size_t n = cold_[static_cast<size_t>(layer)].bytes[part]) ranges.push_back({region(layer, h, part), n});
     return ranges;
@@ -195,7 +201,7 @@ void KVCache::close(int layer, int64_t rows) {
     for (int part = 0; part < 2; part++) {
         const size_t before = cold.bytes[part], now = std::max(before, cold_bytes(part, rows - resident_));
         if (now > before)
-            for (int h = 0; h < heads; h++) spill_->write({region(layer, h, part) + before, now - before});
+            for (int h = 0; h < heads(layer); h++) spill_->write({region(layer, h, part) + before, now - before});
         cold.bytes[part] = now;
     }
     drop(layer);
@@ -221,7 +227,7 @@ void KVCache::warm(int layer, int64_t rows) {
         const size_t end = std::min(cold.bytes[part], whole_pages(static_cast<size_t>((rows + 15) / 16) * block_[part]));
         if (left < cold.bytes[part]) spill_->forget();
         if (left < end && !cold.loaded)  // pages that hold the last rows left, and others after them
-            for (int h = 0; h < heads; h++) spill_->read({region(layer, h, part) + left, end - left});
+            for (int h = 0; h < heads(layer); h++) spill_->read({region(layer, h, part) + left, end - left});
         cold.bytes[part] = left;
     }
 }
@@ -229,7 +235,7 @@ void KVCache::warm(int layer, int64_t rows) {
 void KVCache::copy(KVCache& from, int layer, int64_t rows) {
     from.open(layer);
     rewrite(layer, 0);
-    for (int h = 0; h < heads; h++)
+    for (int h = 0; h < heads(layer); h++)
         for (int part = 0; part < 2; part++)
             std::memcpy(region(layer, h, part), from.region(layer, h, part), static_cast<size_t>((rows + 15) / 16) * block_[part]);
     close(layer, rows);
@@ -240,19 +246,20 @@ void KVCache::copy(KVCache& from, int layer, int64_t rows) {
 uint16_t* KVCache::query(int layer, int64_t position) const {
     if (!query_rows_) return nullptr;
     uint16_t* ring = reinterpret_cast<uint16_t*>(base_ + queries_);
-    return ring + (static_cast<size_t>(layer) * query_rows_ + position % query_rows_) * query_heads * dim;
+    const size_t l = static_cast<size_t>(layer);
+    return ring + (first_query_[l] * query_rows_ + position % query_rows_ * query_heads_[l]) * dim;
 }
 
 void KVCache::stored_queries(int64_t end) { query_from = std::max(query_from, end - query_rows_); }
 
 int64_t KVCache::bytes() const {
-    int64_t each = 0;  // of one head, in all layers
+    int64_t total = static_cast<int64_t>(first_query_.back()) * query_rows_ * dim * 2;
     for (size_t l = 0; l < lengths.size(); l++)
         for (int part = 0; part < 2; part++) {
             const int64_t held = lengths[l] * static_cast<int64_t>(block_[part]) / 16;
-            each += cold_[l].loaded ? held : std::max<int64_t>(0, held - static_cast<int64_t>(cold_[l].bytes[part]));
+            total += heads_[l] * (cold_[l].loaded ? held : std::max<int64_t>(0, held - static_cast<int64_t>(cold_[l].bytes[part])));
         }
-    return each * heads + layers * query_rows_ * query_heads * dim * 2;
+    return total;
 }
 
 }  // namespace genmote

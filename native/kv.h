@@ -19,7 +19,8 @@ class KVCache {
   public:
     // `folder`: where rows older than the last `resident` ones of a layer lie while it is not computed; empty: in memory.
     // `page`: what memory is taken and given back by; 0: the system's.
-    KVCache(Kind kind, int layers, int heads, int dim, int64_t capacity, int64_t queries, int query_heads, const std::string& folder = "", int64_t resident = 0, size_t page = 0);
+    // `heads`, `query_heads`: of each layer; no query heads: none are kept.
+    KVCache(Kind kind, const std::vector<int>& heads, int dim, int64_t capacity, int64_t queries, const std::vector<int>& query_heads, const std::string& folder = "", int64_t resident = 0, size_t page = 0);
     ~KVCache();
     KVCache(const KVCache&) = delete;
     KVCache& operator=(const KVCache&) = delete;
@@ -44,17 +45,20 @@ class KVCache {
     void rewrite(int layer, int64_t start);  // rows from `start` on will be written anew
     const Spill* spill() const { return spill_.get(); }
 
-    // Queries of the row at a position of a layer: (query_heads, D); null if the ring has no room for them.
+    // Queries of the row at a position of a layer: (its query heads, D); null if the ring has no room for them.
     uint16_t* query(int layer, int64_t position) const;
     int64_t query_rows() const { return query_rows_; }
     void stored_queries(int64_t end);  // rows up to this position were written
 
     int64_t bytes() const;  // of memory, without what lies on disk alone
 
+    int heads(int layer) const { return heads_[static_cast<size_t>(layer)]; }
+    int query_heads(int layer) const { return queries ? query_heads_[static_cast<size_t>(layer)] : 0; }
+    bool like(const KVCache& o) const { return kind == o.kind && dim == o.dim && heads_ == o.heads_ && query_heads_ == o.query_heads_; }
+
     const Kind kind;
-    const int layers, heads, dim;
+    const int layers, dim;
     const int64_t capacity, queries;
-    const int query_heads;
     std::vector<int64_t> lengths;
     int64_t position = 0, floor = 0;
     int64_t query_from = 0;  // position of the first row whose queries are in the ring
@@ -62,7 +66,7 @@ class KVCache {
   private:
     size_t whole_pages(size_t n) const { return (n + page_ - 1) / page_ * page_; }
     uint8_t* region(int layer, int head, int part) const {
-        return base_ + (static_cast<size_t>(layer) * heads + head) * (region_[0] + region_[1]) + (part ? region_[0] : 0);
+        return base_ + (first_[static_cast<size_t>(layer)] + static_cast<size_t>(head)) * (region_[0] + region_[1]) + (part ? region_[0] : 0);
     }
 
     struct Cold { size_t bytes[2] = {0, 0}; bool loaded = false; };  // on disk of each head's keys, and values; also in memory
@@ -71,6 +75,8 @@ class KVCache {
     void drop(int layer);                             // give back what is on disk
     void warm(int layer, int64_t rows);               // make what lies past `rows` rows a matter of memory again
 
+    const std::vector<int> heads_, query_heads_;
+    const std::vector<size_t> first_, first_query_;  // heads, and query heads, of all layers before each; last: of all
     const size_t page_;
     const int64_t query_rows_;     // of the ring
     const size_t block_[2];        // bytes of 16 rows' keys, and values

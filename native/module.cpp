@@ -40,15 +40,21 @@ const float* floats(const std::optional<Floats>& a, size_t n, nb::list& keep) {
     return a->data();
 }
 
-Linear linear_of(const nb::object& o, nb::list& keep) {  // None, or (matrix, bias | None)
+Linear linear_of(const nb::object& o, nb::list& keep) {  // None, or (matrix, bias | None, the first of two matrices | None)
     if (o.is_none()) return {};
     auto t = nb::cast<nb::tuple>(o);
-    need(t.size() == 2, "a linear layer is (matrix, bias)");
+    need(t.size() == 3, "a linear layer is (matrix, bias, down)");
     const PyMatrix& m = nb::cast<const PyMatrix&>(t[0]);
     keep.append(t[0]);
     std::optional<Floats> bias;
     if (!t[1].is_none()) bias = nb::cast<Floats>(t[1]);
-    return {&m.m, floats(bias, static_cast<size_t>(m.m.rows), keep)};
+    Linear l{&m.m, floats(bias, static_cast<size_t>(m.m.rows), keep)};
+    if (!t[2].is_none()) {
+        l.down = &nb::cast<const PyMatrix&>(t[2]).m;
+        keep.append(t[2]);
+        need(l.down->rows == l.w->cols, "two matrices of low rank do not fit together");
+    }
+    return l;
 }
 
 Norm norm_of(const nb::object& o, nb::list& keep) {  // None, or (gain, bias | None, eps, centre)
@@ -68,7 +74,8 @@ std::vector<Span> checked(const PySpans& s, int64_t rows, int layer, int heads, 
     need(s.rows == rows, "spans do not cover the rows");
     std::vector<Span> spans = s.spans;
     for (Span& p : spans) {
-        need(layer >= 0 && p.cache->layers > layer && p.cache->heads == kv_heads && p.cache->dim == dim && (!p.cache->queries || p.cache->query_heads == heads), "cache has another shape");
+        need(layer >= 0 && p.cache->layers > layer && p.cache->heads(layer) == kv_heads && p.cache->dim == dim && (!p.cache->queries || p.cache->query_heads(layer) == heads),
+             "cache has another shape");
         p.length = p.cache->lengths[static_cast<size_t>(layer)];
         p.position = p.cache->position;
         need(p.length <= p.cache->capacity - p.count, "cache is full");
@@ -134,7 +141,7 @@ NB_MODULE(_native, m) {
             Linear* l[] = {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down};
             for (size_t i = 0; i < 7; i++) *l[i] = linear_of(linears[i], made.owners);
             const int64_t dq = int64_t(heads) * dim, dk = int64_t(kv_heads) * dim;
-            auto shape = [](const Linear& w, int64_t rows, int64_t cols) { return w.w && w.w->rows == rows && w.w->cols == cols; };
+            auto shape = [](const Linear& w, int64_t rows, int64_t cols) { return w.w && w.w->rows == rows && w.first().cols == cols; };
             const int64_t inner = b.up.w ? b.up.w->rows : 0;
             need(shape(b.q, dq, width) && shape(b.k, dk, width) && shape(b.v, dk, width) && shape(b.o, width, dq), "block: attention weights have wrong shapes");
             const bool attention_alone = !b.up.w && !b.gate.w && !b.down.w;

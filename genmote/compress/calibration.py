@@ -165,7 +165,7 @@ def _cut(engine: Engine, settings: Calibration) -> Tokens:
 def write(engine: Engine, settings: Calibration, progress: Progress = quiet) -> Tokens:
     """Windows (N, T) that the model writes: several at once, each with draws of its own from (seed, window)."""
     config = engine.config
-    row_bytes = 4 * config.n_layers * config.n_kv_heads * config.head_dim  # keys and values, two bytes each
+    row_bytes = 4 * sum(config.kv_heads) * config.head_dim  # keys and values, two bytes each
     at_once = max(1, min(settings.windows, BATCH_BYTES // (row_bytes * settings.length)))
     total = settings.windows * settings.length
     found: list[list[int]] = []

@@ -218,7 +218,7 @@ class Model:
         """What the first block is given for token ids (n, T): (n * T, D)."""
         count, length = windows.shape
         decoder = Decoder(self.config, Ends(self), self.ops)
-        cache = self.ops.cache(0, self.config.n_kv_heads, self.config.head_dim, length)
+        cache = self.ops.cache(0, 1, self.config.head_dim, length)
         x: torch.Tensor
         x, tables = decoder.start(windows.reshape(-1), [Span(cache, n * length, length) for n in range(count)])
         self._rows = Rows(length, tables)

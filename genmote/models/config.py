@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,15 +42,18 @@ class Config:
         return len(self.layers)
 
     @property
-    def n_heads(self) -> int:
-        return self.layers[0].n_heads
+    def heads(self) -> tuple[int, ...]:
+        """Query heads of each layer."""
+        return tuple(layer.n_heads for layer in self.layers)
 
     @property
-    def n_kv_heads(self) -> int:
-        return self.layers[0].n_kv_heads
+    def kv_heads(self) -> tuple[int, ...]:
+        """Key-value heads of each layer."""
+        return tuple(layer.n_kv_heads for layer in self.layers)
 
     @property
     def head_dim(self) -> int:
+        """Width of a head, the same in all layers."""
         return self.layers[0].head_dim
 
 
@@ -78,17 +81,31 @@ class Keys:
             )
         return value
 
-    def each_layer(self, name: str, n_layers: int, default: int | None = None) -> tuple[int, ...]:
+    def each_layer(self, name: str, n_layers: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
         """A whole number for each layer: the file gives one for all, or an array of them."""
         value = self.metadata.get(self._key(name))
+        if value is None and default is not None:
+            return tuple(default)
         if value is None or isinstance(value, (int, float, str)):
-            return (self.integer(name, default),) * n_layers
+            return (self.integer(name),) * n_layers
         values = tuple(value) if len(value) == n_layers else ()
         if not values or not all(isinstance(v, int) and 1 <= v <= 1 << 24 for v in values):
             raise ModelFileError(
                 f"{self._key(name)} is an array of {len(value)}: wanted {n_layers} positive whole numbers"
             )
         return values
+
+    def flags(self, name: str, n_layers: int) -> tuple[bool, ...] | None:
+        """A yes or no for each layer, where the file gives an array; None where it gives a number, or nothing."""
+        value = self.metadata.get(self._key(name))
+        if value is None or isinstance(value, (int, float, str)):
+            return None
+        values = tuple(value) if len(value) == n_layers else ()
+        if not values or any(v not in (0, 1) for v in values):
+            raise ModelFileError(
+                f"{self._key(name)} is an array of {len(value)}: wanted {n_layers} times yes or no; the file is damaged"
+            )
+        return tuple(map(bool, values))
 
     def has(self, name: str) -> bool:
         return self._key(name) in self.metadata
@@ -134,6 +151,11 @@ def vocabulary(model: ModelFile) -> int:
     return int(info.shape[0])
 
 
+def is_tied(tensors: Container[str]) -> bool:
+    """Whether a file with tensors of these names uses the embedding as its output matrix too."""
+    return "output.weight" not in tensors and "output_a.weight" not in tensors
+
+
 def common(
     keys: Keys,
     vocab_size: int,
@@ -150,23 +172,27 @@ def common(
     """
     n_layers = keys.integer("block_count", high=4096)
     width = keys.integer("embedding_length", high=1 << 20)
-    n_heads = _same(keys, "attention.head_count", keys.each_layer("attention.head_count", n_layers))
-    n_kv = _same(keys, "attention.head_count_kv", keys.each_layer("attention.head_count_kv", n_layers, n_heads))
-    if n_heads % n_kv:
+    heads = keys.each_layer("attention.head_count", n_layers)
+    kv_heads = keys.each_layer("attention.head_count_kv", n_layers, heads)
+    for n_heads, n_kv in zip(heads, kv_heads, strict=True):
+        if n_heads % n_kv:
+            raise ModelFileError(
+                f"{n_heads} query heads over {n_kv} key/value heads: they must divide; the file is damaged"
+            )
+    if not keys.has("attention.key_length") and (len(set(heads)) > 1 or width % heads[0]):
+        told = " or ".join(map(str, sorted(set(heads))))
         raise ModelFileError(
-            f"{n_heads} query heads over {n_kv} key/value heads: they must divide; the file is damaged"
+            f"width {width} over {told} heads, without attention.key_length: they must divide; the file is damaged"
         )
-    if not keys.has("attention.key_length") and width % n_heads:
-        raise ModelFileError(f"width {width} over {n_heads} heads: they must divide; the file is damaged")
-    head_dim = keys.integer("attention.key_length", width // n_heads, high=4096)
+    head_dim = keys.integer("attention.key_length", width // heads[0], high=4096)
     if keys.integer("attention.value_length", head_dim, high=4096) != head_dim:
         raise ModelFileError(f"keys of {head_dim} and values of another width are not supported; use another model")
     n_experts = keys.integer("expert_count", 0, low=0, high=1 << 16)
     used = keys.integer("expert_used_count", low=1, high=n_experts) if n_experts else 0
     spec = LayerSpec(
         index=0,
-        n_heads=n_heads,
-        n_kv_heads=n_kv,
+        n_heads=heads[0],
+        n_kv_heads=kv_heads[0],
         head_dim=head_dim,
         scale=keys.number("attention.scale", 0.0) or head_dim**-0.5,
         activation=activation,
@@ -179,7 +205,9 @@ def common(
         width=width,
         vocab_size=vocab_size,
         context_length=keys.integer("context_length", high=1 << 30),
-        layers=each(spec, n_layers),
+        layers=tuple(
+            replace(spec, index=index, n_heads=heads[index], n_kv_heads=kv_heads[index]) for index in range(n_layers)
+        ),
         ffn_widths=keys.each_layer(ffn, n_layers),
         ropes=(rope_table(keys, head_dim),) if rotary else (),
         eps=keys.number(eps, low=0.0, high=1.0),
@@ -187,16 +215,3 @@ def common(
         n_experts=n_experts,
         n_experts_used=used,
     )
-
-
-def each(spec: LayerSpec, n_layers: int) -> tuple[LayerSpec, ...]:
-    """The same spec for every layer, numbered."""
-    return tuple(replace(spec, index=index) for index in range(n_layers))
-
-
-def _same(keys: Keys, name: str, values: tuple[int, ...]) -> int:
-    if len(set(values)) != 1:
-        raise ModelFileError(
-            f"{keys.architecture}.{name} differs from layer to layer: not supported; use another model"
-        )
-    return values[0]

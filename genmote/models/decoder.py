@@ -74,8 +74,8 @@ class Decoder:
         """An empty KV cache for one session of at most `capacity` rows a layer; see `Ops.cache`. `settings`: the op
         set's own, such as the native one's `spill`."""
         config = self.config
-        shape = (config.n_layers, config.n_kv_heads, config.head_dim)
-        return self.ops.cache(*shape, capacity, kind=kind, queries=queries, n_heads=config.n_heads, **settings)
+        shape = (config.n_layers, config.kv_heads, config.head_dim)
+        return self.ops.cache(*shape, capacity, kind=kind, queries=queries, n_heads=config.heads, **settings)
 
     def forward(
         self, inputs: Any, spans: Sequence[Span], *, logits: Rows | None = "last"

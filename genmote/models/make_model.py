@@ -48,6 +48,11 @@ class Shape:
     eps: float = 1e-5
     rope_base: float = 10000.0
     rope_llama3: tuple[float, ...] = ()  # factor, low and high frequency factor, original context
+    layer_heads: tuple[int, ...] = ()  # of each layer, where they differ
+    layer_kv_heads: tuple[int, ...] = ()
+    layer_ffn_widths: tuple[int, ...] = ()
+    layer_ranks: tuple[int, ...] = ()  # of each layer's linears; 0: they are whole
+    head_rank: int = 0  # of the output matrix; 0: it is whole
     experts: int = 0
     experts_used: int = 0
     window: int = 0  # positions that a local layer sees
@@ -58,6 +63,16 @@ class Shape:
     @property
     def key_width(self) -> int:
         return self.head_dim or self.width // self.heads
+
+    def of_layers(self, name: str) -> tuple[int, ...]:
+        """`heads`, `kv_heads`, `ffn_width` of each layer, or its `rank`."""
+        each: tuple[int, ...] = getattr(self, f"layer_{name}s" if name in ("ffn_width", "rank") else f"layer_{name}")
+        return each or (getattr(self, name, 0),) * self.layers
+
+    def faults(self) -> Iterator[str]:
+        for name in ("layer_heads", "layer_kv_heads", "layer_ffn_widths", "layer_ranks"):
+            if len(each := getattr(self, name)) not in (0, self.layers):
+                yield f"{name} has {len(each)} numbers for {self.layers} layers"
 
     @property
     def norms(self) -> Norms:
@@ -132,11 +147,16 @@ def tensor_list(form: Shape) -> Iterator[tuple[str, tuple[int, ...], float, floa
         "opt": ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"],
         "qwen2": ["attn_q", "attn_k", "attn_v"],
     }.get(form.architecture, [])
-    queries, keys = form.heads * form.key_width, form.kv_heads * form.key_width
     residual = (2 * form.layers) ** -0.5
 
-    def matrix(name: str, *dims: int, gain: float = 1.0) -> Iterator[tuple[str, tuple[int, ...], float, float]]:
-        yield f"{name}.weight", dims, 0.0, gain * dims[-1] ** -0.5
+    def matrix(
+        name: str, *dims: int, gain: float = 1.0, rank: int = 0
+    ) -> Iterator[tuple[str, tuple[int, ...], float, float]]:
+        if rank:
+            yield f"{name}_a.weight", (rank, dims[-1]), 0.0, dims[-1] ** -0.5
+            yield f"{name}_b.weight", (dims[0], rank), 0.0, gain * rank**-0.5
+        else:
+            yield f"{name}.weight", dims, 0.0, gain * dims[-1] ** -0.5
         if name.split(".")[-1] in biased:
             yield f"{name}.bias", (dims[-2],), 0.0, 0.02
 
@@ -149,14 +169,16 @@ def tensor_list(form: Shape) -> Iterator[tuple[str, tuple[int, ...], float, floa
     if opt:
         yield from matrix("position_embd", form.context_length, form.width)
     for i in range(form.layers):
+        queries, keys = (form.of_layers(name)[i] * form.key_width for name in ("heads", "kv_heads"))
+        inner, rank = form.of_layers("ffn_width")[i], form.of_layers("rank")[i]
         yield from norm(f"blk.{i}.attn_norm", form.width)
-        yield from matrix(f"blk.{i}.attn_q", queries, form.width)
-        yield from matrix(f"blk.{i}.attn_k", keys, form.width)
-        yield from matrix(f"blk.{i}.attn_v", keys, form.width)
+        yield from matrix(f"blk.{i}.attn_q", queries, form.width, rank=rank)
+        yield from matrix(f"blk.{i}.attn_k", keys, form.width, rank=rank)
+        yield from matrix(f"blk.{i}.attn_v", keys, form.width, rank=rank)
         if form.norms != "none":
             yield from norm(f"blk.{i}.attn_q_norm", queries if form.norms == "all" else form.key_width)
             yield from norm(f"blk.{i}.attn_k_norm", keys if form.norms == "all" else form.key_width)
-        yield from matrix(f"blk.{i}.attn_output", form.width, queries, gain=residual)
+        yield from matrix(f"blk.{i}.attn_output", form.width, queries, gain=residual, rank=rank)
         yield from norm(f"blk.{i}.ffn_norm", form.width)
         if form.architecture == "gemma3":
             yield from norm(f"blk.{i}.post_attention_norm", form.width)
@@ -165,13 +187,14 @@ def tensor_list(form: Shape) -> Iterator[tuple[str, tuple[int, ...], float, floa
         tail = "_exps" if form.experts else ""
         if form.experts:
             yield from matrix(f"blk.{i}.ffn_gate_inp", form.experts, form.width)
+        low = 0 if form.experts else rank
         if not opt:
-            yield from matrix(f"blk.{i}.ffn_gate{tail}", *each, form.ffn_width, form.width)
-        yield from matrix(f"blk.{i}.ffn_up{tail}", *each, form.ffn_width, form.width)
-        yield from matrix(f"blk.{i}.ffn_down{tail}", *each, form.width, form.ffn_width, gain=residual)
+            yield from matrix(f"blk.{i}.ffn_gate{tail}", *each, inner, form.width, rank=low)
+        yield from matrix(f"blk.{i}.ffn_up{tail}", *each, inner, form.width, rank=low)
+        yield from matrix(f"blk.{i}.ffn_down{tail}", *each, form.width, inner, gain=residual, rank=low)
     yield from norm("output_norm", form.width)
     if not form.tied:
-        yield from matrix("output", form.vocab_size, form.width)
+        yield from matrix("output", form.vocab_size, form.width, rank=form.head_rank)
 
 
 def model_metadata(form: Shape) -> dict[str, Any]:
@@ -181,14 +204,14 @@ def model_metadata(form: Shape) -> dict[str, Any]:
         "context_length": form.context_length,
         "embedding_length": form.width,
         "block_count": form.layers,
-        "feed_forward_length": form.ffn_width,
-        "attention.head_count": form.heads,
-        "attention.head_count_kv": form.kv_heads,
+        "feed_forward_length": list(form.layer_ffn_widths) or form.ffn_width,
+        "attention.head_count": list(form.layer_heads) or form.heads,
+        "attention.head_count_kv": list(form.layer_kv_heads) or form.kv_heads,
         f"attention.{epsilon}": form.eps,
     }
     if form.architecture != "opt":
         keys["rope.freq_base"] = form.rope_base
-    if form.architecture == "llama":
+    if form.architecture in ("llama", "deci"):
         keys |= {"vocab_size": form.vocab_size, "rope.dimension_count": form.key_width}
     if form.head_dim:
         keys |= {"attention.key_length": form.head_dim, "attention.value_length": form.head_dim}

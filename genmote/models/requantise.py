@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SpecError
+from genmote.models.config import is_tied
 from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.ops import quant
@@ -53,7 +54,7 @@ def convert_type(
     type or one that the numbers do not fit.
     """
     model = ModelFile.open(source)
-    types = MatrixTypes(type, "output.weight" not in model.tensors, embedding_type)
+    types = MatrixTypes(type, is_tied(model.tensors), embedding_type)
     tensors: list[Tensor] = []
     for info in model.tensors.values():
         wanted = types.of(info.name, info.shape, info.type)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from genmote import registry
 from genmote.errors import ModelFileError
-from genmote.models.config import FAMILIES, Config, read_config
+from genmote.models.config import FAMILIES, Config, is_tied, read_config
 from genmote.ops import quant
 from genmote.ops.layer import Experts, Layer, Linear, Norm
 from genmote.ops.protocol import Ops
@@ -94,9 +94,19 @@ class Tensors:
         return self.ops.vector(self.model.tensor(name))
 
     def linear(self, name: str, out: int, cols: int, *, bias: bool = False) -> Linear:
-        """`NAME.weight`, and `NAME.bias` where the file has one; with `bias` it must."""
+        """`NAME.weight`, or of low rank `NAME_a.weight` and `NAME_b.weight`; and `NAME.bias` where the file has one;
+        with `bias` it must."""
         wanted = bias or self.has(f"{name}.bias")
-        return Linear(self.matrix(f"{name}.weight", out, cols), self.vector(f"{name}.bias", out) if wanted else None)
+        vector = self.vector(f"{name}.bias", out) if wanted else None
+        first = self.model.tensors.get(f"{name}_a.weight")
+        if first is None or self.has(f"{name}.weight"):
+            return Linear(self.matrix(f"{name}.weight", out, cols), vector)
+        down = self.matrix(f"{name}_a.weight", first.shape[0], cols)
+        return Linear(self.matrix(f"{name}_b.weight", out, first.shape[0]), vector, down=down)
+
+    def has_linear(self, name: str) -> bool:
+        """Whether the file has such a linear, whole or of low rank."""
+        return self.has(f"{name}.weight") or self.has(f"{name}_a.weight")
 
     def norm(self, name: str, width: int, eps: float, *, centre: bool = False) -> Norm:
         """`NAME.weight`, and for a layer norm (`centre`) `NAME.bias`."""
@@ -182,7 +192,7 @@ def standard_layer(
         v=linear("attn_v", kv_width, width),
         o=linear("attn_output", width, q_width),
         ffn_norm=norm("ffn_norm"),
-        gate=linear("ffn_gate", inner, width) if gated and tensors.has(f"{prefix}.ffn_gate.weight") else None,
+        gate=linear("ffn_gate", inner, width) if gated and tensors.has_linear(f"{prefix}.ffn_gate") else None,
         up=linear("ffn_up", inner, width) if gated else None,
         down=linear("ffn_down", width, inner) if gated else None,
         experts=None if gated else tensors.experts(prefix, config, index),
@@ -205,7 +215,7 @@ class GgufWeights:
             None if config.ropes else tensors.matrix("position_embd.weight", config.context_length, config.width)
         )
         self.output_norm = tensors.norm("output_norm", config.width, config.eps, centre=tensors.has("output_norm.bias"))
-        tied = not tensors.has("output.weight")
+        tied = is_tied(model.tensors)
         self.head = Linear(self.embedding) if tied else tensors.linear("output", config.vocab_size, config.width)
         self.layers: list[Layer] = [family.layer(tensors, config, index) for index in range(config.n_layers)]
         tensors.check_all_used()

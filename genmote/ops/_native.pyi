@@ -1,4 +1,5 @@
 # What native/module.cpp and native/bind_tokenizer.cpp export, for the type checker.
+from collections.abc import Sequence
 from typing import Any
 
 def isa_names() -> list[str]: ...
@@ -17,12 +18,11 @@ class KVCache:
     def __init__(
         self,
         kind: int,
-        layers: int,
-        heads: int,
+        heads: Sequence[int],
         dim: int,
         capacity: int,
         queries: int = 0,
-        query_heads: int = 0,
+        query_heads: Sequence[int] = (),
         folder: str = "",
         resident: int = 0,
         page: int = 0,

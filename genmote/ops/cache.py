@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -17,6 +18,20 @@ KINDS = ("f16", "int8", "int4")
 PAGE = mmap.PAGESIZE  # 4096 on most machines, 16384 on a Raspberry Pi 5
 BLOCK = 16  # rows of keys that lie together, see docs/formats.md
 QUERY_SLACK = 16  # rows beyond the asked number whose queries are kept, so that taking some rows back loses none
+
+Heads = int | Sequence[int]  # of every layer, or of each
+
+
+def of_layers(n_layers: int, heads: Heads) -> tuple[int, ...]:
+    """The heads of each layer.
+
+    >>> of_layers(2, 4), of_layers(2, [4, 3])
+    ((4, 4), (4, 3))
+    """
+    each = (heads,) * n_layers if isinstance(heads, int) else tuple(heads)
+    if len(each) != n_layers:
+        raise OpsError(f"heads of {len(each)} layers for a cache of {n_layers}: give one number, or one for each layer")
+    return each
 
 
 def part_types(kind: str, head_dim: int) -> dict[str, tuple[tuple[int, ...], type[Any]]]:
@@ -54,21 +69,21 @@ def row_bytes(kind: str, head_dim: int) -> int:
 
 def cache_bytes(
     n_layers: int,
-    n_kv_heads: int,
+    n_kv_heads: Heads,
     head_dim: int,
     rows: int,
     *,
     kind: str = "f16",
     queries: int = 0,
-    n_heads: int = 0,
+    n_heads: Heads = 0,
     page: int = PAGE,
 ) -> int:
     """Memory that a native cache takes once it holds `rows` rows: each head's keys, and its values, begin a page of
     memory and take whole blocks of 16 rows; then the queries."""
     blocks = -(-rows // BLOCK)
     pages = sum(-(-blocks * block // page) for block in block_bytes(kind, head_dim))
-    kept = n_layers * n_heads * head_dim * 2 * (queries + QUERY_SLACK) if queries else 0
-    return n_layers * n_kv_heads * pages * page + kept
+    kept = sum(of_layers(n_layers, n_heads)) * head_dim * 2 * (queries + QUERY_SLACK) if queries else 0
+    return sum(of_layers(n_layers, n_kv_heads)) * pages * page + kept
 
 
 @dataclass(frozen=True)
@@ -145,37 +160,44 @@ def kept_rows(rows: Any, heads: int, length: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class State:
-    """A cache as arrays: its rows of all layers one after another, {name: (ΣT, Hkv, …)}."""
+    """A cache as arrays: the heads of its rows, of all layers one after another, {name: (Σ T Hkv, …)}."""
 
     kind: str
+    heads: tuple[int, ...]  # of each layer
     lengths: list[int]
     position: int
     floor: int
     parts: dict[str, NDArray[Any]]
-    queries: NDArray[np.float16]  # (L, n, H, D): of the last n rows
+    queries: list[NDArray[np.float16]]  # of each layer (n, H, D): of the last n rows
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         counts = np.array([self.position, self.floor, *self.lengths], np.int64)
         kind = np.frombuffer(self.kind.encode(), np.uint8)
-        return {"kind": kind, "counts": counts, **self.parts, "queries": self.queries}
+        queries = np.concatenate([x.reshape(-1, x.shape[-1]) for x in self.queries])
+        return {"kind": kind, "counts": counts, **self.parts, "queries": queries}
 
     def layers(self) -> list[dict[str, NDArray[Any]]]:
-        """The parts of each layer."""
-        ends = np.cumsum([0, *self.lengths])
-        return [{n: x[a:b] for n, x in self.parts.items()} for a, b in pairwise(ends)]
+        """The parts of each layer, (T, Hkv, …)."""
+        ends = np.cumsum([0, *(n * heads for n, heads in zip(self.lengths, self.heads, strict=True))])
+        return [
+            {name: x[a:b].reshape(-1, heads, *x.shape[1:]) for name, x in self.parts.items()}
+            for heads, (a, b) in zip(self.heads, pairwise(ends), strict=True)
+        ]
 
 
 def state_of(
     state: dict[str, NDArray[Any]],
     kind: str,
-    shape: tuple[int, int, int],
+    heads: tuple[int, ...],
+    dim: int,
     capacity: int,
-    query_shape: tuple[int, int],
+    wanted: int,
+    query_heads: tuple[int, ...],
     done: Callable[[], None] = nothing,
 ) -> State:
-    """What `export` gave, checked for a cache of `kind` and `shape` (layers, heads, dimensions) that keeps the queries
-    of `query_shape` (rows, heads). Raises SpecError where it does not fit. `done`: after each layer that was read."""
-    layers, heads, dim = shape
+    """What `export` gave, checked for a cache of `kind` with `heads` of each layer that keeps `wanted` rows' queries of
+    `query_heads`. Raises SpecError where it does not fit. `done`: after each layer that was read."""
+    layers = len(heads)
     try:
         found = bytes(np.asarray(state["kind"], np.uint8)).decode()
         position, floor, *lengths = (int(n) for n in np.asarray(state["counts"], np.int64))
@@ -189,59 +211,74 @@ def state_of(
         raise SpecError(f"a saved prefix of {max(lengths)} rows: wanted at most {capacity}; ask for a larger context")
     if any(position - floor > n or (not floor and n != position) for n in lengths):
         raise SpecError("a saved prefix whose counts contradict each other: save it again")
-    parts = {name: np.asarray(state.get(name, ())) for name in part_types(kind, dim)}
+    parts = {}
     for name, (tail, type_) in part_types(kind, dim).items():
-        x, wanted = parts[name], (sum(lengths), heads, *tail)
-        if x.shape != wanted or x.dtype != type_:
+        x, shape = np.asarray(state.get(name, ())), (sum(n * h for n, h in zip(lengths, heads, strict=True)), *tail)
+        if x.size != math.prod(shape) or x.shape[x.ndim - len(tail) :] != tail or x.dtype != type_:
             raise SpecError(
-                f"a saved prefix with {name} of {x.dtype} {x.shape}: wanted {np.dtype(type_)} {wanted}; "
+                f"a saved prefix with {name} of {x.dtype} {x.shape}: wanted {np.dtype(type_)} {shape}; "
                 "save it again with this model"
             )
-    for (begin, end), (name, most) in product(pairwise(np.cumsum([0, *lengths])), (("k", 31), ("v", 15))):
-        if kind == "int4" and end > begin and parts[name][begin:end].max() > most:
+        parts[name] = x.reshape(shape)  # earlier versions wrote rows and heads as two axes
+    queries = np.asarray(state.get("queries", np.zeros((0, dim), np.float16)))
+    each = sum(query_heads)
+    if queries.dtype != np.float16 or queries.ndim < 2 or queries.shape[-1] != dim:
+        raise SpecError(f"a saved prefix with queries of {queries.dtype} {queries.shape}: save it again")
+    rows = queries.size // (each * dim) if wanted and each and queries.size % (each * dim) == 0 else 0
+    ends = np.cumsum([0, *(rows * h for h in query_heads)])
+    flat = queries.reshape(-1, dim)
+    kept = [
+        flat[a:b].reshape(rows, h, dim)[max(0, rows - wanted) :]
+        for h, (a, b) in zip(query_heads, pairwise(ends), strict=True)
+    ]
+    read = State(kind, heads, lengths, position, floor, parts, kept)
+    for layer, (name, most) in product(read.layers(), (("k", 31), ("v", 15))):
+        if kind == "int4" and layer[name].size and layer[name].max() > most:
             raise SpecError("a saved prefix with codes that int4 does not have: save it again")
         done()
-    queries = np.asarray(state.get("queries", np.zeros((layers, 0, 0, dim), np.float16)))
-    if queries.ndim != 4 or queries.dtype != np.float16 or (queries.shape[0], queries.shape[3]) != (layers, dim):
-        raise SpecError(f"a saved prefix with queries of {queries.dtype} {queries.shape}: save it again")
-    if queries.shape[2] != query_shape[1]:
-        queries = np.zeros((layers, 0, query_shape[1], dim), np.float16)
-    return State(kind, lengths, position, floor, parts, queries[:, max(0, queries.shape[1] - query_shape[0]) :])
+    return read
 
 
 class QueryRing:
-    """The queries of the last rows, by position, in a ring: (L, n, H, D) float16."""
+    """The queries of the last rows, by position, in a ring for each layer: (n, H, D) float16."""
 
-    def __init__(self, n_layers: int, wanted: int, n_heads: int, head_dim: int) -> None:
-        if wanted and n_heads < 1:
-            raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
+    def __init__(self, n_layers: int, wanted: int, n_heads: Heads, head_dim: int) -> None:
+        self.heads = of_layers(n_layers, n_heads)
+        if wanted and min(self.heads) < 1:
+            raise OpsError(f"queries of {min(self.heads)} heads: give the model's n_heads beside queries")
         self.wanted = wanted
-        self.rows = np.zeros((n_layers, wanted + QUERY_SLACK if wanted else 0, n_heads, head_dim), np.float16)
+        self.size = wanted + QUERY_SLACK if wanted else 0
+        self.rows = [np.zeros((self.size, heads, head_dim), np.float16) for heads in self.heads]
         self.begin = 0  # position of the first row whose queries are here
+
+    @property
+    def nbytes(self) -> int:
+        return sum(rows.nbytes for rows in self.rows)
 
     def store(self, layer: int, position: int, q: NDArray[Any]) -> None:
         """Queries (n, H, D) of the rows from `position` on."""
-        size = self.rows.shape[1]
-        if not size:
+        if not self.size:
             return
         last = position + len(q)
-        self.begin = max(self.begin, last - size)
-        first = max(position, last - size)
-        self.rows[layer, np.arange(first, last) % size] = np.clip(q[first - position :], -65504, 65504)
+        self.begin = max(self.begin, last - self.size)
+        first = max(position, last - self.size)
+        self.rows[layer][np.arange(first, last) % self.size] = np.clip(q[first - position :], -65504, 65504)
 
-    def read(self, layer: int | slice, position: int) -> NDArray[np.float16]:
-        """The queries of at most the last `wanted` rows before `position`, (…, n, H, D)."""
+    def read(self, layer: int, position: int) -> NDArray[np.float16]:
+        """The queries of at most the last `wanted` rows before `position`, (n, H, D)."""
         first = max(min(self.begin, position), position - self.wanted)
-        found: NDArray[np.float16] = self.rows[layer][
-            ..., np.arange(first, position) % max(1, self.rows.shape[1]), :, :
-        ]
+        found: NDArray[np.float16] = self.rows[layer][np.arange(first, position) % max(1, self.size)]
         return found
+
+    def read_all(self, position: int) -> list[NDArray[np.float16]]:
+        return [self.read(layer, position) for layer in range(len(self.rows))]
 
     def forget(self, position: int) -> None:
         self.begin = min(self.begin, position)
 
-    def restore(self, position: int, queries: NDArray[np.float16]) -> None:
-        """Queries (L, n, H, D) of the last n rows before `position`."""
-        self.begin = position - queries.shape[1]
-        if self.wanted:
-            self.rows[:, np.arange(self.begin, position) % self.rows.shape[1]] = queries
+    def restore(self, position: int, queries: Sequence[NDArray[np.float16]]) -> None:
+        """Queries of each layer (n, H, D), of the last n rows before `position`."""
+        self.begin = position - len(queries[0])
+        for rows, found in zip(self.rows, queries, strict=True):
+            if self.wanted:
+                rows[np.arange(self.begin, position) % self.size] = found

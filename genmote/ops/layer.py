@@ -25,11 +25,15 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x W^T + bias, plus the adapters' updates. `matrix` is what `Ops.matrix` returned, shape (out, in)."""
+    """y = x W^T + bias, plus the adapters' updates. `matrix` is what `Ops.matrix` returned, shape (out, in).
+
+    Of low rank: y = (x down^T) matrix^T + bias; `matrix` is (out, rank) then.
+    """
 
     matrix: Any
     bias: Array | None = None  # (out,) float32
     adapters: tuple[Adapter, ...] = ()
+    down: Any | None = None  # Matrix (rank, in)
 
 
 @dataclass(frozen=True)

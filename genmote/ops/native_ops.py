@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError, SpecError
 from genmote.ops import kv_codes, quant
-from genmote.ops.cache import KINDS, Rows, State, Streamed, kept_rows, nothing, part_types, state_of
+from genmote.ops.cache import KINDS, Heads, Rows, State, Streamed, kept_rows, nothing, of_layers, part_types, state_of
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
@@ -59,13 +59,13 @@ class NativeCache(_native.KVCache, Rows):
     def __init__(
         self,
         n_layers: int,
-        n_kv_heads: int,
+        n_kv_heads: Heads,
         head_dim: int,
         capacity: int,
         *,
         kind: str = "f16",
         queries: int = 0,
-        n_heads: int = 0,
+        n_heads: Heads = 0,
         spill: str | os.PathLike[str] | None = None,
         resident_rows: int = 256,
         page: int = 0,
@@ -74,13 +74,14 @@ class NativeCache(_native.KVCache, Rows):
         the layer is not computed. The bits are the same. `spilled`: bytes written and read. SpecError: disk full.
         `page`: bytes of a page of memory, 0 for the system's."""
         part_types(kind, head_dim)
-        if queries and n_heads < 1:
-            raise OpsError(f"queries of {n_heads} heads: give the model's n_heads beside queries")
-        heads, folder = n_heads if queries else 0, "" if spill is None else os.fspath(spill)
-        shape = (n_layers, n_kv_heads, head_dim)
-        super().__init__(KINDS.index(kind), *shape, capacity, queries, heads, folder, resident_rows, page)
-        self.kind, self.shape = kind, shape
-        self.wanted, self.query_heads = queries, heads
+        asked = of_layers(n_layers, n_heads if queries else 0)
+        if queries and min(asked) < 1:
+            raise OpsError(f"queries of {min(asked)} heads: give the model's n_heads beside queries")
+        heads, folder = of_layers(n_layers, n_kv_heads), "" if spill is None else os.fspath(spill)
+        ring = (queries, asked if queries else ())
+        super().__init__(KINDS.index(kind), heads, head_dim, capacity, *ring, folder, resident_rows, page)
+        self.kind, self.heads, self.dim = kind, heads, head_dim
+        self.wanted, self.query_heads = queries, asked
 
     def keys(self, layer: int) -> Float32:
         return self._seen(layer, "k")
@@ -92,7 +93,7 @@ class NativeCache(_native.KVCache, Rows):
         return self._queries(layer, self.position).astype(np.float32)
 
     def keep(self, layer: int, rows: Any) -> None:
-        self.keep_rows(layer, kept_rows(rows, self.shape[1], self.lengths[layer]))
+        self.keep_rows(layer, kept_rows(rows, self.heads[layer], self.lengths[layer]))
 
     def export(self, position: int | None = None) -> dict[str, NDArray[Any]]:
         arrays = self.streamed(position)
@@ -101,30 +102,33 @@ class NativeCache(_native.KVCache, Rows):
     def streamed(self, position: int | None = None) -> dict[str, NDArray[Any] | Streamed]:
         back = 0 if position is None else self.back(position)
         lengths, end = [n - back for n in self.lengths], self.position - back
-        queries = np.stack([self._queries(layer, end) for layer in range(self.shape[0])])
+        queries = [self._queries(layer, end) for layer in range(len(self.heads))]
+        count = sum(n * heads for n, heads in zip(lengths, self.heads, strict=True))
 
-        def layers(name: str) -> Iterator[NDArray[Any]]:
+        def layers(name: str, tail: tuple[int, ...]) -> Iterator[NDArray[Any]]:
             for layer, n in enumerate(lengths):
-                yield self._rows(layer, n)[name]
+                yield self._rows(layer, n)[name].reshape(-1, *tail)
 
         parts = {
-            name: Streamed((sum(lengths), self.shape[1], *tail), np.dtype(type_), partial(layers, name))
-            for name, (tail, type_) in part_types(self.kind, self.shape[2]).items()
+            name: Streamed((count, *tail), np.dtype(type_), partial(layers, name, tail))
+            for name, (tail, type_) in part_types(self.kind, self.dim).items()
         }
-        return State(self.kind, lengths, end, self.floor, {}, queries).arrays() | parts
+        return State(self.kind, self.heads, lengths, end, self.floor, {}, queries).arrays() | parts
 
     def copy_from(self, other: Any, position: int) -> None:
         other.back(position)
-        if not isinstance(other, NativeCache) or (other.kind, other.shape) != (self.kind, self.shape):
+        alike = isinstance(other, NativeCache) and other.kind == self.kind
+        if not alike or (other.heads, other.dim) != (self.heads, self.dim):
             raise SpecError("rows of a cache of another kind or shape: copy from one that was made alike")
         self.copy(other, position)
 
     def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
-        found = state_of(state, self.kind, self.shape, self.capacity, (self.wanted, self.query_heads), done)
+        shape = (self.heads, self.dim, self.capacity)
+        found = state_of(state, self.kind, *shape, self.wanted, self.query_heads, done)
         for layer, parts in enumerate(found.layers()):
             n = found.lengths[layer]
             raw = [np.ascontiguousarray(parts[name]).view(np.uint8) for name in "kv"]
-            none = np.zeros((n, self.shape[1]), np.float16)
+            none = np.zeros((n, self.heads[layer]), np.float16)
             scales = [np.ascontiguousarray(parts.get(f"{name}_scale", none)).view(np.uint16) for name in "kv"]
             self.write(layer, 0, *raw, *scales)
             done()
@@ -137,10 +141,10 @@ class NativeCache(_native.KVCache, Rows):
 
     def _rows(self, layer: int, count: int) -> dict[str, NDArray[Any]]:
         """The first rows of a layer as `export` gives them."""
-        heads = self.shape[1]
+        heads = self.heads[layer]
         parts = {
             name: np.empty((count, heads, *tail), type_)
-            for name, (tail, type_) in part_types(self.kind, self.shape[2]).items()
+            for name, (tail, type_) in part_types(self.kind, self.dim).items()
         }
         scales = [parts.get(f"{name}_scale", np.empty((count, heads), np.float16)).view(np.uint16) for name in "kv"]
         self.read(layer, 0, parts["k"].view(np.uint8), parts["v"].view(np.uint8), *scales)
@@ -155,7 +159,7 @@ class NativeCache(_native.KVCache, Rows):
 
     def _queries(self, layer: int, end: int) -> NDArray[np.float16]:
         first = max(min(self.query_begin, end), end - self.wanted)
-        found = np.empty((end - first, self.query_heads, self.shape[2]), np.float16)
+        found = np.empty((end - first, self.query_heads[layer], self.dim), np.float16)
         self.read_queries(layer, first, found.view(np.uint16))
         return found
 
@@ -208,7 +212,7 @@ class NativeOps:
     def vector(self, values: Float32) -> Float32:
         return np.array(values, np.float32, order="C")
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> NativeCache:
+    def cache(self, n_layers: int, n_kv_heads: Heads, head_dim: int, capacity: int, **settings: Any) -> NativeCache:
         if head_dim > MAX_HEAD_DIM:
             raise OpsError(
                 f"heads of {head_dim} dimensions: the native kernels take up to {MAX_HEAD_DIM}; use the numpy op set"
@@ -229,7 +233,8 @@ class NativeOps:
         return y
 
     def linear(self, x: Float32, weight: Linear) -> Float32:
-        y = self._product(x, weight.matrix, weight.bias)
+        low = x if weight.down is None else self._product(x, weight.down)
+        y = self._product(low, weight.matrix, weight.bias)
         for adapter in weight.adapters:
             y += np.float32(adapter.scale) * self._product(self._product(x, adapter.down), adapter.up)
         return y
@@ -378,7 +383,7 @@ def _compile(layer: Layer) -> Any:
         spec.rope_interleaved,
         layer.attn_norm.gain.shape[0],
         [n and (n.gain, n.bias, n.eps, n.centre) for n in norms],
-        [w and (w.matrix, w.bias) for w in linears],
+        [w and (w.matrix, w.bias, w.down) for w in linears],
     )
 
 

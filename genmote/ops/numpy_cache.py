@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.ops import kv_codes
-from genmote.ops.cache import QueryRing, Rows, State, kept_rows, nothing, part_types, row_bytes, state_of
+from genmote.ops.cache import (
+    Heads,
+    QueryRing,
+    Rows,
+    State,
+    kept_rows,
+    nothing,
+    of_layers,
+    part_types,
+    row_bytes,
+    state_of,
+)
 from genmote.ops.exact import Float32
 
 
@@ -19,26 +30,27 @@ class NumpyCache(Rows):
     def __init__(
         self,
         n_layers: int,
-        n_kv_heads: int,
+        n_kv_heads: Heads,
         head_dim: int,
         capacity: int,
         *,
         kind: str = "f16",
         queries: int = 0,
-        n_heads: int = 0,
+        n_heads: Heads = 0,
     ) -> None:
-        self.capacity, self.kind, self.shape = capacity, kind, (n_layers, n_kv_heads, head_dim)
+        self.capacity, self.kind = capacity, kind
+        self.heads, self.dim = of_layers(n_layers, n_kv_heads), head_dim
         types = part_types(kind, head_dim)
         self.parts = [
-            {name: np.zeros((0, n_kv_heads, *tail), type_) for name, (tail, type_) in types.items()}
-            for _ in range(n_layers)
+            {name: np.zeros((0, heads, *tail), type_) for name, (tail, type_) in types.items()} for heads in self.heads
         ]
         self.lengths, self.position, self.floor = [0] * n_layers, 0, 0
         self.ring = QueryRing(n_layers, queries, n_heads, head_dim)
 
     @property
     def nbytes(self) -> int:
-        return int(sum(self.lengths)) * self.shape[1] * row_bytes(self.kind, self.shape[2]) + int(self.ring.rows.nbytes)
+        held = sum(int(n) * heads for n, heads in zip(self.lengths, self.heads, strict=True))
+        return held * row_bytes(self.kind, self.dim) + self.ring.nbytes
 
     def keys(self, layer: int) -> Float32:
         return self._seen(layer, "k")
@@ -50,9 +62,9 @@ class NumpyCache(Rows):
         return self.ring.read(layer, self.position).astype(np.float32)
 
     def keep(self, layer: int, rows: Any) -> None:
-        kept = kept_rows(rows, self.shape[1], self.lengths[layer])  # (Hkv, n)
+        kept = kept_rows(rows, self.heads[layer], self.lengths[layer])  # (Hkv, n)
         for name, x in self.parts[layer].items():
-            self.parts[layer][name] = x[kept.T, np.arange(self.shape[1])]  # (n, Hkv, …)
+            self.parts[layer][name] = x[kept.T, np.arange(self.heads[layer])]  # (n, Hkv, …)
         self.lengths[layer] = kept.shape[1]
         self.floor = self.position
 
@@ -60,14 +72,17 @@ class NumpyCache(Rows):
         back = 0 if position is None else self.back(position)
         lengths = [n - back for n in self.lengths]
         parts = {
-            name: np.concatenate([layer[name][:n] for layer, n in zip(self.parts, lengths, strict=True)])
-            for name in self.parts[0]
+            name: np.concatenate(
+                [layer[name][:n].reshape(-1, *tail) for layer, n in zip(self.parts, lengths, strict=True)]
+            )
+            for name, (tail, _) in part_types(self.kind, self.dim).items()
         }
         end = self.position - back
-        return State(self.kind, lengths, end, self.floor, parts, self.ring.read(slice(None), end)).arrays()
+        return State(self.kind, self.heads, lengths, end, self.floor, parts, self.ring.read_all(end)).arrays()
 
     def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
-        found = state_of(state, self.kind, self.shape, self.capacity, (self.ring.wanted, self.ring.rows.shape[2]))
+        ring = self.ring
+        found = state_of(state, self.kind, self.heads, self.dim, self.capacity, ring.wanted, ring.heads)
         self.parts = [{name: x.copy() for name, x in layer.items()} for layer in found.layers()]
         self.lengths, self.position, self.floor = found.lengths, found.position, found.floor
         self.ring.restore(found.position, found.queries)

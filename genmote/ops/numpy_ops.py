@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.ops import quant
+from genmote.ops.cache import Heads
 from genmote.ops.exact import LANES, Float32, chain, exp, row_squares, row_sum, sin_cos, tanh
 from genmote.ops.kv_codes import rotate
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
@@ -106,7 +107,7 @@ class NumpyOps:
     def vector(self, values: Float32) -> Float32:
         return np.array(values, np.float32)
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> NumpyCache:
+    def cache(self, n_layers: int, n_kv_heads: Heads, head_dim: int, capacity: int, **settings: Any) -> NumpyCache:
         return NumpyCache(n_layers, n_kv_heads, head_dim, capacity, **settings)
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -121,7 +122,8 @@ class NumpyOps:
         return quant.dequantize_rows(table.type_name, table.raw, table.shape, tokens)
 
     def linear(self, x: Float32, weight: Linear) -> Float32:
-        y = self._product(x, weight.matrix)
+        low = x if weight.down is None else self._product(x, weight.down)
+        y = self._product(low, weight.matrix)
         if weight.bias is not None:
             y += weight.bias
         for adapter in weight.adapters:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.ops.cache import Streamed
+from genmote.ops.cache import Heads, Streamed
 from genmote.ops.layer import Activation, Array, Experts, Layer, Linear, Norm
 
 
@@ -123,17 +123,18 @@ class Ops(Protocol):
     def cache(
         self,
         n_layers: int,
-        n_kv_heads: int,
+        n_kv_heads: Heads,
         head_dim: int,
         capacity: int,
         *,
         kind: str = "f16",
         queries: int = 0,
-        n_heads: int = 0,
+        n_heads: Heads = 0,
         **settings: Any,
     ) -> KVCache:
-        """An empty cache for at most `capacity` rows. `queries`: of how many of the last rows the queries are kept too
-        (needs `n_heads`). Raises OpsError for a kind that the op set does not store."""
+        """An empty cache for at most `capacity` rows. Heads: of every layer, or of each. `queries`: of how many of the
+        last rows the queries are kept too (needs `n_heads`). Raises OpsError for a kind that the op set does not
+        store."""
         ...
 
     # -- steps --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError
 from genmote.ops import quant
-from genmote.ops.cache import QueryRing, Rows, State, kept_rows, nothing, row_bytes, state_of
+from genmote.ops.cache import Heads, QueryRing, Rows, State, kept_rows, nothing, of_layers, row_bytes, state_of
 from genmote.ops.exact import sin_cos
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.numpy_ops import GROUP, PLAIN
@@ -87,26 +87,28 @@ class TorchCache(Rows):
     def __init__(
         self,
         n_layers: int,
-        n_kv_heads: int,
+        n_kv_heads: Heads,
         head_dim: int,
         capacity: int,
         device: torch.device,
         *,
         kind: str = "f16",
         queries: int = 0,
-        n_heads: int = 0,
+        n_heads: Heads = 0,
     ) -> None:
         if kind != "f16":
             raise OpsError(f"a KV cache of kind {kind!r}: the torch op set has f16; use the native op set for it")
-        self.capacity, self.kind, self.shape = capacity, kind, (n_layers, n_kv_heads, head_dim)
-        empty = torch.zeros((0, n_kv_heads, head_dim), dtype=torch.float16, device=device)
-        self.k, self.v = [empty] * n_layers, [empty] * n_layers
+        self.capacity, self.kind = capacity, kind
+        self.heads, self.dim = of_layers(n_layers, n_kv_heads), head_dim
+        self.k = [torch.zeros((0, heads, head_dim), dtype=torch.float16, device=device) for heads in self.heads]
+        self.v = list(self.k)
         self.lengths, self.position, self.floor = [0] * n_layers, 0, 0
         self.ring = QueryRing(n_layers, queries, n_heads, head_dim)
 
     @property
     def nbytes(self) -> int:
-        return int(sum(self.lengths)) * self.shape[1] * row_bytes("f16", self.shape[2]) + int(self.ring.rows.nbytes)
+        held = sum(int(n) * heads for n, heads in zip(self.lengths, self.heads, strict=True))
+        return held * row_bytes("f16", self.dim) + self.ring.nbytes
 
     def keys(self, layer: int) -> NDArray[np.float32]:
         return _numpy(self.k[layer][: self.lengths[layer]])
@@ -118,9 +120,9 @@ class TorchCache(Rows):
         return self.ring.read(layer, self.position).astype(np.float32)
 
     def keep(self, layer: int, rows: Any) -> None:
-        kept = kept_rows(rows, self.shape[1], self.lengths[layer])  # (Hkv, n)
+        kept = kept_rows(rows, self.heads[layer], self.lengths[layer])  # (Hkv, n)
         at = torch.tensor(kept.T.copy(), device=self.k[layer].device)
-        heads = torch.arange(self.shape[1], device=at.device)
+        heads = torch.arange(self.heads[layer], device=at.device)
         self.k[layer], self.v[layer] = self.k[layer][at, heads], self.v[layer][at, heads]
         self.lengths[layer] = kept.shape[1]
         self.floor = self.position
@@ -129,14 +131,15 @@ class TorchCache(Rows):
         back = 0 if position is None else self.back(position)
         lengths = [n - back for n in self.lengths]
         parts: dict[str, NDArray[Any]] = {
-            name: torch.cat([x[:n] for x, n in zip(layers, lengths, strict=True)]).cpu().numpy()
+            name: torch.cat([x[:n].reshape(-1, self.dim) for x, n in zip(layers, lengths, strict=True)]).cpu().numpy()
             for name, layers in (("k", self.k), ("v", self.v))
         }
         end = self.position - back
-        return State("f16", lengths, end, self.floor, parts, self.ring.read(slice(None), end)).arrays()
+        return State("f16", self.heads, lengths, end, self.floor, parts, self.ring.read_all(end)).arrays()
 
     def restore(self, state: dict[str, NDArray[Any]], done: Callable[[], None] = nothing) -> None:
-        found = state_of(state, "f16", self.shape, self.capacity, (self.ring.wanted, self.ring.rows.shape[2]))
+        ring = self.ring
+        found = state_of(state, "f16", self.heads, self.dim, self.capacity, ring.wanted, ring.heads)
         device = self.k[0].device
         self.k, self.v = ([torch.tensor(x[name], device=device) for x in found.layers()] for name in ("k", "v"))
         self.lengths, self.position, self.floor = found.lengths, found.position, found.floor
@@ -147,7 +150,7 @@ class TorchCache(Rows):
         start, end = self.lengths[layer], self.lengths[layer] + k.shape[0]
         if end > self.k[layer].shape[0]:
             rows = min(max(end, 2 * start, 64), self.capacity) - self.k[layer].shape[0]
-            more = self.k[layer].new_zeros(rows, *self.shape[1:])
+            more = self.k[layer].new_zeros(rows, self.heads[layer], self.dim)
             self.k[layer], self.v[layer] = (torch.cat([x, more]) for x in (self.k[layer], self.v[layer]))
         self.k[layer][start:end] = within_half(k.detach())
         self.v[layer][start:end] = within_half(v.detach())
@@ -183,7 +186,7 @@ class TorchOps:
     def vector(self, values: NDArray[np.float32]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
 
-    def cache(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, **settings: Any) -> TorchCache:
+    def cache(self, n_layers: int, n_kv_heads: Heads, head_dim: int, capacity: int, **settings: Any) -> TorchCache:
         return TorchCache(n_layers, n_kv_heads, head_dim, capacity, self.device, **settings)
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -199,7 +202,8 @@ class TorchOps:
         return table.weight[torch.as_tensor(tokens, dtype=torch.long, device=self.device)]
 
     def linear(self, x: Tensor, weight: Linear) -> Tensor:
-        y = self.product(x, weight.matrix)
+        low = x if weight.down is None else self.product(x, weight.down)
+        y = self.product(low, weight.matrix)
         if weight.bias is not None:
             y = y + weight.bias.to(y.dtype)
         for adapter in weight.adapters:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmote.errors import ModelFileError, OpsError, SpecError
-from genmote.models.config import Config, read_config
+from genmote.models.config import Config, is_tied, read_config
 from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
 from genmote.ops.cache import cache_bytes, row_bytes
@@ -41,7 +41,7 @@ STAGES = (
     ("ffn_gate", "ffn_up"),
     ("ffn_down",),
 )
-_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight$")
+_BLOCK = re.compile(r"blk\.(\d+)\.(\w+?)(_[ab])?\.weight$")  # _a, _b: the two matrices of a linear of low rank
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Weights:
     embedding: int  # beside the head: rows are read by need; 0 where the two are tied
     vectors: int  # norms and biases, always in memory
     experts: int  # all experts of all layers
-    expert: int  # one expert of one layer, 0 where there are none
+    expert: int  # one expert of one layer, the largest; 0 where there are none
     by_type: dict[str, int]
     panel: int  # the widest stage's two panels of 16 rows: the least that is streamed at once
     row_panel: int  # 16 rows of the embedding: what looking up a token reads
@@ -78,10 +78,11 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
     by_type: Counter[str] = Counter()
     stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
     stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
-    panels: Counter[int] = Counter()  # of each kind of stage, in one layer
-    head = embedding = vectors = experts = used_bytes = row_panel = 0
+    panels: Counter[tuple[int, int]] = Counter()  # of each layer's stages
+    layer_experts: Counter[str] = Counter()  # bytes of each layer's experts
+    head = embedding = vectors = used_bytes = row_panel = 0
     macs = [0, 0]  # quantised, floats
-    tied = "output.weight" not in model.tensors
+    tied = is_tied(model.tensors)
     types = None if stored_as is None else MatrixTypes(stored_as, tied)
     share = config.n_experts_used / config.n_experts if config.n_experts else 0.0
     for name, info in model.tensors.items():
@@ -95,15 +96,15 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         floats = kind in PLAIN
         if name == "token_embd.weight":
             row_panel = packed_bytes(kind, (PANEL, info.shape[1]))
-            head, embedding = (size, 0) if tied else (head, embedding + size)
+            head, embedding = (size, embedding) if tied else (head, embedding + size)
             macs[floats] += numbers if tied else 0
-        elif name == "output.weight":
-            head = size
+        elif name in ("output.weight", "output_a.weight", "output_b.weight"):
+            head += size
             macs[floats] += numbers
         elif name == "position_embd.weight":
             embedding += size
         elif is_expert(name):
-            experts += size
+            layer_experts[name.split(".")[1]] += size
             macs[floats] += round(numbers * share)
             used_bytes += round(size * share)
         else:
@@ -114,8 +115,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
                 )
             stage = stage_of[found[2]]
             stages[int(found[1])][stage] += size
-            if found[1] == "0":
-                panels[stage] += 2 * packed_bytes(kind, (PANEL, info.shape[1]))
+            panels[int(found[1]), stage] += 2 * packed_bytes(kind, (PANEL, info.shape[1]))
             macs[floats] += numbers
     flat = tuple(size for layer in stages for size in layer if size)
     return Weights(
@@ -123,8 +123,8 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         head=head,
         embedding=embedding,
         vectors=vectors,
-        experts=experts,
-        expert=experts // (config.n_layers * config.n_experts) if experts else 0,
+        experts=layer_experts.total(),
+        expert=max(layer_experts.values(), default=0) // max(1, config.n_experts),
         by_type=dict(by_type),
         panel=max(panels.values(), default=0),
         row_panel=row_panel,
@@ -145,27 +145,31 @@ def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
 
 def kv_row_bytes(config: Config, kind: str) -> int:
     """Keys and values of one token in all layers, as attention reads them."""
-    return config.n_layers * config.n_kv_heads * row_bytes(kind, config.head_dim)
+    return sum(config.kv_heads) * row_bytes(kind, config.head_dim)
 
 
 def kv_bytes(config: Config, kind: str, rows: int, queries: int = 0) -> int:
     """A session's cache that holds `rows` tokens, and the queries of the last rows."""
-    shape = (config.n_layers, config.n_kv_heads, config.head_dim)
-    return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.n_heads)
+    shape = (config.n_layers, config.kv_heads, config.head_dim)
+    return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.heads)
 
 
-def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False) -> int:
+def activation_bytes(
+    config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False, rank: int = 0
+) -> int:
     """Scratch memory of a pass over `chunk` rows against a cache of `rows`: what `native/block.cpp` allocates, and the
-    states and logits that NumPy holds."""
+    states and logits that NumPy holds. `float_down`, `rank`: see the functions of these names."""
     width, inner = config.width, max(config.ffn_widths)
-    q, kv = _up16(config.n_heads * config.head_dim), _up16(config.n_kv_heads * config.head_dim)
+    attended = max(config.heads) * config.head_dim
+    q, kv = _up16(attended), _up16(max(config.kv_heads) * config.head_dim)
     normed = 4 * width
-    attended_and_q = 4 * (q + config.n_heads * config.head_dim)
-    quantised = max(width, config.n_heads * config.head_dim) // 32 * GROUP_BYTES
+    attended_and_q = 4 * (q + attended)
+    quantised = max(width, attended) // 32 * GROUP_BYTES
     hidden = 4 * _up16(inner) if float_down else inner // 32 * GROUP_BYTES
     branch = 4 * _up16(width)
     rotary = 2 * 4 * (config.head_dim // 2) * len(config.ropes)
-    a_row = 4 * width + normed + quantised + attended_and_q + 8 * kv + hidden + branch + rotary
+    low = 2 * (4 * _up16(rank) + rank // 32 * GROUP_BYTES)
+    a_row = 4 * width + normed + quantised + attended_and_q + 8 * kv + hidden + branch + rotary + low
     if config.n_experts:  # gathered inputs, hidden states and answers of each chosen expert, and NumPy's sums of them
         gathered = (width + inner) // 32 * GROUP_BYTES + (4 * inner if float_down else 0)
         a_row += config.n_experts_used * (gathered + 3 * 4 * width) + 4 * (4 * width + 3 * config.n_experts)
@@ -180,8 +184,8 @@ def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, flo
 def eviction_bytes(config: Config, rows: int, queries: int) -> int:
     """What choosing the rows to keep takes for a moment: one layer's keys and values as floats, copies of them, and
     attention weights, in parts where they are many."""
-    weights_held = min(PART_NUMBERS, config.n_heads * queries * rows)
-    return 4 * (4 * rows * config.n_kv_heads * config.head_dim + 3 * weights_held)
+    weights_held = min(PART_NUMBERS, max(config.heads) * queries * rows)
+    return 4 * (4 * rows * max(config.kv_heads) * config.head_dim + 3 * weights_held)
 
 
 def _up16(count: int) -> int:
@@ -197,7 +201,13 @@ def tables_bytes(model: ModelFile) -> int:
 
 def float_down(model: ModelFile) -> bool:
     """Whether feed-forward rows stay floats: the down matrices are not quantised."""
-    return any(".ffn_down" in name and info.type in PLAIN for name, info in model.tensors.items())
+    return any(re.search(r"\.ffn_down(?!_b)", name) and info.type in PLAIN for name, info in model.tensors.items())
+
+
+def rank(model: ModelFile) -> int:
+    """The highest rank of the blocks' linears of low rank; 0 where there are none."""
+    ranks = [info.shape[0] for name, info in model.tensors.items() if re.match(r"blk\.\d+\.\w+_a\.weight$", name)]
+    return max(ranks, default=0)
 
 
 def resident_bytes() -> int:

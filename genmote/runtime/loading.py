@@ -169,7 +169,7 @@ def room(made: Plan, config: Config) -> Room:
     return Room(
         made.budget_bytes or 0,
         footprint.kv_row_bytes(config, made.kv),
-        2 * config.n_layers * config.n_kv_heads * PAGE,
+        2 * sum(config.kv_heads) * PAGE,
         made.parts["activations"],
         made.chunk_rows,
     )

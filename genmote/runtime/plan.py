@@ -123,6 +123,7 @@ class Question:
     interpreter: int
     tables: int
     float_down: bool
+    rank: int
     machine: Machine
     prompt_tokens: int
     kv_spill: str | None = None
@@ -184,6 +185,7 @@ def plan(
         interpreter=interpreter + footprint.HEAP_BYTES,
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
+        rank=footprint.rank(file),
         machine=machine or NOMINAL,
         prompt_tokens=max(1, min(prompt_tokens, context)),
         kv_spill=None if kv_spill is None else os.fspath(kv_spill),
@@ -290,7 +292,9 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
             chunk = max(chunk, min(SLICE, asked.context))
             kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
-    activations = footprint.activation_bytes(config, chunk, rows, asked.threads, float_down=asked.float_down)
+    activations = footprint.activation_bytes(
+        config, chunk, rows, asked.threads, float_down=asked.float_down, rank=asked.rank
+    )
     return {
         "interpreter": asked.interpreter + (asked.memory or 0) // SLACK,
         "tables": asked.tables,
@@ -304,8 +308,9 @@ def spilling_bytes(config: Config, kind: str, rows: int) -> int:
     """Memory of a session's cache of `rows` rows whose cold ones lie on disk: the latest of each layer, with the pages
     that are begun, and all rows of the layer that is computed and of the next, which is read meanwhile."""
     held = footprint.kv_bytes(config, kind, min(rows, RESIDENT_ROWS))
-    begun = 2 * config.n_layers * config.n_kv_heads * footprint.PAGE
-    return held + begun + 2 * footprint.kv_bytes(config, kind, rows) // config.n_layers
+    begun = 2 * sum(config.kv_heads) * footprint.PAGE
+    largest = max(config.kv_heads) / sum(config.kv_heads)  # a layer's share
+    return held + begun + round(2 * footprint.kv_bytes(config, kind, rows) * largest)
 
 
 def cache_rows(context: int, forget: Eviction | None) -> int:
@@ -406,7 +411,7 @@ def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
         streamed = max(0, streamed - max(0, made.parts["kv"] - taken * made.sessions))
     if asked.kv_spill is not None:  # cold rows are read again in each pass
         missing += footprint.kv_row_bytes(config, made.kv) * max(0, held - RESIDENT_ROWS)
-    attended = 2 * held * config.n_heads * config.head_dim * config.n_layers  # multiply-adds: scores, and their sums
+    attended = 2 * held * sum(config.heads) * config.head_dim  # multiply-adds: scores, and their sums
     return Load(w.active, kv, w.macs, w.float_macs + attended, streamed + missing)
 
 

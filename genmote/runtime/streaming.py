@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from genmote.models.gguf import TensorInfo
     from genmote.models.packed import Packed
     from genmote.models.weights import WeightSource
-    from genmote.ops.layer import Layer
+    from genmote.ops.layer import Layer, Linear
     from genmote.ops.native_ops import NativeOps
 
 PAGE = 4096  # what reads are aligned to: a chunk takes whole pages
@@ -192,7 +192,7 @@ class Streaming:
         """All chunks in the order of use: matrices cut to at most `size`, small neighbours joined up to it."""
         for use, stages in (
             (LAYER, [stage for layer in weights.layers for stage in layer_stages(layer)]),
-            (HEAD, [(weights.head.matrix,)]),
+            (HEAD, linear_stages(weights.head)),
         ):
             parts: list[Part] = []
             for stage in stages:
@@ -218,15 +218,20 @@ class Streaming:
 
 def layer_stages(layer: Layer) -> list[tuple[Any, ...]]:
     """A block's matrices in the order in which a pass uses them; those of one tuple are used together, part by part."""
-    stages: list[tuple[Any, ...]] = [(linear.matrix,) for linear in (layer.q, layer.k, layer.v, layer.o)]
+    stages = [stage for linear in (layer.q, layer.k, layer.v, layer.o) for stage in linear_stages(linear)]
     if layer.experts is not None:
-        stages.append((layer.experts.router.matrix,))
-    gate, up, down = (linear and linear.matrix for linear in (layer.gate, layer.up, layer.down))
-    if gate is None or steps(layer):  # as `decoder.feed_forward` does
-        stages += [(matrix,) for matrix in (up, gate, down) if matrix is not None]
-    else:
-        stages += [(gate, up), (down,)]
-    return stages
+        return [*stages, *linear_stages(layer.experts.router)]
+    gate, up, down = layer.gate, layer.up, layer.down
+    if gate is None or up is None or steps(layer):  # as `decoder.feed_forward` does
+        return [*stages, *linear_stages(up), *linear_stages(gate), *linear_stages(down)]
+    first = [(linear.down,) for linear in (up, gate) if linear.down is not None]
+    return [*stages, *first, (gate.matrix, up.matrix), *linear_stages(down)]
+
+
+def linear_stages(linear: Linear | None) -> list[tuple[Any, ...]]:
+    if linear is None:
+        return []
+    return [(matrix,) for matrix in (linear.down, linear.matrix) if matrix is not None]
 
 
 def steps(layer: Layer) -> bool:

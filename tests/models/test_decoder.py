@@ -14,7 +14,7 @@ import pytest
 
 from genmote import ops as op_sets
 from genmote.errors import ContextError, OpsError, SpecError
-from genmote.models.config import Config, each
+from genmote.models.config import Config
 from genmote.models.decoder import Decoder, block
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
@@ -35,6 +35,8 @@ SHAPES = [
     "tiny-mixtral",
     "tiny-olmoe",
     "tiny-qwen3moe",
+    "tiny-deci",
+    "tiny-low-rank",
 ]
 
 # Greatest difference of a logit from the reference's, in standard deviations of the logits, on the tiny models.
@@ -379,7 +381,7 @@ class Stories:
             width=self.dim,
             vocab_size=self.vocab,
             context_length=self.context,
-            layers=each(spec, self.layers),
+            layers=tuple(replace(spec, index=index) for index in range(self.layers)),
             ffn_widths=(self.hidden,) * self.layers,
             ropes=(RopeTable(frequencies(10000.0, head_dim)),),
         )

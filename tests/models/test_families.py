@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "yarn", **TRAINED_SHORT}},
         {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16},
     ),
+    "deci": ("deci", "Llama", {}, {}),
     "mixtral": ("llama", "Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, {}),
     "qwen2": ("qwen2", "Qwen2", {"use_sliding_window": False}, {}),
     "qwen3": ("qwen3", "Qwen3", {"head_dim": 16}, {}),
@@ -156,7 +157,7 @@ def to_gguf(model: Any, path: Path, family: str, extra: dict[str, Any]) -> None:
                 gate, up = np.split(array, 2, axis=1)
                 tensors |= {f"{prefix}.ffn_gate_exps.weight": gate, f"{prefix}.ffn_up_exps.weight": up}
                 continue
-            if family == "llama" and part in ("self_attn.q_proj", "self_attn.k_proj"):
+            if family in ("llama", "deci") and part in ("self_attn.q_proj", "self_attn.k_proj"):
                 heads = config.num_attention_heads if "q_proj" in part else config.num_key_value_heads
                 array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
             names = {**NAMES, **(GEMMA if family == "gemma3" else {})}
@@ -283,11 +284,10 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "width": (with_key("llama.attention.head_count", 7), r"over 7 heads: they must divide|they must divide"),
     "array length": (with_key("llama.attention.head_count", [4, 4, 4, 4, 4]), "is an array of 5: wanted"),
     "heads differ": (
-        lambda metadata, tensors: metadata.update(
-            {"llama.attention.head_count": [4] + [8] * (int(metadata["llama.block_count"]) - 1)}
-        ),
-        "llama.attention.head_count differs from layer to layer",
+        with_key("llama.attention.head_count", [4, 8]),
+        "width 64 over 4 or 8 heads, without attention.key_length: they must divide",
     ),
+    "a layer without heads": (with_key("llama.attention.head_count", [4, 0]), "is an array of 2: wanted 2 positive"),
     "value width": (with_key("llama.attention.value_length", 8), "values of another width are not supported"),
     "odd rotation": (with_key("llama.rope.dimension_count", 3), "rope.dimension_count = 3: wanted an even number"),
     "rope kind": (with_key("llama.rope.scaling.type", "longrope"), "rope scaling 'longrope' is not supported"),

@@ -13,7 +13,7 @@ from genmote import ops as op_sets
 from genmote.errors import OpsError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import load_shape, make_model, shape_names
+from genmote.models.make_model import load_shape, make_model, shape_names, tensor_list
 from genmote.models.requantise import convert_type
 from genmote.models.weights import GgufWeights
 from genmote.ops import quant
@@ -103,7 +103,7 @@ def types_of(shape: str) -> list[str]:
     sizes = load_shape(shape)
     if shape == "tiny-llama-256":
         return [name for name in TYPES if quant.by_name(name).block_size == 256]
-    widths = (sizes.width, sizes.ffn_width, sizes.heads * sizes.key_width)
+    widths = {dims[-1] for _, dims, _, _ in tensor_list(sizes) if len(dims) > 1}
     return [name for name in TYPES if all(width % quant.by_name(name).block_size == 0 for width in widths)]
 
 

@@ -93,7 +93,7 @@ Bytes result(Machine& m, const Case& c) {
         m.kernels.to_half(c.in<float>(0), p[0], reinterpret_cast<uint16_t*>(out));
     } else if (name == "attend") {  // p: heads, key-value heads, dimensions, window, rows of the first and of the second call, kind
         const int heads = static_cast<int>(p[0]), kv = static_cast<int>(p[1]), dim = static_cast<int>(p[2]);
-        KVCache cache(static_cast<Kind>(p[6]), 1, kv, dim, p[4] + p[5], 0, 0);
+        KVCache cache(static_cast<Kind>(p[6]), {kv}, dim, p[4] + p[5], 0, {});
         Block b{};
         b.heads = heads; b.kv_heads = kv; b.dim = dim; b.scale = c.f[0]; b.cap = c.f[1]; b.window = p[3];
         for (int part = 0; part < 2; part++) {

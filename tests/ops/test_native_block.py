@@ -61,13 +61,27 @@ class Plan:
         self.weights = [rng.standard_normal(s).astype(np.float32) / s[1] ** 0.5 for s in self.shapes]
         self.vectors = {n: rng.standard_normal((12, n)).astype(np.float32) for n in {q, kv, d, f, self.dim}}
         self.half = int(rng.integers(1, self.dim // 2 + 1))
+        self.ranks = [pick(0, 0, 32, 96, int(rng.integers(1, 70))) for _ in self.shapes]  # 0: whole
+        self.downs = [rng.standard_normal((r, s[1])).astype(np.float32) / s[1] ** 0.5 for r, s in self.low()]
+        self.ups = [rng.standard_normal((s[0], r)).astype(np.float32) / max(1, r) ** 0.5 for r, s in self.low()]
+
+    def low(self) -> list[tuple[int, tuple[int, int]]]:
+        return list(zip(self.ranks, self.shapes, strict=True))
+
+    def linear(self, ops: Any, i: int) -> Linear:
+        kind, shape = self.types[i], self.shapes[i]
+        bias = ops.vector(self.vectors[shape[0]][i]) if self.biased else None
+
+        def matrix(kind: str, values: np.ndarray) -> Any:
+            return ops.matrix(kind, values.shape, quant.quantize(kind, values))
+
+        if not self.ranks[i]:
+            return Linear(matrix(kind, self.weights[i]), bias)
+        up = matrix(quant.fallback(kind, self.ranks[i]), self.ups[i])
+        return Linear(up, bias, down=matrix(kind, self.downs[i]))
 
     def layer(self, ops: Any) -> Layer:
-        linears = [
-            Linear(ops.matrix(t, s, quant.quantize(t, w)), ops.vector(self.vectors[s[0]][i]) if self.biased else None)
-            for i, (t, s, w) in enumerate(zip(self.types, self.shapes, self.weights, strict=True))
-        ]
-        q, k, v, o, gate, up, down = linears
+        q, k, v, o, gate, up, down = (self.linear(ops, i) for i in range(7))
 
         def norm(n: int, place: int) -> Norm:
             gain, bias = self.vectors[n][place], self.vectors[n][place + 1]
@@ -146,6 +160,7 @@ def test_a_fused_block_of_large_blocks(type_name: str) -> None:
     plan.weights = [plan.rng.standard_normal(s).astype(np.float32) / 16 for s in plan.shapes]
     plan.vectors = {n: plan.rng.standard_normal((12, n)).astype(np.float32) for n in (64, 128, 256, 512)}
     plan.types = [type_name] * 6 + ["Q6_K"]
+    plan.ranks = [0] * 7
     reference = NumpyOps()
     wanted = plan.run(reference, plan.layer(reference), [[12, 3]], fused=False)
     for isa in ISAS:

@@ -35,7 +35,7 @@ def matrix(rows: int, cols: int, type_id: int = F32) -> Any:
 
 
 def spans(rows: int = 3, layers: int = 1, heads: int = 1, dim: int = 8, capacity: int = 16) -> Any:
-    return native.Spans([(native.KVCache(0, layers, heads, dim, capacity), 0, rows)])
+    return native.Spans([(native.KVCache(0, [heads] * layers, dim, capacity), 0, rows)])
 
 
 def block(**change: Any) -> Any:
@@ -53,7 +53,9 @@ def block(**change: Any) -> Any:
         "interleaved": False,
         "width": 32,
         "norms": [(floats(32), None, 1e-5, False), (floats(32), None, 1e-5, False), None, None, None, None],
-        "linears": [(matrix(*s), None) for s in ((16, 32), (8, 32), (8, 32), (32, 16), (64, 32), (64, 32), (32, 64))],
+        "linears": [
+            (matrix(*s), None, None) for s in ((16, 32), (8, 32), (8, 32), (32, 16), (64, 32), (64, 32), (32, 64))
+        ],
     }
     for name, value in change.items():
         if name[-1].isdigit():  # norms0: the first of the norms
@@ -81,14 +83,14 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("pack: type", lambda m: m.pack(F32, 0, 16, np.zeros(999, np.uint8), np.zeros(999, np.uint8))),
     ("buffers are too small", lambda m: m.pack(F32, 1, 8, np.zeros(32, np.uint8), np.zeros(511, np.uint8))),
     ("buffers are too small", lambda m: m.pack(F32, 1, 8, np.zeros(31, np.uint8), np.zeros(512, np.uint8))),
-    ("must be positive", lambda m: native.KVCache(0, 1, 1, 8, 0)),
-    ("must be positive", lambda m: native.KVCache(0, 1, -1, 8, 16)),
-    ("cache: too large", lambda m: native.KVCache(0, 1 << 16, 1 << 12, 1 << 12, 1 << 32)),
-    ("cache: too large", lambda m: native.KVCache(0, 1, 1, 8, 1 << 62)),
-    ("a span is", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 0)])),
-    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 1, 2)])),
-    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 0, 0)])),
-    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, 1, 1, 8, 16), 0, 2**62)])),
+    ("must be positive", lambda m: native.KVCache(0, [1], 8, 0)),
+    ("must be positive", lambda m: native.KVCache(0, [1, -1], 8, 16)),
+    ("cache: too large", lambda m: native.KVCache(0, [1 << 12] * (1 << 16), 1024, 1 << 32)),
+    ("cache: too large", lambda m: native.KVCache(0, [1], 8, 1 << 62)),
+    ("a span is", lambda m: native.Spans([(native.KVCache(0, [1], 8, 16), 0)])),
+    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, [1], 8, 16), 1, 2)])),
+    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, [1], 8, 16), 0, 0)])),
+    ("in order, without gaps", lambda m: native.Spans([(native.KVCache(0, [1], 8, 16), 0, 2**62)])),
     ("linear: wrong shapes", lambda m: m.linear(matrix(16, 32), None, floats(2, 31), floats(2, 16))),
     ("linear: wrong shapes", lambda m: m.linear(matrix(16, 32), None, floats(2, 32), floats(1, 16))),
     ("linear: wrong shapes", lambda m: m.linear(matrix(17, 32), None, floats(2, 32), floats(2, 17))),
@@ -118,17 +120,19 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("block: wrong heads", lambda m: block(kv_heads=0)),
     ("block: wrong heads", lambda m: block(dim=1025)),
     ("attention weights have wrong shapes", lambda m: block(linears0=None)),
-    ("attention weights have wrong shapes", lambda m: block(linears3=(matrix(32, 15), None))),
+    ("attention weights have wrong shapes", lambda m: block(linears3=(matrix(32, 15), None, None))),
     ("feed-forward weights have wrong shapes", lambda m: block(linears5=None)),
-    ("feed-forward weights have wrong shapes", lambda m: block(linears4=(matrix(63, 32), None))),
-    ("feed-forward weights have wrong shapes", lambda m: block(linears6=(matrix(32, 63), None))),
+    ("feed-forward weights have wrong shapes", lambda m: block(linears4=(matrix(63, 32), None, None))),
+    ("feed-forward weights have wrong shapes", lambda m: block(linears6=(matrix(32, 63), None, None))),
     ("norms have wrong lengths", lambda m: block(norms0=None)),
     ("norms have wrong lengths", lambda m: block(norms5=(floats(31), None, 1e-5, False))),
     ("block: head norms", lambda m: block(norms2=(floats(12), None, 1e-5, False))),
     ("norm: no gain", lambda m: block(norms0=(floats(0), None, 1e-5, False))),
     ("a norm is", lambda m: block(norms0=(floats(32),))),
+    ("do not fit together", lambda m: block(linears0=(matrix(16, 8), None, matrix(9, 32)))),
+    ("attention weights have wrong shapes", lambda m: block(linears0=(matrix(16, 8), None, matrix(8, 31)))),
     ("a linear layer is", lambda m: block(linears0=(matrix(16, 32),))),
-    ("vector has the wrong length", lambda m: block(linears0=(matrix(16, 32), floats(17)))),
+    ("vector has the wrong length", lambda m: block(linears0=(matrix(16, 32), floats(17), None))),
     ("vector has the wrong length", lambda m: block(norms0=(floats(32), floats(31), 1e-5, True))),
     ("block: wrong shape", lambda m: m.block(block(), floats(3, 31), floats(3, 4), floats(3, 4), spans())),
     ("block: wrong shape", lambda m: m.block(block(), floats(0, 32), None, None, native.Spans([]))),
@@ -149,7 +153,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     *[
         (
             f"{verb}: wrong shape",
-            lambda m, verb=verb, layer=layer, n=n, d=d, kind=kind: getattr(native.KVCache(kind, 1, 1, 8, 16), verb)(
+            lambda m, verb=verb, layer=layer, n=n, d=d, kind=kind: getattr(native.KVCache(kind, [1], 8, 16), verb)(
                 layer, 0, *codes(n, d)
             ),
         )
@@ -164,13 +168,16 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ],
     (
         "queries: wrong shape",
-        lambda m: native.KVCache(0, 1, 1, 8, 16, 4, 2).read_queries(0, 0, np.zeros((1, 2, 8), np.uint16)),
+        lambda m: native.KVCache(0, [1], 8, 16, 4, [2]).read_queries(0, 0, np.zeros((1, 2, 8), np.uint16)),
     ),
     (
         "queries: wrong shape",
-        lambda m: native.KVCache(0, 1, 1, 8, 16, 4, 2).write_queries(0, np.zeros((5, 2, 8), np.uint16)),
+        lambda m: native.KVCache(0, [1], 8, 16, 4, [2]).write_queries(0, np.zeros((5, 2, 8), np.uint16)),
     ),
-    ("must not be negative", lambda m: native.KVCache(0, 1, 1, 8, 16, -1, 2)),
+    ("must not be negative", lambda m: native.KVCache(0, [1], 8, 16, -1, [])),
+    ("must not be negative", lambda m: native.KVCache(0, [1, 1], 8, 16, 4, [2])),
+    ("must not be negative", lambda m: native.KVCache(0, [1], 8, 16, 4, [-2])),
+    ("must be positive", lambda m: native.KVCache(0, [], 8, 16)),
 ]
 
 
@@ -200,7 +207,8 @@ def test_a_part_of_another_type(machine: Any) -> None:
     for call in (
         lambda: native.Spans([(3, 0, 1)]),
         lambda: native.Spans([None]),
-        lambda: block(linears0=(floats(16, 32), None)),
+        lambda: block(linears0=(floats(16, 32), None, None)),
+        lambda: block(linears0=(matrix(16, 32), None, 3)),
         lambda: block(norms0=(floats(32).astype(np.float64), None, 1e-5, False)),
         lambda: block(norms0=3),
     ):
@@ -220,7 +228,7 @@ def test_output_is_never_written_to_a_copy(machine: Any, change: str) -> None:
 
 
 def test_counts_that_cannot_be(machine: Any) -> None:
-    cache = native.KVCache(0, 2, 1, 8, 16)
+    cache = native.KVCache(0, [1, 1], 8, 16)
     for count in (-1, 17, 2**62, -(2**63)):
         with pytest.raises(ValueError, match="move: past the rows"):
             cache.move(count)
@@ -312,7 +320,7 @@ def spoilt(rng: np.random.Generator, value: Any) -> Any:
     elif isinstance(value, tuple):
         other = [value[:-1], (), tuple(spoilt(rng, v) for v in value), None]
     elif isinstance(value, native.KVCache):
-        other = [native.KVCache(0, *rng.integers(1, 4, 3).tolist(), 16), None]
+        other = [native.KVCache(0, rng.integers(1, 4, rng.integers(1, 4)).tolist(), int(rng.integers(1, 4)), 16), None]
     elif isinstance(value, native.Matrix):
         other = [matrix(*rng.integers(1, 70, 2).tolist()), matrix(16, 32, Q8_0), None]
     else:
@@ -327,12 +335,13 @@ def fuzz(seed: int, count: int) -> None:
     raised = 0
     for _ in range(count):
         kind_of_cache = int(rng.integers(3))
-        cache = native.KVCache(kind_of_cache, 2, 1, 8, 32)
+        cache = native.KVCache(kind_of_cache, [1, 1], 8, 32)
         cache.move(int(rng.integers(0, 29)))
         one = [(cache, 0, 3)]
         kind = int(rng.integers(2)) * Q8_0
-        linears = [(matrix(*s), None) for s in ((16, 32), (8, 32), (8, 32), (32, 16))]
-        linears += [(matrix(*s, kind), floats(s[0])) for s in ((64, 32), (64, 32), (32, 64))]
+        linears = [(matrix(*s), None, None) for s in ((16, 32), (8, 32), (8, 32), (32, 16))]
+        linears += [(matrix(*s, kind), floats(s[0]), None) for s in ((64, 32), (64, 32))]
+        linears.append((matrix(32, 32, kind), floats(32), matrix(32, 64)))
         norms = [(floats(32), None, 1e-5, False), (floats(32), floats(32), 1e-5, True), None, None, None, None]
         norms[2:4] = [(floats(8), None, 1e-5, False)] * 2
         parts = [1, 2, 1, 8, 0.3, 0.0, 0, 5, True, False, 32, norms, linears]

@@ -21,9 +21,12 @@ KINDS = ("f16", "int8", "int4")
 LAYERS, HEADS, KV_HEADS, DIM = 5, 4, 2, 96
 
 
-def layers() -> list[Layer]:
+SAME, OTHER = (KV_HEADS,) * LAYERS, (2, 1, 2, 1, 1)  # key-value heads of each layer; twice as many query heads
+
+
+def layers(kv_heads: tuple[int, ...] = SAME) -> list[Layer]:
     nothing: Any = None
-    return [Layer(LayerSpec(i, HEADS, KV_HEADS, DIM, 0.1), *[nothing] * 6) for i in range(LAYERS)]
+    return [Layer(LayerSpec(i, 2 * kv, kv, DIM, 0.1), *[nothing] * 6) for i, kv in enumerate(kv_heads)]
 
 
 def rows(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -31,22 +34,26 @@ def rows(count: int, seed: int = 0) -> list[np.ndarray]:
     return [rng.standard_normal((count, n, DIM)).astype(np.float32) for n in (HEADS, KV_HEADS, KV_HEADS)]
 
 
-def feed(ops: Any, cache: Any, some: list[np.ndarray]) -> np.ndarray:
-    out = [
-        ops.attend(*(np.roll(x, at.spec.index, -1) for x in some), [Span(cache, 0, len(some[0]))], at)
-        for at in layers()
-    ]
+def feed(ops: Any, cache: Any, some: list[np.ndarray], kv_heads: tuple[int, ...] = SAME) -> np.ndarray:
+    out = []
+    for at in layers(kv_heads):
+        heads = (at.spec.n_heads, at.spec.n_kv_heads, at.spec.n_kv_heads)
+        q, k, v = (np.roll(x, at.spec.index, -1)[:, :n] for x, n in zip(some, heads, strict=True))
+        out.append(ops.attend(q, k, v, [Span(cache, 0, len(q))], at))
     cache.advance(len(some[0]))
-    return np.stack(out)
+    return np.concatenate(out, axis=1)
 
 
+@pytest.mark.parametrize("kv_heads", [SAME, OTHER], ids=["same", "other"])
 @pytest.mark.parametrize("page", [4096, 16384])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_bits_through_all_that_happens_to_a_cache(kind: str, page: int, tmp_path: Path) -> None:
+def test_the_same_bits_through_all_that_happens_to_a_cache(
+    kind: str, page: int, kv_heads: tuple[int, ...], tmp_path: Path
+) -> None:
     """Also with the larger pages of some systems' memory."""
     ops = native.create(threads=2)
-    plain = ops.cache(LAYERS, KV_HEADS, DIM, 2000, kind=kind)
-    cold = ops.cache(LAYERS, KV_HEADS, DIM, 2000, kind=kind, spill=tmp_path, resident_rows=32, page=page)
+    plain = ops.cache(LAYERS, kv_heads, DIM, 2000, kind=kind)
+    cold = ops.cache(LAYERS, kv_heads, DIM, 2000, kind=kind, spill=tmp_path, resident_rows=32, page=page)
     rng = np.random.default_rng(3)
 
     def both(action: Any) -> None:
@@ -55,20 +62,24 @@ def test_the_same_bits_through_all_that_happens_to_a_cache(kind: str, page: int,
 
     for step in range(40 if page == 4096 else 20):
         count = int(rng.choice([1, 1, 40, 130]))
-        both(lambda cache, count=count, step=step: feed(ops, cache, rows(count, step)))
+        both(lambda cache, count=count, step=step: feed(ops, cache, rows(count, step), kv_heads))
         if step % 4 == 3:
             back = int(rng.integers(max(plain.floor, plain.position - 90), plain.position + 1))
             both(lambda cache, back=back: cache.truncate(back))
         if step % 10 == 8 and plain.length > 20:
             for layer in range(LAYERS):
-                kept = np.sort(rng.permuted(np.tile(np.arange(plain.lengths[layer]), (KV_HEADS, 1)), axis=1)[:, :-9])
+                kept = np.sort(
+                    rng.permuted(np.tile(np.arange(plain.lengths[layer]), (kv_heads[layer], 1)), axis=1)[:, :-9]
+                )
                 both(lambda cache, layer=layer, kept=kept: cache.keep(layer, kept))
         if step % 7 == 5:
-            both(lambda cache: np.concatenate([cache.keys(layer) + cache.values(layer) for layer in (4, 1, 0)]))
+            both(
+                lambda cache: np.concatenate([(cache.keys(layer) + cache.values(layer)).ravel() for layer in (4, 1, 0)])
+            )
     state = plain.export()
     assert all(np.array_equal(x, state[name]) for name, x in cold.export().items())
     both(lambda cache: cache.restore(state))
-    both(lambda cache: feed(ops, cache, rows(3, 99)))
+    both(lambda cache: feed(ops, cache, rows(3, 99), kv_heads))
     written, read = cold.spilled
     assert written > 0 and read > 0 and written % page == read % page == 0
     assert plain.spilled == (0, 0)

@@ -20,18 +20,23 @@ LAYERS_OF_27B = 62  # the one size whose score scale is not head_dim**-0.5 but (
 def config(keys: Keys, vocab_size: int) -> Config:
     base = common(keys, vocab_size, activation="gelu")
     window = keys.integer("attention.sliding_window", 0, low=0)
-    pattern = keys.integer("attention.sliding_window_pattern", 6)
-    local = RopeTable(frequencies(keys.number("rope.freq_base_swa", 10000.0, low=2.0), base.ropes[0].dims))
-    scale = (base.width / base.n_heads) ** -0.5 if base.n_layers == LAYERS_OF_27B else base.layers[0].scale
+    local_layers = keys.flags("attention.sliding_window_pattern", base.n_layers)
+    if local_layers is None:  # one number: every so many layers one is global
+        pattern = keys.integer("attention.sliding_window_pattern", 6)
+        local_layers = tuple((index + 1) % pattern != 0 for index in range(base.n_layers))
+    local_rope = RopeTable(frequencies(keys.number("rope.freq_base_swa", 10000.0, low=2.0), base.ropes[0].dims))
+    scale = base.layers[0].scale
+    if base.n_layers == LAYERS_OF_27B and not keys.has("attention.scale"):
+        scale = (base.width / base.heads[0]) ** -0.5
 
     def spec(plain: LayerSpec) -> LayerSpec:
-        is_global = (plain.index + 1) % pattern == 0
-        return replace(plain, scale=scale, window=0 if is_global else window, rope=GLOBAL if is_global else LOCAL)
+        local = local_layers[plain.index]
+        return replace(plain, scale=scale, window=window if local else 0, rope=LOCAL if local else GLOBAL)
 
     return replace(
         base,
         layers=tuple(spec(plain) for plain in base.layers),
-        ropes=(base.ropes[0], local),
+        ropes=(base.ropes[0], local_rope),
         embedding_scale=math.sqrt(base.width),
     )
 
