@@ -26,7 +26,7 @@ class Settings:
     model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
     output: Path = setting("the GGUF file to write", short="-o")
     type: str | None = setting("tensor type of the linear layers (default Q4_0)", default=None)
-    method: str | None = setting("the step that is done, such as rtn (default)", default=None)
+    method: str | None = setting("the step that is done, such as rtn or gptq (default gptq)", default=None)
     head_type: str | None = setting("type of the matrix that makes the logits (default: keep)", default=None)
     recipe: Path | None = setting("a TOML file with a list of steps, instead of --method and the types", default=None)
     text: Path | None = setting("text to learn from, UTF-8 (default: the model writes it)", default=None)
@@ -74,7 +74,7 @@ def recipe_of(settings: Settings) -> Recipe:
     if settings.recipe is not None:
         recipe = Recipe.read(settings.recipe)
         return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})
-    step = {"use": settings.method or "rtn", "type": settings.type, "head_type": settings.head_type}
+    step = {"use": settings.method or "gptq", "type": settings.type, "head_type": settings.head_type}
     return Recipe.of(
         {"calibration": given, "step": [{key: value for key, value in step.items() if value is not None}]},
         where="command line",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SpecError
 from genmote.models.decoder import block as forward
+from genmote.models.weights import is_expert
 from genmote.ops import quant
 from genmote.ops.layer import Layer
 from genmote.ops.protocol import Rotary, Span
@@ -45,11 +46,6 @@ class Site:
     @property
     def weight(self) -> Tensor:
         return self.matrix.weight
-
-    @property
-    def stored(self) -> bool:
-        """Whether fewer bits than a float's hold it, so that rounding it again to the same type gains nothing."""
-        return quant.by_name(self.type).block_size > 1
 
     def store(self, type_name: str, raw: NDArray[np.uint8]) -> None:
         """From now on the tensor is these bytes, and the block computes with what they mean."""
@@ -84,7 +80,7 @@ class Inputs:
     """What one matrix, or several that share it, multiplies on the calibration text."""
 
     rows: Tensor  # (N, in), from the model as the steps have left it so far
-    original: Tensor | None = None  # (N, in), from the original model; None: not compared
+    original: Tensor | None = None  # (N, in), from the original model; None: not compared, or an expert's
 
     @cached_property
     def hessian(self) -> Tensor:
@@ -169,7 +165,8 @@ class Block:
             if not last or last[0].rows is not x:
                 if not torch.isfinite(x).all():
                     raise SpecError(f"{site.name}: its inputs on the calibration text are not finite numbers")
-                last[:] = [Inputs(x, originals.get(site.name))]
+                # The original may send other rows to an expert.
+                last[:] = [Inputs(x, None if is_expert(site.name) else originals.get(site.name))]
             visit(site, last[0])
             visited.add(site.name)
             originals.pop(site.name, None)

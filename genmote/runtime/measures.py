@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,11 +98,22 @@ def text_logprobs(
 
     `session` is used anew, where one is at hand.
     """
+    found = [
+        token_logprobs(logits, np.array(tokens[at : at + len(logits)], np.int64))
+        for at, logits in text_logits(engine, tokens, first, session)
+    ]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def text_logits(
+    engine: Engine, tokens: Sequence[int], first: int, session: Session | None = None
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The logits (n, V) that tokens[first:] are predicted with, some at a time, each with the place of its first token;
+    see `text_logprobs`."""
     decoder = engine.decoder
     last = len(tokens) - 1  # the last token's own prediction is not needed
     if last > engine.context:
         raise ContextError(f"got {len(tokens)} tokens, the context is {engine.context}: score a shorter text")
-    found: list[NDArray[np.float64]] = []
     rows = max(1, _LOGITS_BYTES // (4 * decoder.config.vocab_size))
     session = session or Session(engine)
     session.truncate(0)
@@ -116,11 +127,9 @@ def text_logprobs(
                 span.cache.advance(span.count)
             for at in range(max(start, first - 1), stop, rows):
                 end = min(at + rows, stop)
-                logits = decoder.ops.numpy(decoder.head(x[at - start : end - start]))
-                found.append(token_logprobs(logits, np.array(tokens[at + 1 : end + 1], np.int64)))
+                yield at + 1, decoder.ops.numpy(decoder.head(x[at - start : end - start]))
         start = stop
         _give_way()
-    return np.concatenate(found) if found else np.zeros(0)
 
 
 def text_vector(

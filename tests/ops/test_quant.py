@@ -246,3 +246,47 @@ def test_memory_stays_near_the_result() -> None:
     tracemalloc.stop()
     assert peak < x.nbytes + (2 << 20)
     assert peak_back < raw.size + (8 << 20)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_scales_and_codes_come_apart_and_together_again(name: str) -> None:
+    layout = quant.layout(name)
+    blocks = quant.quantize(name, normal(8, 512)).view(layout.record)
+    scales, codes = layout.scales_of(blocks), layout.codes_of(blocks)
+    assert np.array_equal(layout.pack(scales, codes).view(np.uint8), blocks.view(np.uint8))
+    assert np.isin(codes, layout.levels).all() and list(layout.levels) == sorted(set(layout.levels.tolist()))
+    assert codes.size == scales.values()[0].size * layout.group
+    if layout.reach is not None:
+        assert scales.factor is not None
+        assert layout.reach[0] <= scales.factor.min() and scales.factor.max() <= layout.reach[1]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_rounding_takes_the_nearest_level(name: str) -> None:
+    """Against all levels tried, for numbers on and far beyond the range."""
+    layout = quant.layout(name)
+    x = 1.3 * normal(16, quant.TYPES[name].block_size, seed=4)
+    scales = layout.fit_scales(x / 1.3)
+    scale, offset = (None if part is None else np.repeat(part, layout.group, axis=1) for part in scales.values())
+    values = layout.levels * scale[..., None] + (0 if offset is None else offset[..., None])
+    codes = layout.round(x, scales) * scale + (0 if offset is None else offset)
+    assert np.allclose(np.abs(codes - x), np.abs(values - x[..., None]).min(axis=-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTISED if name != "Q8_0"])
+def test_scales_follow_the_weight_of_each_number(name: str) -> None:
+    """Numbers that count more are stored better than without the weights, and by the weighted error it is a gain."""
+    layout = quant.layout(name)
+    x = normal(64, quant.TYPES[name].block_size, seed=6)
+    weight = np.random.default_rng(7).exponential(1.0, x.shape).astype(np.float32) ** 3 + np.float32(1e-3)
+
+    def error(scales: quant.Scales) -> float:
+        blocks = layout.pack(scales, layout.round(x, scales))
+        return float((weight * (quant.dequantize(name, blocks.view(np.uint8), x.shape) - x) ** 2).sum())
+
+    assert error(layout.fit_scales(x, weight)) < 0.97 * error(layout.fit_scales(x))
+
+
+def test_a_type_of_plain_numbers_has_no_layout() -> None:
+    with pytest.raises(SpecError, match="F16 stores plain numbers; only Q8_0"):
+        quant.layout("F16")

@@ -30,7 +30,10 @@ class Step:
 class LayerStep(Step):
     """Works on one block at a time: memory is one layer's, and finished layers outlive a kill."""
 
-    compares: ClassVar[bool] = False  # whether blocks come with the original model's (`Block.original`)
+    @property
+    def compares(self) -> bool:
+        """Whether blocks come with the original model's (`Block.original`)."""
+        return False
 
     def compress_layer(self, block: Block) -> None:
         """Put new weights into the block's sites: `Site.store` stored bytes, `Site.replace` plain numbers."""

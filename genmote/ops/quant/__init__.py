@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
-from genmote.ops.quant.codec import dequantize, dequantize_rows, quantize, unpack
-from genmote.ops.quant.layout import Parts
+from genmote.ops.quant.codec import dequantize, dequantize_rows, layout, quantize, unpack
+from genmote.ops.quant.layout import Layout, Parts, Scales
 from genmote.ops.quant.types import TYPES, UNSUPPORTED, TensorType, by_id, by_name, codec_names, fallback, nbytes
 
 __all__ = [
     "TYPES",
     "UNSUPPORTED",
+    "Layout",
     "Parts",
+    "Scales",
     "TensorType",
     "by_id",
     "by_name",
@@ -24,6 +26,7 @@ __all__ = [
     "dequantize",
     "dequantize_rows",
     "fallback",
+    "layout",
     "nbytes",
     "quantize",
     "unpack",

@@ -15,10 +15,9 @@ from genmote.ops.quant.layout import (
     Bytes,
     Floats,
     Layout,
-    Parts,
+    Scales,
     divide,
     nibbles,
-    normalise,
     planes,
     record,
     to_nibbles,
@@ -27,11 +26,9 @@ from genmote.ops.quant.layout import (
 
 
 class _Affine(Layout):
-    """Codes in [0, top]; groups of ``group`` numbers with a factor in [0, steps] for scale and for (minus) offset."""
+    """Codes from 0; groups with a factor from 0 for the scale and one for (minus) the offset."""
 
-    group: int
-    top: int
-    steps: int
+    reach: tuple[int, int]
 
     def factors(self, blocks: Blocks) -> tuple[Bytes, Bytes]:
         """Factors of the scale and of the offset, each (blocks, groups)."""
@@ -45,35 +42,31 @@ class _Affine(Layout):
         """The inverse of ``factors`` and ``codes``."""
         raise NotImplementedError
 
-    def unpack(self, blocks: Blocks) -> Parts:
-        scale, offset = self._scales(blocks, *self.factors(blocks))
-        return Parts(self.codes(blocks).view(np.int8), scale, offset)
+    def codes_of(self, blocks: Blocks) -> NDArray[np.int8]:
+        return self.codes(blocks).view(np.int8)
 
-    def fit(self, x: Floats) -> Blocks:
-        blocks = np.empty(len(x), self.record)
-        groups = x.reshape(-1, self.group)
-        y, size = normalise(groups)
-        scale, offset = fit.affine(y, self.top, negative_offset=True)
-        scale = (scale * size).reshape(len(x), -1)
-        offset = (-offset * size).reshape(len(x), -1)
-        blocks["d"] = self.half(scale.max(axis=1) / np.float32(self.steps))
-        blocks["dmin"] = self.half(offset.max(axis=1) / np.float32(self.steps))
-        factor = self._factor(scale, blocks["d"])
-        factor_min = self._factor(offset, blocks["dmin"])
-        # The codes are rounded with the scales as stored, so that rounding the scales costs as little as it can.
-        scale, offset = self._scales(blocks, factor, factor_min)
-        codes = np.rint(divide(groups - offset.reshape(-1, 1), scale.reshape(-1, 1)))
-        self.store(blocks, factor, factor_min, np.clip(codes, 0, self.top).astype(np.uint8).reshape(len(x), 256))
+    def scales_of(self, blocks: Blocks) -> Scales:
+        scale, offset = self.factors(blocks)
+        return Scales(_unit(blocks, "d"), _unit(blocks, "dmin"), scale, offset)
+
+    def pack(self, scales: Scales, codes: NDArray[np.int8]) -> Blocks:
+        assert scales.base is not None and scales.factor is not None and scales.base_factor is not None
+        blocks = np.empty(len(codes), self.record)
+        blocks["d"], blocks["dmin"] = scales.unit[:, 0], scales.base[:, 0]
+        self.store(blocks, scales.factor, scales.base_factor, codes.view(np.uint8))
         return blocks
 
-    def _factor(self, values: Floats, unit: NDArray[np.float16]) -> Bytes:
-        return np.clip(np.rint(divide(values, unit.astype(np.float32)[:, None])), 0, self.steps).astype(np.uint8)
+    def search(self, x: Floats, weight: Floats | None) -> tuple[Floats, Floats]:
+        return fit.affine(x, int(self.levels[-1]), weight, negative_offset=True)
 
-    @staticmethod
-    def _scales(blocks: Blocks, scale: Bytes, offset: Bytes) -> tuple[Floats, Floats]:
-        d = blocks["d"].astype(np.float32)[:, None]
-        dmin = blocks["dmin"].astype(np.float32)[:, None]
-        return d * scale.astype(np.float32), -(dmin * offset.astype(np.float32))
+    def hold(self, scale: Floats, offset: Floats | None) -> Scales:
+        assert offset is not None
+        unit = self.half(scale.max(axis=1) / np.float32(self.reach[1])).astype(np.float32)[:, None]
+        base = self.half((-offset).max(axis=1) / np.float32(self.reach[1])).astype(np.float32)[:, None]
+        return Scales(unit, base, self._factor(scale, unit), self._factor(-offset, base))
+
+    def _factor(self, values: Floats, unit: Floats) -> Bytes:
+        return np.clip(np.rint(divide(values, unit)), *self.reach).astype(np.uint8)
 
 
 class Q2_K(_Affine):
@@ -81,7 +74,8 @@ class Q2_K(_Affine):
 
     name = "Q2_K"
     record = record(("factors", "u1", 16), ("low", "u1", 64), ("d", "<f2"), ("dmin", "<f2"))
-    group, top, steps = 16, 3, 15
+    group, reach = 16, (0, 15)
+    levels = np.arange(4, dtype=np.int8)
 
     def factors(self, blocks: Blocks) -> tuple[Bytes, Bytes]:
         return blocks["factors"] & 15, blocks["factors"] >> 4
@@ -99,7 +93,8 @@ class Q4_K(_Affine):
 
     name = "Q4_K"
     record = record(("d", "<f2"), ("dmin", "<f2"), ("factors", "u1", 12), ("low", "u1", 128))
-    group, top, steps = 32, 15, 63
+    group, reach = 32, (0, 63)
+    levels = np.arange(16, dtype=np.int8)
 
     def factors(self, blocks: Blocks) -> tuple[Bytes, Bytes]:
         # Bytes 0-3 and 4-7 hold the factors of groups 0-3 in their low six bits; their two high bits are the high
@@ -126,7 +121,7 @@ class Q5_K(Q4_K):
 
     name = "Q5_K"
     record = record(("d", "<f2"), ("dmin", "<f2"), ("factors", "u1", 12), ("high", "u1", 32), ("low", "u1", 128))
-    top = 31
+    levels = np.arange(32, dtype=np.int8)
 
     def codes(self, blocks: Blocks) -> Bytes:
         codes = super().codes(blocks)
@@ -139,10 +134,10 @@ class Q5_K(Q4_K):
 
 
 class _Symmetric(Layout):
-    """Codes in [-levels, levels - 1]; groups of 16 numbers with a signed factor in [-steps, steps - 1]."""
+    """Codes and factors with a sign; groups of 16 numbers."""
 
-    levels: int
-    steps: int
+    group = 16
+    reach: tuple[int, int]
 
     def factors(self, blocks: Blocks) -> NDArray[np.int8]:
         """(blocks, 16)"""
@@ -156,26 +151,26 @@ class _Symmetric(Layout):
         """The inverse of ``factors`` and ``codes``."""
         raise NotImplementedError
 
-    def unpack(self, blocks: Blocks) -> Parts:
-        return Parts(self.codes(blocks), self._scales(blocks, self.factors(blocks)), None)
+    def codes_of(self, blocks: Blocks) -> NDArray[np.int8]:
+        return self.codes(blocks)
 
-    def fit(self, x: Floats) -> Blocks:
-        blocks = np.empty(len(x), self.record)
-        groups = x.reshape(-1, 16)
-        y, size = normalise(groups)
-        scale = (fit.symmetric(y, self.levels) * size).reshape(len(x), 16)
-        peak = np.take_along_axis(scale, np.abs(scale).argmax(axis=1)[:, None], axis=1)
-        blocks["d"] = self.half(peak[:, 0] / np.float32(-self.steps))
-        factors = np.rint(divide(scale, blocks["d"].astype(np.float32)[:, None]))
-        factors = np.clip(factors, -self.steps, self.steps - 1).astype(np.int8)
-        codes = np.rint(divide(groups, self._scales(blocks, factors).reshape(-1, 1)))
-        codes = np.clip(codes, -self.levels, self.levels - 1).astype(np.int8)
-        self.store(blocks, factors, codes.reshape(len(x), 256))
+    def scales_of(self, blocks: Blocks) -> Scales:
+        return Scales(_unit(blocks, "d"), None, self.factors(blocks))
+
+    def pack(self, scales: Scales, codes: NDArray[np.int8]) -> Blocks:
+        assert scales.factor is not None
+        blocks = np.empty(len(codes), self.record)
+        blocks["d"] = scales.unit[:, 0]
+        self.store(blocks, scales.factor, codes)
         return blocks
 
-    @staticmethod
-    def _scales(blocks: Blocks, factors: NDArray[np.int8]) -> Floats:
-        return blocks["d"].astype(np.float32)[:, None] * factors.astype(np.float32)
+    def search(self, x: Floats, weight: Floats | None) -> tuple[Floats, None]:
+        return fit.symmetric(x, -int(self.levels[0]), weight), None
+
+    def hold(self, scale: Floats, offset: Floats | None) -> Scales:
+        peak = np.take_along_axis(scale, np.abs(scale).argmax(axis=1)[:, None], axis=1)
+        unit = self.half(peak / np.float32(self.reach[0])).astype(np.float32)
+        return Scales(unit, None, np.clip(np.rint(divide(scale, unit)), *self.reach).astype(np.int8))
 
 
 class Q3_K(_Symmetric):
@@ -183,7 +178,7 @@ class Q3_K(_Symmetric):
 
     name = "Q3_K"
     record = record(("high", "u1", 32), ("low", "u1", 64), ("factors", "u1", 12), ("d", "<f2"))
-    levels, steps = 4, 32
+    levels, reach = np.arange(-4, 4, dtype=np.int8), (-32, 31)
 
     def factors(self, blocks: Blocks) -> NDArray[np.int8]:
         # Bytes 0-7 hold the low four bits of factors 0-7 and 8-15; bytes 8-11 the high two bits of all, in planes.
@@ -209,7 +204,7 @@ class Q6_K(_Symmetric):
 
     name = "Q6_K"
     record = record(("low", "u1", 128), ("high", "u1", 64), ("factors", "i1", 16), ("d", "<f2"))
-    levels, steps = 32, 128
+    levels, reach = np.arange(-32, 32, dtype=np.int8), (-128, 127)
 
     def factors(self, blocks: Blocks) -> NDArray[np.int8]:
         factors: NDArray[np.int8] = blocks["factors"]
@@ -230,3 +225,7 @@ def _signed(stored: Bytes, zero: int) -> NDArray[np.int8]:
     signed: NDArray[np.int8] = stored.view(np.int8)
     signed -= np.int8(zero)
     return signed
+
+
+def _unit(blocks: Blocks, field: str) -> Floats:
+    return blocks[field].astype(np.float32)[:, None]

@@ -101,10 +101,16 @@ def unpack(type_name: str, raw: NDArray[np.uint8]) -> Parts:
 
     ``SpecError`` for a type without codes (F32, F16, BF16).
     """
-    layout = _LAYOUTS.get(by_name(type_name).name)
-    if layout is None:
+    kind = layout(type_name)
+    return kind.unpack(np.ascontiguousarray(raw).reshape(-1).view(kind.record))
+
+
+def layout(type_name: str) -> Layout:
+    """How the type's blocks are laid out; ``SpecError`` for a type without codes (F32, F16, BF16)."""
+    found = _LAYOUTS.get(by_name(type_name).name)
+    if found is None:
         raise SpecError(f"{type_name} stores plain numbers; only {', '.join(_LAYOUTS)} have codes to unpack")
-    return layout.unpack(np.ascontiguousarray(raw).reshape(-1).view(layout.record))
+    return found
 
 
 def _weights(type_name: str) -> TensorType:
@@ -116,10 +122,10 @@ def _weights(type_name: str) -> TensorType:
 
 def _decode(kind: TensorType, raw: NDArray[np.uint8], out: Floats) -> None:
     """Blocks ``raw`` (bytes,) into ``out`` (numbers,)."""
-    layout = _LAYOUTS.get(kind.name)
-    if layout is not None:
+    own = _LAYOUTS.get(kind.name)
+    if own is not None:
         with np.errstate(all="ignore"):  # a damaged file's scales may be anything; its numbers are then, too
-            parts = layout.unpack(raw.view(layout.record))
+            parts = own.unpack(raw.view(own.record))
             result = out.reshape(*parts.scale.shape, -1)
             np.multiply(parts.codes.reshape(result.shape), parts.scale[:, :, None], out=result)
             if parts.offset is not None:
@@ -132,9 +138,9 @@ def _decode(kind: TensorType, raw: NDArray[np.uint8], out: Floats) -> None:
 
 def _encode(kind: TensorType, x: Floats) -> NDArray[np.uint8]:
     """Finite ``x`` (numbers,) as bytes (bytes,)."""
-    layout = _LAYOUTS.get(kind.name)
-    if layout is not None:
-        return layout.fit(x.reshape(-1, kind.block_size)).view(np.uint8)
+    own = _LAYOUTS.get(kind.name)
+    if own is not None:
+        return own.fit(x.reshape(-1, kind.block_size)).view(np.uint8)
     if kind.name == "F32":
         return x.astype("<f4").view(np.uint8)
     if kind.name == "BF16":

@@ -5,9 +5,10 @@ just covers the group's range, solves for the best real-valued scale (and offset
 to, and keeps the best. This is weighted least squares alternated with rounding, as in Lloyd's algorithm (S. Lloyd,
 "Least squares quantization in PCM", 1982).
 
-Numbers that are larger than their group's usual size weigh a little more (``rms + |x|``): they carry most of a dot
-product. All functions take groups as rows, ``x`` of shape (groups, size), already divided by their largest magnitude,
-and return float32.
+Where a caller does not say how much each number's error counts (``weight``, of x's shape and above 0), numbers that
+are larger than their group's usual size weigh a little more (``rms + |x|``): they carry most of a dot product. All
+functions take groups as rows, ``x`` of shape (groups, size), already divided by their largest magnitude, and return
+float32.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def weights_of(x: Floats) -> Floats:
     return result
 
 
-def symmetric(x: Floats, levels: int, steps: int = 9) -> Floats:
+def symmetric(x: Floats, levels: int, weight: Floats | None = None, steps: int = 9) -> Floats:
     """Scale ``d`` (groups,) with ``x ~ d * q`` and integer ``q`` in [-levels, levels - 1]; its sign may be negative.
 
     The number of largest magnitude is first put on ``-levels``, the end that reaches further.
     """
-    weight = weights_of(x)
+    weight = weights_of(x) if weight is None else weight
     weighted = weight * x
     peak = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)[:, 0]
     peak = np.where(peak == 0, np.float32(1), peak)
@@ -44,9 +45,9 @@ def symmetric(x: Floats, levels: int, steps: int = 9) -> Floats:
     return scale
 
 
-def codebook(x: Floats, table: Floats, steps: int = 7) -> Floats:
+def codebook(x: Floats, table: Floats, weight: Floats | None = None, steps: int = 7) -> Floats:
     """Scale ``d`` (groups,) with ``x ~ d * table[q]``, for a sorted ``table`` of levels."""
-    weight = weights_of(x)
+    weight = weights_of(x) if weight is None else weight
     weighted = weight * x
     peak = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)[:, 0]
     peak = np.where(peak == 0, np.float32(1), peak)
@@ -72,12 +73,14 @@ def nearest(x: Floats, table: Floats) -> NDArray[np.uint8]:
     return found
 
 
-def affine(x: Floats, top: int, *, negative_offset: bool, steps: int = 20) -> tuple[Floats, Floats]:
+def affine(
+    x: Floats, top: int, weight: Floats | None = None, *, negative_offset: bool, steps: int = 20
+) -> tuple[Floats, Floats]:
     """Scale ``d`` >= 0 and offset ``m`` (groups,) with ``x ~ d * q + m`` and integer ``q`` in [0, top].
 
     ``negative_offset``: the format can only store m <= 0 (the K types), so the range is stretched to take in zero.
     """
-    weight = weights_of(x)
+    weight = weights_of(x) if weight is None else weight
     low, high = x.min(axis=1), x.max(axis=1)
     if negative_offset:
         low = np.minimum(low, 0)

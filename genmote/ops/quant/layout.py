@@ -2,7 +2,8 @@
 
 A quantised number is ``scale * code + offset``: an integer code of its own, a scale and an offset that a group of
 neighbours shares. ``Layout.unpack`` turns stored blocks into these three, without loss; ``Layout.fit`` finds good
-ones for given numbers and stores them. Dequantising is the same for all layouts (``codec.py``).
+ones for given numbers and stores them. Dequantising is the same for all layouts (``codec.py``). Whoever chooses codes
+by other means takes ``fit_scales``, ``levels`` and ``pack`` instead of ``fit``.
 """
 
 from __future__ import annotations
@@ -29,19 +30,86 @@ class Parts(NamedTuple):
     offset: Floats | None  # (blocks, groups); None: no offsets
 
 
+class Scales(NamedTuple):
+    """The scales and offsets of blocks, exactly as they are stored, float32 with float16's values.
+
+    Without factors a block is one group: its scale is ``unit``, its offset ``base``. With them, a group's scale is
+    ``unit * factor`` and its offset ``-(base * base_factor)``.
+    """
+
+    unit: Floats  # (blocks, 1)
+    base: Floats | None = None  # (blocks, 1); None: no offsets
+    factor: Bytes | None = None  # (blocks, groups), whole numbers
+    base_factor: Bytes | None = None
+
+    def values(self) -> tuple[Floats, Floats | None]:
+        """Scale and offset of each group, (blocks, groups)."""
+        if self.factor is None:
+            return self.unit, self.base
+        scale = self.unit * self.factor.astype(np.float32)
+        if self.base is None or self.base_factor is None:
+            return scale, None
+        return scale, -(self.base * self.base_factor.astype(np.float32))
+
+
 class Layout(ABC):
-    """How one tensor type lays its blocks out. A member names its record and writes ``unpack`` and ``fit``."""
+    """How one tensor type lays its blocks out, and the grid that its numbers lie on.
+
+    A member names its record, the ``levels`` that a code may have (sorted), the numbers in a ``group`` and, where
+    groups have factors of a block's scale, these factors' least and greatest; it takes blocks apart and puts them
+    together.
+    """
 
     name: str
     record: np.dtype[np.void]
+    levels: NDArray[np.int8]
+    group: int
+    reach: tuple[int, int] | None = None
 
     @abstractmethod
+    def codes_of(self, blocks: Blocks) -> NDArray[np.int8]:
+        """(blocks, block_size), each one of ``levels``."""
+
+    @abstractmethod
+    def scales_of(self, blocks: Blocks) -> Scales: ...
+
+    @abstractmethod
+    def pack(self, scales: Scales, codes: NDArray[np.int8]) -> Blocks:
+        """The inverse of ``scales_of`` and ``codes_of``."""
+
+    @abstractmethod
+    def search(self, x: Floats, weight: Floats | None) -> tuple[Floats, Floats | None]:
+        """Real-valued scale and offset (groups,) for groups (groups, size) whose largest magnitude is 1; see ``fit.py``
+        for ``weight``."""
+
+    @abstractmethod
+    def hold(self, scale: Floats, offset: Floats | None) -> Scales:
+        """The nearest that can be stored to real-valued scales and offsets (blocks, groups)."""
+
     def unpack(self, blocks: Blocks) -> Parts:
         """Codes, scales and offsets of ``blocks`` (blocks,) of ``record``."""
+        return Parts(self.codes_of(blocks), *self.scales_of(blocks).values())
 
-    @abstractmethod
     def fit(self, x: Floats) -> Blocks:
         """The blocks (blocks,) of ``record`` that store finite ``x`` (blocks, block_size) with little error."""
+        scales = self.fit_scales(x)
+        # The codes are rounded with the scales as stored, so that rounding the scales costs as little as it can.
+        return self.pack(scales, self.round(x, scales))
+
+    def fit_scales(self, x: Floats, weight: Floats | None = None) -> Scales:
+        """Good scales for ``x`` (blocks, block_size); ``weight``, of its shape: how much each squared error counts."""
+        y, size = normalise(x.reshape(-1, self.group))
+        scale, offset = self.search(y, None if weight is None else weight.reshape(-1, self.group))
+        groups = (len(x), -1)
+        return self.hold((scale * size).reshape(groups), None if offset is None else (offset * size).reshape(groups))
+
+    def round(self, x: Floats, scales: Scales) -> NDArray[np.int8]:
+        """The codes (blocks, block_size) nearest to ``x``."""
+        scale, offset = (None if part is None else part.reshape(-1, 1) for part in scales.values())
+        assert scale is not None
+        groups = x.reshape(-1, self.group)
+        codes = np.rint(divide(groups if offset is None else groups - offset, scale))
+        return np.clip(codes, self.levels[0], self.levels[-1]).astype(np.int8).reshape(x.shape)
 
     def half(self, values: Floats) -> NDArray[np.float16]:
         """``values`` as float16, which all layouts store their scales in; ``SpecError`` where they are too large."""

@@ -1,0 +1,163 @@
+"""What compressing cost: the compressed model beside the original, on the same text, both in the engine.
+
+Perplexity is llama.cpp's (`runtime/measures.py`). A perplexity is one of tokens: where the vocabularies differ, bits
+per byte are what compares; both models then read the same bytes, each in tokens of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import ContextError, SpecError
+from genmote.models.gguf import ModelFile
+from genmote.runtime.measures import text_logits
+from genmote.runtime.session import Session
+
+if TYPE_CHECKING:
+    from genmote.runtime.engine import Engine
+
+Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]  # windows done, and in all
+
+PARTS = {  # what a tensor's name ends in or contains → the part that it belongs to
+    "token_embd": "embedding",
+    "position_embd": "embedding",
+    "output.weight": "head",
+    "ffn_norm": "norms",
+    "attn_norm": "norms",
+    "_norm": "norms",
+    "attn_": "attention",
+    "ffn_": "feed-forward",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How one model predicts a text."""
+
+    perplexity: float
+    bits_per_byte: float
+    tokens: int  # that were scored
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same bytes. `kl` and `agreement` are None where their vocabularies differ."""
+
+    original: Loss
+    compressed: Loss
+    kl: float | None  # mean over tokens of KL(original || compressed), nats
+    agreement: float | None  # share of tokens for which both have the same likeliest
+    windows: int
+    context: int
+
+    @property
+    def perplexity_ratio(self) -> float:
+        return self.compressed.perplexity / self.original.perplexity
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model file's bytes: in all, of each part's tensors, and bits for each of the tensors' numbers."""
+
+    total: int
+    parts: dict[str, int]
+    bits_per_weight: float
+
+
+def sizes(model: ModelFile) -> Sizes:
+    """Where a model file's bytes are."""
+    parts: dict[str, int] = {}
+    numbers = 0
+    for info in model.tensors.values():
+        part = next((part for mark, part in PARTS.items() if mark in info.name), "other")
+        parts[part] = parts.get(part, 0) + info.nbytes
+        numbers += math.prod(info.shape)
+    return Sizes(model.nbytes, parts, 8 * sum(parts.values()) / max(1, numbers))
+
+
+def compare(
+    original: Engine,
+    compressed: Engine,
+    text: str,
+    *,
+    context: int = 512,
+    windows: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Both models on `text`, cut into windows of `context` of the original's tokens (at most `windows`); the second
+    half of each is scored. Raises ContextError and SpecError for a text, context or count that cannot be."""
+    if not 4 <= context <= min(original.context, compressed.context):
+        raise ContextError(f"context={context}: use windows of 4 to {min(original.context, compressed.context)} tokens")
+    tokens = original.tokenizer.encode(text, bos=False)
+    count = len(tokens) // context
+    if not count:
+        raise SpecError(f"the text has {len(tokens)} tokens, one window takes {context}: give a longer text")
+    if windows is not None and windows < 1:
+        raise SpecError(f"windows={windows}: use at least 1, or None for the whole text")
+    count = min(count, windows or count)
+    same = _same_tokens(original, compressed)
+    sides = [_Side(original), _Side(compressed)]
+    divergence: list[Floats] = []
+    agreed: list[NDArray[np.bool_]] = []
+    for window in range(count):
+        ids = tokens[window * context : (window + 1) * context]
+        first = context // 2 + 1
+        if same:
+            for ours, theirs in zip(sides[0].read(ids, first), sides[1].read(ids, first), strict=True):
+                divergence.append((np.exp(ours) * (ours - theirs)).sum(axis=1))
+                agreed.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
+        else:
+            before, scored = (original.tokenizer.decode(part, special=True) for part in (ids[:first], ids[first:]))
+            for side in sides:
+                head, rest = (side.engine.tokenizer.encode(part, bos=False) for part in (before, scored))
+                for _ in side.read([*head, *rest], len(head)):
+                    pass
+        for side in sides:
+            side.bytes += sum(len(original.tokenizer.token_bytes(token)) for token in ids[first:])
+        if progress is not None:
+            progress(window + 1, count)
+    return Comparison(
+        sides[0].loss(),
+        sides[1].loss(),
+        float(np.concatenate(divergence).mean()) if divergence else None,
+        float(np.concatenate(agreed).mean()) if agreed else None,
+        count,
+        context,
+    )
+
+
+def _same_tokens(a: Engine, b: Engine) -> bool:
+    count = a.tokenizer.vocab_size
+    if count != b.tokenizer.vocab_size or a.config.vocab_size != b.config.vocab_size:
+        return False
+    return all(a.tokenizer.token_bytes(token) == b.tokenizer.token_bytes(token) for token in range(count))
+
+
+class _Side:
+    """One of the models, and how it has predicted so far."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.session = engine, Session(engine)
+        self.nats, self.tokens, self.bytes = 0.0, 0, 0
+
+    def read(self, ids: Sequence[int], first: int) -> Iterator[Floats]:
+        """Log-probabilities (n, V) float64 of all tokens, for the places from `first` on, some at a time."""
+        window = list(ids)
+        if self.engine.begin_token is not None:
+            window[0] = self.engine.begin_token  # as llama.cpp does
+        for at, logits in text_logits(self.engine, window, first, self.session):
+            logprobs = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
+            logprobs -= np.log(np.exp(logprobs).sum(axis=1, keepdims=True))
+            self.nats -= float(logprobs[np.arange(len(logits)), window[at : at + len(logits)]].sum())
+            self.tokens += len(logits)
+            yield logprobs
+
+    def loss(self) -> Loss:
+        return Loss(math.exp(self.nats / self.tokens), self.nats / math.log(2) / max(1, self.bytes), self.tokens)

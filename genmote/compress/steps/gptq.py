@@ -1,0 +1,46 @@
+"""Rounding that makes its errors good: GPTQ on each type's own grid, then coordinate descent over codes and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from genmote.compress import solve
+from genmote.compress.block import Inputs, Site
+from genmote.compress.grid import Grid
+from genmote.compress.steps._quantise import Quantiser
+from genmote.spec import setting
+
+
+@dataclass(frozen=True)
+class Gptq(Quantiser):
+    """See `solve.py`."""
+
+    damp: float = setting("share of the mean second moment that is added to each", default=0.01)
+    sweeps: int = setting("times that every code and scale is chosen again", default=3)
+
+    follow: bool = setting("aim at the original model's outputs, not only at the weights", default=True)
+
+    @property
+    def compares(self) -> bool:
+        return self.follow
+
+    def faults(self) -> Iterable[str]:
+        yield from super().faults()
+        if self.damp <= 0:
+            yield f"damp={self.damp:g}: use more than 0"
+        if self.sweeps < 0:
+            yield f"sweeps={self.sweeps}: use 0 or more"
+
+    def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
+        assert inputs is not None
+        hessian = solve.damped(inputs.hessian, self.damp)
+        wanted = site.weight
+        if inputs.original is not None:
+            wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp)
+        grid = Grid(type_name, wanted, hessian.diagonal())
+        goal = wanted.T.contiguous()
+        codes = solve.gptq(goal, hessian, grid)
+        solve.descend(goal, hessian, grid, codes, self.sweeps)
+        site.store(type_name, grid.bytes(codes))
+        site.figures["error"] = solve.error(goal, hessian, codes, grid)

@@ -1,0 +1,103 @@
+"""Calibration text: the same for the same seed, another for another, drawn from the model's own distribution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote import Engine, home
+from genmote.compress import calibration
+from genmote.compress.calibration import Calibration
+from genmote.errors import SpecError
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+
+SMALL = Calibration(windows=4, length=20)
+
+
+@pytest.fixture(scope="module", params=["tiny-llama", "tiny-gemma3"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.gguf"
+    make_model(request.param, "Q8_0", path, 1)
+    return path
+
+
+def windows(model: Path, settings: Calibration) -> np.ndarray:
+    return calibration.windows(model, ModelFile.open(model).sha256(), settings)
+
+
+def test_the_model_writes_the_same_text_for_the_same_seed(model: Path, own_home: Path) -> None:
+    first = windows(model, SMALL)
+    assert first.shape == (4, 20) and first.dtype == np.int32
+    kept = list((home.cache_dir() / "calibration").iterdir())
+    assert len(kept) == 1
+    kept[0].write_bytes(b"damaged")
+    assert np.array_equal(windows(model, SMALL), first)  # written again
+    np.save(kept[0], first + 1)
+    assert np.array_equal(windows(model, SMALL), first + 1)  # taken from the cache
+    assert not np.array_equal(windows(model, replace(SMALL, seed=1)), first)
+    assert not np.array_equal(windows(model, replace(SMALL, windows=5))[:4], first + 1)
+
+
+def test_windows_do_not_depend_on_how_many_are_written_at_once(
+    model: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine.load(model) as engine:
+        together = calibration.write(engine, SMALL)
+        monkeypatch.setattr(calibration, "BATCH_BYTES", 1)
+        assert np.array_equal(calibration.write(engine, SMALL), together)
+
+
+def test_tokens_are_drawn_by_their_probability() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.2, 1e-9], np.float32))
+    draw = np.random.default_rng(0)
+    counts = np.bincount([calibration._draw(logits, draw) for _ in range(4000)], minlength=4)
+    assert np.allclose(counts / 4000, [0.5, 0.3, 0.2, 0], atol=0.03) and counts[3] == 0
+
+
+def test_every_window_begins_as_the_model_s_texts_do(model: Path, own_home: Path) -> None:
+    with Engine.load(model) as engine:
+        found = calibration.write(engine, SMALL)
+        if engine.begin_token is not None:
+            assert (found[:, 0] == engine.begin_token).all()
+        assert len({tuple(row[:6]) for row in found.tolist()}) == len(found)
+
+
+def test_a_file_s_text_is_cut_into_windows(model: Path, own_home: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 40)
+    found = windows(model, replace(SMALL, text=text))
+    assert found.shape == (4, 20)
+    with Engine.load(model) as engine:
+        begin = engine.begin_token
+        body = found if begin is None else found[:, 1:]
+        whole = engine.tokenizer.encode(text.read_text(), bos=False)
+    assert begin is None or (found[:, 0] == begin).all()
+    assert list(body[0]) == whole[: body.shape[1]] and list(body[-1]) == whole[-body.shape[1] :]
+    key = replace(SMALL, text=text).key("sha")
+    text.write_text("another text")
+    assert replace(SMALL, text=text).key("sha") != key
+
+
+def test_a_text_that_is_too_short(model: Path, own_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("short")
+    with pytest.raises(SpecError, match="has .* tokens, 4 windows of 20 take"):
+        windows(model, replace(SMALL, text=tmp_path / "text.txt"))
+
+
+def test_windows_are_no_longer_than_the_context(model: Path, own_home: Path) -> None:
+    settings = Calibration(windows=1, length=100_000)
+    first = windows(model, settings)
+    assert first.shape == (1, ModelFile.open(model).metadata[f"{ModelFile.open(model).architecture}.context_length"])
+    assert np.array_equal(windows(model, settings), first)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read .*: wanted a text to calibrate on"):
+        replace(SMALL, text=tmp_path / "none").key("")
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    with pytest.raises(SpecError, match="is not UTF-8 text"):
+        replace(SMALL, text=tmp_path / "latin").key("")

@@ -1,0 +1,126 @@
+"""GPTQ and coordinate descent against their definitions, and against every choice that there is."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from genmote.compress import solve
+from genmote.compress.grid import Grid
+from genmote.ops import quant
+
+QUANTISED = [name for name in quant.codec_names() if quant.TYPES[name].block_size > 1]
+COARSE = [name for name in QUANTISED if quant.TYPES[name].bits_per_weight < 6]
+
+
+def problem(rows: int, cols: int, seed: int = 0, inputs: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix (rows, cols), and the damped second moment of inputs that depend on one another, as real ones do."""
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_normal((cols, cols)) * 0.8 ** np.abs(np.subtract.outer(np.arange(cols), np.arange(cols)))
+    x = rng.standard_normal((inputs or 4 * cols, cols)) @ mixed * rng.exponential(1.0, cols)
+    weight = torch.from_numpy(rng.standard_normal((rows, cols)).astype(np.float32))
+    hessian = torch.from_numpy((x.T @ x / len(x)).astype(np.float32))
+    return weight, solve.damped(hessian, 0.01)
+
+
+def slow_gptq(weight: np.ndarray, h: np.ndarray, grid: Grid) -> np.ndarray:
+    """The definition: round the columns by falling second moment; after each, the columns that are left become what is
+    best of all real numbers, given what was rounded. Solved anew each time, row by row, in float64."""
+    rows, cols = weight.shape
+    order = np.argsort(-np.diag(h), kind="stable")
+    codes = np.zeros((cols, rows))
+    for row in range(rows):
+        now = weight[row].copy()
+        error = np.zeros(cols)
+        for place, column in enumerate(order):
+            code = grid.nearest(torch.full((rows,), float(now[column])), int(column) // grid.group)
+            codes[column, row] = code[row]
+            error[column] = float(grid.value(code, int(column) // grid.group)[row]) - weight[row, column]
+            done, left = order[: place + 1], order[place + 1 :]
+            now[left] = weight[row, left] - np.linalg.solve(h[np.ix_(left, left)], h[np.ix_(left, done)] @ error[done])
+    return codes
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_gptq_is_its_definition(name: str) -> None:
+    cols = max(64, quant.TYPES[name].block_size)
+    weight, hessian = problem(2, cols)
+    grid = Grid(name, weight, hessian.diagonal())
+    fast = solve.gptq(weight.T.contiguous(), hessian, grid)
+    slow = slow_gptq(weight.double().numpy(), hessian.double().numpy(), grid)
+    assert np.array_equal(fast.numpy(), slow)
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_each_way_is_better_than_the_one_before(name: str) -> None:
+    weight, hessian = problem(48, 256, seed=1)
+    grid = Grid(name, weight, hessian.diagonal())
+    goal = weight.T.contiguous()
+    size = grid.group
+    nearest = torch.cat([grid.nearest(goal[g * size : (g + 1) * size], g) for g in range(len(grid.scale))])
+    codes = solve.gptq(goal, hessian, grid)
+    found = [solve.error(goal, hessian, nearest, grid), solve.error(goal, hessian, codes, grid)]
+    for _ in range(3):
+        solve.descend(goal, hessian, grid, codes, 1)
+        found.append(solve.error(goal, hessian, codes, grid))
+    assert found[1] < 0.7 * found[0] and found == sorted(found, reverse=True), found
+    assert found[-1] < 0.99 * found[1], found
+    # What was solved for is what is stored.
+    stored = quant.dequantize(name, grid.bytes(codes), weight.shape)
+    assert np.array_equal(stored, solve.values(codes, grid).T.numpy())
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_descent_ends_where_no_single_change_helps(name: str) -> None:
+    """Every other level of every code, and the neighbours of every scale and offset, tried one at a time."""
+    weight, hessian = problem(2, max(64, quant.TYPES[name].block_size), seed=2)
+    goal = weight.T.contiguous().double()
+    grid = Grid(name, weight, hessian.diagonal())
+    codes = solve.gptq(goal.float(), hessian, grid)
+    solve.descend(goal.float(), hessian, grid, codes, 40)
+    h = hessian.double()
+
+    def errors(matrix: torch.Tensor) -> torch.Tensor:
+        e = matrix.double() - goal
+        return (e * (h @ e)).sum(0)  # of each row
+
+    now = solve.values(codes, grid).double()
+    best, slope = errors(now), h @ (now - goal)
+    for column in range(len(codes)):
+        step = grid.value(grid.levels[:, None], column // grid.group) - now[column]  # (levels, rows)
+        change = 2 * step * slope[column] + step**2 * h[column, column]  # of a quadratic, exactly
+        assert (change > -1e-5 * best).all(), column
+    for group in range(len(grid.scale)):
+        for part in ("scale", "offset"):
+            stored = grid.scale if part == "scale" else grid.offset
+            if stored is None:
+                continue
+            before = stored[group].clone()
+            for factor in (0.9, 0.97, 0.999, 1.001, 1.03, 1.1):
+                grid.move(group, **{part: before * factor})
+                assert (errors(solve.values(codes, grid)) > best * (1 - 1e-5)).all(), (part, factor)
+            grid.move(group, **{part: before})
+
+
+def test_close_to_the_best_of_all_codes() -> None:
+    """Brute force: four columns of a group matter, and all 16**4 codes of them are tried."""
+    ratios = []
+    for seed in range(12):
+        weight, _ = problem(1, 32, seed)
+        _, live = problem(1, 4, seed)
+        hessian = torch.eye(32)
+        hessian[:4, :4] = live
+        weight[:, 4:] = 0  # exactly on the grid
+        weight[0, 4] = 3.0  # fixes the scale
+        grid = Grid("Q4_0", weight, hessian.diagonal())
+        goal = weight.T.contiguous()
+        codes = solve.gptq(goal, hessian, grid)
+        solve.descend(goal, hessian, grid, codes, 0)
+        tried = torch.tensor(list(itertools.product(range(-8, 8), repeat=4))) * grid.scale[0, 0] - weight[0, :4]
+        best = (tried @ live * tried).sum(1).min()
+        mine = solve.values(codes, grid)[:4, 0] - weight[0, :4]
+        ratios.append(float(mine @ live @ mine / best))
+    assert min(ratios) >= 1 - 1e-4 and np.mean(ratios) < 1.3, ratios
