@@ -8,6 +8,7 @@ afterwards, and the next step stores them again.
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -228,5 +229,5 @@ class _Course:
             state = torch.load(path, weights_only=True)
             self.adam.restore(state)
             self.losses, self.before, self.seconds = state["losses"], state["before"], state["seconds"]
-        except (OSError, RuntimeError, KeyError, ValueError):
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
             raise SpecError(f"{path}: is damaged; remove it, and the distillation begins anew") from None
