@@ -61,6 +61,8 @@ class PruneChannels(ModelStep):
         """How many steps down its widths each block goes."""
         most = sum(len(choice) - 1 for choice in choices)
         units = round(self.share * sum(choice[0] for choice in choices) / self.multiple)
+        if not units:
+            raise SpecError(f"share={self.share}: nothing would go; use a larger share")
         if units > most:
             raise SpecError(
                 f"share={self.share}: with multiple={self.multiple} at most {most} of {most + len(choices)} can go"

@@ -40,6 +40,8 @@ class PruneHeads(ModelStep):
         whole_linears(file, "prune-heads")
         most = sum(config.kv_heads) - config.n_layers
         units = round(self.share * sum(config.kv_heads))
+        if not units:
+            raise SpecError(f"share={self.share}: nothing would go; use a larger share")
         if units > most:
             raise SpecError(
                 f"share={self.share}: {units} of {sum(config.kv_heads)} key-value heads are to go, and one in each of "

@@ -157,16 +157,19 @@ def _fit_down(block: Block, wanted: Tensor, damp: float) -> None:
     """Fit `ffn_down` so that the block's output is near the states `wanted` (N, D)."""
     assert block.x is not None
     middle = block.x  # the states before the feed-forward part adds to them
-    if block.layer.down is None or block.layer.post_ffn_norm is not None:
+    down = block.layer.down
+    if down is None or block.layer.post_ffn_norm is not None:
         return  # experts, or a norm after the matrix: what is added is no linear map of its weights
 
     def visit(site: Site, inputs: Inputs) -> None:
         nonlocal middle
         if site.name.endswith("attn_output.weight"):
-            added = inputs.rows @ site.weight.T
+            added = block.ops.linear(inputs.rows, block.layer.o)
             norm = block.layer.post_attn_norm
             middle = middle + (added if norm is None else block.ops.norm(added, norm))
         elif site.name.endswith("ffn_down.weight"):
-            site.replace(fitted(site.weight, inputs.hessian, moment(wanted - middle, inputs.rows), damp))
+            bias = 0.0 if down.bias is None else down.bias
+            target = moment(wanted - middle - bias, inputs.rows)
+            site.replace(fitted(site.weight, inputs.hessian, target, damp))
 
     block.sweep(visit)
