@@ -211,6 +211,15 @@ print("TEXT" + json.dumps(answer["choices"][0]["text"]))
 """
 
 
+def told_by_llama_cpp(path: Path, prompt: str) -> str:
+    """Ten tokens of greedy text."""
+    run = subprocess.run([sys.executable, "-c", LLAMA_CPP, str(path), prompt], capture_output=True, text=True)
+    told = [line for line in run.stdout.splitlines() if line.startswith("TEXT")]
+    assert told, run.stderr[-2000:]
+    text: str = json.loads(told[0].removeprefix("TEXT"))
+    return text
+
+
 @pytest.mark.parametrize("shape", [name for name in TINY if name not in OURS_ALONE])
 def test_llama_cpp_says_the_same(tmp_path: Path, shape: str) -> None:
     """Greedy text of a random float32 model, here and in llama.cpp: names, keys, tokenizer and arithmetic agree."""
@@ -219,8 +228,5 @@ def test_llama_cpp_says_the_same(tmp_path: Path, shape: str) -> None:
 
     path, prompt = tmp_path / "m.gguf", "the rain in Spain stays"
     make_model(shape, "f32", path)
-    run = subprocess.run([sys.executable, "-c", LLAMA_CPP, str(path), prompt], capture_output=True, text=True)
-    told = [line for line in run.stdout.splitlines() if line.startswith("TEXT")]
-    assert told, run.stderr[-2000:]
     with Engine.load(path, ops="numpy") as engine:
-        assert engine.generate(prompt, max_tokens=10).text == json.loads(told[0].removeprefix("TEXT"))
+        assert engine.generate(prompt, max_tokens=10).text == told_by_llama_cpp(path, prompt)

@@ -22,13 +22,16 @@ DEVICES = [
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")),
 ]
 MODELS = [("tiny-llama", "q4_0"), ("tiny-gemma3", "q8_0"), ("tiny-mixtral", "q5_1"), ("tiny-opt", "f16")]
+MODELS += [("tiny-deci", "q4_0"), ("tiny-low-rank", "q8_0")]
 PROMPT = list(range(3, 40))
 
 
 def make(shape: str, kind: str, path: Path) -> Path:
     """A tiny model of nine layers: of two there would be nothing to stream."""
     with pytest.MonkeyPatch.context() as patch:
-        deep = replace(load_shape(shape), layers=9)
+        form = load_shape(shape)
+        each = {name: value * 3 for name, value in vars(form).items() if name.startswith("layer_")}  # they have three
+        deep = replace(form, layers=9, **each)
         patch.setattr("genmote.models.make_model.load_shape", lambda name: deep)
         make_model(shape, kind, path, seed=2)
     return path

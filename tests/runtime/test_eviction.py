@@ -146,10 +146,11 @@ def test_rows_are_shared_out_whole() -> None:
 # -- sessions ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["tiny-llama", "tiny-deci"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers that are alike, and layers of which each has heads of its own."""
     path = tmp_path_factory.mktemp("evict") / "tiny.gguf"
-    make_model("tiny-llama", "q8_0", path)
+    make_model(request.param, "q8_0", path)
     return path
 
 
@@ -443,27 +444,29 @@ def test_heads_that_find_the_first_saying_are_found(tiny: Path, monkeypatch: pyt
     engine = engine_of(tiny)
     assert _layers.look_back(engine.decoder).max() == 0  # random weights look nowhere
     monkeypatch.setattr(_layers, "SLICE", 7)
-    made = engine.decoder.cache
+    made, config = engine.decoder.cache, engine.config
 
     def looking(capacity: int, **settings: Any) -> Any:
         cache = made(capacity, **settings)
         keys, queries = cache.keys, cache.queries
-        config = engine.config
-        group = config.n_heads // config.n_kv_heads
-        unit = np.eye(capacity, config.head_dim * 20, dtype=np.float32)[:, None].repeat(config.n_kv_heads, 1) * 90
         first = capacity // 2
+
+        def unit(layer: int, heads: tuple[int, ...]) -> np.ndarray:
+            return np.eye(capacity, config.head_dim * 20, dtype=np.float32)[:, None].repeat(heads[layer], 1) * 90
 
         def asked(layer: int) -> Any:
             place = {0: 0, 1: 1}.get(layer)  # echo in layer 0, induction in layer 1
             if place is None:
                 return queries(layer)
-            rows = unit[place : place + first]
-            return np.repeat(rows, group, axis=1)
+            return unit(layer, config.heads)[place : place + first]
 
-        monkeypatch.setattr(cache, "keys", lambda layer: unit if layer < 2 else keys(layer), raising=False)
+        def held(layer: int) -> Any:
+            return unit(layer, config.kv_heads) if layer < 2 else keys(layer)
+
+        monkeypatch.setattr(cache, "keys", held, raising=False)
         monkeypatch.setattr(cache, "queries", asked, raising=False)
         return cache
 
     monkeypatch.setattr(engine.decoder, "cache", looking)
-    found = _layers.look_back(engine.decoder)
+    found = _layers.look_back(engine.decoder) / config.heads
     assert found[1] > found[0] > 0.3 * found[1] and (found[2:] == 0).all()

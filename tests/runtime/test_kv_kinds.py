@@ -32,10 +32,11 @@ def test_perplexity_stays_within_the_bounds(smollm2: Path, shared_data: Path, tm
         assert found[kind] <= bound * found["f16"]
 
 
+@pytest.mark.parametrize("shape", ["tiny-llama", "tiny-deci"])
 @pytest.mark.parametrize("kind", BOUNDS)
-def test_a_text_does_not_feel_slicing_or_kind_of_company(kind: str, tmp_path: Path) -> None:
+def test_a_text_does_not_feel_slicing_or_kind_of_company(kind: str, shape: str, tmp_path: Path) -> None:
     pytest.importorskip("genmote.ops._native", exc_type=ImportError)
-    make_model("tiny-llama", "Q8_0", tmp_path / "m.gguf", seed=1)
+    make_model(shape, "Q8_0", tmp_path / "m.gguf", seed=1)
     ids = [int(i) for i in np.random.default_rng(0).integers(5, 300, 70)]
     logits = {}
     for ops in ("numpy", "native"):
@@ -55,10 +56,11 @@ def test_a_text_does_not_feel_slicing_or_kind_of_company(kind: str, tmp_path: Pa
     assert np.array_equal(logits["numpy"], logits["native"])
 
 
-def test_cold_rows_on_disk_give_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", ["tiny-llama", "tiny-deci"])
+def test_cold_rows_on_disk_give_the_same_text(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     native = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
     monkeypatch.setitem(native.NativeCache.__init__.__kwdefaults__, "resident_rows", 32)  # the text is short
-    make_model("tiny-llama", "Q8_0", tmp_path / "m.gguf", seed=1)
+    make_model(shape, "Q8_0", tmp_path / "m.gguf", seed=1)
     said, spilled = [], []
     for folder in (None, tmp_path):
         with Engine.load(tmp_path / "m.gguf", ops="native", kv_spill=folder) as engine:

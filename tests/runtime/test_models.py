@@ -151,7 +151,7 @@ def test_a_schema_holds_for_any_model(engine: Engine) -> None:
 def write_adapter(path: Path, engine: Engine, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     width, rank = engine.config.width, 4
-    out = engine.config.n_heads * engine.config.head_dim
+    out = engine.config.heads[0] * engine.config.head_dim
     tensors = []
     for i in range(engine.config.n_layers):
         for name, shape in (

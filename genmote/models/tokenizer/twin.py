@@ -186,11 +186,11 @@ class TokenTable:
             return
         tokens = [(byte, self._bytes[byte]) for byte in word]
         symbols = [(bytes([byte]), token) for byte, token in tokens if 0 <= token < self._tokens]
-        ids += [token for _, token in _merge(symbols, lambda left, right: self._find_pair(left[1], right[1]))]
+        ids += [token for _, token in merge(symbols, lambda left, right: self._find_pair(left[1], right[1]))]
 
     def _spm_word(self, word: bytes, ids: list[int]) -> None:
         symbols = [(char.encode(), _NOT_LOOKED) for char in word.decode("utf-8", "replace")]
-        for text, token in _merge(symbols, self._joined):
+        for text, token in merge(symbols, self._joined):
             if token == _NOT_LOOKED:
                 token = self._find_word(text)
             if token >= 0:
@@ -220,12 +220,12 @@ def _parts(pattern: re.Pattern[str], atoms: str, start: int, end: int) -> Iterat
         yield at, end
 
 
-def _merge(symbols: list[Symbol], join: Callable[[Symbol, Symbol], tuple[int, int] | None]) -> list[Symbol]:
+def merge(symbols: list[Symbol], join: Callable[[Symbol, Symbol], tuple[float, int] | None]) -> list[Symbol]:
     """Merge the pair of the lowest rank, leftmost first, until none is left: a heap over a linked list."""
     alive: list[Symbol | None] = list(symbols)
     after = [*range(1, len(symbols)), -1]
     before = list(range(-1, len(symbols) - 1))
-    heap: list[tuple[int, int, int, Symbol, Symbol]] = []
+    heap: list[tuple[float, int, int, Symbol, Symbol]] = []
 
     def consider(at: int) -> None:
         left, right = alive[at], alive[after[at]]
