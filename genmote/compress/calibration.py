@@ -99,7 +99,7 @@ class Calibration:
     def key(self, model_sha256: str) -> str:
         """Names the text that these settings mean with this model."""
         if self.text is not None:
-            source = f"text {_read(self.text)[1]} tokens of {model_sha256}"
+            source = f"text {read(self.text)[1]} tokens of {model_sha256}"
         else:
             source = f"written {VERSION} by {model_sha256} seed {self.seed}"
         return hashlib.sha256(f"{source} {self.windows} {self.length}".encode()).hexdigest()
@@ -136,7 +136,7 @@ def _kept(path: Path, settings: Calibration) -> Tokens | None:
     return found if sound else None
 
 
-def _read(path: Path) -> tuple[str, str]:
+def read(path: Path) -> tuple[str, str]:
     """A file's text and its SHA-256."""
     try:
         data = path.read_bytes()
@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[str, str]:
 def _cut(engine: Engine, settings: Calibration) -> Tokens:
     """Windows spread evenly over the text, each with the model's begin token first where it has one."""
     assert settings.text is not None
-    tokens = engine.tokenizer.encode(_read(settings.text)[0], bos=False)
+    tokens = engine.tokenizer.encode(read(settings.text)[0], bos=False)
     begin = [] if engine.begin_token is None else [engine.begin_token]
     body = settings.length - len(begin)
     if len(tokens) < body * settings.windows:

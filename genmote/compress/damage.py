@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from genmote.compress.block import Inputs, Site
+from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.fisher import output_moments
 from genmote.compress.layers import Model, moved
 from genmote.compress.steps._base import Sight
 from genmote.compress.surgeon import Removal, removal, root
 from genmote.home import atomic_write
+from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
 
 GRADIENT_ROWS = 1 << 14  # of the calibration text: a backward pass takes as long as two others
@@ -24,16 +25,13 @@ def removals(source: Path, sight: Sight, suffix: str, size: Callable[[int], int]
     and what that costs in nats a token. What is done is kept in the step's folder."""
     assert sight.windows is not None
     sight.folder.mkdir(parents=True, exist_ok=True)
-    model = Model(ModelFile.open(source))
-    count = model.config.n_layers
+    count = read_config(ModelFile.open(source)).n_layers
     paths = [sight.folder / f"removal-{index:04}.npz" for index in range(count)]
     if not all(path.exists() for path in paths):
         some = max(1, GRADIENT_ROWS // sight.windows.shape[1])
         gradients = output_moments(source, sight.windows[:some], lambda name: name.endswith(suffix), sight.progress)
-        states = model.states(sight.windows)
-        for index, path in enumerate(paths):
-            sight.progress("measuring blocks", index, count)
-            block = model.block(index, states)
+        for block in through(source, sight, "measuring blocks"):
+            index, path = block.index, paths[block.index]
 
             def visit(site: Site, inputs: Inputs, index: int = index, path: Path = path) -> None:
                 if site.name.endswith(suffix) and not path.exists():
@@ -42,11 +40,22 @@ def removals(source: Path, sight: Sight, suffix: str, size: Callable[[int], int]
                     groups = weight.shape[1] // width
                     _save(path, removal(weight, inputs.hessian, groups - 1, size=width, at_once=at_once))
 
-            with torch.no_grad():
-                block.sweep(visit)
-            states = moved(block)
-        sight.progress("measuring blocks", count, count)
+            block.sweep(visit)
     return [_load(path) for path in paths]
+
+
+def through(source: Path, sight: Sight, title: str) -> Iterator[Block]:
+    """The blocks one after another, with the calibration text's states as the blocks before have left them."""
+    assert sight.windows is not None
+    model = Model(ModelFile.open(source))
+    count = model.config.n_layers
+    states = model.states(sight.windows)
+    for index in range(count):
+        sight.progress(title, index, count)
+        block = model.block(index, states)
+        yield block
+        states = moved(block)
+    sight.progress(title, count, count)
 
 
 def _save(path: Path, found: Removal) -> None:

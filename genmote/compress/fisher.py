@@ -41,19 +41,24 @@ class OutputOps(WatchedOps):
 
 
 def output_moments(
-    source: Path, windows: NDArray[np.int32], wanted: Callable[[str], bool], progress: Progress
+    source: Path,
+    windows: NDArray[np.int32],
+    wanted: Callable[[str], bool],
+    progress: Progress,
+    *,
+    diagonal: bool = False,
 ) -> dict[str, Tensor]:
-    """Mean over the rows of token ids (n, T) of g g^T, (out, out) float64, of each matrix of a block whose name is
-    wanted. Takes the whole model in memory, as floats."""
+    """Mean over the rows of token ids (n, T) of g g^T, (out, out) float64, or of its diagonal (out,) alone, of each
+    matrix of a block whose name is wanted. Takes the whole model in memory, as floats."""
     ops = OutputOps()
     whole = Whole(source, ops)
     found: dict[str, Tensor] = {}
 
     def watch(name: str, out: int, matrix: Matrix) -> None:
-        moments = found[name] = torch.zeros(out, out, dtype=torch.float64)
+        moments = found[name] = torch.zeros(out if diagonal else (out, out), dtype=torch.float64)
 
         def add(g: Tensor) -> None:
-            moments.add_(g.T @ g)
+            moments.add_(g.square().sum(dim=0) if diagonal else g.T @ g)
 
         ops.told[id(matrix)] = add
 

@@ -118,6 +118,7 @@ class _Run:
     def _key(self, before: str, step: Step) -> str:
         """Names what a step makes of what came before it."""
         parts: list[Any] = [before, __version__, step_name(step), asdict(step)]
+        parts += [calibration.read(value)[1] for value in asdict(step).values() if isinstance(value, Path)]
         if step.calibrates:
             parts.append(self.recipe.calibration.key(self.source.sha256()))
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
@@ -138,6 +139,8 @@ class _Run:
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
         told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}
+        if step.note:
+            told["note"] = step.note
         with atomic_write(figures, "w") as out:
             out.write(json.dumps({**told, "figures": found}, default=str))
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,8 @@ the surprise in nats a row (K-FAC: Martens & Grosse 2015, arXiv 1503.05671), whi
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,18 +109,40 @@ def root(moments: Tensor, damp: float = 1e-4) -> Tensor:
     return factor.T
 
 
-def shared_out(damages: list[Tensor], units: int) -> list[int]:
-    """How many units each of several layers gives up, `units` in all, so that the sum of damages is least: the cheapest
-    next unit goes first, which is the best where each layer's next one costs no less than the last. `damages[l]`: what
-    it costs that layer l has given up 0, 1, 2, … units; their number is the most that it can.
+def shared_out(curves: Sequence[Sequence[tuple[int, float]]], goal: int) -> list[int]:
+    """Which point of each curve to take, so that together they save `goal` and cost little. `curves[l]`: what layer l
+    may save, rising from 0, and what that costs.
+
+    The best where each next unit costs a layer no less than the last; in general it costs no more than the best that
+    saves as much as the steep end of the last step taken.
     """
     steps = []
-    for layer, damage in enumerate(damages):
-        rising = (damage[1:] - damage[:-1]).cummax(0).values  # greedy: a cheap step behind a dear one comes with it
-        steps += [(float(cost), layer) for cost in rising]
-    if units > len(steps):
-        raise SpecError(f"{units} units are to go, the layers can give up {len(steps)}")
-    taken = [0] * len(damages)
-    for _, layer in sorted(steps, key=lambda step: step[0])[:units]:
-        taken[layer] += 1
+    for layer, curve in enumerate(curves):
+        corners = _lower_hull(curve)
+        for start, end in itertools.pairwise(corners):
+            (saved, cost), (more, dearer) = curve[start], curve[end]
+            steps.append(((dearer - cost) / (more - saved), layer, start, end))
+    taken, missing = [0] * len(curves), goal
+    for _, layer, start, end in sorted(steps):
+        if missing <= 0:
+            break
+        base = curves[layer][start][0]
+        enough = [n for n in range(start + 1, end + 1) if curves[layer][n][0] - base >= missing] or [end]
+        taken[layer] = min(enough, key=lambda n: curves[layer][n][1])
+        missing -= curves[layer][taken[layer]][0] - base
+    if missing > 0:
+        raise SpecError(f"{goal} are to go, the layers can give up {goal - missing}")
     return taken
+
+
+def _lower_hull(curve: Sequence[tuple[int, float]]) -> list[int]:
+    """Numbers of the points that a string drawn tight below the curve touches, in their order."""
+    corners: list[int] = []
+    for n, (x, y) in enumerate(curve):
+        while len(corners) > 1:
+            (x0, y0), (x1, y1) = curve[corners[-2]], curve[corners[-1]]
+            if (y1 - y0) * (x - x0) < (y - y0) * (x1 - x0):
+                break
+            corners.pop()
+        corners.append(n)
+    return corners

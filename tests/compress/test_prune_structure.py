@@ -290,7 +290,7 @@ def test_settings_that_cannot_be(use: str, settings: dict[str, Any], message: st
     [
         ("tiny-mixtral", PruneChannels(), "this model has experts, whose channels are not pruned; use prune-layers"),
         ("tiny-llama", PruneChannels(multiple=512), "multiple=512: the blocks have 160 channels; use a smaller one"),
-        ("tiny-llama", PruneChannels(share=0.9, multiple=64), "share=0.9: with multiple=64 at most"),
+        ("tiny-llama", PruneChannels(share=0.9, multiple=64), "share=0.9: with multiple=64 at most 0.600 can go"),
         ("tiny-llama", PruneChannels(share=0.01), "share=0.01: nothing would go; use a larger share"),
         ("tiny-olmoe", PruneHeads(), "is a norm over all heads, which they cannot be taken out of"),
         ("tiny-gemma3", PruneHeads(share=0.2), "1 of 7 key-value heads are to go, and one in each of 7 blocks stays"),

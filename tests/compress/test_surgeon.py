@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,16 +91,41 @@ def test_a_fit_is_least_squares() -> None:
 
 def test_units_are_shared_out_as_exhaustive_search_would() -> None:
     draw = torch.Generator().manual_seed(2)
-    damages = [torch.cat([torch.zeros(1), torch.rand(5, generator=draw).sort().values.cumsum(0)]) for _ in range(3)]
+    rising = [torch.cat([torch.zeros(1), torch.rand(5, generator=draw).sort().values.cumsum(0)]) for _ in range(3)]
+    curves = [list(enumerate(costs.tolist())) for costs in rising]
     for units in range(16):
-        taken = shared_out(damages, units)
+        taken = shared_out(curves, units)
         assert sum(taken) == units
-        best = min(
-            sum(float(d[n]) for d, n in zip(damages, choice, strict=True))
-            for choice in itertools.product(range(6), repeat=3)
-            if sum(choice) == units
-        )
-        assert sum(float(d[n]) for d, n in zip(damages, taken, strict=True)) == pytest.approx(best, rel=1e-6)
+        assert cost(curves, taken) == pytest.approx(cheapest(curves, units), rel=1e-6)
+
+
+def test_curves_of_any_shape_are_shared_out_nearly_as_well() -> None:
+    """Such as those of ranks: nothing is saved until much is lost. No dearer than the best that saves a step more."""
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        curves = []
+        for _ in range(3):
+            saved, costs = np.sort(draw.choice(np.arange(1, 40), 4, replace=False)), np.sort(draw.random(4))
+            curves.append([(0, 0.0), *zip(saved.tolist(), costs.tolist(), strict=True)])
+        most = sum(curve[-1][0] for curve in curves)
+        for goal in range(1, most + 1, 7):
+            taken = shared_out(curves, goal)
+            assert sum(curve[n][0] for curve, n in zip(curves, taken, strict=True)) >= goal
+            longest = max(b[0] - a[0] for curve in curves for a in curve for b in curve)
+            assert cost(curves, taken) <= cheapest(curves, min(most, goal + longest)) + 1e-9
+
+
+def cost(curves: list[list[tuple[int, float]]], taken: Sequence[int]) -> float:
+    return sum(curve[n][1] for curve, n in zip(curves, taken, strict=True))
+
+
+def cheapest(curves: list[list[tuple[int, float]]], goal: int) -> float:
+    choices = itertools.product(*(range(len(curve)) for curve in curves))
+    return min(
+        cost(curves, choice)
+        for choice in choices
+        if sum(curve[n][0] for curve, n in zip(curves, choice, strict=True)) >= goal
+    )
 
 
 def test_what_cannot_be_is_told() -> None:
@@ -107,5 +134,5 @@ def test_what_cannot_be_is_told() -> None:
         removal(weight, hessian, 12)
     with pytest.raises(SpecError, match="not finite"):
         removal(weight, hessian * float("nan"), 1)
-    with pytest.raises(SpecError, match="3 units are to go, the layers can give up 2"):
-        shared_out([torch.zeros(3)], 3)
+    with pytest.raises(SpecError, match="3 are to go, the layers can give up 2"):
+        shared_out([[(0, 0.0), (2, 1.0)]], 3)

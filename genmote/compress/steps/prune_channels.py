@@ -59,18 +59,22 @@ class PruneChannels(ModelStep):
 
     def _taken(self, choices: Sequence[Sequence[int]], found: Sequence[Removal]) -> list[int]:
         """How many steps down its widths each block goes."""
-        most = sum(len(choice) - 1 for choice in choices)
-        units = round(self.share * sum(choice[0] for choice in choices) / self.multiple)
-        if not units:
+        total, least = (sum(choice[n] for choice in choices) for n in (0, -1))
+        goal = round(self.share * total / self.multiple) * self.multiple
+        if not goal:
             raise SpecError(f"share={self.share}: nothing would go; use a larger share")
-        if units > most:
+        if goal > total - least:
             raise SpecError(
-                f"share={self.share}: with multiple={self.multiple} at most {most} of {most + len(choices)} can go"
+                f"share={self.share}: with multiple={self.multiple} at most {(total - least) / total:.3f} can go"
             )
         if self.even:
-            return [min(len(choice) - 1, round(units / len(choices))) for choice in choices]
-        curves = [r.damage[[choice[0] - width for width in choice]] for choice, r in zip(choices, found, strict=True)]
-        return shared_out(curves, units)
+            wanted = 1 - self.share
+            return [min(range(len(c)), key=lambda n, c=c: abs(c[n] - wanted * c[0])) for c in choices]  # type: ignore[misc]
+        curves = [
+            [(choice[0] - width, float(r.damage[choice[0] - width])) for width in choice]
+            for choice, r in zip(choices, found, strict=True)
+        ]
+        return shared_out(curves, goal)
 
 
 def _widths(width: int, multiple: int) -> list[int]:

@@ -53,7 +53,7 @@ class PruneHeads(ModelStep):
             each = round(units / config.n_layers)
             gone = [min(each, heads - 1) for heads in config.kv_heads]
         else:
-            gone = shared_out([r.damage for r in found], units)
+            gone = shared_out([list(enumerate(r.damage.tolist())) for r in found], units)
         kept = [r.without(n) for r, n in zip(found, gone, strict=True)]
         refitted(source, target, sight, lambda cut: cut_groups(file, cut, kept))
         damage = sum(float(r.damage[n]) for r, n in zip(found, gone, strict=True))
