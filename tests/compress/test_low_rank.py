@@ -16,7 +16,7 @@ from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 
-from . import test_prune_structure as structure
+from tests.compress import test_prune_structure as structure
 
 SMALL = Calibration(windows=6, length=64)
 SHAPES = ["tiny-llama", "tiny-gemma3", "tiny-opt", "tiny-mixtral"]
