@@ -123,6 +123,51 @@ def test_rtn_gives_the_bytes_of_requantising(model: Path, tmp_path: Path) -> Non
 
 
 @dataclass(frozen=True)
+class Compared(LayerStep):
+    """Spoils each block after it has looked at what it is shown of the original."""
+
+    log: ClassVar[list[str]] = []
+
+    @property
+    def compares(self) -> bool:
+        return True
+
+    def compress_layer(self, block: Block) -> None:
+        other = block.original
+        assert other is not None and block.x is not None and other.x is not None
+        assert torch.equal(block.x, other.x) == (block.index == 0)
+        seen: dict[str, Inputs] = {}
+
+        def visit(site: Site, inputs: Inputs) -> None:
+            seen[site.name.split(".")[2]] = inputs
+            site.replace(1.1 * site.weight)
+
+        block.sweep(visit)
+        # From the definition, step by step; the block has no post norms.
+        ops, layer = block.ops, block.layer
+        assert torch.equal(seen["attn_q"].original, ops.norm(other.x, other.layer.attn_norm))
+        assert seen["attn_q"].counts is None and seen["attn_q"].lack is None
+        o, down = seen["attn_output"], seen["ffn_down"]
+        assert torch.allclose(o.lack, other.x - block.x)
+        mid = block.x + o.rows @ layer.o.matrix.weight.T
+        other_mid = other.x + o.original @ other.layer.o.matrix.weight.T
+        assert torch.allclose(down.lack, other_mid - mid, atol=1e-4)
+        after = mid + down.rows @ (layer.down.matrix.weight / 1.1).T
+        assert torch.allclose(down.counts, 1 / after.square().sum(1), rtol=1e-3)
+        counts = down.counts / down.counts.sum()
+        assert torch.allclose(down.hessian, torch.einsum("n,ni,nj->ij", counts, down.rows, down.rows), atol=1e-4)
+        assert torch.allclose(down.cross, torch.einsum("n,ni,nj->ij", counts, down.original, down.rows), atol=1e-4)
+        assert torch.allclose(down.owed, torch.einsum("n,ni,nj->ij", counts, down.lack, down.rows), atol=1e-4)
+        self.log.append(f"block {block.index}")
+
+
+def test_a_step_that_compares_is_shown_the_original(llama: Path, tmp_path: Path) -> None:
+    Compared.log.clear()
+    compress(llama, tmp_path / "out.gguf", Recipe((Compared(),), SMALL))
+    assert Compared.log == ["block 0", "block 1"]
+
+
+@dataclass(frozen=True)
 class Killed(LayerStep):
     """Halves the first matrix of each block, and dies at block `at`, once."""
 
