@@ -1,7 +1,8 @@
 """After a cut: the matrices that write to the residual stream learn again what the original wrote, by least squares.
 
-Block after block, with the inputs that the cut model has there, so that what was lost before is made good as far as a
-linear map can (as in SlimGPT, Ling et al. 2024, arXiv 2412.18110, and FLAP, An et al. 2023, arXiv 2312.11983).
+Block after block, with the inputs that the cut model has there and what its states lack of the original's, so that what
+was lost before is made good as far as a linear map can (as in SlimGPT, Ling et al. 2024, arXiv 2412.18110, and FLAP, An
+et al. 2023, arXiv 2312.11983).
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
-from genmote.compress.block import Block, Inputs, Site, moment
+from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.layers import compress_layers
 from genmote.compress.steps._base import LayerStep, Sight
 from genmote.compress.surgeon import fitted
@@ -29,26 +28,18 @@ class Refit(LayerStep):
     compares: ClassVar[bool] = True
 
     damp: float = setting("share of the inputs' mean square that draws weights to what they are", default=0.01)
-    carry: float = setting("share of the states' error so far that each matrix is to make good", default=1.0)
 
     def compress_layer(self, block: Block) -> None:
         other = block.original
-        assert other is not None and other.x is not None and block.x is not None
-        behind = other.x - block.x  # (N, D): what the states lack, before the matrix at hand adds to them
-        normed = block.layer.post_attn_norm is not None  # what is added is scaled once more, and no linear map's output
+        assert other is not None
 
         def visit(site: Site, inputs: Inputs) -> None:
-            nonlocal behind
-            if not site.name.endswith(OUTPUTS) or inputs.original is None:
-                return
-            wanted = inputs.original @ other.sites[site.name].weight.T
-            target = wanted if normed else wanted + self.carry * behind
-            if len(inputs.rows):
-                site.replace(fitted(site.weight, inputs.hessian, moment(target, inputs.rows), self.damp))
-            behind = behind + wanted - inputs.rows @ site.weight.T
+            if site.name.endswith(OUTPUTS) and inputs.original is not None and len(inputs.rows):
+                target = other.sites[site.name].weight @ inputs.cross
+                target = target if inputs.owed is None else target + inputs.owed
+                site.replace(fitted(site.weight, inputs.hessian, target, self.damp))
 
-        with torch.no_grad():
-            block.sweep(visit)
+        block.sweep(visit)
 
 
 def refitted(source: Path, target: Path, sight: Sight, cut: Callable[[Path], None]) -> None:

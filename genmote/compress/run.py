@@ -130,8 +130,9 @@ class _Run:
         started = time.perf_counter()
         windows = self.windows() if step.calibrates else None
         if isinstance(step, LayerStep):
+            original = comparable(self.source, ModelFile.open(source)).path
             found = compress_layers(
-                step, source, target, folder, windows=windows, original=self.source.path, progress=self.progress
+                step, source, target, folder, windows=windows, original=original, progress=self.progress
             )
         elif isinstance(step, ModelStep):
             folder.mkdir(parents=True, exist_ok=True)
@@ -144,6 +145,13 @@ class _Run:
         with atomic_write(figures, "w") as out:
             out.write(json.dumps({**told, "figures": found}, default=str))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def comparable(original: ModelFile, source: ModelFile) -> ModelFile:
+    """What a step's blocks are compared with: the original, or, where an earlier step changed shapes, the step's own
+    source, in which the same matrices are."""
+    shapes = [{info.name: tuple(info.shape) for info in file.tensors.values()} for file in (original, source)]
+    return original if shapes[0] == shapes[1] else source
 
 
 def _finish(last: Path, target: Path, source: ModelFile, recipe: Recipe) -> None:

@@ -15,7 +15,6 @@ from genmote.compress.whole import Whole
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
-
 from tests.compress import test_prune_structure as structure
 
 SMALL = Calibration(windows=6, length=64)

@@ -15,6 +15,7 @@ from genmote.compress import Calibration, Recipe, compress
 from genmote.compress.cut import cut_blocks, cut_channels, cut_groups, original_blocks
 from genmote.compress.fisher import output_moments, surprise
 from genmote.compress.steps._base import Step
+from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.prune_channels import PruneChannels
 from genmote.compress.steps.prune_heads import PruneHeads
 from genmote.compress.steps.prune_layers import Lost, PruneLayers
@@ -304,3 +305,11 @@ def test_what_a_model_cannot_give_up_is_told(
     with pytest.raises(SpecError, match=message):
         compress(models(name), tmp_path / "out.gguf", Recipe((step,), SMALL))
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_what_was_cut_is_rounded_beside_itself(models: Callable[[str], Path], tmp_path: Path) -> None:
+    """GPTQ compares with the original's blocks; where shapes have changed, with those that it was given."""
+    recipe = Recipe((PruneLayers(share=0.3), PruneChannels(share=0.3, multiple=32), Gptq(type="Q8_0")), SMALL)
+    made = compress(models("tiny-gemma3"), tmp_path / "out.gguf", recipe, work=tmp_path / "work")
+    between = next((tmp_path / "work").glob("02-*.gguf"))
+    assert near(logits(made.path), logits(between), 0.05)

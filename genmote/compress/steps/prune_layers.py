@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genmote.compress.block import Block, Inputs, Site, moment
+from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.cut import cut_blocks
 from genmote.compress.layers import Model, moved, save, write
 from genmote.compress.steps._base import ModelStep, Sight
@@ -155,21 +155,16 @@ def fit(
 
 def _fit_down(block: Block, wanted: Tensor, damp: float) -> None:
     """Fit `ffn_down` so that the block's output is near the states `wanted` (N, D)."""
-    assert block.x is not None
-    middle = block.x  # the states before the feed-forward part adds to them
     down = block.layer.down
     if down is None or block.layer.post_ffn_norm is not None:
         return  # experts, or a norm after the matrix: what is added is no linear map of its weights
 
     def visit(site: Site, inputs: Inputs) -> None:
-        nonlocal middle
-        if site.name.endswith("attn_output.weight"):
-            added = block.ops.linear(inputs.rows, block.layer.o)
-            norm = block.layer.post_attn_norm
-            middle = middle + (added if norm is None else block.ops.norm(added, norm))
-        elif site.name.endswith("ffn_down.weight"):
-            bias = 0.0 if down.bias is None else down.bias
-            target = moment(wanted - middle - bias, inputs.rows)
+        if site.matrix is down.matrix:
+            made = block.ops.stream[id(block.layer.ffn_norm)] + inputs.rows @ site.weight.T
+            inputs.lack = wanted - (made if down.bias is None else made + down.bias)
+            assert inputs.owed is not None
+            target = site.weight @ inputs.hessian + inputs.owed
             site.replace(fitted(site.weight, inputs.hessian, target, damp))
 
     block.sweep(visit)
