@@ -17,8 +17,6 @@ from genmote.home import atomic_write
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
 
-GRADIENT_ROWS = 1 << 14  # of the calibration text: a backward pass takes as long as two others
-
 
 def removals(source: Path, sight: Sight, suffix: str, size: Callable[[int], int], at_once: int = 1) -> list[Removal]:
     """For each block the order in which groups of `size(block)` input columns of its matrix `suffix` go, all but one,
@@ -28,8 +26,7 @@ def removals(source: Path, sight: Sight, suffix: str, size: Callable[[int], int]
     count = read_config(ModelFile.open(source)).n_layers
     paths = [sight.folder / f"removal-{index:04}.npz" for index in range(count)]
     if not all(path.exists() for path in paths):
-        some = max(1, GRADIENT_ROWS // sight.windows.shape[1])
-        gradients = output_moments(source, sight.windows[:some], lambda name: name.endswith(suffix), sight.progress)
+        gradients = output_moments(source, sight.windows, lambda name: name.endswith(suffix), sight.progress)
         for block in through(source, sight, "measuring blocks"):
             index, path = block.index, paths[block.index]
 

@@ -23,6 +23,7 @@ from genmote.ops.torch_ops import Matrix
 
 Tensor = torch.Tensor
 ROWS = 1024  # rows that one backward pass takes, at least a window
+MOST = 1 << 14  # rows in all: a backward pass takes as long as two others
 
 
 class OutputOps(WatchedOps):
@@ -48,7 +49,7 @@ def output_moments(
     *,
     diagonal: bool = False,
 ) -> dict[str, Tensor]:
-    """Mean over the rows of token ids (n, T) of g g^T, (out, out) float64, or of its diagonal (out,) alone, of each
+    """Mean over the rows of token ids (n, T), at most `MOST` of them, of g g^T, (out, out) float64, or of its diagonal (out,) alone, of each
     matrix of a block whose name is wanted. Takes the whole model in memory, as floats."""
     ops = OutputOps()
     whole = Whole(source, ops)
@@ -66,6 +67,7 @@ def output_moments(
         for name, site in block.sites.items():
             if wanted(name):
                 watch(name, site.weight.shape[0], site.matrix)
+    windows = windows[: max(1, MOST // windows.shape[1])]
     count, length = windows.shape
     each = max(1, ROWS // length)
     for start in range(0, count, each):

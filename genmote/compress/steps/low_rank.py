@@ -28,7 +28,6 @@ from genmote.models.gguf_write import Tensor, write_gguf
 from genmote.models.weights import is_expert
 from genmote.spec import setting
 
-GRADIENT_ROWS = 1 << 13
 LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -68,8 +67,7 @@ class LowRank(ModelStep):
         assert sight.windows is not None
         path = sight.folder / "gradients.npz"
         if not path.exists():
-            some = sight.windows[: max(1, GRADIENT_ROWS // sight.windows.shape[1])]
-            found = output_moments(source, some, self._may, sight.progress, diagonal=True)
+            found = output_moments(source, sight.windows, self._may, sight.progress, diagonal=True)
             if not found:
                 raise SpecError(f"only={self.only!r}: fits no linear layer of a block; try *ffn* or *attn*")
             with atomic_write(path) as out:
