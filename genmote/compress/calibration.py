@@ -99,7 +99,7 @@ class Calibration:
     def key(self, model_sha256: str) -> str:
         """Names the text that these settings mean with this model."""
         if self.text is not None:
-            source = f"text {_read(self.text)[1]} tokens of {model_sha256}"
+            source = f"text {read(self.text)[1]} tokens of {model_sha256}"
         else:
             source = f"written {VERSION} by {model_sha256} seed {self.seed}"
         return hashlib.sha256(f"{source} {self.windows} {self.length}".encode()).hexdigest()
@@ -136,7 +136,7 @@ def _kept(path: Path, settings: Calibration) -> Tokens | None:
     return found if sound else None
 
 
-def _read(path: Path) -> tuple[str, str]:
+def read(path: Path) -> tuple[str, str]:
     """A file's text and its SHA-256."""
     try:
         data = path.read_bytes()
@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[str, str]:
 def _cut(engine: Engine, settings: Calibration) -> Tokens:
     """Windows spread evenly over the text, each with the model's begin token first where it has one."""
     assert settings.text is not None
-    tokens = engine.tokenizer.encode(_read(settings.text)[0], bos=False)
+    tokens = engine.tokenizer.encode(read(settings.text)[0], bos=False)
     begin = [] if engine.begin_token is None else [engine.begin_token]
     body = settings.length - len(begin)
     if len(tokens) < body * settings.windows:
@@ -165,7 +165,7 @@ def _cut(engine: Engine, settings: Calibration) -> Tokens:
 def write(engine: Engine, settings: Calibration, progress: Progress = quiet) -> Tokens:
     """Windows (N, T) that the model writes: several at once, each with draws of its own from (seed, window)."""
     config = engine.config
-    row_bytes = 4 * config.n_layers * config.n_kv_heads * config.head_dim  # keys and values, two bytes each
+    row_bytes = 4 * sum(config.kv_heads) * config.head_dim  # keys and values, two bytes each
     at_once = max(1, min(settings.windows, BATCH_BYTES // (row_bytes * settings.length)))
     total = settings.windows * settings.length
     found: list[list[int]] = []

@@ -77,8 +77,8 @@ def compress_layers(
             save(path, block.sites.values(), block.vectors.values())
             figures |= model.overlay(path)
         if states is not None and index + 1 < count:
-            states = _moved(block)
-            other_states = None if block.original is None else _moved(block.original)
+            states = moved(block)
+            other_states = None if block.original is None else moved(block.original)
     progress(title, count, count)
     write(target, model.file, progress)
     return figures
@@ -107,7 +107,7 @@ def write(target: Path, file: Overlaid, progress: Progress | None = None) -> Non
     write_gguf(target, metadata, tensors, progress=progress)
 
 
-def _moved(block: Block) -> torch.Tensor:
+def moved(block: Block) -> torch.Tensor:
     states: torch.Tensor = block.output().detach()
     if not torch.isfinite(states).all():
         raise SpecError(
@@ -179,7 +179,7 @@ class Model:
         self.file, self.ops = Overlaid(file), WatchedOps()
         self.head_name = HEAD if HEAD in file.tensors else TABLE
         self._family = registry.load(FAMILIES, self.config.architecture, what="model family", error=ModelFileError)
-        self._rows: Rows | None = None
+        self.rows: Rows | None = None
 
     def overlay(self, path: Path) -> dict[str, Any]:
         """From now on tensors that the file at `path` has are taken from it; returns its figures."""
@@ -212,16 +212,16 @@ class Model:
 
         tensors = NamedVectors(self.file, self.ops, load)
         layer = self._family.layer(tensors, self.config, index)
-        return Block(index, layer, sites, tensors.vectors, self.ops, self._rows, x)
+        return Block(index, layer, sites, tensors.vectors, self.ops, self.rows, x)
 
     def states(self, windows: Tokens) -> torch.Tensor:
         """What the first block is given for token ids (n, T): (n * T, D)."""
         count, length = windows.shape
         decoder = Decoder(self.config, Ends(self), self.ops)
-        cache = self.ops.cache(0, self.config.n_kv_heads, self.config.head_dim, length)
+        cache = self.ops.cache(0, 1, self.config.head_dim, length)
         x: torch.Tensor
         x, tables = decoder.start(windows.reshape(-1), [Span(cache, n * length, length) for n in range(count)])
-        self._rows = Rows(length, tables)
+        self.rows = Rows(length, tables)
         return x
 
     def final_states(self, windows: Tokens, progress: Progress) -> torch.Tensor:
@@ -229,7 +229,7 @@ class Model:
         x = self.states(windows)
         for index in range(self.config.n_layers):
             progress("reading the text", index, self.config.n_layers)
-            x = _moved(self.block(index, x))
+            x = moved(self.block(index, x))
         progress("reading the text", self.config.n_layers, self.config.n_layers)
         final: torch.Tensor = self.ops.norm(x, Ends(self).output_norm)
         return final

@@ -127,6 +127,7 @@ class _Run:
     def _key(self, before: str, step: Step) -> str:
         """Names what a step makes of what came before it."""
         parts: list[Any] = [before, __version__, step_name(step), asdict(step)]
+        parts += [calibration.read(value)[1] for value in asdict(step).values() if isinstance(value, Path)]
         if step.calibrates:
             parts.append(self.recipe.calibration.key(self.source.sha256()))
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
@@ -138,8 +139,9 @@ class _Run:
         started = time.perf_counter()
         windows = self.windows() if step.calibrates else None
         if isinstance(step, LayerStep):
+            original = comparable(self.source, ModelFile.open(source)).path
             found = compress_layers(
-                step, source, target, folder, windows=windows, original=self.source.path, progress=self.progress
+                step, source, target, folder, windows=windows, original=original, progress=self.progress
             )
         elif isinstance(step, ModelStep):
             folder.mkdir(parents=True, exist_ok=True)
@@ -147,9 +149,18 @@ class _Run:
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
         told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}
+        if step.note:
+            told["note"] = step.note
         with atomic_write(figures, "w") as out:
             out.write(json.dumps({**told, "figures": found}, default=str))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def comparable(original: ModelFile, source: ModelFile) -> ModelFile:
+    """What a step's blocks are compared with: the original, or, where an earlier step changed shapes, the step's own
+    source, in which the same matrices are."""
+    shapes = [{info.name: tuple(info.shape) for info in file.tensors.values()} for file in (original, source)]
+    return original if shapes[0] == shapes[1] else source
 
 
 def _finish(last: Path, target: Path, source: ModelFile, recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ class Step:
     """The base of all steps. A method `faults() -> Iterable[str]` tells what is wrong with the settings' values."""
 
     calibrates: ClassVar[bool] = True  # whether calibration text is needed
+    note: ClassVar[str] = ""  # what whoever reads the report should know of the step's result
 
 
 @dataclass(frozen=True)

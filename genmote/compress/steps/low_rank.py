@@ -1,0 +1,154 @@
+"""Each linear layer as two thin matrices, of the ranks that lose least together (`../low_rank.py`).
+
+The engine runs them as two products. A matrix of which much would have to go before anything is saved stays whole.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genmote.compress.block import Inputs, Site
+from genmote.compress.removals import through
+from genmote.compress.fisher import output_moments
+from genmote.compress.low_rank import ranks, spectrum
+from genmote.compress.steps._base import ModelStep, Sight
+from genmote.compress.surgeon import shared_out
+from genmote.errors import SpecError
+from genmote.home import atomic_write
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import Tensor, write_gguf
+from genmote.models.weights import is_expert
+from genmote.spec import setting
+
+LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@dataclass(frozen=True)
+class LowRank(ModelStep):
+    share: float = setting("share of the linear layers' numbers that go", default=0.2)
+    multiple: int = setting("each rank is a multiple of this; tensor types want 32", default=32)
+    only: str = setting("pattern of the tensors that may become two, such as *ffn*", default="*")
+    damp: float = setting("share of the inputs' mean square that is added to each", default=0.01)
+
+    def faults(self) -> Iterable[str]:
+        if not 0 < self.share < 1:
+            yield f"share={self.share}: use a share between 0 and 1, such as 0.2"
+        if self.multiple < 1:
+            yield f"multiple={self.multiple}: use 1 or more"
+        if self.damp <= 0:
+            yield f"damp={self.damp:g}: use more than 0"
+
+    def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
+        file = ModelFile.open(source)
+        gradients = self._gradients(source, sight)
+        chosen = self._ranks(file, self._damages(source, sight, gradients))
+        paths = self._factors(source, sight, gradients, chosen)
+        factors = [ModelFile.open(path) for path in paths]
+        made = {info.name: part for part in factors for info in part.tensors.values()}
+        tensors: list[Tensor] = []
+        for info in file.tensors.values():
+            for name, of in (
+                [(n, made[n]) for n in factor_names(info.name)] if info.name in chosen else [(info.name, file)]
+            ):
+                tensors.append((name, of.tensors[name].type, of.tensors[name].shape, of.raw(name)))
+        write_gguf(target, file.typed_metadata(), tensors, progress=sight.progress)
+        return {"ranks": chosen}
+
+    def _gradients(self, source: Path, sight: Sight) -> dict[str, Any]:
+        """Of each matrix that may go: the mean square of its outputs' gradients (out,)."""
+        assert sight.windows is not None
+        path = sight.folder / "gradients.npz"
+        if not path.exists():
+            found = output_moments(source, sight.windows, self._may, sight.progress, diagonal=True)
+            if not found:
+                raise SpecError(f"only={self.only!r}: fits no linear layer of a block; try *ffn* or *attn*")
+            with atomic_write(path) as out:
+                np.savez(out, **{name: values.numpy() for name, values in found.items()})  # type: ignore[arg-type]
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: torch.from_numpy(stored[name]) for name in stored.files}
+
+    def _may(self, name: str) -> bool:
+        part = name.split(".")[2] if name.startswith("blk.") else ""
+        return part in LINEARS and not is_expert(name) and fnmatch.fnmatchcase(name, self.only)
+
+    def _damages(self, source: Path, sight: Sight, gradients: dict[str, Any]) -> dict[str, list[float]]:
+        """Of each matrix: nats a token for each of its `ranks`."""
+        path = sight.folder / "damages.json"
+        if not path.exists():
+            found: dict[str, list[float]] = {}
+
+            def visit(site: Site, inputs: Inputs) -> None:
+                if site.name in gradients:
+                    costs = spectrum(site.weight, inputs.hessian, gradients[site.name], self.damp).damage
+                    out, cols = site.weight.shape
+                    each = ranks(out, cols, self.multiple)
+                    found[site.name] = [float(costs[len(costs) - 1 - rank]) for rank in each]
+
+            for block in through(source, sight, "measuring ranks"):
+                block.sweep(visit)
+            with atomic_write(path, "w") as out:
+                out.write(json.dumps(found))
+        stored: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+
+    def _ranks(self, file: ModelFile, damages: dict[str, list[float]]) -> dict[str, int]:
+        """The rank of each matrix that does not stay whole."""
+        curves, options, total = [], [], 0
+        for name, costs in damages.items():
+            out, cols = file.tensors[name].shape
+            options.append([0, *ranks(out, cols, self.multiple)])  # 0: whole
+            saved = [out * cols - rank * (out + cols) for rank in options[-1][1:]]
+            curves.append([(0, 0.0), *zip(saved, costs, strict=True)])
+            total += out * cols
+        goal = round(self.share * total)
+        most = sum(curve[-1][0] for curve in curves)
+        if goal > most:
+            raise SpecError(
+                f"share={self.share}: with multiple={self.multiple} at most {most / total:.3f} of the numbers can go"
+            )
+        taken = shared_out(curves, goal)
+        return {name: choice[n] for name, choice, n in zip(damages, options, taken, strict=True) if n}
+
+    def _factors(self, source: Path, sight: Sight, gradients: dict[str, Any], chosen: dict[str, int]) -> list[Path]:
+        """Files of each block's factors, made with the inputs that the blocks before leave."""
+        paths: list[Path] = []
+        for block in through(source, sight, "making factors"):
+            path = sight.folder / f"factors-{block.index:04}.gguf"
+            made: list[Tensor] = []
+
+            def visit(site: Site, inputs: Inputs, made: list[Tensor] = made) -> None:
+                if site.name in chosen:
+                    found = spectrum(site.weight, inputs.hessian, gradients[site.name], self.damp)
+                    a, b = found.factors(chosen[site.name])
+                    for name, factor in zip(factor_names(site.name), (a, b), strict=True):
+                        made.append((name, "F32", tuple(factor.shape), factor.numpy()))
+                    site.replace(b @ a)
+
+            if path.exists():
+                of = ModelFile.open(path)
+                for site in block.sites.values():
+                    if site.name in chosen:
+                        a, b = (torch.from_numpy(of.tensor(name)) for name in factor_names(site.name))
+                        site.replace(b @ a)
+            else:
+                block.sweep(visit)
+                write_gguf(path, {}, made)
+            paths.append(path)
+        return paths
+
+
+def factor_names(name: str) -> tuple[str, str]:
+    """
+    >>> factor_names("blk.0.attn_q.weight")
+    ('blk.0.attn_q_a.weight', 'blk.0.attn_q_b.weight')
+    """
+    stem = name.removesuffix(".weight")
+    return f"{stem}_a.weight", f"{stem}_b.weight"

@@ -1,0 +1,76 @@
+"""The step that takes tokens out; what it stands on is tested in tests/models/test_prune_vocabulary.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote import Engine
+from genmote.compress import Calibration, Recipe, compress
+from genmote.compress.steps.distill import Distill
+from genmote.compress.steps.vocabulary import Vocabulary
+from genmote.errors import SpecError
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+from genmote.models.tokenizer import load_tokenizer
+
+SMALL = Calibration(windows=4, length=32)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "llama.gguf"
+    make_model("tiny-llama", "F32", path, 1)
+    return path
+
+
+def test_what_a_text_uses_stays_and_reads_as_before(llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat and the other cat are there " * 20, encoding="utf-8")
+    made = compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=290, text=text),), SMALL))
+    figures = made.steps[0]["figures"]
+    assert figures == {"tokens": 290, "of": 320, "covered": 1.0}
+    before, after = (load_tokenizer(ModelFile.open(path)) for path in (llama, made.path))
+    line = "the cat and the other cat"
+    assert len(before.encode(line, bos=False)) == len(after.encode(line, bos=False))
+    with Engine.load(llama) as original, Engine.load(made.path) as smaller:
+        assert smaller.config.vocab_size == 290
+        assert smaller.perplexity(line * 20, context=64, chunks=1).tokens > 0
+        assert original.config.vocab_size == 320
+
+
+def test_the_calibration_text_counts_where_no_other_is_named(llama: Path, tmp_path: Path) -> None:
+    recipe = Recipe((Vocabulary(size=300), Vocabulary(size=285)), SMALL)
+    made = compress(llama, tmp_path / "out.gguf", recipe)
+    first, second = (step["figures"] for step in made.steps)
+    assert (first["tokens"], first["of"]) == (300, 320) and (second["tokens"], second["of"]) == (285, 300)
+    assert first["covered"] >= second["covered"] > 0.5
+    ids = np.asarray(ModelFile.open(made.path).metadata["genmote.vocabulary.ids"])
+    assert np.array_equal(
+        ModelFile.open(made.path).tensor("token_embd.weight"), ModelFile.open(llama).tensor("token_embd.weight")[ids]
+    )
+
+
+def test_another_text_under_the_same_name_makes_another_file(llama: Path, tmp_path: Path) -> None:
+    text, work = tmp_path / "text.txt", tmp_path / "work"
+    found = []
+    for words in ("the cat ", "no one is here "):
+        text.write_text(words * 30, encoding="utf-8")
+        recipe = Recipe((Vocabulary(size=280, text=text),), SMALL)
+        compress(llama, tmp_path / "out.gguf", recipe, work=work)
+        found.append(np.asarray(ModelFile.open(tmp_path / "out.gguf").metadata["genmote.vocabulary.ids"]).tolist())
+    assert found[0] != found[1]
+
+
+def test_what_cannot_be_is_told(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="size=0: use 1 or more"):
+        Recipe.of({"step": [{"use": "vocabulary", "size": 0}]})
+    with pytest.raises(SpecError, match="size=3: .* of which at least"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=3),), SMALL))
+    with pytest.raises(SpecError, match="nowhere.txt: cannot be read"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=300, text=tmp_path / "nowhere.txt"),), SMALL))
+    short = Distill(tokens=512, batch=2, length=32, measured=2)
+    with pytest.raises(SpecError, match="distill: the model has 300 tokens and the original 320; put vocabulary after"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=300), short), SMALL))
