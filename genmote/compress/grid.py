@@ -68,6 +68,16 @@ class Grid:
                 self.base_factor[group] = self._whole(-offset, self.base[block])
         self._expand(group)
 
+    def move_block(self, block: int, unit: Tensor | None = None, base: Tensor | None = None) -> None:
+        """Give a block, whose groups have factors of it, another unit (rows,) of their scales or of their offsets."""
+        if unit is not None:
+            self.unit[block] = _half(unit)
+        if base is not None and self.base is not None:
+            self.base[block] = _half(base)
+        first = block * self.block // self.group
+        for group in range(first, first + self.block // self.group):
+            self._expand(group)
+
     def bytes(self, codes: Tensor) -> NDArray[np.uint8]:
         """The matrix with these levels (cols, rows), as it is stored."""
         parts = (None if part is None else self._blocks(part) for part in (self.unit, self.base))

@@ -76,12 +76,15 @@ def descend(weight_t: Tensor, hessian: Tensor, grid: Grid, codes: Tensor, sweeps
     size = grid.group
     slope = hessian @ (values(codes, grid) - weight_t)  # H e^T, half of the error's derivative
     for _ in range(sweeps):
+        if grid.factor is not None:
+            for block in range(len(grid.unit)):
+                _refit_block(grid, block, codes, hessian, slope)
         for group in range(len(grid.scale)):
             own = slice(group * size, (group + 1) * size)
             before = grid.value(codes[own], group)
             h = hessian[own, own]
             local = slope[own].clone()
-            _rescale(grid, group, codes[own], h, local)
+            local += h @ (_refit(grid, group, codes[own], h, local) - before)
             for i in range(size):
                 at = group * size + i
                 now = grid.value(codes[at], group)
@@ -90,20 +93,37 @@ def descend(weight_t: Tensor, hessian: Tensor, grid: Grid, codes: Tensor, sweeps
             slope.addmm_(hessian[:, own], grid.value(codes[own], group) - before)
 
 
-def _rescale(grid: Grid, group: int, codes: Tensor, h: Tensor, local: Tensor) -> None:
-    """The group's best scale, then its best offset, given its codes and everything else; `local` follows."""
-    for which in ("scale", "offset"):
-        if which == "offset" and grid.offset is None:
+def _refit(grid: Grid, group: int, codes: Tensor, h: Tensor, slope: Tensor) -> Tensor:
+    """The group's best scale, then its best offset, given its codes (size, rows) and everything else; its numbers."""
+    before = grid.value(codes, group)
+    grid.move(group, scale=grid.scale[group] + _step(codes, h, slope))
+    if grid.offset is not None:
+        slope = slope + h @ (grid.value(codes, group) - before)
+        grid.move(group, offset=grid.offset[group] + _step(torch.ones_like(codes), h, slope))
+    return grid.value(codes, group)
+
+
+def _refit_block(grid: Grid, block: int, codes: Tensor, hessian: Tensor, slope: Tensor) -> None:
+    """Likewise what a block's scales, and its offsets, are multiples of; `slope` of all columns follows."""
+    assert grid.factor is not None
+    own = slice(block * grid.block, (block + 1) * grid.block)
+    groups = slice(block * grid.block // grid.group, (block + 1) * grid.block // grid.group)
+    h = hessian[own, own]
+    for factor, unit in ((grid.factor, "unit"), (grid.base_factor, "base")):
+        stored = grid.unit if unit == "unit" else grid.base
+        if factor is None or stored is None:
             return
-        along = codes if which == "scale" else torch.ones_like(codes)
-        stored = grid.scale if which == "scale" else grid.offset
-        assert stored is not None
-        through = h @ along  # (size, rows)
-        curve = (along * through).sum(0)
-        step = torch.where(curve > 0, -(along * local).sum(0) / curve.clamp(min=1e-30), 0.0)
-        before = stored[group].clone()
-        grid.move(group, **{which: before + step})
-        local += through * (stored[group] - before)
+        along = factor[groups].repeat_interleave(grid.group, dim=0)
+        along = along * codes[own] if unit == "unit" else -along
+        before = stored[block].clone()
+        grid.move_block(block, **{unit: before + _step(along, h, slope[own])})
+        slope.addmm_(hessian[:, own], along * (stored[block] - before))
+
+
+def _step(along: Tensor, h: Tensor, slope: Tensor) -> Tensor:
+    """How far to go along a direction (n, rows) in a row's numbers for the least error; 0 where it leads nowhere."""
+    curve = (along * (h @ along)).sum(0)
+    return torch.where(curve > 0, -(along * slope).sum(0) / curve.clamp(min=1e-30), 0.0)
 
 
 def error(weight_t: Tensor, hessian: Tensor, codes: Tensor, grid: Grid) -> float:

@@ -103,6 +103,16 @@ def test_descent_ends_where_no_single_change_helps(name: str) -> None:
                 grid.move(group, **{part: before * factor})
                 assert (errors(solve.values(codes, grid)) > best * (1 - 1e-5)).all(), (part, factor)
             grid.move(group, **{part: before})
+    for block in range(len(grid.unit) if grid.factor is not None else 0):
+        for part in ("unit", "base"):
+            stored = getattr(grid, part)
+            if stored is None:
+                continue
+            before = stored[block].clone()
+            for factor in (0.97, 0.999, 1.001, 1.03):
+                grid.move_block(block, **{part: before * factor})
+                assert (errors(solve.values(codes, grid)) > best * (1 - 1e-5)).all(), (part, factor)
+            grid.move_block(block, **{part: before})
 
 
 def test_close_to_the_best_of_all_codes() -> None:
