@@ -24,6 +24,7 @@ class Step:
     """The base of all steps. A method `faults() -> Iterable[str]` tells what is wrong with the settings' values."""
 
     calibrates: ClassVar[bool] = True  # whether calibration text is needed
+    exact: ClassVar[bool] = False  # whether the model computes the same after it: later steps compare with that
 
 
 @dataclass(frozen=True)

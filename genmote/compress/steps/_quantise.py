@@ -70,7 +70,10 @@ class Quantiser(LayerStep):
 
     def _visit(self, site: Site, inputs: Inputs | None) -> None:
         wanted = self.type_of(site.tensor, site.weight.shape[1], site.type)
-        if wanted != site.type or not site.stored:
+        if quant.by_name(wanted).block_size == 1:
+            if wanted != site.type:  # plain numbers: there is nothing to choose
+                site.store(wanted, quant.quantize(wanted, site.weight.numpy()))
+        elif wanted != site.type or not site.stored:
             self.quantise(site, wanted, inputs)
 
     def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
