@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from genmote.errors import SpecError
 from genmote.models.decoder import block as forward
+from genmote.models.weights import is_expert
 from genmote.ops import quant
-from genmote.ops.layer import Layer
+from genmote.ops.layer import Layer, Norm
 from genmote.ops.protocol import Rotary, Span
 from genmote.ops.torch_ops import Matrix, TorchOps
 
@@ -45,11 +46,6 @@ class Site:
     @property
     def weight(self) -> Tensor:
         return self.matrix.weight
-
-    @property
-    def stored(self) -> bool:
-        """Whether fewer bits than a float's hold it, so that rounding it again to the same type gains nothing."""
-        return quant.by_name(self.type).block_size > 1
 
     def store(self, type_name: str, raw: NDArray[np.uint8]) -> None:
         """From now on the tensor is these bytes, and the block computes with what they mean."""
@@ -84,34 +80,45 @@ class Inputs:
     """What one matrix, or several that share it, multiplies on the calibration text."""
 
     rows: Tensor  # (N, in), from the model as the steps have left it so far
-    original: Tensor | None = None  # (N, in), from the original model; None: not compared
+    original: Tensor | None = None  # (N, in), from the original model; None: not compared, or an expert's
+    lack: Tensor | None = None  # (N, out) what the stream that the output is added to lacks of the original's
+    counts: Tensor | None = None  # (N,) how much a squared error in each row's output counts; None: all alike
 
     @cached_property
     def hessian(self) -> Tensor:
-        """Mean of x x^T over the rows, (in, in) float32: half of the second derivative of the mean squared error of an
-        output with respect to its row of weights."""
-        return moment(self.rows, self.rows)
+        """Mean of x x^T over the rows, by what they count, (in, in) float32: half of the second derivative of the mean
+        squared error of an output with respect to its row of weights."""
+        return self._moment(self.rows)
 
     @cached_property
     def cross(self) -> Tensor:
-        """Mean of x_original x^T, (in, in) float32."""
+        """Mean of x_original x^T, likewise."""
         assert self.original is not None
-        return moment(self.original, self.rows)
+        return self._moment(self.original)
 
+    @cached_property
+    def owed(self) -> Tensor | None:
+        """Mean of (what the stream lacks) x^T, likewise, (out, in); None where `lack` is."""
+        return None if self.lack is None else self._moment(self.lack)
 
-def moment(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over rows of a b^T: (N, p), (N, q) → (p, q)."""
-    if not len(a):
-        return torch.zeros(a.shape[1], b.shape[1])
-    return a.T @ b / len(a)
+    def _moment(self, a: Tensor) -> Tensor:
+        if self.counts is not None:
+            return (a * (self.counts / self.counts.sum())[:, None]).T @ self.rows
+        return a.T @ self.rows / max(1, len(a))
 
 
 class WatchedOps(TorchOps):
-    """The torch op set, which tells `watch` of each product before it is made."""
+    """The torch op set, which tells `watch` of each product before it is made, and keeps what was last normalised."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"), torch.float32, round_inputs=False)
         self.watch: Callable[[Tensor, Matrix], None] | None = None
+        self.stream: dict[int, Tensor] = {}  # by the norm's id, while a block is watched
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        if self.watch is not None:
+            self.stream[id(norm)] = x
+        return super().norm(x, norm)
 
     def product(self, x: Tensor, matrix: Matrix) -> Tensor:
         if self.watch is not None:
@@ -159,17 +166,31 @@ class Block:
     def sweep(self, visit: Callable[[Site, Inputs], None]) -> None:
         """Run the block over all rows; before a matrix multiplies, `visit(site, inputs)` may give it new weights, which
         what comes after it sees. Matrices that share an input are given the same `Inputs`."""
-        assert self.x is not None
         originals: dict[str, Tensor] = {}
+        streams: dict[str, Tensor] = {}
         if self.original is not None:
-            self.original._watched(lambda site, x: originals.__setitem__(site.name, x))
+            other = self.original
+
+            def kept(site: Site, x: Tensor) -> None:
+                originals[site.name] = x
+                if (writer := other._writer(site)) is not None:
+                    streams[site.name] = other.ops.stream[id(writer[0])]
+
+            other._watched(kept)
         last: list[Inputs] = []
 
         def seen(site: Site, x: Tensor) -> None:
             if not last or last[0].rows is not x:
                 if not torch.isfinite(x).all():
                     raise SpecError(f"{site.name}: its inputs on the calibration text are not finite numbers")
-                last[:] = [Inputs(x, originals.get(site.name))]
+                # The original may send other rows to an expert.
+                last[:] = [Inputs(x, None if is_expert(site.name) else originals.get(site.name))]
+                if (writer := self._writer(site)) is not None:
+                    before, post = writer
+                    stream = self.ops.stream[id(before)]
+                    last[0].counts = self._counts(site, x, stream, post)
+                    if post is None and site.name in streams:
+                        last[0].lack = streams[site.name] - stream
             visit(site, last[0])
             visited.add(site.name)
             originals.pop(site.name, None)
@@ -179,6 +200,26 @@ class Block:
         for site in self.sites.values():
             if site.name not in visited:  # an expert that no row was sent to
                 visit(site, Inputs(torch.zeros(0, site.weight.shape[1])))
+
+    def _writer(self, site: Site) -> tuple[Norm, Norm | None] | None:
+        """For a matrix whose product is added to the residual stream: the norm that the stream went through before,
+        and the norm of the product, if it has one."""
+        layer = self.layer
+        if site.matrix is layer.o.matrix:
+            return layer.attn_norm, layer.post_attn_norm
+        if layer.down is not None and site.matrix is layer.down.matrix:
+            return layer.ffn_norm, layer.post_ffn_norm
+        return None
+
+    def _counts(self, site: Site, x: Tensor, stream: Tensor, post: Norm | None) -> Tensor:
+        """What the rows count where their product is added to the stream: what follows sees the stream normalised, so
+        that an error is as bad as it is large beside the stream that it ends up in. A few rows (the first token's, on
+        which attention leans) are a thousand times larger than all others."""
+        branch = x @ site.weight.T
+        if post is None:
+            return 1 / (stream + branch).square().sum(1).clamp(min=1e-30)
+        scale = branch.square().sum(1).clamp(min=1e-30)
+        return 1 / (scale * (stream + self.ops.norm(branch, post)).square().sum(1).clamp(min=1e-30))
 
     def output(self) -> Tensor:
         """The block's output (N, D) on the calibration text, with the weights as they now are."""
@@ -196,6 +237,7 @@ class Block:
             output = self.run(self.x)
         finally:
             self.ops.watch = None
+            self.ops.stream.clear()
         self._output = self._changes(), output
 
     def _changes(self) -> int:

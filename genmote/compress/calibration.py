@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Calibration:
     """Which text, and how much of it."""
 
     windows: int = setting("windows of calibration text", default=64)
-    length: int = setting("tokens of a window", default=512)
+    length: int = setting("tokens of a window; no more than the model's context are taken", default=512)
     seed: int = setting("number that fixes the text that the model writes", default=0)
     text: Path | None = setting("a text to calibrate on (default: the model writes it)", default=None)
 
@@ -108,7 +108,7 @@ class Calibration:
 def windows(model: Path, model_sha256: str, settings: Calibration, progress: Progress = quiet) -> Tokens:
     """Token ids (N, T) to calibrate `model` on; what it has written is kept in the cache folder.
 
-    SpecError where a text is too short, or the windows are longer than the model's context.
+    SpecError where a text is too short.
     """
     folder = home.cache_dir() / "calibration"
     path = folder / f"{settings.key(model_sha256)[:32]}.npy"
@@ -117,8 +117,7 @@ def windows(model: Path, model_sha256: str, settings: Calibration, progress: Pro
     from genmote.runtime.engine import Engine
 
     with Engine.load(model, progress=progress) as engine:
-        if settings.length > engine.context:
-            raise SpecError(f"length={settings.length}: this model takes up to {engine.context} tokens")
+        settings = replace(settings, length=min(settings.length, engine.context))
         if settings.text is not None:
             return _cut(engine, settings)
         found = write(engine, settings, progress)
@@ -133,7 +132,8 @@ def _kept(path: Path, settings: Calibration) -> Tokens | None:
         found: Tokens = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (OSError, ValueError):
         return None
-    return found if found.shape == (settings.windows, settings.length) else None
+    sound = found.ndim == 2 and len(found) == settings.windows and 1 <= found.shape[1] <= settings.length
+    return found if sound else None
 
 
 def _read(path: Path) -> tuple[str, str]:

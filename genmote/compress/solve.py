@@ -29,12 +29,15 @@ def damped(hessian: Tensor, damp: float) -> Tensor:
     return hessian + torch.diag(torch.full_like(diagonal, add if add > 0 else 1.0))
 
 
-def target(weight: Tensor, hessian: Tensor, cross: Tensor, damp: float) -> Tensor:
-    """The matrix that makes of the inputs at hand what `weight` (rows, cols) made of the original's: least squares with
-    `cross` the mean of x_original x^T, held to `weight` by the damping."""
+def target(weight: Tensor, hessian: Tensor, cross: Tensor, damp: float, owed: Tensor | None = None) -> Tensor:
+    """The matrix that makes of the inputs at hand what `weight` (rows, cols) made of the original's, and what else the
+    output is `owed`: least squares with `cross` the mean of x_original x^T and `owed` (rows, cols) that of the further
+    output and x, held to `weight` by the damping."""
     h = damped(hessian, damp).double()
     add = (h - hessian.double()).diagonal()
     wanted = weight.double() @ (cross.double() + torch.diag(add))
+    if owed is not None:
+        wanted += owed.double()
     found: Tensor = torch.linalg.solve(h, wanted.T).T.float()
     return found
 

@@ -82,19 +82,17 @@ def test_a_file_s_text_is_cut_into_windows(model: Path, own_home: Path, tmp_path
     assert replace(SMALL, text=text).key("sha") != key
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"text": "short"}, "has .* tokens, 4 windows of 20 take"),
-        ({"text": None, "length": 100_000}, "length=100000: this model takes up to"),
-    ],
-)
-def test_text_that_cannot_be(model: Path, own_home: Path, tmp_path: Path, change: dict, message: str) -> None:
-    if change["text"]:
-        (tmp_path / "text.txt").write_text(change["text"])
-        change = {**change, "text": tmp_path / "text.txt"}
-    with pytest.raises(SpecError, match=message):
-        windows(model, replace(SMALL, **change))
+def test_a_text_that_is_too_short(model: Path, own_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("short")
+    with pytest.raises(SpecError, match="has .* tokens, 4 windows of 20 take"):
+        windows(model, replace(SMALL, text=tmp_path / "text.txt"))
+
+
+def test_windows_are_no_longer_than_the_context(model: Path, own_home: Path) -> None:
+    settings = Calibration(windows=1, length=100_000)
+    first = windows(model, settings)
+    assert first.shape == (1, ModelFile.open(model).metadata[f"{ModelFile.open(model).architecture}.context_length"])
+    assert np.array_equal(windows(model, settings), first)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

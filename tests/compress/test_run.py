@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from genmote import ops
 from genmote.compress import Calibration, Recipe, compress
 from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.layers import Model
-from genmote.compress.steps._base import LayerStep
+from genmote.compress.steps._base import LayerStep, ModelStep, Sight
+from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.rtn import Rtn
+from genmote.errors import OpsError, SpecError, UserError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 from genmote.models.requantise import convert_type
 from genmote.models.weights import GgufWeights
@@ -116,3 +120,236 @@ def test_rtn_gives_the_bytes_of_requantising(model: Path, tmp_path: Path) -> Non
     assert json.loads(ours.metadata["genmote.compress.recipe"])["step"] == json.loads(
         json.dumps(recipe.values()["step"])
     )
+
+
+@dataclass(frozen=True)
+class Compared(LayerStep):
+    """Spoils each block after it has looked at what it is shown of the original."""
+
+    log: ClassVar[list[str]] = []
+
+    @property
+    def compares(self) -> bool:
+        return True
+
+    def compress_layer(self, block: Block) -> None:
+        other = block.original
+        assert other is not None and block.x is not None and other.x is not None
+        assert torch.equal(block.x, other.x) == (block.index == 0)
+        seen: dict[str, Inputs] = {}
+
+        def visit(site: Site, inputs: Inputs) -> None:
+            seen[site.name.split(".")[2]] = inputs
+            site.replace(1.1 * site.weight)
+
+        block.sweep(visit)
+        # From the definition, step by step; the block has no post norms.
+        ops, layer = block.ops, block.layer
+        assert torch.equal(seen["attn_q"].original, ops.norm(other.x, other.layer.attn_norm))
+        assert seen["attn_q"].counts is None and seen["attn_q"].lack is None
+        o, down = seen["attn_output"], seen["ffn_down"]
+        assert torch.allclose(o.lack, other.x - block.x)
+        mid = block.x + o.rows @ layer.o.matrix.weight.T
+        other_mid = other.x + o.original @ other.layer.o.matrix.weight.T
+        assert torch.allclose(down.lack, other_mid - mid, atol=1e-4)
+        after = mid + down.rows @ (layer.down.matrix.weight / 1.1).T
+        assert torch.allclose(down.counts, 1 / after.square().sum(1), rtol=1e-3)
+        counts = down.counts / down.counts.sum()
+        assert torch.allclose(down.hessian, torch.einsum("n,ni,nj->ij", counts, down.rows, down.rows), atol=1e-4)
+        assert torch.allclose(down.cross, torch.einsum("n,ni,nj->ij", counts, down.original, down.rows), atol=1e-4)
+        assert torch.allclose(down.owed, torch.einsum("n,ni,nj->ij", counts, down.lack, down.rows), atol=1e-4)
+        self.log.append(f"block {block.index}")
+
+
+def test_a_step_that_compares_is_shown_the_original(llama: Path, tmp_path: Path) -> None:
+    Compared.log.clear()
+    compress(llama, tmp_path / "out.gguf", Recipe((Compared(),), SMALL))
+    assert Compared.log == ["block 0", "block 1"]
+
+
+@dataclass(frozen=True)
+class Killed(LayerStep):
+    """Halves the first matrix of each block, and dies at block `at`, once."""
+
+    at: int = 1
+    log: ClassVar[list[int]] = []
+
+    def compress_layer(self, block: Block) -> None:
+        if block.index == self.at and self.at not in self.log:
+            self.log.append(self.at)
+            raise KeyboardInterrupt
+        self.log.append(100 + block.index)
+        site = next(iter(block.sites.values()))
+        assert block.x is not None
+        site.replace(site.weight * (1 + block.x.mean()))
+
+
+@dataclass(frozen=True)
+class Negated(ModelStep):
+    """Rewrites the file: the output norm with the other sign."""
+
+    calibrates: ClassVar[bool] = False
+    log: ClassVar[list[Path]] = []
+
+    def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
+        assert sight.windows is None and sight.folder.is_dir()
+        self.log.append(source)
+        model = ModelFile.open(source)
+        tensors = [
+            (i.name, i.type, i.shape, -model.tensor(i.name) if i.name == "output_norm.weight" else model.raw(i.name))
+            for i in model.tensors.values()
+        ]
+        write_gguf(target, model.typed_metadata(), tensors)
+        return {"negated": 1}
+
+
+def test_a_run_goes_on_where_it_was(llama: Path, tmp_path: Path) -> None:
+    """Interrupted in the second step's second block: the first step and the first block are not done again."""
+    Killed.log.clear()
+    Negated.log.clear()
+    recipe = Recipe((Negated(), Killed(at=1), Rtn(type="Q8_0")), SMALL)
+    out = tmp_path / "out.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        compress(llama, out, recipe)
+    assert not out.exists() and Killed.log == [100, 1] and len(Negated.log) == 1
+    made = compress(llama, out, recipe)
+    assert Killed.log == [100, 1, 101] and len(Negated.log) == 1
+    assert not (tmp_path / "out.gguf.work").exists() and [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+    assert [step["use"] for step in made.steps] == ["test-run", "test-run", "rtn"]
+    assert made.steps[0]["figures"] == {"negated": 1}
+    compress(llama, tmp_path / "whole.gguf", recipe)
+    assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+def test_a_changed_recipe_goes_on_from_what_is_the_same(llama: Path, tmp_path: Path) -> None:
+    Negated.log.clear()
+    work = tmp_path / "work"
+    compress(llama, tmp_path / "a.gguf", Recipe((Negated(), Rtn(type="Q8_0"))), work=work)
+    compress(llama, tmp_path / "b.gguf", Recipe((Negated(), Rtn(type="Q4_0"))), work=work)
+    assert len(Negated.log) == 1
+    assert ModelFile.open(tmp_path / "b.gguf").tensors["blk.0.attn_q.weight"].type == "Q4_0"
+    compress(llama, tmp_path / "c.gguf", Recipe((Rtn(type="Q8_0"), Negated())), work=work)
+    assert len(Negated.log) == 2 and len(list(work.glob("*.gguf"))) == 5
+
+
+def test_a_damaged_part_is_told(llama: Path, tmp_path: Path) -> None:
+    Killed.log.clear()
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        compress(llama, tmp_path / "a.gguf", Recipe((Killed(at=1),), SMALL), work=work)
+    part = next(work.rglob("block-0000.gguf"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(SpecError, match="block-0000.gguf: is damaged; remove it, and the step goes on"):
+        compress(llama, tmp_path / "a.gguf", Recipe((Killed(at=1),), SMALL), work=work)
+
+
+def test_experts_may_come_to_have_types_of_their_own(tmp_path: Path) -> None:
+    make_model("tiny-mixtral", "F32", tmp_path / "m.gguf", 1)
+
+    @dataclass(frozen=True)
+    class Second(Rtn):
+        def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
+            super().quantise(site, "Q4_0" if "[1]" in site.name else "Q8_0", inputs)
+
+    made = compress(tmp_path / "m.gguf", tmp_path / "out.gguf", Recipe((Second(),)))
+    model = ModelFile.open(made.path)
+    assert model.tensors["blk.0.ffn_up.0.weight"].type == "Q8_0"
+    assert model.tensors["blk.0.ffn_up.1.weight"].type == "Q4_0"
+    assert "blk.0.ffn_up_exps.weight" not in model.tensors
+    assert np.isfinite(logits(made.path, tokens(made.path, 1, 8))).all()
+
+
+def test_gptq_keeps_more_than_rounding(model: Path, tmp_path: Path, own_home: Path) -> None:
+    """By the logits on text that was not calibrated on; every family, experts without rows among them."""
+    text = tokens(model)
+    wanted = logits(model, text)
+
+    def loss(recipe: Recipe, name: str) -> float:
+        found = logits(compress(model, tmp_path / name, recipe).path, text)
+        return float(np.square(found - wanted).mean())
+
+    rounded = loss(Recipe((Rtn(type="Q4_0"),)), "rtn.gguf")
+    calibration = Calibration(windows=16, length=64)
+    assert loss(Recipe((Gptq(type="Q4_0", head_type="Q8_0"),), calibration), "gptq.gguf") < rounded
+
+
+def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_home: Path) -> None:
+    make_model("tiny-gemma3", "F32", tmp_path / "m.gguf", 1)  # its embedding is its head
+    seen: list[torch.Tensor] = []
+
+    @dataclass(frozen=True)
+    class Watched(Gptq):
+        def compress_layer(self, block: Block) -> None:
+            assert block.x is not None and block.original is not None and block.original.x is not None
+            seen.extend([block.x, block.original.x] if block.index == 0 else [])
+
+    recipe = Recipe((Watched(head_type="Q4_0"),), SMALL)
+    made = compress(tmp_path / "m.gguf", tmp_path / "out.gguf", recipe)
+    assert ModelFile.open(made.path).tensors["token_embd.weight"].type == "Q4_0"
+    assert not torch.equal(seen[0], seen[1]) and torch.allclose(seen[0], seen[1], atol=0.2 * float(seen[1].abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no steps: write a \\[\\[step\\]\\]"),
+        ({"step": [{"use": "gptk"}]}, "step 1: no step is called 'gptk', did you mean gptq"),
+        ({"step": [{"type": "Q4_0"}]}, "step 1: use=None: name a step \\(known: .*gptq"),
+        ({"step": [{"use": "gptq", "type": "Q9"}]}, "tensor type 'Q9' is unknown"),
+        ({"step": [{"use": "gptq", "type": "I8"}]}, "I8: weights cannot be stored so"),
+        ({"step": [{"use": "gptq", "damp": 0, "sweeps": -1}]}, "damp=0: use more than 0; sweeps=-1: use 0 or more"),
+        ({"step": [{"use": "rtn", "types": ["Q4_0"]}]}, "types='Q4_0': write PATTERN=TYPE"),
+        ({"steps": []}, "steps is no part of a recipe"),
+        (
+            {"step": [{"use": "rtn"}], "calibration": {"windows": 0, "length": 3, "seed": -1}},
+            "windows=0: use 1 or more; length=3: use windows of 16 tokens or more; seed=-1: use 0 or more",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Recipe.of(values)
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[calibration]\nwindows = 3\n[[step]]\nuse = "gptq"\ntypes = ["*attn_v*=Q5_0"]\n')
+    recipe = Recipe.read(path)
+    assert recipe.calibration.windows == 3 and recipe.steps == (Gptq(types=("*attn_v*=Q5_0",)),)
+    assert Recipe.of(recipe.values()) == recipe
+    path.write_text("[")
+    with pytest.raises(SpecError, match="recipe.toml: not TOML"):
+        Recipe.read(path)
+    with pytest.raises(SpecError, match="cannot be read .*: wanted a recipe in TOML"):
+        Recipe.read(tmp_path / "none.toml")
+
+
+def test_outputs_that_cannot_be(llama: Path, tmp_path: Path) -> None:
+    recipe = Recipe((Rtn(),))
+    with pytest.raises(UserError, match="is no folder; make it first"):
+        compress(llama, tmp_path / "none" / "out.gguf", recipe)
+    with pytest.raises(UserError, match="is a folder; name the file to write in it"):
+        compress(llama, tmp_path, recipe)
+    with pytest.raises(UserError, match="is the model itself; name another file"):
+        compress(llama, llama, recipe)
+    with pytest.raises(SpecError, match="the recipe has no steps"):
+        compress(llama, tmp_path / "out.gguf", Recipe(()))
+
+
+def test_without_pytorch_it_says_what_to_install(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genmote.compress.run.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OpsError, match="compress needs PyTorch.*pip install 'genmote\\[workbench\\]'"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Rtn(),)))
+
+
+def test_a_broken_model_is_told(llama: Path, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Broken(LayerStep):
+        def compress_layer(self, block: Block) -> None:
+            site = block.sites[f"blk.{block.index}.attn_v.weight"]
+            if block.index == 0:
+                site.replace(site.weight * float("nan"))
+
+    with pytest.raises(SpecError, match="block 0: the calibration text's states are not finite"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Broken(),), SMALL))
+    assert not (tmp_path / "out.gguf").exists()

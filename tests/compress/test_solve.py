@@ -124,3 +124,31 @@ def test_close_to_the_best_of_all_codes() -> None:
         mine = solve.values(codes, grid)[:4, 0] - weight[0, :4]
         ratios.append(float(mine @ live @ mine / best))
     assert min(ratios) >= 1 - 1e-4 and np.mean(ratios) < 1.3, ratios
+
+
+def test_the_target_is_the_least_squares_solution() -> None:
+    """Against a solver of the stacked equations: the outputs, and as many more as hold the weights where they are."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((5, 24))
+    original = rng.standard_normal((200, 24))
+    now = original + 0.3 * rng.standard_normal((200, 24))
+    lack = rng.standard_normal((200, 5))
+    hessian, cross, owed = (torch.from_numpy((a.T @ now / 200).astype(np.float32)) for a in (now, original, lack))
+    for more in (None, owed):
+        found = solve.target(torch.from_numpy(weight).float(), hessian, cross, 0.05, more)
+        hold = np.sqrt(0.05 * np.diag(now.T @ now / 200).mean())
+        wanted = original @ weight.T + (0 if more is None else lack)
+        left = np.concatenate([now / np.sqrt(200), hold * np.eye(24)])
+        right = np.concatenate([wanted / np.sqrt(200), hold * weight.T])
+        assert np.allclose(found.numpy(), np.linalg.lstsq(left, right, rcond=None)[0].T, atol=2e-4)
+
+
+def test_columns_without_inputs_are_rounded_to_nearest() -> None:
+    weight, _ = problem(3, 64)
+    nothing = torch.zeros(64, 64)
+    hessian = solve.damped(nothing, 0.01)
+    grid = Grid("Q4_0", weight, hessian.diagonal())
+    codes = solve.gptq(weight.T.contiguous(), hessian, grid)
+    nearest = torch.cat([grid.nearest(weight.T[g * 32 : (g + 1) * 32], g) for g in range(2)])
+    assert torch.equal(codes, nearest)
+    assert torch.equal(solve.target(weight, nothing, nothing, 0.01), weight)

@@ -70,12 +70,13 @@ class Quantiser(LayerStep):
 
     def _visit(self, site: Site, inputs: Inputs | None) -> None:
         wanted = self.type_of(site.tensor, site.weight.shape[1], site.type)
-        if quant.by_name(wanted).block_size == 1:
-            if wanted != site.type:  # plain numbers: there is nothing to choose
-                site.store(wanted, quant.quantize(wanted, site.weight.numpy()))
-        elif wanted != site.type or not site.stored:
+        if wanted == site.type:
+            return
+        if quant.by_name(wanted).block_size > 1:
             self.quantise(site, wanted, inputs)
+        else:  # plain numbers: there is no choice
+            site.store(wanted, quant.quantize(wanted, site.weight.numpy()))
 
     def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
-        """Store the site's weight as `type_name` (`Site.store`)."""
+        """Store the site's weight as `type_name`, a type with codes and scales (`Site.store`)."""
         raise NotImplementedError

@@ -20,6 +20,7 @@ class Gptq(Quantiser):
     sweeps: int = setting("times that every code and scale is chosen again", default=3)
 
     follow: bool = setting("aim at the original model's outputs, not only at the weights", default=True)
+    mend: bool = setting("make good what the blocks before have spoilt", default=True)
 
     @property
     def compares(self) -> bool:
@@ -37,7 +38,7 @@ class Gptq(Quantiser):
         hessian = solve.damped(inputs.hessian, self.damp)
         wanted = site.weight
         if inputs.original is not None:
-            wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp)
+            wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, inputs.owed if self.mend else None)
         grid = Grid(type_name, wanted, hessian.diagonal())
         goal = wanted.T.contiguous()
         codes = solve.gptq(goal, hessian, grid)

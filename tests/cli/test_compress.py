@@ -1,0 +1,79 @@
+"""`genmote compress`: flags, the recipe's file, what it prints, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genmote.cli import main
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    make_model("tiny-llama", "F32", path, 1)
+    return path
+
+
+def test_one_step_by_flags(model: Path, tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.gguf"
+    words = ["compress", str(model), "-o", str(out), "--type", "Q5_1", "--head-type", "q8_0", "--samples", "2"]
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 200)
+    assert main([*words, "--text", str(text), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    made = ModelFile.open(out)
+    assert made.tensors["blk.0.attn_q.weight"].type == "Q5_1" and made.tensors["token_embd.weight"].type == "Q8_0"
+    assert told["size_bytes"] == out.stat().st_size and told["path"] == str(out)
+    assert told["steps"][0]["use"] == "gptq" and told["steps"][0]["settings"]["type"] == "Q5_1"
+    figures = told["steps"][0]["figures"]["blk.1.ffn_down.weight"]
+    assert figures["type"] == "Q5_1" and 0 < figures["error"] < 0.01
+
+
+def test_a_recipe_and_what_flags_add_to_it(
+    model: Path, tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[step]]\nuse = "rtn"\ntype = "Q4_0"\n')
+    out = tmp_path / "out.gguf"
+    assert main(["compress", str(model), "-o", str(out), "--recipe", str(recipe), "--seed", "7"]) == 0
+    assert "bits a weight)" in capsys.readouterr().out
+    made = json.loads(ModelFile.open(out).metadata["genmote.compress.recipe"])
+    assert made["calibration"]["seed"] == 7 and made["step"][0]["use"] == "rtn"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "r.toml", "--type", "Q4_0"], "type: the recipe says it; leave out --recipe or --type"),
+        (["--recipe", "none.toml"], "wanted a recipe in TOML"),
+        (["--method", "nothing"], "no step is called 'nothing'"),
+        (["--type", "Q7"], "tensor type 'Q7' is unknown"),
+        (["--samples", "0"], "windows=0: use 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line(
+    model: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", str(model), "-o", str(tmp_path / "out.gguf"), *flags]) == 2
+    told = capsys.readouterr().err
+    assert message in told and len(told.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_says_that_it_can_go_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from genmote.compress.steps.rtn import Rtn
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Rtn, "quantise", interrupted)
+    assert main(["compress", str(model), "-o", str(tmp_path / "out.gguf"), "--method", "rtn"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "out.gguf").exists()
