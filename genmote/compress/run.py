@@ -101,6 +101,7 @@ class _Run:
     def __init__(self, source: ModelFile, recipe: Recipe, folder: Path, progress: Progress) -> None:
         self.source, self.recipe, self.folder, self.progress = source, recipe, folder, progress
         self._windows: NDArray[np.int32] | None = None
+        self._original = source.path  # what steps compare with
 
     def windows(self) -> NDArray[np.int32]:
         """The calibration text, made when the first step asks for it."""
@@ -121,6 +122,8 @@ class _Run:
             if not (file.exists() and figures.exists()):
                 self._do(step, at, file, figures, self.folder / stem)
             told.append(json.loads(figures.read_text(encoding="utf-8")))
+            if step.exact and self._original == at:
+                self._original = file  # the same model, whose channels are those that later steps see
             at = file
         return at, told
 
@@ -139,13 +142,13 @@ class _Run:
         started = time.perf_counter()
         windows = self.windows() if step.calibrates else None
         if isinstance(step, LayerStep):
-            original = comparable(self.source, ModelFile.open(source)).path
+            original = comparable(ModelFile.open(self._original), ModelFile.open(source)).path
             found = compress_layers(
                 step, source, target, folder, windows=windows, original=original, progress=self.progress
             )
         elif isinstance(step, ModelStep):
             folder.mkdir(parents=True, exist_ok=True)
-            found = step.compress_model(source, target, Sight(windows, self.source.path, folder, self.progress))
+            found = step.compress_model(source, target, Sight(windows, self._original, folder, self.progress))
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
         told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}

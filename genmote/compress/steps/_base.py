@@ -25,6 +25,7 @@ class Step:
 
     calibrates: ClassVar[bool] = True  # whether calibration text is needed
     note: ClassVar[str] = ""  # what whoever reads the report should know of the step's result
+    exact: ClassVar[bool] = False  # whether the model computes the same after it: later steps compare with that
 
 
 @dataclass(frozen=True)

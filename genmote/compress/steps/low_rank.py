@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from genmote.compress.block import Inputs, Site
-from genmote.compress.removals import through
 from genmote.compress.fisher import output_moments
 from genmote.compress.low_rank import ranks, spectrum
+from genmote.compress.removals import through
 from genmote.compress.steps._base import ModelStep, Sight
 from genmote.compress.surgeon import shared_out
 from genmote.errors import SpecError

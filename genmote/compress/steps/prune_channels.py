@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from genmote.compress.cut import cut_channels, whole_linears
-from genmote.compress.removals import removals
 from genmote.compress.refit import refitted
+from genmote.compress.removals import removals
 from genmote.compress.steps._base import ModelStep, Sight
 from genmote.compress.surgeon import Removal, shared_out
 from genmote.errors import SpecError
