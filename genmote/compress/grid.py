@@ -35,6 +35,8 @@ class Grid:
         self.base, self.factor, self.base_factor = map(self._transposed, scales[1:])
         self.levels = torch.from_numpy(self.layout.levels.astype(np.float32))
         self._middles = (self.levels[1:] + self.levels[:-1]) / 2
+        units = self.layout.units
+        self._units = None if units is None else torch.from_numpy(units)
         self._even = bool((self.levels.diff() == 1).all())
         self._low, self._high = float(self.levels[0]), float(self.levels[-1])
         self._expand()
@@ -58,7 +60,7 @@ class Grid:
         block = group * self.group // self.block
         if scale is not None:
             if self.factor is None:
-                self.unit[group] = _half(scale)
+                self.unit[group] = self._stored(scale)
             else:
                 self.factor[group] = self._whole(scale, self.unit[block])
         if offset is not None and self.base is not None:
@@ -71,7 +73,7 @@ class Grid:
     def move_block(self, block: int, unit: Tensor | None = None, base: Tensor | None = None) -> None:
         """Give a block, whose groups have factors of it, another unit (rows,) of their scales or of their offsets."""
         if unit is not None:
-            self.unit[block] = _half(unit)
+            self.unit[block] = self._stored(unit)
         if base is not None and self.base is not None:
             self.base[block] = _half(base)
         first = block * self.block // self.group
@@ -87,6 +89,12 @@ class Grid:
         scales = quant.Scales(*parts, *whole)  # type: ignore[arg-type]  # mypy counts no unpacked generator
         chosen = np.ascontiguousarray(codes.T.to(torch.int8).numpy()).reshape(-1, self.block)
         return self.layout.pack(scales, chosen).view(np.uint8).reshape(-1)
+
+    def _stored(self, unit: Tensor) -> Tensor:
+        """The nearest scales of blocks that can be stored."""
+        if self._units is None:
+            return _half(unit)
+        return self._units[torch.bucketize(unit.abs(), (self._units[1:] + self._units[:-1]) / 2)].copysign(unit)
 
     def _whole(self, wanted: Tensor, unit: Tensor) -> Tensor:
         assert self.layout.reach is not None

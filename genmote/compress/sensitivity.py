@@ -140,7 +140,7 @@ class _Passes:
     def _pieces(self, block: Block) -> Iterator[slice]:
         """Rows of whole windows, few enough for memory."""
         count, length = self.windows.shape
-        step = max(1, SCORES_BYTES // (4 * self.model.config.n_heads * length * length))
+        step = max(1, SCORES_BYTES // (4 * block.layer.spec.n_heads * length * length))
         for start in range(0, count, step):
             yield slice(start * length, min(count, start + step) * length)
 

@@ -14,8 +14,8 @@ from genmote.ops.quant.layout import (
     Blocks,
     Bytes,
     Floats,
-    Layout,
     Scales,
+    Searched,
     divide,
     nibbles,
     planes,
@@ -25,7 +25,7 @@ from genmote.ops.quant.layout import (
 )
 
 
-class _Affine(Layout):
+class _Affine(Searched):
     """Codes from 0; groups with a factor from 0 for the scale and one for (minus) the offset."""
 
     reach: tuple[int, int]
@@ -133,7 +133,7 @@ class Q5_K(Q4_K):
         blocks["high"] = to_planes(codes >> 4, 1, 32)
 
 
-class _Symmetric(Layout):
+class _Symmetric(Searched):
     """Codes and factors with a sign; groups of 16 numbers."""
 
     group = 16

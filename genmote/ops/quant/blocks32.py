@@ -10,8 +10,8 @@ from genmote.ops.quant.layout import (
     Blocks,
     Bytes,
     Floats,
-    Layout,
     Scales,
+    Searched,
     divide,
     nibbles,
     planes,
@@ -26,7 +26,7 @@ Codes = NDArray[np.int8]
 IQ4_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 
 
-class _Block(Layout):
+class _Block(Searched):
     """A block is one group: a float16 scale ``d``, and where the record has ``m``, a float16 offset."""
 
     group = 32

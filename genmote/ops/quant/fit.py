@@ -60,14 +60,22 @@ def codebook(x: Floats, table: Floats, weight: Floats | None = None, steps: int 
     return scale
 
 
-def listed(x: Floats, table: Floats, scales: Floats, size: Floats, least: float, tried: int = 12) -> NDArray[np.uint8]:
+def listed(
+    x: Floats,
+    table: Floats,
+    scales: Floats,
+    size: Floats,
+    least: float,
+    weight: Floats | None = None,
+    tried: int = 12,
+) -> NDArray[np.uint8]:
     """Which of the sorted ``scales`` (from 0 on) stores each group best, ``size * x ~ d * table[q]``; with its sign.
 
     ``size`` (groups,) is what the groups were divided by. Result: the index of d, plus 128 where d is to be negative.
     Tried are ``tried`` scales with either sign, from the first that is at least ``least`` of the one that puts the
     group's largest number on the table's first level.
     """
-    weight = weights_of(x)
+    weight = weights_of(x) if weight is None else weight
     weighted = weight * x
     first = np.searchsorted(scales, np.float32(least) * size * np.abs(x).max(axis=1) / np.abs(table[0]))
     best = np.zeros(len(x), np.float32)  # of sum(w x^2) explained: by scale 0 nothing

@@ -64,6 +64,7 @@ class Layout(ABC):
     record: np.dtype[np.void]
     levels: NDArray[np.int8]
     group: int
+    units: Floats | None = None  # sorted: a block's scale is one of these, with either sign; None: any float16
     reach: tuple[int, int] | None = None
 
     @abstractmethod
@@ -78,13 +79,8 @@ class Layout(ABC):
         """The inverse of ``scales_of`` and ``codes_of``."""
 
     @abstractmethod
-    def search(self, x: Floats, weight: Floats | None) -> tuple[Floats, Floats | None]:
-        """Real-valued scale and offset (groups,) for groups (groups, size) whose largest magnitude is 1; see ``fit.py``
-        for ``weight``."""
-
-    @abstractmethod
-    def hold(self, scale: Floats, offset: Floats | None) -> Scales:
-        """The nearest that can be stored to real-valued scales and offsets (blocks, groups)."""
+    def fit_scales(self, x: Floats, weight: Floats | None = None) -> Scales:
+        """Good scales for ``x`` (blocks, block_size); ``weight``, of its shape: how much each squared error counts."""
 
     def unpack(self, blocks: Blocks) -> Parts:
         """Codes, scales and offsets of ``blocks`` (blocks,) of ``record``."""
@@ -95,13 +91,6 @@ class Layout(ABC):
         scales = self.fit_scales(x)
         # The codes are rounded with the scales as stored, so that rounding the scales costs as little as it can.
         return self.pack(scales, self.round(x, scales))
-
-    def fit_scales(self, x: Floats, weight: Floats | None = None) -> Scales:
-        """Good scales for ``x`` (blocks, block_size); ``weight``, of its shape: how much each squared error counts."""
-        y, size = normalise(x.reshape(-1, self.group))
-        scale, offset = self.search(y, None if weight is None else weight.reshape(-1, self.group))
-        groups = (len(x), -1)
-        return self.hold((scale * size).reshape(groups), None if offset is None else (offset * size).reshape(groups))
 
     def round(self, x: Floats, scales: Scales) -> NDArray[np.int8]:
         """The codes (blocks, block_size) nearest to ``x``."""
@@ -121,6 +110,26 @@ class Layout(ABC):
                 "float16; use F32 or BF16"
             )
         return result
+
+
+class Searched(Layout):
+    """A layout whose scales are searched as real numbers, then rounded to what can be stored."""
+
+    @abstractmethod
+    def search(self, x: Floats, weight: Floats | None) -> tuple[Floats, Floats | None]:
+        """Real-valued scale and offset (groups,) for groups (groups, size) whose largest magnitude is 1; see ``fit.py``
+        for ``weight``."""
+
+    @abstractmethod
+    def hold(self, scale: Floats, offset: Floats | None) -> Scales:
+        """The nearest that can be stored to real-valued scales and offsets (blocks, groups)."""
+
+    def fit_scales(self, x: Floats, weight: Floats | None = None) -> Scales:
+        """Good scales for ``x`` (blocks, block_size); ``weight``, of its shape: how much each squared error counts."""
+        y, size = normalise(x.reshape(-1, self.group))
+        scale, offset = self.search(y, None if weight is None else weight.reshape(-1, self.group))
+        groups = (len(x), -1)
+        return self.hold((scale * size).reshape(groups), None if offset is None else (offset * size).reshape(groups))
 
 
 def record(*fields: Any) -> np.dtype[np.void]:

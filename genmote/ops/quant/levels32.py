@@ -10,8 +10,6 @@ fast.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +20,7 @@ from genmote.ops.quant.layout import (
     Bytes,
     Floats,
     Layout,
-    Parts,
+    Scales,
     divide,
     nibbles,
     normalise,
@@ -49,7 +47,8 @@ SCALES = scales(np.arange(128, dtype=np.uint8))  # those that are not negative, 
 class Levels(Layout):
     """One byte of scale, and 32 codes that are indices into ``levels``."""
 
-    levels: ClassVar[NDArray[np.int8]]
+    group = 32
+    units = SCALES
     least: float  # the smallest scale that is tried for a block, in what puts its largest number on the first level
 
     def codes(self, blocks: Blocks) -> Bytes:
@@ -60,22 +59,29 @@ class Levels(Layout):
         """The inverse of ``codes``."""
         raise NotImplementedError
 
-    def unpack(self, blocks: Blocks) -> Parts:
-        return Parts(self.levels[self.codes(blocks)], scales(blocks["scale"])[:, None], None)
+    def codes_of(self, blocks: Blocks) -> NDArray[np.int8]:
+        return self.levels[self.codes(blocks)]
 
-    def fit(self, x: Floats) -> Blocks:
+    def scales_of(self, blocks: Blocks) -> Scales:
+        return Scales(scales(blocks["scale"])[:, None])
+
+    def pack(self, scales: Scales, codes: NDArray[np.int8]) -> Blocks:
+        blocks = np.empty(len(codes), self.record)
+        unit = scales.unit[:, 0]
+        blocks["scale"] = np.searchsorted(SCALES, np.abs(unit)) | np.where(np.signbit(unit), 128, 0)
+        self.store(blocks, np.searchsorted(self.levels, codes).astype(np.uint8))
+        return blocks
+
+    def fit_scales(self, x: Floats, weight: Floats | None = None) -> Scales:
         peak = np.abs(x).max(initial=0)
         reach = SCALES[-1] * np.abs(self.levels).max()
         if peak > reach:
-            raise SpecError(
-                f"{self.name} cannot hold numbers as large as these: {peak:.3g} is beyond {reach:g}; use F32 or BF16"
-            )
-        blocks = np.empty(len(x), self.record)
-        table = self.levels.astype(np.float32)
+            raise SpecError(f"{self.name} cannot hold numbers as large as these: {peak:.3g} is beyond {reach:g}")
         y, size = normalise(x)
-        blocks["scale"] = fit.listed(y, table, SCALES, size, self.least)
-        self.store(blocks, fit.nearest(divide(x, scales(blocks["scale"])[:, None]), table))
-        return blocks
+        return Scales(scales(fit.listed(y, self.levels.astype(np.float32), SCALES, size, self.least, weight))[:, None])
+
+    def round(self, x: Floats, scales: Scales) -> NDArray[np.int8]:
+        return self.levels[fit.nearest(divide(x, scales.unit), self.levels.astype(np.float32))]
 
 
 class GM2_32(Levels):
