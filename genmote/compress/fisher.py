@@ -49,8 +49,8 @@ def output_moments(
     *,
     diagonal: bool = False,
 ) -> dict[str, Tensor]:
-    """Mean over the rows of token ids (n, T), at most `MOST` of them, of g g^T, (out, out) float64, or of its diagonal (out,) alone, of each
-    matrix of a block whose name is wanted. Takes the whole model in memory, as floats."""
+    """Mean over the rows of token ids (n, T), at most `MOST` of them, of g g^T, (out, out) float64, or of its diagonal
+    (out,) alone, of each matrix of a block whose name is wanted. Takes the whole model in memory, as floats."""
     ops = OutputOps()
     whole = Whole(source, ops)
     found: dict[str, Tensor] = {}
