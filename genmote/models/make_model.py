@@ -221,7 +221,7 @@ def model_metadata(form: Shape) -> dict[str, Any]:
     if form.experts:
         keys |= {"expert_count": form.experts, "expert_used_count": form.experts_used}
     if form.architecture == "qwen3moe":
-        keys["expert_feed_forward_length"] = form.ffn_width
+        keys["expert_feed_forward_length"] = keys["feed_forward_length"]
     if form.tokenizer == "bpe":
         tokenizer = byte_level(form.vocab_size, form.pre)
     elif form.architecture == "gemma3":

@@ -14,7 +14,7 @@ from genmote.errors import ModelFileError, SpecError
 from genmote.models import packed
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import make_model
+from genmote.models.make_model import load_shape, make_model
 from genmote.models.weights import GgufWeights, is_expert
 from genmote.ops.protocol import Span
 from genmote.runtime.experts import ExpertCache, Stored, open_experts, stored_experts
@@ -24,10 +24,17 @@ native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
 TOKENS = np.random.default_rng(5).integers(0, 280, 48)
 
 
-@pytest.fixture(scope="module", params=["tiny-olmoe", "tiny-qwen3moe", "tiny-mixtral"])
+@pytest.fixture(scope="module", params=["tiny-olmoe", "tiny-qwen3moe", "tiny-mixtral", "widths of their own"])
 def model(request: Any, tmp_path_factory: Any) -> Any:
+    """A mixture; the last is one whose experts are wider in some layers than in others."""
     folder = tmp_path_factory.mktemp("experts")
-    make_model(request.param, "q4_0", folder / "model.gguf", seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        shape = request.param
+        if shape == "widths of their own":
+            shape, form = "tiny-qwen3moe", load_shape("tiny-qwen3moe")
+            uneven = replace(form, layer_ffn_widths=tuple(32 * (1 + i % 3) for i in range(form.layers)))
+            patch.setattr("genmote.models.make_model.load_shape", lambda name: uneven)
+        make_model(shape, "q4_0", folder / "model.gguf", seed=3)
     ops = native_ops.create(threads=2)
     file = ModelFile.open(folder / "model.gguf")
     return file, ops, packed.pack(file, ops, folder / "model.packed")

@@ -158,11 +158,14 @@ def test_weights_make_room_for_a_growing_text(tiny: Callable[..., Path], monkeyp
     assert same(passes(decoder), wanted)
 
 
-def test_a_pass_reads_what_is_streamed_once(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", ["tiny-llama", "tiny-low-rank", "tiny-deci"])
+def test_a_pass_reads_what_is_streamed_once(
+    shape: str, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whole blocks are read, and rows of the embedding; beyond that nothing twice."""
     monkeypatch.setattr(streaming, "LEAST_RING", 300_000)
     monkeypatch.setattr(streaming, "MOST_CHUNK", 50_000)
-    decoder, matrices = streamed(tiny(kind="F32"), 0)
+    decoder, matrices = streamed(tiny(shape, "F32"), 0)
     cache = decoder.cache(64)
     decoder.forward([1], [Span(cache, 0, 1)])
     before = matrices.reader.bytes_read
