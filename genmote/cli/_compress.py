@@ -45,7 +45,7 @@ class Around:
             if getattr(self, name) is not None and not self.searches:
                 yield f"{name}: is for a search: give --target or --pace too"
         if self.searches:
-            for name in ("type", "head_type", "recipe"):
+            for name in ("type", "head_type"):
                 if getattr(self, name, None) is not None:
                     yield f"{name}: a search chooses it; leave out --{name.replace('_', '-')}, or --target and --pace"
 

@@ -6,10 +6,11 @@
     genmote compress smollm2-135m -o small.gguf --target 60MB --device pi-zero-2w --report small.html
     genmote compress --frontier small.json --frontier smaller.json -o frontier.html
 
-Without --recipe one step is done, --method, on the linear layers. With --target or --pace a recipe is searched for that
-loses least; it is written to OUTPUT.toml, for --recipe. Where the goal cannot be met, the best that can be is written,
-and the exit status is 2. --report measures the result beside the original. What a step learns from is text that the
-model writes itself, or --text. An interrupted run goes on where it was when the same command is given again.
+Without --recipe one step is done, --method, on the linear layers. With --target or --pace tensor types are searched for
+that lose least, after the steps of --recipe if there is one; all of it is written to OUTPUT.toml, for --recipe. Where
+the goal cannot be met, the best that can be is written, and the exit status is 2. --report measures the result beside
+the original. What a step learns from is text that the model writes itself, or --text. An interrupted run goes on where
+it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -107,9 +108,8 @@ def search_for(settings: Settings, model: str) -> Found:
             path,
             settings.output,
             goal,
-            quantiser=settings.method or "gptq",
+            recipe=recipe_of(settings),
             types=chosen,
-            settings=recipe_of(settings).calibration,
             work=settings.work,
             ray=settings.ray,
             progress=bar,

@@ -169,7 +169,8 @@ def summary(record: Record) -> str:
         for row in table
     ]
     lines += ["", measured_on(record)]
-    lines += [f"step {step['use']}: {step['seconds']:.0f} s" for step in told["steps"]]
+    for step in told["steps"]:
+        lines.append(f"step {step['use']}: {step['seconds']:.0f} s" + (f"; {step['note']}" if step.get("note") else ""))
     return "\n".join(lines)
 
 

@@ -345,6 +345,7 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> str:
         figures = ", ".join(
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in own.items()
         )
+        figures += f"{'; ' if figures else ''}{step['note']}" if step.get("note") else ""
         lines.append(
             f"<tr><td>{number}. {escape(step['use'])}</td><td>{escape(told)}</td><td>{escape(figures)}</td>"
             f"<td class=n>{step['seconds']:.0f} s</td></tr>"

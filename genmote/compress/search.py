@@ -19,6 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genmote.compress import calibration
 from genmote.compress.allocate import Allocation, Option, allocate, least_bytes
 from genmote.compress.calibration import Calibration
@@ -31,11 +34,13 @@ from genmote.home import atomic_write
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
 from genmote.ops import quant
+from genmote.spec import build
 
 if TYPE_CHECKING:
     from genmote.runtime.roofline import Machine
 
-KEEP = "keep"
+DEFAULT = "gptq"  # the step that stores the matrices
+KEEP, TABLE = "keep", "token_embd.weight"
 WINDOWS = 8  # of the calibration text, for sensitivities
 CHECKS = 4  # windows of other text, for what is measured afterwards
 RULE_BYTES = 48  # for each matrix, beside its name: of the recipe that lies in the file, and of alignment
@@ -122,9 +127,8 @@ def search(
     out: str | Path,
     goal: Goal,
     *,
-    quantiser: str = "gptq",
+    recipe: Recipe | None = None,
     types: Sequence[str] = (),
-    settings: Calibration | None = None,
     rounds: int = 2,
     work: str | Path | None = None,
     ray: str | None = None,
@@ -132,17 +136,16 @@ def search(
 ) -> Found:
     """Find a recipe for `goal`, and write what it makes to the GGUF file `out`.
 
-    `quantiser`: the step that stores the matrices; `types`: those that it may choose from (none: see `offered`);
+    `recipe`: what is done before, and last the step that stores the matrices, whose types are chosen (None: gptq
+    alone; where another step is the last, gptq comes after it); `types`: those to choose from (none: see `offered`);
     `work`: as for `compress`, where an interrupted search goes on; `ray`: see `Farm`. Raises SpecError for a model with
     nothing to choose, and what `compress` raises.
     """
     started = time.perf_counter()
     source, target = begin(model, out, progress)
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
-    settings = settings or Calibration()
     kinds = tuple(quant.by_name(name).name for name in types) or offered()
-    search_ = _Search(source, goal, quantiser, kinds, settings, folder, ray, progress)
-    best = search_.all(max(1, rounds))
+    best = _Search(source, goal, recipe or Recipe(()), kinds, folder, ray, progress).all(max(1, rounds))
     with best.made.path.open("rb") as made, atomic_write(target) as written:
         shutil.copyfileobj(made, written)
     if work is None:
@@ -158,20 +161,34 @@ def offered() -> tuple[str, ...]:
 class _Search:
     def __init__(
         self,
-        source: ModelFile,
+        original: ModelFile,
         goal: Goal,
-        quantiser: str,
+        recipe: Recipe,
         types: tuple[str, ...],
-        settings: Calibration,
         folder: Path,
         ray: str | None,
         progress: Progress,
     ) -> None:
-        self.source, self.goal, self.quantiser, self.types = source, goal, quantiser, types
-        self.settings, self.folder, self.ray, self.progress = settings, folder, ray, progress
-        self.kind, self.blocks = step_class(quantiser), read_config(source).n_layers
-        if not hasattr(self.kind, "type_of"):
-            raise SpecError(f"method={quantiser}: a search needs a step that stores tensor types, such as gptq")
+        from genmote.compress.steps._quantise import Quantiser
+
+        self.original, self.goal, self.types, self.folder = original, goal, types, folder
+        self.settings, self.ray, self.progress = recipe.calibration, ray, progress
+        self.before, last = recipe.steps[:-1], recipe.steps[-1] if recipe.steps else None
+        if not isinstance(last, Quantiser):
+            self.before, last = recipe.steps, build(step_class(DEFAULT), {})
+        assert isinstance(last, Quantiser)
+        self.quantiser = replace(last, type=KEEP, head_type=KEEP, types=())
+        self.source = self._begun()  # what the types are chosen for
+        self.blocks = read_config(self.source).n_layers
+
+    def _begun(self) -> ModelFile:
+        """The model as the steps before leave it."""
+        if not self.before:
+            return self.original
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "before.gguf"
+        recipe = Recipe(self.before, self.settings)
+        return ModelFile.open(compress(self.original.path, path, recipe, work=self.folder, progress=self.progress).path)
 
     def all(self, rounds: int) -> Found:
         options = self.options()
@@ -184,7 +201,11 @@ class _Search:
             if any(recipe == one.recipe for one in told):
                 break
             made = compress(
-                self.source.path, self.folder / f"round-{number}.gguf", recipe, work=self.folder, progress=self.progress
+                self.original.path,
+                self.folder / f"round-{number}.gguf",
+                recipe,
+                work=self.folder,
+                progress=self.progress,
             )
             check = Check(
                 self.source,
@@ -217,17 +238,16 @@ class _Search:
         from genmote.compress.farm import Farm
         from genmote.compress.sensitivity import measure
 
-        text = calibration.windows(self.source.path, self.source.sha256(), self.settings, self.progress)[:WINDOWS]
-        key = "-".join((self.settings.key(self.source.sha256()), *self.types))
+        key = "-".join((self.source.sha256(), self.settings.key(self.original.sha256()), *self.types))
         part = self.folder / f"sensitivity-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         with Farm(self.ray) as farm:
             found = measure(
                 self.source.path,
-                text,
+                self.windows(),
                 self.types,
                 part,
                 farm,
-                compensated=self.kind.calibrates,
+                compensated=self.quantiser.calibrates,
                 progress=self.progress,
             )
         if not any(len(each) > 1 for each in found.values()):
@@ -237,23 +257,42 @@ class _Search:
         return found
 
     def recipe(self, chosen: Allocation) -> Recipe:
-        rules = [f"{name}={option.what}" for name, option in chosen.chosen.items() if option.what != KEEP]
-        step = {"use": self.quantiser, "type": KEEP, "types": rules}
-        return Recipe.of({"calibration": self.settings.values(), "step": [step]})
+        rules = tuple(f"{name}={option.what}" for name, option in chosen.chosen.items() if option.what != KEEP)
+        return Recipe((*self.before, replace(self.quantiser, types=rules)), self.settings)
+
+    def windows(self) -> NDArray[np.int32]:
+        """The first windows of the calibration text, in tokens of the model that types are chosen for."""
+        tokens = calibration.windows(self.original.path, self.original.sha256(), self.settings, self.progress)[:WINDOWS]
+        if self.source.tensors[TABLE].shape[0] == self.original.tensors[TABLE].shape[0]:
+            return tokens
+        found = _encoded(self.source, _decoded(self.original, tokens))
+        length = tokens.shape[1]
+        return np.array(found[: len(found) // length * length], np.int32).reshape(-1, length)
 
     def text(self) -> str:
-        """Text to measure on: the model writes it, with another seed than the calibration's."""
-        return written(self.source, self.settings, CHECKS, self.progress)
+        """Text to measure on: the original writes it, with another seed than the calibration's."""
+        return written(self.original, self.settings, CHECKS, self.progress)
 
 
 def written(source: ModelFile, settings: Calibration, windows: int, progress: Progress) -> str:
     """Text that the model writes with another seed than that of `settings`."""
-    from genmote.runtime.engine import Engine
-
     other = replace(settings, seed=settings.seed + 1, text=None, windows=windows)
     tokens = calibration.windows(source.path, source.sha256(), other, progress)
-    with Engine.load(source.path) as engine:
+    return _decoded(source, tokens)
+
+
+def _decoded(file: ModelFile, tokens: NDArray[np.int32]) -> str:
+    from genmote.runtime.engine import Engine
+
+    with Engine.load(file.path) as engine:
         return "\n".join(engine.tokenizer.decode(row.tolist()) for row in tokens)
+
+
+def _encoded(file: ModelFile, text: str) -> list[int]:
+    from genmote.runtime.engine import Engine
+
+    with Engine.load(file.path) as engine:
+        return engine.tokenizer.encode(text, bos=False)
 
 
 def choose(source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goal) -> tuple[Allocation, str | None]:
@@ -294,12 +333,14 @@ def meets(source: ModelFile, chosen: Allocation, goal: Goal) -> bool:
 def speed(source: ModelFile, chosen: Mapping[str, Option], goal: Goal) -> float | None:
     """Tokens a second of decoding that are expected of the model with these types, at the usual length of a text; None
     where no machine is named, or the model does not fit its memory."""
+    from genmote.runtime.footprint import INTERPRETER_BYTES
     from genmote.runtime.plan import plan
 
     if goal.machine is None:
         return None
-    try:
-        made = plan(restored(source, chosen), memory=goal.memory, machine=goal.machine)
+    try:  # what a device's process has, not this one's with PyTorch in it
+        file = restored(source, chosen)
+        made = plan(file, memory=goal.memory, machine=goal.machine, interpreter=INTERPRETER_BYTES)
     except BudgetError:
         return None
     return None if made.expected is None else made.expected.text_decode_tokens_per_s

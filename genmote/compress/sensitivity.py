@@ -1,6 +1,6 @@
 """How much each matrix of a model minds each tensor type, from one pass over calibration text and one back.
 
-The gradients are those of tokens that are drawn from the model's own distribution (see `damage.py`). Blocks are in
+The gradients are those of tokens that are drawn from the model's own distribution (see `expected.py`). Blocks are in
 memory one at a time; what went into each lies in the folder meanwhile, and each block's result stays there, so that a
 run that was killed need not try its types again.
 """
@@ -17,7 +17,7 @@ import torch
 
 from genmote.compress.allocate import Option
 from genmote.compress.block import Block, Site
-from genmote.compress.damage import Sample, damages, sample
+from genmote.compress.expected import Sample, damages, sample
 from genmote.compress.farm import Farm
 from genmote.compress.layers import TABLE, Ends, Model, Tokens
 from genmote.errors import SpecError
@@ -79,7 +79,7 @@ def measure(
     """For each matrix of the model at `path` its options: to keep it, and each type that is smaller, with the nats of
     KL divergence a token that it is expected to cost on text like `windows` (n, T).
 
-    `compensated`: whether the quantiser makes up for errors in the columns to come (`damage.conditional`).
+    `compensated`: whether the quantiser makes up for errors in the columns to come (`expected.conditional`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = Model(ModelFile.open(path))

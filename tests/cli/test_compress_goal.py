@@ -88,7 +88,6 @@ def test_a_report_of_a_plain_recipe_on_a_text_of_ones_own(genmote: Any, model: P
         (("m", "--choices", "Q4_0"), "choices: is for a search: give --target or --pace too"),
         (("m", "--ray", "auto"), "ray: is for a search"),
         (("m", "--target", "1MB", "--type", "Q4_0"), "type: a search chooses it; leave out --type, or --target"),
-        (("m", "--target", "1MB", "--recipe", "r.toml"), "recipe: a search chooses it"),
         ((), "model: name one to compress, or give reports with --frontier, not both"),
         (("m", "--frontier", "a.json"), "model: name one to compress"),
         (("--frontier", "none.json"), "none.json: cannot be read"),

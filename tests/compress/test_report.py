@@ -151,6 +151,13 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert "KL divergence" not in summary(record)
 
 
+def test_what_a_step_has_to_say_is_told() -> None:
+    step = {"use": "prune", "settings": {"share": 0.5}, "seconds": 3.0, "figures": {"zeros": 0.5}, "note": "no faster"}
+    record = made_up.report(steps=[step])
+    assert "zeros 0.5; no faster" in read(page(record))
+    assert "step prune: 3 s; no faster" in summary(record)
+
+
 def test_a_missed_goal_stands_on_the_page() -> None:
     search = {"goal": "at most 60 MB", "missed": "no choice of types takes less than 69.4 MB", "rounds": []}
     assert "no choice of types takes less than 69.4 MB" in read(page(made_up.report(search=search)))

@@ -4,15 +4,21 @@ cannot."""
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from genmote.compress import Calibration, Recipe, compress
 from genmote.compress import search as searching
 from genmote.compress.allocate import Option, allocate
+from genmote.compress.block import Block
 from genmote.compress.check import Check, corrected
+from genmote.compress.recipe import step_name
 from genmote.compress.search import Found, Goal, choose, restored, search, speed, written
+from genmote.compress.steps._base import LayerStep
 from genmote.compress.steps.rtn import Rtn
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
@@ -36,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found(model: Path, out: Path, goal: Goal, **more: object) -> Found:
-    return search(model, out, goal, quantiser="rtn", settings=SMALL, **more)  # type: ignore[arg-type]
+    return search(model, out, goal, recipe=Recipe((Rtn(),), SMALL), **more)  # type: ignore[arg-type]
 
 
 def test_a_target_is_met_and_better_than_one_type_for_all(model: Path, tmp_path: Path) -> None:
@@ -155,12 +161,46 @@ def test_goals_that_are_none(settings: dict[str, object], message: str) -> None:
         Goal(**settings)  # type: ignore[arg-type]
 
 
-def test_a_step_that_stores_no_types_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genmote.compress.steps._base import ModelStep
+@dataclass(frozen=True)
+class Louder(LayerStep):
+    """A step to be done before: one kind of matrix becomes larger."""
 
-    monkeypatch.setattr(searching, "step_class", lambda name: ModelStep)
-    with pytest.raises(SpecError, match="method=rtn: a search needs a step that stores tensor types"):
-        found(model, tmp_path / "x.gguf", Goal(bytes=1000))
+    calibrates: ClassVar[bool] = False
+
+    def compress_layer(self, block: Block) -> None:
+        for name, site in block.sites.items():
+            if "attn_v" in name:
+                site.replace(site.weight * 3)
+
+
+def test_steps_may_come_before_and_their_result_is_what_types_are_chosen_for(model: Path, tmp_path: Path) -> None:
+    recipe = Recipe((Louder(), Rtn(type="Q8_0")), SMALL)
+    ours = search(model, tmp_path / "ours.gguf", Goal(bytes=150_000), recipe=recipe, rounds=1)
+    assert [type(step) for step in ours.recipe.steps] == [Louder, Rtn]
+    before, after = ModelFile.open(model), ModelFile.open(ours.made.path)
+    name = "blk.0.attn_v.weight"
+    assert np.allclose(after.tensor(name), 3 * before.tensor(name), atol=0.2 * np.abs(before.tensor(name)).max())
+    assert ours.rounds[0].measured < 0.5  # to the model with louder values, not to the original
+    source = ModelFile.open(model)
+    check = Check(source, source, written(source, SMALL, 8, nothing), 64, tmp_path, nothing)
+    assert (check.whole(ours.made.path).kl or 0) > ours.rounds[0].measured
+
+
+def test_without_a_recipe_gptq_stores_the_types(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 64, 0, None))
+    ours = search(model, tmp_path / "ours.gguf", Goal(bytes=150_000), rounds=1)
+    assert step_name(ours.recipe.steps[0]) == "gptq"
+    assert ours.made.size_bytes <= 150_000
+
+
+def test_everything_may_be_kept(tmp_path: Path) -> None:
+    """A goal that the model meets as it is: nothing is stored anew, whatever type it had."""
+    for stored in ("F16", "F32", "Q4_0"):
+        make_model("tiny-llama", stored, tmp_path / f"{stored}.gguf", 1)
+        ours = search(tmp_path / f"{stored}.gguf", tmp_path / "o.gguf", Goal(bytes=10**9), recipe=Recipe((), SMALL))
+        a, b = ModelFile.open(tmp_path / f"{stored}.gguf"), ModelFile.open(tmp_path / "o.gguf")
+        assert all((a.raw(name) == b.raw(name)).all() for name in a.tensors)
+        assert ours.rounds[0].measured == pytest.approx(0, abs=1e-6)
 
 
 def test_nothing_to_choose_is_told(model: Path, tmp_path: Path) -> None:

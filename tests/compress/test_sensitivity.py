@@ -14,7 +14,7 @@ import torch
 from genmote.compress import Calibration, Recipe, calibration, compress, solve
 from genmote.compress.allocate import Option
 from genmote.compress.check import Check
-from genmote.compress.damage import DAMPING, Sample, conditional, damage, damages, sample
+from genmote.compress.expected import DAMPING, Sample, conditional, damage, damages, sample
 from genmote.compress.farm import Farm
 from genmote.compress.grid import Grid
 from genmote.compress.search import written
