@@ -151,8 +151,10 @@ class ModelFile:
         come back from the file when they are touched again."""
         self._source.release(offset, nbytes)
 
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced."""
+    def sha256(self, known: str | None = None) -> str:
+        """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced.
+        `known`: what somebody has computed of this very file."""
+        self._sha256 = self._sha256 or known
         if self._sha256 is None:
             try:
                 with open(self.path, "rb", buffering=0) as file:

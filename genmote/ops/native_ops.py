@@ -236,7 +236,9 @@ class NativeOps:
         low = x if weight.down is None else self._product(x, weight.down)
         y = self._product(low, weight.matrix, weight.bias)
         for adapter in weight.adapters:
-            y += np.float32(adapter.scale) * self._product(self._product(x, adapter.down), adapter.up)
+            update = self._product(self._product(x, adapter.down), adapter.up)
+            update *= np.float32(adapter.scale)
+            y += update
         return y
 
     def norm(self, x: Float32, norm: Norm) -> Float32:

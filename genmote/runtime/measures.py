@@ -98,10 +98,10 @@ def text_logprobs(
 
     `session` is used anew, where one is at hand.
     """
-    found = [
-        token_logprobs(logits, np.array(tokens[at : at + len(logits)], np.int64))
-        for at, logits in text_logits(engine, tokens, first, session)
-    ]
+    found: list[NDArray[np.float64]] = []
+    for at, logits in text_logits(engine, tokens, first, session):
+        found.append(token_logprobs(logits, np.array(tokens[at : at + len(logits)], np.int64)))
+        del logits  # or they would be there beside the next ones
     return np.concatenate(found) if found else np.zeros(0)
 
 
@@ -115,6 +115,8 @@ def text_logits(
     if last > engine.context:
         raise ContextError(f"got {len(tokens)} tokens, the context is {engine.context}: score a shorter text")
     rows = max(1, _LOGITS_BYTES // (4 * decoder.config.vocab_size))
+    if engine.extras is not None:
+        rows = engine.extras.rows_of_logits(_LOGITS_BYTES)
     session = session or Session(engine)
     session.truncate(0)
     start = 0
@@ -123,7 +125,9 @@ def text_logits(
             engine.between_passes()
             stop = min(start + engine.chunk, start + session.ahead, last)
             with session.running(list(tokens[start:stop])) as span:
-                x = decoder.run(np.array(tokens[start:stop], np.int32), [span], head=stop >= first)
+                x = decoder.run(
+                    np.array(tokens[start:stop], np.int32), [span], head=max(0, min(rows, stop - max(start, first - 1)))
+                )
                 span.cache.advance(span.count)
             for at in range(max(start, first - 1), stop, rows):
                 end = min(at + rows, stop)
