@@ -20,7 +20,7 @@
 namespace genmote {
 namespace {
 
-constexpr int64_t kPiece = 1 << 20;  // what one thread reads at once: several threads share a large read
+constexpr int64_t kPiece = 2 << 20;  // what one thread reads at once: several threads share a large read, and a huge page takes it as one request
 constexpr auto kLook = std::chrono::milliseconds(50);
 
 struct Living {

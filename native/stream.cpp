@@ -35,6 +35,12 @@ void Stream::Memory::take(size_t bytes) {
     size = bytes;
 }
 
+void Stream::Memory::in_huge_pages() {
+#if defined(MADV_HUGEPAGE)
+    madvise(at, size / kHuge * kHuge, MADV_HUGEPAGE);
+#endif
+}
+
 Stream::Memory::~Memory() {
     if (raw) munmap(raw, taken);
 }
@@ -93,6 +99,7 @@ void Stream::arrange(const std::vector<Plan>& plans, const std::vector<int>& ord
     order_.clear();
     ring_size_ = 0;
     ring_.take(ring_bytes);
+    ring_.in_huge_pages();
     image_.take(static_cast<size_t>(reader.size()) + kPage);
     chunks_ = std::move(chunks);
     order_ = order;

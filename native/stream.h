@@ -51,6 +51,7 @@ class Stream {
         uint8_t *at = nullptr, *raw = nullptr;
         size_t size = 0, taken = 0;
         void take(size_t bytes);
+        void in_huge_pages();  // what fills them, where the system has any: a disk reads into one in one request, not in hundreds of parts
         ~Memory();
     };
     struct Piece { int64_t begin, end; int chunk; size_t at; bool last; };  // at: in the chunk's memory
