@@ -122,6 +122,34 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+MakeAdapter = Callable[..., Path]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> MakeAdapter:
+    """Makes a LoRA file of `rank` (and of a tensor type) that updates every matrix of a model's blocks a little."""
+    import numpy as np
+
+    from genmote.models.config import read_config
+    from genmote.models.gguf import ModelFile
+    from genmote.models.gguf_write import write_gguf
+    from genmote.models.lora import HEAD, base_shapes
+
+    def make(model: Path, rank: int, kind: str = "F32") -> Path:
+        config, rng, tensors = read_config(ModelFile.open(model)), np.random.default_rng(rank), []
+        for name, (out, cols) in base_shapes(config).items():
+            for part, shape in (("lora_a", (rank, cols)), ("lora_b", (out, rank))) if name != HEAD else ():
+                numbers = 0.1 * rng.standard_normal(shape)
+                numbers = numbers.astype(np.float16 if kind == "F16" else np.float32)
+                tensors.append((f"{name}.{part}", kind, shape, numbers.reshape(-1).view(np.uint8)))
+        about = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": config.architecture}
+        path = tmp_path / f"adapter-{rank}-{kind}.gguf"
+        write_gguf(path, about | {"adapter.lora.alpha": np.float32(rank)}, tensors)
+        return path
+
+    return make
+
+
 def _find(name: str) -> Path:
     from genmote.models.store import find
 

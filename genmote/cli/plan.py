@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
+    adapter: tuple[str, ...] = setting("a LoRA adapter's path, or PATH:SCALE; may be repeated", default=())
     device: str | None = setting("a device's name (see genmote devices) or profile file (default: here)", default=None)
     memory: str | None = setting("the budget, such as 150MB (default: what the device leaves)", default=None)
     context: int | None = setting(
@@ -72,7 +73,7 @@ def run(settings: Settings, out: Output) -> None:
     path = find(settings.model)
     file = ModelFile.open(path)
     machine = Machine.of(device or this_machine(path))
-    asked = asked_for(settings, device)
+    asked = asked_for(settings, device) | {"adapter_bytes": adapter_bytes(file, settings)}
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:
@@ -95,7 +96,7 @@ def run(settings: Settings, out: Output) -> None:
         values["svg"] = settings.svg
         text += f"\n\npicture: {settings.svg}"
     if settings.check:
-        measured = check(path, found)
+        measured = check(path, found, settings)
         values["measured"] = measured
         text += "\n\n" + comparison(expecting(file, machine, asked, measured) or found, measured)
     out.result(values, text)
@@ -123,6 +124,17 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
         "prompt_tokens": TYPICAL_PROMPT if settings.prompt_tokens is None else settings.prompt_tokens,
         "interpreter": INTERPRETER_BYTES,
     }
+
+
+def adapter_bytes(file: ModelFile, settings: Settings) -> int:
+    """What the adapters take. Raises ModelFileError for what is none of this model's."""
+    from genmote.cli._model import scaled
+    from genmote.models.config import read_config
+    from genmote.runtime import footprint
+    from genmote.runtime.loading import open_adapters
+
+    opened = open_adapters([scaled(text) for text in settings.adapter])
+    return footprint.adapter_bytes(read_config(file), [each for _, _, each in opened])
 
 
 def deadline_of(settings: Settings) -> Deadline | None:
@@ -311,11 +323,12 @@ def save(path: Path, text: str) -> None:
         raise UserError(f"{path} cannot be written ({fault.strerror}): choose another --svg") from None
 
 
-def check(path: Path, made: Plan) -> dict[str, Any]:
+def check(path: Path, made: Plan, settings: Settings) -> dict[str, Any]:
     """The planned run, measured: in a jail of the budget where one can be made, else beside it."""
+    from genmote.cli._model import scaled
     from genmote.runtime import trial
 
-    return trial.measured(path, made)
+    return trial.measured(path, made, adapter=[scaled(text) for text in settings.adapter])
 
 
 def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured: dict[str, Any]) -> Plan | None:

@@ -67,7 +67,9 @@ class Decoder:
     def __init__(self, config: Config, weights: WeightSource, ops: Ops, *, fused: bool = True) -> None:
         """`fused` lets the op set run its own form of a block where it has one; the bits are the same."""
         self.config, self.weights, self.ops = config, weights, ops
-        self.before_pass: Callable[[bool, int], None] | None = None  # told whether the head follows, and the rows
+        self.before_pass: Callable[[int, int], None] | None = (
+            None  # told of how many rows logits are wanted, and all rows
+        )
         self._block = getattr(ops, "block", None) if fused else None
 
     def cache(self, capacity: int, *, kind: str = "f16", queries: int = 0, **settings: Any) -> KVCache:
@@ -86,7 +88,10 @@ class Decoder:
         span's cache then holds its rows; after an exception every cache is as it was. A long prompt is fed in chunks
         by the caller: memory grows with N. Raises ContextError where a cache is full, SpecError for a bad token.
         """
-        x = self.run(inputs, spans, head=logits is not None)
+        wanted = 0
+        if logits is not None:
+            wanted = sum(s.count for s in spans) if logits == "all" else len(spans if logits == "last" else logits)
+        x = self.run(inputs, spans, head=wanted)
         result = None if logits is None else self.ops.numpy(self.head(self._pick(x, spans, logits)))
         self._advance(spans)
         return result
@@ -109,9 +114,9 @@ class Decoder:
         x = self.ops.embed(self.weights.embedding, ids.astype(np.int32))
         return x if self.config.embedding_scale == 1.0 else self.ops.scale(x, self.config.embedding_scale)
 
-    def run(self, inputs: Any, spans: Sequence[Span], *, head: bool = False) -> Array:
+    def run(self, inputs: Any, spans: Sequence[Span], *, head: int = 0) -> Array:
         """All blocks, (N,) ids or (N, D) embeddings → (N, D) before the final norm; no cache's length is moved. `head`:
-        the output matrix will be wanted next."""
+        of how many rows at once the output matrix will be wanted next."""
         config, ops = self.config, self.ops
         embedded = getattr(inputs, "ndim", 1) == 2
         self._check(inputs.shape[0] if embedded else len(inputs), spans)

@@ -154,8 +154,10 @@ class ModelFile:
         if end > start and self._source.map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._source.map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced."""
+    def sha256(self, known: str | None = None) -> str:
+        """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced.
+        `known`: what somebody has computed of this very file."""
+        self._sha256 = self._sha256 or known
         if self._sha256 is None:
             try:
                 with open(self.path, "rb", buffering=0) as file:

@@ -16,7 +16,9 @@ from genmote.ops.layer import Adapter, Layer, Linear
 from genmote.ops.protocol import Ops
 
 if TYPE_CHECKING:
-    from genmote.models.gguf import ModelFile
+    from genmote.models.gguf import ModelFile, TensorInfo
+
+    Update = tuple[TensorInfo, TensorInfo]  # of one matrix: down (rank, in), up (out, rank)
 
 PARTS = {  # the field of `Layer` that each of a block's tensors fills
     "attn_q": "q",
@@ -45,6 +47,17 @@ class Lora:
 
 def read_lora(adapter: ModelFile, config: Config, ops: Ops) -> Lora:
     """Read an adapter file for a base of `config`; ModelFileError where it is not one, or belongs to another base."""
+    alpha, updates = check_lora(adapter, config)
+    found = {}
+    for stem, infos in updates.items():
+        down, up = (ops.matrix(info.type, (info.shape[0], info.shape[1]), adapter.read(info.name)) for info in infos)
+        found[stem] = Adapter(down, up, alpha / infos[0].shape[0] if alpha else 1.0)
+    return Lora(adapter.path.name, found)
+
+
+def check_lora(adapter: ModelFile, config: Config) -> tuple[float, dict[str, Update]]:
+    """An adapter's alpha, and what it updates, by the base's tensor; nothing is read but the header. Raises as
+    `read_lora` does."""
     name, meta = adapter.path.name, adapter.metadata
     if meta.get("general.type") != "adapter" or meta.get("adapter.type") != "lora":
         raise ModelFileError(
@@ -62,7 +75,7 @@ def read_lora(adapter: ModelFile, config: Config, ops: Ops) -> Lora:
     stems = sorted({tensor.removesuffix(".lora_a").removesuffix(".lora_b") for tensor in adapter.tensors})
     if not stems:
         raise ModelFileError(f"{name} has no tensors: the adapter changes nothing; use another file")
-    return Lora(name, {stem: _read_update(adapter, stem, shapes, float(alpha), ops) for stem in stems})
+    return float(alpha), {stem: _check_update(adapter, stem, shapes) for stem in stems}
 
 
 def base_shapes(config: Config) -> dict[str, tuple[int, int]]:
@@ -122,7 +135,7 @@ class AdaptedWeights:
         return replace(linear, adapters=linear.adapters + extra) if extra else linear
 
 
-def _read_update(adapter: ModelFile, stem: str, shapes: dict[str, tuple[int, int]], alpha: float, ops: Ops) -> Adapter:
+def _check_update(adapter: ModelFile, stem: str, shapes: dict[str, tuple[int, int]]) -> Update:
     name = adapter.path.name
     if stem not in shapes:
         raise ModelFileError(
@@ -139,5 +152,4 @@ def _read_update(adapter: ModelFile, stem: str, shapes: dict[str, tuple[int, int
             f"{name}: {stem}.lora_a {tuple(down.shape)} and lora_b {tuple(up.shape)} do not fit "
             f"the model's {(out, cols)}; use the adapter's own base"
         )
-    matrices = [ops.matrix(info.type, (info.shape[0], info.shape[1]), adapter.raw(info.name)) for info in (down, up)]
-    return Adapter(matrices[0], matrices[1], alpha / rank if alpha else 1.0)
+    return down, up

@@ -264,7 +264,8 @@ def _open(path: Path, model: ModelFile, ops: Any) -> Packed | None:
         same = (
             header["source"] == os.fspath(model.path.absolute()) and header["mtime_ns"] == model.path.stat().st_mtime_ns
         )
-        if not same and header["sha256"] != model.sha256():  # a copy, or changed where no sample was taken
+        digest = str(header["sha256"])
+        if not same and digest != model.sha256():  # a copy, or changed where no sample was taken
             return None
         places = {}
         for name, (tensor, index, offset) in header["matrices"].items():
@@ -281,6 +282,7 @@ def _open(path: Path, model: ModelFile, ops: Any) -> Packed | None:
     if len(data) != header["size"]:
         return None
     stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    model.sha256(known=digest)  # as its weights, taken from here
     return Packed(ops, model, path, data, places, start, stamp)
 
 

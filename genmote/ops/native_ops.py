@@ -231,7 +231,9 @@ class NativeOps:
     def linear(self, x: Float32, weight: Linear) -> Float32:
         y = self._product(x, weight.matrix, weight.bias)
         for adapter in weight.adapters:
-            y += np.float32(adapter.scale) * self._product(self._product(x, adapter.down), adapter.up)
+            update = self._product(self._product(x, adapter.down), adapter.up)
+            update *= np.float32(adapter.scale)
+            y += update
         return y
 
     def norm(self, x: Float32, norm: Norm) -> Float32:

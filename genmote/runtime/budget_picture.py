@@ -13,6 +13,7 @@ from genmote.signals.chart import STYLE, ticks
 PARTS = {
     "interpreter": ("P", "Python, NumPy, kernels", "#4a5560"),
     "tables": ("T", "token table", "#8a97a3"),
+    "adapters": ("L", "adapters (LoRA)", "#2f7d6b"),
     "weights": ("W", "weights", "#1c4f91"),
     "ring": ("R", "ring of streamed weights", "#3f86d1"),
     "experts": ("E", "cache of experts", "#7fb2e5"),

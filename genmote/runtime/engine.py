@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import ContextError, OpsError, SpecError, TemplateError
 from genmote.ops.cache import KINDS
-from genmote.runtime import loading
+from genmote.runtime import footprint, loading
 from genmote.runtime.eviction import Eviction, Evictor, eviction, lossy
 from genmote.runtime.generation import Prompt, Request, Result
 from genmote.runtime.grammar import Constraint, Grammar, GrammarVocabulary
@@ -31,7 +32,7 @@ from genmote.runtime.pool import SessionPool
 from genmote.runtime.prompt import Rows
 from genmote.runtime.sample import Sampling
 from genmote.runtime.session import CHUNK, Session
-from genmote.runtime.speculate import DraftModel, Guesser
+from genmote.runtime.speculate import MOST_GUESSES, DraftModel, Guesser, PromptLookup
 from genmote.runtime.stops import Stops
 from genmote.runtime.stream import Stream
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from genmote.ops.protocol import KVCache
     from genmote.runtime.accelerator import TierReport
     from genmote.runtime.experts import ExpertCache
+    from genmote.runtime.extras import Extras
     from genmote.runtime.governor import Bounds, Decision, Governor
     from genmote.runtime.plan import Plan
     from genmote.runtime.streaming import Streaming
@@ -151,6 +153,7 @@ class Engine:
         self.draft: Engine | None = None  # a smaller model that guesses
         self.plan: Plan | None = None  # how a memory budget is kept
         self.streaming: Streaming | None = None
+        self.extras: Extras | None = None  # what takes memory beside the plan
         self.experts: ExpertCache | None = None  # a mixture's, where not all of them are in memory
         if kv_spill is not None and decoder.ops.name != "native":
             raise OpsError(f"kv_spill with the {decoder.ops.name} op set: only the native one keeps rows on disk")
@@ -252,16 +255,20 @@ class Engine:
 
     def set_adapters(self, adapters: Adapters | None) -> None:
         """Put these LoRA adapters in the place of those that are set; None for none. Texts in the making go on with
-        the new ones, prompts are read anew."""
-        from genmote.models.lora import AdaptedWeights
+        the new ones, prompts are read anew. Raises BudgetError where a memory budget has no room for them."""
+        from genmote.models.lora import AdaptedWeights, read_lora
 
-        found = loading.read_adapters(self.decoder, adapters or ())
-        weights = AdaptedWeights(self._base, [(lora, scale) for _, scale, lora in found]) if found else self._base
-        with self.lock:
+        files = loading.open_adapters(adapters or ())
+        room: Any = contextlib.nullcontext()
+        if self.extras is not None:
+            room = self.extras.adapters(footprint.adapter_bytes(self.config, [file for _, _, file in files]))
+        with self.lock, room:
+            found = [(read_lora(file, self.config, self.decoder.ops), scale) for _, scale, file in files]
+            weights = AdaptedWeights(self._base, found) if found else self._base
             if self.streaming is not None:
                 self.streaming.rearrange(weights)
             self.decoder.weights = weights
-            self.adapters = tuple((path, scale) for path, scale, _ in found)
+            self.adapters = tuple((path, scale) for path, scale, _ in files)
             self.version += 1
 
     def govern(self, bounds: Bounds | None = None, *, tell: Callable[[Decision], None] | None = None) -> Governor:
@@ -315,8 +322,11 @@ class Engine:
         says stays text, whatever it looks like (see `models/contents.py`)."""
         if self.chat_template is None:
             raise TemplateError("this model has no chat template (it is a base model): use generate to continue a text")
+        from genmote.models.chat import MEMORY_BYTES
         from genmote.models.contents import chat_tokens
 
+        if self.extras is not None:
+            self.extras.take("chat templates", MEMORY_BYTES)
         if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
             raise SpecError(f'messages={messages!r:.80}: use a list, such as [{{"role": "user", "content": "Hello"}}]')
         tokens = chat_tokens(self.chat_template, self.tokenizer, messages, tools=tools)
@@ -419,14 +429,23 @@ class Engine:
         return Session(self)
 
     def guesser(self, request: Request) -> Guesser | None:
-        """Who guesses the tokens of a new text: the draft model where there is one and the request wants it."""
-        return DraftModel(self.draft) if request.speculate and self.draft is not None else None
+        """Who guesses the tokens of a new text, where the request wants it: the draft model, or else the text itself.
+        Each guess takes a row of logits."""
+        if not request.speculate:
+            return None
+        most = MOST_GUESSES
+        if self.extras is not None and self.plan is not None:
+            most = min(most, max(1, self.extras.rows_of_logits(2**62) // self.plan.sessions))
+        return PromptLookup(max_draft=most) if self.draft is None else DraftModel(self.draft, max_draft=most)
 
     def constraint(self, grammar: Grammar) -> Constraint:
-        """A grammar ready to constrain one text. Raises GrammarError."""
+        """A grammar ready to constrain one text. Raises GrammarError, and BudgetError where its tables do not fit."""
+        if self._vocabulary is None and self.extras is not None:
+            self.extras.take("a grammar's tables", GrammarVocabulary.memory_bytes(self.tokenizer.vocab_size))
         with self._grammars:
             if self._vocabulary is None:
                 self._vocabulary = GrammarVocabulary(self.tokenizer)
+                footprint.trim()
             vocabulary = self._vocabulary
         return vocabulary.compile(grammar)
 

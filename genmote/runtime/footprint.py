@@ -11,6 +11,7 @@ import math
 import mmap
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from genmote.errors import ModelFileError, OpsError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.models.gguf_values import MetaArray
+from genmote.models.lora import check_lora
 from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
 from genmote.ops.cache import cache_bytes, row_bytes
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 # CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
 # of libraries counts in full. What this process has already (`resident_bytes`) is taken instead where it is more.
-INTERPRETER_BYTES = 36 << 20
+INTERPRETER_BYTES = 34 << 20
 HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on top
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
@@ -145,6 +147,16 @@ def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
     return -(-each // 64) * 64 * math.prod(outer)
 
 
+def adapter_bytes(config: Config, adapters: Iterable[ModelFile]) -> int:
+    """LoRA adapters' matrices as the native kernels hold them. Raises ModelFileError for what is no adapter of this
+    model's."""
+    total = 0
+    for adapter in adapters:
+        for infos in check_lora(adapter, config)[1].values():
+            total += sum(_packed(adapter, info, info.type) for info in infos)
+    return total
+
+
 def kv_row_bytes(config: Config, kind: str) -> int:
     """Keys and values of one token in all layers, as attention reads them."""
     return config.n_layers * config.n_kv_heads * row_bytes(kind, config.head_dim)
@@ -156,9 +168,24 @@ def kv_bytes(config: Config, kind: str, rows: int, queries: int = 0) -> int:
     return cache_bytes(*shape, rows, kind=kind, queries=queries, n_heads=config.n_heads)
 
 
-def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, float_down: bool = False) -> int:
+def logits_bytes(config: Config) -> int:
+    """One row's logits, and their copy where a cap is put on them or the vocabulary is no multiple of 16."""
+    return 4 * _up16(config.vocab_size) * (1 + bool(config.logit_cap or config.vocab_size % 16))
+
+
+def activation_bytes(
+    config: Config,
+    chunk: int,
+    rows: int,
+    threads: int,
+    *,
+    float_down: bool = False,
+    sessions: int = 1,
+    steps: bool = False,
+) -> int:
     """Scratch memory of a pass over `chunk` rows against a cache of `rows`: what `native/block.cpp` allocates, and the
-    states and logits that NumPy holds."""
+    states and logits (of a row in each session) that NumPy holds. `steps`: blocks are computed in single steps
+    (`decoder.block`), as those with adapters are."""
     width, inner = config.width, max(config.ffn_widths)
     q, kv = _up16(config.n_heads * config.head_dim), _up16(config.n_kv_heads * config.head_dim)
     normed = 4 * width
@@ -168,6 +195,8 @@ def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, flo
     branch = 4 * _up16(width)
     rotary = 2 * 4 * (config.head_dim // 2) * len(config.ropes)
     a_row = 4 * width + normed + quantised + attended_and_q + 8 * kv + hidden + branch + rotary
+    if steps:  # x before and after, a norm, a branch; gate, up and an update of theirs
+        a_row = 4 * (4 * width + 3 * inner + q + 2 * kv) + max(quantised, hidden) + rotary
     if config.n_experts:  # gathered inputs, hidden states and answers of each chosen expert, and NumPy's sums of them
         gathered = (width + inner) // 32 * GROUP_BYTES + (4 * inner if float_down else 0)
         a_row += config.n_experts_used * (gathered + 3 * 4 * width) + 4 * (4 * width + 3 * config.n_experts)
@@ -175,7 +204,7 @@ def activation_bytes(config: Config, chunk: int, rows: int, threads: int, *, flo
     scores = 4 * stride * (QUERIES_AT_ONCE if chunk >= 16 else 8)
     spelt = 2 * (max(width, inner) // 32) * (512 + 256)
     each_thread = scores + spelt + 2 * 4 * 64 * chunk
-    logits = 4 * 4 * config.vocab_size  # the kernel's, the sampler's copies
+    logits = sessions * logits_bytes(config) + 3 * 4 * config.vocab_size  # the kernel's, a sampler's copies
     return a_row * chunk + each_thread * threads + logits
 
 

@@ -81,6 +81,11 @@ class GrammarVocabulary:
     """A tokenizer as llguidance sees it. Building takes time (a second for 262 000 tokens, in which llguidance lets no
     other thread run) and memory: make one for a model, when first used."""
 
+    @staticmethod
+    def memory_bytes(tokens: int) -> int:
+        """What one takes at most, its making and its grammars' included; measured with 49,152 and 262,144 tokens."""
+        return (8 << 20) + 490 * tokens
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.size = tokenizer.vocab_size
         view = _View(tokenizer)

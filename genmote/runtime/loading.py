@@ -18,9 +18,7 @@ from genmote.runtime.threads import checked_threads
 
 if TYPE_CHECKING:
     from genmote.models.config import Config
-    from genmote.models.decoder import Decoder
     from genmote.models.gguf import ModelFile
-    from genmote.models.lora import Lora
     from genmote.ops.protocol import Ops
     from genmote.runtime.engine import Adapters, Engine
     from genmote.runtime.plan import Plan
@@ -51,6 +49,7 @@ def load(
     """What `Engine.load` does."""
     from genmote.models import packed, store
     from genmote.models.chat import ChatTemplate
+    from genmote.models.config import read_config
     from genmote.models.decoder import Decoder
     from genmote.models.gguf import ModelFile
     from genmote.models.tokenizer import load_tokenizer
@@ -58,6 +57,7 @@ def load(
     from genmote.runtime import footprint
     from genmote.runtime.accelerator import accelerated
     from genmote.runtime.experts import ExpertCache, without_experts
+    from genmote.runtime.extras import Extras
     from genmote.runtime.session import CHUNK
 
     if memory is None and kv == "auto":  # without a budget nothing is given up
@@ -69,9 +69,11 @@ def load(
     path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
     started = time.perf_counter()
     file = ModelFile.open(path)
+    files = open_adapters(adapter or ())
     asked: dict[str, Any] = {"draft": draft, "context": context, "sessions": sessions, "threads": count, "kv": kv}
     asked |= {"evict": evict, "kv_tokens": kv_tokens, "kv_spill": kv_spill}
     if budget is not None:
+        asked["adapter_bytes"] = footprint.adapter_bytes(read_config(file), [each for _, _, each in files])
         _check_table(file, budget, asked)
     tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
@@ -106,16 +108,18 @@ def load(
         engine.tiers = wanted.told(matrices)
     # Reading a little here and there has mapped much around it; what is needed comes back.
     file.release(0, path.stat().st_size)
-    if made is not None and streaming is not None:
-        streaming.arrange(weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
-        engine.plan, engine.streaming, engine.experts = made, streaming, experts
-        engine.decoder.before_pass = streaming.begin
-        if made.streams:
-            streaming.keep_to(room(made, weights.config), made.parts["kv"])
     if adapter is not None:
         engine.set_adapters(adapter)
-    if draft is not None:
+    if draft is not None:  # a first load makes its files, in memory that weights do not have yet
         engine.draft = _draft(engine, draft, ops=ops, isa=isa, threads=threads, progress=progress)
+    if made is not None and streaming is not None:
+        footprint.trim()
+        streaming.arrange(engine.decoder.weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
+        engine.plan, engine.streaming, engine.experts = made, streaming, experts
+        engine.decoder.before_pass = streaming.begin
+        kept = room(made, weights.config)
+        streaming.keep_to(kept, made.parts["kv"] if made.streams else 0)
+        engine.extras = Extras(made, streaming, kept, weights.config, engine.lock)
     engine.load_ms = (time.perf_counter() - started) * 1e3
     return engine
 
@@ -187,9 +191,10 @@ def room(made: Plan, config: Config) -> Room:
     return Room(
         made.budget_bytes or 0,
         footprint.kv_row_bytes(config, made.kv),
-        2 * config.n_layers * config.n_kv_heads * PAGE,
+        2 * config.n_layers * config.n_kv_heads * PAGE * made.sessions,
         made.parts["activations"],
         made.chunk_rows,
+        footprint.logits_bytes(config),
     )
 
 
@@ -225,10 +230,9 @@ def _draft(
     return small
 
 
-def read_adapters(decoder: Decoder, adapters: Adapters) -> list[tuple[Path, float, Lora]]:
+def open_adapters(adapters: Adapters) -> list[tuple[Path, float, ModelFile]]:
     """Adapter files with their scales; a lone path has scale 1."""
     from genmote.models.gguf import ModelFile
-    from genmote.models.lora import read_lora
 
     pairs = [(adapters, 1.0)] if isinstance(adapters, str | os.PathLike) else list(adapters)
     found = []
@@ -238,7 +242,7 @@ def read_adapters(decoder: Decoder, adapters: Adapters) -> list[tuple[Path, floa
         path = Path(pair[0])
         if not path.is_file():
             raise ModelNameError(f"{path}: no adapter file is there; check the path")
-        found.append((path, float(pair[1]), read_lora(ModelFile.open(path), decoder.config, decoder.ops)))
+        found.append((path, float(pair[1]), ModelFile.open(path)))
     return found
 
 

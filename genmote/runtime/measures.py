@@ -104,6 +104,8 @@ def text_logprobs(
         raise ContextError(f"got {len(tokens)} tokens, the context is {engine.context}: score a shorter text")
     found: list[NDArray[np.float64]] = []
     rows = max(1, _LOGITS_BYTES // (4 * decoder.config.vocab_size))
+    if engine.extras is not None:
+        rows = engine.extras.rows_of_logits(_LOGITS_BYTES)
     session = session or Session(engine)
     session.truncate(0)
     start = 0
@@ -112,12 +114,15 @@ def text_logprobs(
             engine.between_passes()
             stop = min(start + engine.chunk, start + session.ahead, last)
             with session.running(list(tokens[start:stop])) as span:
-                x = decoder.run(np.array(tokens[start:stop], np.int32), [span], head=stop >= first)
+                x = decoder.run(
+                    np.array(tokens[start:stop], np.int32), [span], head=max(0, min(rows, stop - max(start, first - 1)))
+                )
                 span.cache.advance(span.count)
             for at in range(max(start, first - 1), stop, rows):
                 end = min(at + rows, stop)
                 logits = decoder.ops.numpy(decoder.head(x[at - start : end - start]))
                 found.append(token_logprobs(logits, np.array(tokens[at + 1 : end + 1], np.int64)))
+                del logits  # or they would be there beside the next ones
         start = stop
         _give_way()
     return np.concatenate(found) if found else np.zeros(0)

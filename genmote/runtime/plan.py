@@ -126,6 +126,7 @@ class Question:
     machine: Machine
     prompt_tokens: int
     kv_spill: str | None = None
+    adapters: int = 0  # bytes
 
 
 def plan(
@@ -142,6 +143,7 @@ def plan(
     machine: Machine | None = None,
     prompt_tokens: int = TYPICAL_PROMPT,
     stored_as: str | None = None,
+    adapter_bytes: int = 0,
     interpreter: int | None = None,
 ) -> Plan:
     """How `file` runs within `memory` bytes (None: unbounded), for `sessions` texts of `context` tokens each.
@@ -151,9 +153,9 @@ def plan(
 
     `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict` and
     `kv_tokens` and `kv_spill` as for `Engine.load`; `machine`: whose speeds to expect; `stored_as`: as if the
-    matrices were of that tensor type; `interpreter`: bytes of Python and its
-    modules (None: what this process has now, or the usual). Raises BudgetError where it cannot be done, with the
-    smallest budget that could, SpecError for a setting that nothing supports.
+    matrices were of that tensor type; `adapter_bytes`: what LoRA adapters take (`footprint.adapter_bytes`);
+    `interpreter`: bytes of Python and its modules (None: what this process has now, or the usual). Raises BudgetError
+    where it cannot be done, with the smallest budget that could, SpecError for a setting that nothing supports.
     """
     config = read_config(file)
     trained = config.context_length
@@ -167,6 +169,7 @@ def plan(
             "threads": threads,
         }
         asked |= {"machine": machine, "prompt_tokens": prompt_tokens, "stored_as": stored_as}
+        asked["adapter_bytes"] = adapter_bytes
         return _with_longest_context(file, memory, trained, asked | {"interpreter": interpreter})
     context = trained if context is None else context
     _check(config, context, kv, sessions, memory)
@@ -187,6 +190,7 @@ def plan(
         machine=machine or NOMINAL,
         prompt_tokens=max(1, min(prompt_tokens, context)),
         kv_spill=None if kv_spill is None else os.fspath(kv_spill),
+        adapters=adapter_bytes,
     )
     for cache in _caches(context, kv, evict, kv_tokens):
         found = _best(question, cache)
@@ -290,10 +294,19 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
             chunk = max(chunk, min(SLICE, asked.context))
             kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
-    activations = footprint.activation_bytes(config, chunk, rows, asked.threads, float_down=asked.float_down)
+    activations = footprint.activation_bytes(
+        config,
+        chunk,
+        rows,
+        asked.threads,
+        float_down=asked.float_down,
+        sessions=asked.sessions,
+        steps=asked.adapters > 0,
+    )
     return {
         "interpreter": asked.interpreter + (asked.memory or 0) // SLACK,
         "tables": asked.tables,
+        "adapters": asked.adapters,
         "kv": kv * asked.sessions,
         "queries": queries * asked.sessions,
         "activations": activations + scratch,
@@ -407,7 +420,8 @@ def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
     if asked.kv_spill is not None:  # cold rows are read again in each pass
         missing += footprint.kv_row_bytes(config, made.kv) * max(0, held - RESIDENT_ROWS)
     attended = 2 * held * config.n_heads * config.head_dim * config.n_layers  # multiply-adds: scores, and their sums
-    return Load(w.active, kv, w.macs, w.float_macs + attended, streamed + missing)
+    updates = asked.adapters // 4  # multiply-adds, were all of them float32
+    return Load(w.active + asked.adapters, kv, w.macs, w.float_macs + attended + updates, streamed + missing)
 
 
 def _read_s(asked: Question, made: Plan, prompt: int) -> float:

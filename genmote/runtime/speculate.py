@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
 
+MOST_GUESSES = 16  # of one pass
+
+
 @dataclass
 class SpeculationCount:
     """What guessing brought: `steps_saved` = accepted tokens that needed no step of their own."""
@@ -37,7 +40,7 @@ class Guesser:
     a larger batch for nothing.
     """
 
-    def __init__(self, *, max_draft: int = 16) -> None:
+    def __init__(self, *, max_draft: int = MOST_GUESSES) -> None:
         self.max_draft = max_draft
         self.count = SpeculationCount()
         self._width = 4
@@ -87,7 +90,7 @@ class PromptLookup(Guesser):
     [4, 1]
     """
 
-    def __init__(self, *, longest: int = 3, shortest: int = 2, max_draft: int = 16) -> None:
+    def __init__(self, *, longest: int = 3, shortest: int = 2, max_draft: int = MOST_GUESSES) -> None:
         super().__init__(max_draft=max_draft)
         self.longest, self.shortest = longest, shortest
         self._text: list[int] = []
@@ -119,7 +122,7 @@ class DraftModel(Guesser):
     cost next to nothing.
     """
 
-    def __init__(self, small: Engine, *, max_draft: int = 16) -> None:
+    def __init__(self, small: Engine, *, max_draft: int = MOST_GUESSES) -> None:
         """`small`: the engine of the model that guesses; its tokens must be those of the text (`check_tokens`)."""
         super().__init__(max_draft=max_draft)
         self._small, self._session = small, small.session()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from genmote.errors import ModelFileError
 from genmote.ops import quant
 from genmote.ops.packed import PANEL
-from genmote.runtime.footprint import resident_bytes
+from genmote.runtime.footprint import resident_bytes, trim
 
 if TYPE_CHECKING:
     from genmote.models.gguf import TensorInfo
@@ -59,6 +59,7 @@ class Room:
     page_bytes: int  # more, for the pages that are begun
     activation_bytes: int  # of a pass of `chunk_rows`
     chunk_rows: int
+    logits_bytes: int = 0  # of one row
 
 
 class Streaming:
@@ -112,9 +113,14 @@ class Streaming:
         self.pin(most if self._most is None else min(most, self._most))  # what was given back stays so
 
     def rearrange(self, weights: WeightSource) -> None:
-        """The same for weights that have got or lost adapters, where that changes the order of use."""
+        """The same for weights that have got or lost adapters, where that changes the order of use: as much of them
+        stays in memory as does now."""
         if stepwise(weights) != self._order:
-            self.arrange(weights, self.total_bytes)
+            most, self._most = self._most, self.pinned_bytes if self.streamed_bytes else self._most
+            try:
+                self.arrange(weights, self.total_bytes)
+            finally:
+                self._most = most
 
     def pin(self, bytes_: int) -> None:
         """Let pinned weights take so many bytes: more are read, or some are let go and streamed from now on."""
@@ -128,48 +134,63 @@ class Streaming:
         return before - self._most
 
     def grow(self, count: int) -> int:
-        """Take at most `count` bytes more; how many it were."""
-        before = self.pinned_bytes
+        """Take at most `count` bytes more, as far as the budget leaves them; how many it were."""
+        before, room, resident = self.pinned_bytes, self._room, resident_bytes()
+        if room is not None and resident:
+            count = min(count, max(0, room.budget_bytes - MARGIN - resident))
         self.pin(before + count)
         self._most = self.pinned_bytes
         return self._most - before
 
-    def keep_to(self, room: Room, unused_bytes: int) -> None:
-        """Pin `unused_bytes` more, which are planned for a text's keys and values, until it needs them."""
+    def keep_to(self, room: Room, unused_bytes: int = 0) -> None:
+        """From now on let go of weights whose memory a pass needs. Pin `unused_bytes` more, which are planned for a
+        text's keys and values, until it needs them."""
         self._room = room
         first = room.chunk_rows * room.row_bytes + room.page_bytes + room.budget_bytes // MARGIN_SHARE
         if unused_bytes > first:
             self.pin(self.pinned_bytes + unused_bytes - first)
 
-    def begin(self, head: bool, rows: int) -> None:
-        """A pass of so many rows begins, which ends with logits or without."""
+    def begin(self, head: int, rows: int) -> None:
+        """A pass of so many rows begins, which ends with the logits of `head` rows."""
         if self._room is not None:
-            self._fit(self._room, rows)
-        self.stream.begin(head)
+            self._fit(self._room, rows, head)
+        self.stream.begin(head > 0)
 
-    def make_room(self, rows: int) -> None:
-        """Let go of weights for rows that come at once, out of a file or another text. Nobody may compute meanwhile."""
+    def make_room(self, rows: int = 0, count: int = 0) -> None:
+        """Let go of weights for rows that come at once, out of a file or another text, and for `count` bytes of what
+        else comes to stay. Nobody may compute meanwhile."""
         room, resident = self._room, resident_bytes()
         if room is None or not resident:
             return
-        spare = room.budget_bytes - MARGIN - resident - rows * room.row_bytes - room.page_bytes
+        count += rows * room.row_bytes + (room.page_bytes if rows else 0)
+        spare = room.budget_bytes - MARGIN - resident - count
         if spare < 0:
-            self.pin(max(0, self.pinned_bytes + spare))
+            self._let_go(-spare)
             self._roomy = 0
 
-    def _fit(self, room: Room, rows: int) -> None:
+    def _let_go(self, count: int) -> None:
+        """Let go of weights of `count` bytes. The ring takes memory with the first byte that is streamed."""
+        ring = 0 if self.streamed_bytes else self.ring_bytes
+        self.pin(max(0, self.pinned_bytes - count - ring))
+
+    def _fit(self, room: Room, rows: int, head: int) -> None:
         """Let go of weights whose memory this pass needs; take some again after there has been room for a while."""
+        steps = any(self._order)  # single steps give their scratch memory back, the fused block keeps it
+        if steps and rows > PANEL:
+            trim()
         resident, pinned, step = resident_bytes(), self.pinned_bytes, max(MARGIN, room.budget_bytes // 64)
         if not resident:  # the system does not tell
             return
-        margin = MARGIN + room.budget_bytes // MARGIN_SHARE
-        need = rows * room.row_bytes + room.page_bytes
-        if rows > self._rows:
-            need += room.activation_bytes * min(rows - self._rows, room.chunk_rows) // room.chunk_rows
-            self._rows = rows
+        # Where nothing is streamed the plan holds as it is, and this is there for what it could not know.
+        margin = MARGIN + room.budget_bytes // MARGIN_SHARE + room.page_bytes if self.streamed_bytes else 0
+        need = rows * room.row_bytes + head * room.logits_bytes
+        held = 0 if steps else self._rows
+        if rows > held:
+            need += room.activation_bytes * min(rows - held, room.chunk_rows) // room.chunk_rows
+            self._rows = max(rows, self._rows)
         spare = room.budget_bytes - margin - resident - need
         if spare < 0:
-            self.pin(max(0, pinned + spare - step))
+            self._let_go(step - spare)
         elif spare > 4 * step and self._roomy >= PATIENCE and (self._most is None or pinned < self._most):
             self.pin(min(pinned + spare - 2 * step, self._most or 2**62))
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def figures(printed: bytes) -> dict[str, Any]:
     return dict(found)
 
 
-def measured(path: Path, made: Plan, *, tokens: int = 16) -> dict[str, Any]:
+def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tuple[str, float]] = ()) -> dict[str, Any]:
     """Run what was planned, the context full, in a control group of the budget where one can be made.
 
     Figures of `run`, with `group_peak_bytes` where there is a group and `how` it was measured, in words. Raises
@@ -55,7 +56,7 @@ def measured(path: Path, made: Plan, *, tokens: int = 16) -> dict[str, Any]:
     from genmote.models.gguf import ModelFile
 
     settings = {"model": os.fspath(path), "context": made.context, "threads": made.threads, **load_settings(made)}
-    words = command(settings | {"tokens": min(tokens, made.context - 1)})
+    words = command(settings | {"tokens": min(tokens, made.context - 1), "adapter": list(adapter) or None})
     relaid = packed.path_of(ModelFile.open(path))
     with tempfile.TemporaryFile() as out:
         try:
@@ -96,7 +97,8 @@ def run(model: str, *, context: int, tokens: int, prompt_tokens: int | None = No
     """Load, read a prompt that leaves room for `tokens`, write those; figures of all that."""
     from genmote import Engine
 
-    with Engine.load(model, context=context, **load) as engine:
+    adapter = [tuple(pair) for pair in load.pop("adapter", ())]  # JSON has no tuples
+    with Engine.load(model, context=context, adapter=adapter or None, **load) as engine:
         prompt = context - tokens if prompt_tokens is None else min(prompt_tokens, context - tokens)
         if prompt < 1:
             raise SpecError(f"a context of {context} tokens leaves no prompt beside {tokens} tokens of text")

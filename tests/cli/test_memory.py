@@ -17,6 +17,7 @@ from genmote.errors import OpsError
 from genmote.models.config import read_config
 from genmote.models.make_model import make_model
 from genmote.runtime import footprint
+from tests.conftest import MakeAdapter
 
 pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
@@ -162,6 +163,53 @@ def test_a_first_load_keeps_the_budget_too(smollm2: Path, tmp_path: Path) -> Non
         kept, _ = run(home, "generate", str(model), *ASK, "--memory", "72MB")
         assert kept["peak_rss_bytes"] <= 72_000_000
     assert list(home.rglob("*.packed")) and list(home.rglob("*.tokens"))
+
+
+@pytest.mark.parametrize("what", ["a schema", "a score", "guesses"])
+def test_what_takes_memory_beside_the_text_keeps_it_too(smollm2: Path, tmp_path: Path, what: str) -> None:
+    """Weights make room for the tables of a grammar, and for the logits of many rows."""
+    model, context = str(smollm2), ["--context", "512"]
+    (tmp_path / "s.json").write_text('{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}')
+    (tmp_path / "t.txt").write_text(" ".join(f"the number {i} follows" for i in range(300)))
+    if what == "a schema":
+        pytest.importorskip("llguidance")
+        words = ["generate", model, "-p", "JSON: ", "--schema", str(tmp_path / "s.json"), *context, "--memory", "100MB"]
+    elif what == "a score":
+        words = ["perplexity", model, str(tmp_path / "t.txt"), "--chunks", "1", *context, "--memory", "64MB"]
+    else:
+        words = ["generate", model, "-p", "1 2 3 1 2 3 1 2 3 1 2", "-n", "60", "--speculate", *context]
+        words += ["--memory", "64MB"]
+    kept, _ = run(None, *words)
+    assert kept["peak_rss_bytes"] <= kept["budget_bytes"]
+
+
+def test_a_schema_without_room_is_refused_in_one_line(smollm2: Path, tmp_path: Path, genmote: Any) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "s.json").write_text('{"enum": ["a", "b"]}')
+    budget = footprint.resident_bytes() + 30_000_000
+    words = ["generate", str(smollm2), "-p", "a", "--context", "256", "--memory", f"{budget}"]
+    ran = genmote(*words, "--schema", str(tmp_path / "s.json"), "--json")
+    assert ran.status == 2 and re.search(r"a grammar's tables take 3\d MB more, and \d+ MB of memory leave", ran.err)
+
+
+def test_adapters_are_counted(smollm2: Path, adapter: MakeAdapter, genmote: Any) -> None:
+    """One that matters: 40 MB beside 97 MB of weights."""
+    path = adapter(smollm2, 32)
+    words = ["--adapter", str(path), "--context", "256", "--threads", "2"]
+    for memory in ((), ("--memory", "120MB")):
+        planned = genmote("plan", str(smollm2), *words, *memory, "--json").json
+        assert planned["parts"]["adapters"] > 38e6
+        # As many tokens as the context takes: what is planned is there at its end.
+        ran, _ = run(None, "generate", str(smollm2), "-p", "one two " * 110, "-n", "30", *words, *memory)
+        assert ran["finish_reason"] in ("length", "stop")
+        assert planned["predicted_bytes"] == pytest.approx(ran["peak_rss_bytes"], rel=0.1)
+        assert not memory or ran["peak_rss_bytes"] <= 120_000_000
+    told = genmote("plan", str(smollm2), "--adapter", str(path), "--context", "256", "--threads", "2").out
+    assert "L  adapters (LoRA)" in told
+    ran = genmote("plan", str(smollm2), "--adapter", str(smollm2), "--context", "256")
+    assert ran.status == 2 and "is not a LoRA adapter" in ran.err and ran.err.count("\n") == 1
+    ran = genmote("plan", str(smollm2), "--adapter", "absent.gguf:0.5", "--context", "256")
+    assert ran.status == 2 and "absent.gguf: no adapter file is there" in ran.err
 
 
 def test_a_budget_for_later_loads_alone_is_told(

@@ -60,6 +60,15 @@ def test_made_once_then_mapped(model_path, ops):
     assert np.array_equal(logits(model, ops, again), want)
 
 
+def test_the_model_s_digest_comes_with_it(model_path, ops, monkeypatch):
+    want = ModelFile.open(model_path).sha256()
+    packed.loader(ModelFile.open(model_path), ops)
+    monkeypatch.setattr("genmote.digest.of_file", lambda file: "read anew")
+    model = ModelFile.open(model_path)
+    packed.loader(model, ops)
+    assert model.sha256() == want != ModelFile.open(model_path).sha256()
+
+
 @pytest.mark.parametrize("shape", ["tiny-mixtral", "tiny-olmoe"])
 def test_experts_of_a_three_dimensional_tensor(tmp_path, ops, shape):
     make_model(shape, "q8_0", tmp_path / "e.gguf", seed=2)

@@ -88,7 +88,8 @@ def test_parts_add_up_and_keep_the_budget(tmp_path, shape, spare):
     memory = None if spare is None else least(file) + spare
     found = plan(file, memory=memory, context=64, interpreter=BASE)
     assert found.predicted_bytes == sum(found.parts.values())
-    assert set(found.parts) == {"interpreter", "tables", "weights", "ring", "kv", "queries", "activations", "experts"}
+    names = {"interpreter", "tables", "adapters", "weights", "ring", "kv", "queries", "activations", "experts"}
+    assert set(found.parts) == names
     assert min(found.parts.values()) >= 0
     if memory is not None:
         assert found.predicted_bytes <= memory
