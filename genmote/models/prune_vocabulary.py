@@ -89,7 +89,7 @@ def most_used(source: str | os.PathLike[str] | ModelFile, counts: NDArray[Any], 
         raise SpecError(
             f"size={size}: {model.path.name} has {vocabulary.size} tokens, of which at least {len(kept)} must stay"
         )
-    for token in np.argsort(-numbers, kind="stable").tolist():
+    for token in np.argsort(-numbers.astype(np.float64), kind="stable").tolist():
         if len(kept) == size:
             break
         new = vocabulary.needed(token, kept)

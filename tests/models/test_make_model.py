@@ -18,6 +18,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.make_model import Shape, load_shape, make_model, shape_names, tensor_list
 from genmote.models.rope import llama3_factors
 from genmote.ops import quant
+from genmote.spec import build
 
 TINY = [name for name in shape_names() if name.startswith("tiny-")]
 
@@ -165,6 +166,13 @@ def test_errors_say_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"seed=-1: wanted 0 to 2\*\*64 - 1"):
         make_model("tiny-llama", "q4_0", tmp_path / "m", -1)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_for_each_layer_are_as_many_as_layers() -> None:
+    values = {field.name: getattr(load_shape("tiny-deci"), field.name) for field in fields(Shape)}
+    for name in ("layer_heads", "layer_kv_heads", "layer_ffn_widths", "layer_ranks"):
+        with pytest.raises(SpecError, match=f"{name} has 2 numbers for 3 layers"):
+            build(Shape, values | {name: (1, 2)})
 
 
 def test_the_verb_makes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,10 +293,11 @@ def test_what_the_file_says_of_it(tmp_path: Path) -> None:
         logits(tmp_path / "c.gguf", opset("numpy"), [300])
 
 
-def test_counts_decide_what_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [np.float64, np.uint32, np.int64])
+def test_counts_decide_what_stays(kind: type[Any], tmp_path: Path) -> None:
     make_model("tiny-llama", "Q8_0", tmp_path / "a.gguf")
     least = len(prune_vocabulary(tmp_path / "a.gguf", tmp_path / "b.gguf", []))
-    counts = np.zeros(320)
+    counts = np.zeros(320, kind)
     counts[[310, 305, 300]] = 3, 2, 2
     for more, wanted in ((1, {310}), (2, {300, 310}), (3, {300, 305, 310}), (4, {259, 300, 305, 310})):
         ids = set(most_used(tmp_path / "a.gguf", counts, least + more).tolist())
