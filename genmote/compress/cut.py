@@ -69,7 +69,8 @@ def cut_blocks(source: ModelFile, target: Path, kept: Kept) -> None:
         # Which layers are local, and scores' scale, may be told by the number of layers: said outright from now on.
         local = [bool(config.layers[i].window) for i in kept]
         metadata[f"{architecture}.attention.sliding_window_pattern"] = np.array(local)
-        metadata[f"{architecture}.attention.scale"] = np.float32(config.layers[0].scale)
+        if config.layers[0].scale != config.head_dim**-0.5:
+            metadata[f"{architecture}.attention.scale"] = np.float32(config.layers[0].scale)
     new = {int(old): number for number, old in enumerate(kept)}
     tensors: list[Tensor] = []
     for info in source.tensors.values():

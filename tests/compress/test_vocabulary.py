@@ -56,8 +56,9 @@ def test_the_calibration_text_counts_where_no_other_is_named(llama: Path, tmp_pa
 def test_another_text_under_the_same_name_makes_another_file(llama: Path, tmp_path: Path) -> None:
     text, work = tmp_path / "text.txt", tmp_path / "work"
     found = []
-    for words in ("the cat ", "no one is here "):
-        text.write_text(words * 30, encoding="utf-8")
+    tokenizer = load_tokenizer(ModelFile.open(llama))
+    for ids in (range(300, 306), range(312, 318)):
+        text.write_text(" ".join(tokenizer.decode([token]) for token in ids) * 30, encoding="utf-8")
         recipe = Recipe((Vocabulary(size=280, text=text),), SMALL)
         compress(llama, tmp_path / "out.gguf", recipe, work=work)
         found.append(np.asarray(ModelFile.open(tmp_path / "out.gguf").metadata["genmote.vocabulary.ids"]).tolist())
