@@ -303,7 +303,7 @@ def choose(source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goa
     room = most if goal.bytes is None else goal.bytes - beside
     if room < least:
         return allocate(options, least), (
-            f"no choice of types takes less than {(least + beside) / 1e6:.1f} MB, wanted {(goal.bytes or 0) / 1e6:g}"
+            f"no choice of types takes less than {(least + beside) / 1e6:.3g} MB, wanted {(goal.bytes or 0) / 1e6:g}"
         )
     found = allocate(options, room)
     if goal.pace is None or meets(source, found, goal):
