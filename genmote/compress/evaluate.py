@@ -28,7 +28,6 @@ Progress = Callable[[int, int], None]  # windows done, and in all
 PARTS = {  # what a tensor's name ends in or contains → the part that it belongs to
     "token_embd": "embedding",
     "position_embd": "embedding",
-    "output.weight": "head",
     "ffn_norm": "norms",
     "attn_norm": "norms",
     "_norm": "norms",
@@ -77,6 +76,7 @@ def sizes(model: ModelFile) -> Sizes:
     numbers = 0
     for info in model.tensors.values():
         part = next((part for mark, part in PARTS.items() if mark in info.name), "other")
+        part = "head" if info.name == "output.weight" else part
         parts[part] = parts.get(part, 0) + info.nbytes
         numbers += math.prod(info.shape)
     return Sizes(model.nbytes, parts, 8 * sum(parts.values()) / max(1, numbers))

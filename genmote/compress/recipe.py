@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 from genmote import registry
 from genmote.compress.calibration import Calibration
 from genmote.compress.steps._base import Step
-from genmote.errors import SpecError
+from genmote.errors import OpsError, SpecError
 from genmote.spec import build, to_toml
 
 ROOM = "genmote.compress.steps"
@@ -33,8 +34,15 @@ def names() -> list[str]:
     return registry.names(ROOM)
 
 
+def need_torch() -> None:
+    """Raise OpsError where PyTorch is absent."""
+    if importlib.util.find_spec("torch") is None:
+        raise OpsError("compress needs PyTorch, which is not installed: run pip install 'genmote[workbench]'")
+
+
 def step_class(name: str) -> type[Step]:
-    """The class of the step `name`; SpecError for one that there is not."""
+    """The class of the step `name`; SpecError for one that there is not, OpsError where PyTorch is absent."""
+    need_torch()
     module = registry.load(ROOM, name, what="step")
     member: type[Step] = next(
         x

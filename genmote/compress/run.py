@@ -6,29 +6,32 @@ a run that was interrupted goes on from there, and a recipe that was changed goe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.util
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote import __version__
 from genmote.compress import calibration
-from genmote.compress.recipe import Recipe, step_name
+from genmote.compress.recipe import Recipe, need_torch, step_name
 from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
-from genmote.errors import OpsError, SpecError, UserError
+from genmote.errors import SpecError, UserError
 from genmote.fetch import Progress, quiet
 from genmote.models.gguf import ModelFile
 from genmote.models.store import resolve
+from genmote.ops import quant
 
 RECIPE, SOURCE = "genmote.compress.recipe", "genmote.compress.source"
+BETWEEN = re.compile(r"\d\d-[a-z-]+-[0-9a-f]{16}(\.gguf|\.json)?")  # names of what lies between steps
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def compress(
     last, steps = run.all()
     _finish(last, target, source, recipe)
     if work is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
     made = ModelFile.open(target)
     stored = sum(info.nbytes for info in made.tensors.values())
     numbers = sum(int(np.prod(info.shape)) for info in made.tensors.values())
@@ -82,8 +85,7 @@ def begin(
     model: str | os.PathLike[str], out: str | os.PathLike[str], progress: Progress = quiet
 ) -> tuple[ModelFile, Path]:
     """The model's file, and the path of the output, both found fit for it."""
-    if importlib.util.find_spec("torch") is None:
-        raise OpsError("compress needs PyTorch, which is not installed: run pip install 'genmote[workbench]'")
+    need_torch()
     path, target = resolve(model, progress=progress), Path(out)
     if not target.absolute().parent.is_dir():
         raise UserError(f"{target}: {target.absolute().parent} is no folder; make it first")
@@ -93,6 +95,27 @@ def begin(
     if target.exists() and target.samefile(path):
         raise UserError(f"{target} is the model itself; name another file")
     return source, target
+
+
+def _clear(folder: Path) -> None:
+    """Remove what lies between steps, and the folder where nothing else is in it."""
+    for path in folder.iterdir():
+        if path.is_dir() and BETWEEN.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+        elif BETWEEN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """SHA-256 of the program that decides what a step makes: another one does not go on with what this one left."""
+    digest = hashlib.sha256()
+    for room in (Path(__file__).parent, Path(quant.__file__).parent):
+        for path in sorted(room.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class _Run:
@@ -129,7 +152,7 @@ class _Run:
 
     def _key(self, before: str, step: Step) -> str:
         """Names what a step makes of what came before it."""
-        parts: list[Any] = [before, __version__, step_name(step), asdict(step)]
+        parts: list[Any] = [before, _code(), step_name(step), asdict(step)]
         parts += [calibration.read(value)[1] for value in asdict(step).values() if isinstance(value, Path)]
         if step.calibrates:
             parts.append(self.recipe.calibration.key(self.source.sha256()))

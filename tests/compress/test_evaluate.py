@@ -78,7 +78,10 @@ def test_where_the_bytes_are(models: tuple[Path, Path]) -> None:
     assert found.total == models[1].stat().st_size
     assert sum(found.parts.values()) == sum(info.nbytes for info in model.tensors.values())
     assert found.parts["embedding"] == model.tensors["token_embd.weight"].nbytes
-    assert set(found.parts) == {"embedding", "head", "attention", "feed-forward", "norms"}
+    assert set(found.parts) == {"embedding", "attention", "feed-forward", "norms"}, "the head is the embedding"
+    assert found.parts["attention"] == sum(
+        i.nbytes for n, i in model.tensors.items() if ".attn_" in n and "norm" not in n
+    )
     assert found.parts["norms"] == sum(i.nbytes for n, i in model.tensors.items() if n.endswith("_norm.weight"))
     assert 4.5 < found.bits_per_weight < 5
 

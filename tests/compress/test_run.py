@@ -341,7 +341,7 @@ def test_outputs_that_cannot_be(llama: Path, tmp_path: Path) -> None:
 
 
 def test_without_pytorch_it_says_what_to_install(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genmote.compress.run.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("genmote.compress.recipe.importlib.util.find_spec", lambda name: None)
     with pytest.raises(OpsError, match="compress needs PyTorch.*pip install 'genmote\\[workbench\\]'"):
         compress(llama, tmp_path / "out.gguf", Recipe((Rtn(),)))
 
@@ -357,3 +357,18 @@ def test_a_broken_model_is_told(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="block 0: the calibration text's states are not finite"):
         compress(llama, tmp_path / "out.gguf", Recipe((Broken(),), SMALL))
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_what_is_not_ours_in_the_work_folder_stays(tmp_path: Path) -> None:
+    make_model("tiny-llama", "F16", tmp_path / "m.gguf")
+    folder = tmp_path / "out.gguf.work"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    compress(tmp_path / "m.gguf", tmp_path / "out.gguf", Recipe((Rtn(),)))
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_without_pytorch_a_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OpsError, match="compress needs PyTorch, which is not installed"):
+        Recipe.of({"step": [{"use": "gptq"}]})
