@@ -72,8 +72,8 @@ def run(settings: Settings, out: Output) -> None:
     deadline = deadline_of(settings)
     path = find(settings.model)
     file = ModelFile.open(path)
-    machine = Machine.of(device or this_machine(path))
     asked = asked_for(settings, device) | {"adapter_bytes": adapter_bytes(file, settings)}
+    machine = Machine.of(device or this_machine(path))
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:

@@ -28,7 +28,11 @@ TYPES = quant.codec_names()
 # Greatest difference of a logit of torch from the reference's on a real model, over ten prompts of 32 tokens, in
 # standard deviations of the logits; and the root mean square of the differences. Measured values: docs/numerics.md.
 TORCH_BOUNDS = {name: (0.01, 0.002) if name in PLAIN else (0.7, 0.1) for name in TYPES}
-TORCH_SAME_TOKENS = 0.94  # steps of 320 where the most likely token is the same
+TORCH_SAME_TOKENS = dict.fromkeys(TYPES, 0.94)  # share of 320 steps where the most likely token is the same
+# Rounded to the nearest two bits and no more, SmolLM2 is broken (perplexity above 10^4) and enlarges every difference:
+# rounding inputs alone, natively, moves its logits by 0.16 (root mean square).
+TORCH_BOUNDS["GM2_32"], TORCH_SAME_TOKENS["GM2_32"] = (3, 0.3), 0.9
+
 
 PROMPTS = [
     "The capital of France is",
@@ -172,7 +176,7 @@ def check(model: ModelFile, type_name: str, *, whole: bool) -> None:
     bounds = ", ".join(f"{bound:g}" for bound in TORCH_BOUNDS[type_name])
     # A row of the table in docs/numerics.md.
     print(f"| {type_name} | 0 | {largest:.2g} | {usual:.2g} | {round(same * len(steps))} | {bounds} |")
-    assert same >= TORCH_SAME_TOKENS
+    assert same >= TORCH_SAME_TOKENS[type_name]
 
 
 @pytest.mark.slow

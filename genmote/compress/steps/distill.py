@@ -29,6 +29,7 @@ from genmote.compress.steps._base import ModelStep, Sight
 from genmote.compress.teacher import Lesson, divergence, lesson
 from genmote.compress.whole import Whole
 from genmote.errors import SpecError
+from genmote.fetch import quiet
 from genmote.home import atomic_write
 from genmote.models.gguf import ModelFile
 from genmote.spec import setting
@@ -112,8 +113,6 @@ class _Course:
                 self._save(state)
                 saved = time.monotonic()
         self.sight.progress("distilling", step.steps, step.steps)
-        if step.steps and time.monotonic() - saved > 1:
-            self._save(state)
         after = self._measure()
         self.pupil.write(target, self.sight.folder / "learned.gguf", self.sight.progress)
         rows = step.steps * step.batch * step.length
@@ -154,7 +153,8 @@ class _Course:
         return self.step.rate * (LEAST + (1 - LEAST) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
     def _loss(self, part: Lesson, windows: list[int]) -> Tensor:
-        """Sum over the rows of the divergence from the original, and of the blocks' errors where they count."""
+        """Sum over the rows of the divergence from the original, and of the blocks' relative squared errors where they
+        count."""
         whole, tokens = self.pupil.whole, part.tokens[windows]
         states = list(whole.states(tokens))
         final = whole.ops.norm(states[-1], whole.norm)
@@ -163,11 +163,10 @@ class _Course:
             with torch.no_grad():
                 wanted = list(self.shown.states(tokens))
             errors = [
-                (states[mine + 1] - wanted[theirs + 1]).square().sum() / wanted[theirs + 1].square().mean()
+                ((states[mine + 1] - wanted[theirs + 1]).square().sum(1) / wanted[theirs + 1].square().sum(1)).sum()
                 for mine, theirs in enumerate(self.blocks)
             ]
-            width = whole.config.width
-            loss = loss + self.step.hidden * torch.stack(errors).sum() / (len(errors) * width)
+            loss = loss + self.step.hidden * torch.stack(errors).mean()
         return loss
 
     def _measure(self) -> float:
@@ -189,9 +188,8 @@ class _Course:
         """Windows `shard * SHARD` and the following ones; -1: those to measure on."""
         if self._at != shard:
             path = self.sight.folder / (f"lesson-{shard:04}.npz" if shard >= 0 else "measured.npz")
-            self._part = lesson(
-                self.sight.original, lambda: self._text(shard), self.step.top, path, self.sight.progress
-            )
+            # Quietly: a bar of its own for each lesson would hide how much time is left of the whole.
+            self._part = lesson(self.sight.original, lambda: self._text(shard), self.step.top, path, quiet)
             self._at = shard
         return self._part
 
@@ -215,7 +213,7 @@ class _Course:
         return self._windows(Calibration(windows=count, length=step.length, text=step.text))
 
     def _windows(self, settings: Calibration) -> NDArray[np.int32]:
-        return calibration.windows(self.teacher.path, self.teacher.sha256(), settings, self.sight.progress)
+        return calibration.windows(self.teacher.path, self.teacher.sha256(), settings)
 
     # -- interrupted runs ---------------------------------------------------------------------------------------------
 
