@@ -1,4 +1,5 @@
-"""What of a model learns: its blocks' weights, its norms and biases alone, or low-rank updates, added in the end."""
+"""What of a model learns: its blocks' weights, its norms and biases alone, low-rank updates that are added in the end,
+or the codes and scales that it is stored in."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ from typing import Literal
 import torch
 
 from genmote.compress.block import Block, Site, Vector
+from genmote.compress.latent import Latent
 from genmote.compress.layers import save, write
 from genmote.compress.whole import Whole
+from genmote.errors import SpecError
 from genmote.fetch import Progress
+from genmote.models.gguf import ModelFile
+from genmote.ops import quant
 from genmote.ops.layer import Adapter, Linear
 from genmote.ops.torch_ops import Matrix
 
 Tensor = torch.Tensor
-Part = Literal["all", "norms", "adapters"]
+Part = Literal["all", "norms", "adapters", "codes", "scales"]
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 SPARSE = 0.05  # a matrix with at least this share of zeros was pruned: they stay zeros
 SCALE = 2.0  # of the adapters' updates
@@ -26,7 +31,7 @@ SCALE = 2.0  # of the adapters' updates
 class Pupil:
     """A whole model, the tensors of it that learn (`parameters`), and how they become a file again."""
 
-    def __init__(self, source: Path, part: Part, rank: int, seed: int) -> None:
+    def __init__(self, source: Path, original: ModelFile, part: Part, rank: int, seed: int) -> None:
         self.whole = Whole(source)
         self.vectors = [vector for block in self.whole.blocks for vector in block.vectors.values()]
         self.vectors.append(Vector("output_norm.weight", self.whole.norm.gain))
@@ -39,6 +44,14 @@ class Pupil:
         if part == "adapters":
             draw = torch.Generator().manual_seed(seed)
             self.adapters = [found for block in self.whole.blocks for found in _adapted(block, rank, draw)]
+        self.latents: list[Latent] = []
+        if part in ("codes", "scales"):
+            stored = [site for block in self.whole.blocks for site in block.sites.values() if _coded(site)]
+            if not stored:
+                raise SpecError(
+                    f"train={part}: no matrix is stored in codes; a step such as gptq comes before this one"
+                )
+            self.latents = [Latent(site, _before(site, original), codes=part == "codes") for site in stored]
         self.zeros: list[tuple[Tensor, Tensor]] = []
         for site in self.sites:
             stays = site.weight != 0
@@ -47,16 +60,24 @@ class Pupil:
         self.parameters: list[Tensor] = [
             *(site.weight for site in self.sites),
             *(matrix.weight for _, adapter in self.adapters for matrix in (adapter.down, adapter.up)),
+            *(parameter for latent in self.latents for parameter in latent.parameters),
             *(vector.value for vector in self.vectors),
         ]
         for parameter in self.parameters:
             parameter.requires_grad_()
 
+    def gather(self) -> None:
+        """To be called before a step: each parameter has its gradient then."""
+        for latent in self.latents:
+            latent.gather()
+
     @torch.no_grad()
-    def keep_zeros(self) -> None:
-        """To be called after a step."""
+    def settle(self) -> None:
+        """To be called after a step: the model is what the parameters say."""
         for weight, stays in self.zeros:
             weight *= stays
+        for latent in self.latents:
+            latent.put()
 
     @torch.no_grad()
     def write(self, target: Path, between: Path, progress: Progress) -> None:
@@ -65,6 +86,8 @@ class Pupil:
             parameter.requires_grad_(False)
         for site in self.sites:
             site.replace(site.weight)
+        for latent in self.latents:
+            latent.stored.store()
         for site, adapter in self.adapters:
             site.replace(site.weight + adapter.scale * adapter.up.weight @ adapter.down.weight)
         for vector in self.vectors:
@@ -73,6 +96,18 @@ class Pupil:
         save(between, [site for block in self.whole.blocks for site in block.sites.values()], self.vectors)
         model.overlay(between)
         write(target, model.file, progress)
+
+
+def _coded(site: Site) -> bool:
+    return quant.by_name(site.type).block_size > 1
+
+
+def _before(site: Site, original: ModelFile) -> Tensor | None:
+    """The matrix as the original has it, if it has one of this name and shape."""
+    info = original.tensors.get(site.name)
+    if info is None or tuple(info.shape) != tuple(site.weight.shape):
+        return None
+    return torch.from_numpy(original.tensor(site.name))
 
 
 def _adapted(block: Block, rank: int, draw: torch.Generator) -> Iterator[tuple[Site, Adapter]]:

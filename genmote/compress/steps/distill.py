@@ -91,7 +91,7 @@ class _Course:
             )
         self.blocks = original_blocks(mine, self.teacher) if step.hidden else []
         self.shown = Whole(sight.original) if step.hidden else None
-        self.pupil = Pupil(source, step.train, step.rank, step.seed)
+        self.pupil = Pupil(source, self.teacher, step.train, step.rank, step.seed)
         self.adam = Adam(self.pupil.parameters)
         self.losses: list[float] = []  # mean nats a token of each step
         self.before = math.nan
@@ -140,8 +140,9 @@ class _Course:
                 total += float(loss.detach())
         if not math.isfinite(total):
             raise SpecError(f"distill: step {at} has a loss that is no number; lower rate={step.rate:g}")
+        self.pupil.gather()
         self.adam.step(self._rate(at))
-        self.pupil.keep_zeros()
+        self.pupil.settle()
         return total
 
     def _rate(self, at: int) -> float:
@@ -226,6 +227,7 @@ class _Course:
         try:
             state = torch.load(path, weights_only=True)
             self.adam.restore(state)
+            self.pupil.settle()
             self.losses, self.before, self.seconds = state["losses"], state["before"], state["seconds"]
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
             raise SpecError(f"{path}: is damaged; remove it, and the distillation begins anew") from None
