@@ -25,11 +25,13 @@ HEADER = "| what | ours | peer | measured | asked | |\n| --- | ---: | ---: | ---
 
 
 def latest(found: Iterable[Record]) -> list[Record]:
-    """The newest record of each row and CPU; undisturbed before disturbed, a full run before a quick one."""
+    """The newest record of each row and CPU; a figure before none, undisturbed before disturbed, a full run before a
+    quick one."""
     chosen: dict[tuple[str, str], Record] = {}
 
-    def rank(entry: Record) -> tuple[bool, bool, str]:
-        return not record.disturbed(entry.values["others_cores"]), not entry.values["quick"], entry.time
+    def rank(entry: Record) -> tuple[bool, bool, bool, str]:
+        told = entry.values
+        return told["value"] is not None, not record.disturbed(told["others_cores"]), not told["quick"], entry.time
 
     for entry in sorted(found, key=rank):
         key = (str(entry.values["name"]), cpu_name(entry))
@@ -85,10 +87,11 @@ def table(names: str, found: Iterable[Record]) -> str:
     for cpu in dict.fromkeys(cpu_name(entry) for entry in picked):
         mine = [entry for entry in picked if cpu_name(entry) == cpu]
         newest = max(mine, key=lambda entry: entry.time)
+        commits = list(dict.fromkeys(e.versions["commit"] for e in mine if e.versions.get("commit")))
         named = {str(entry.values["peer_name"]) for entry in mine if entry.values["peer_name"]}
         peers = sorted(name for name in named if "llama" in name)  # not "one stream of ours" or "plain read"
         text += f"{cpu}; {newest.time[:10]}, genmote {newest.versions['genmote']}"
-        text += f" ({newest.versions['commit']})" if newest.versions.get("commit") else ""
+        text += f" ({', '.join(commits)})" if commits else ""
         text += f"; peers: {'; '.join(peers)}" if peers else ""
         text += f"; energy {newest.energy}.\n\n{HEADER}{''.join(line(entry) for entry in mine)}\n"
     return text.rstrip("\n") + "\n"

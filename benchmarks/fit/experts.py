@@ -111,16 +111,20 @@ def over_peer(bench: Bench) -> Row:
     bench.say(name)
     mine, theirs = sides.pairs(
         lambda: decode(bench, replayed=False),
-        lambda: sides.llama_bench(bench, FILE, budget(bench), sides.MAPPED, decode=bench.pick(8, 4)),
+        # As long as ours, so that its page cache is as warm in the end; its first tokens are in its rate, ours not.
+        lambda: sides.llama_bench(bench, FILE, budget(bench), sides.MAPPED, decode=bench.pick(96, 16)),
         bench.pick(2, 1),
     )
     label = f"{bench.peer('avx512').version}, avx512 build, mapped (--repack 0)"
-    return matched(bench, name, mine, [sides.llama_rate(one) for one in theirs], label, OVER_PEER)
+    peer = {"peer": sides.peaks(theirs)}
+    return matched(bench, name, mine, [sides.llama_rate(one) for one in theirs], label, OVER_PEER, **peer)
 
 
-def matched(bench: Bench, name: str, mine: list[Held], other: list[float], label: str, asked: float) -> Row:
+def matched(
+    bench: Bench, name: str, mine: list[Held], other: list[float], label: str, asked: float, **more: Any
+) -> Row:
     rates = [sides.our_rate(one) for one in mine]
-    details: dict[str, Any] = mine[-1].json() | {"limit_bytes": budget(bench), "ours": sides.peaks(mine)}
+    details: dict[str, Any] = mine[-1].json() | {"limit_bytes": budget(bench), "ours": sides.peaks(mine)} | more
     return Row(
         name=name,
         measure="fit_experts",

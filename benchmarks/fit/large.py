@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks import files
@@ -29,14 +30,23 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 
 def resident(bench: Bench) -> Iterator[Row]:
-    """In 4 GB, against llama.cpp as it comes and in the way of loading that serves it best here."""
-    count = bench.pick(16, 8)
-    for options, label, asked in (
-        (sides.AS_IT_COMES, "llama.cpp as it comes", RESIDENT_RATIO),
-        (sides.DIRECT, "llama.cpp reading directly (-lm dio)", None),
-        (sides.MAPPED, "llama.cpp without re-laying (--repack 0)", None),
+    """In 4 GB, against llama.cpp as it comes and in its two other ways of loading; what was asked for counts against
+    the fastest of them here."""
+    count, rows = bench.pick(16, 8), []
+    for options, label in (
+        (sides.AS_IT_COMES, "llama.cpp as it comes"),
+        (sides.DIRECT, "llama.cpp reading directly (-lm dio)"),
+        (sides.MAPPED, "llama.cpp without re-laying (--repack 0)"),
     ):
-        yield match(bench, "decode in 4 GB", PHONE, options, label, asked, count, bench.pick(2, 1))
+        rows.append(match(bench, "decode in 4 GB", PHONE, options, label, None, count, bench.pick(3, 1)))
+        yield rows[-1]
+    ran = [row for row in rows if row.value is not None]
+    name = f"decode in 4 GB, {files.title(FILE)}, {sides.THREADS} threads, the fastest way of llama.cpp"
+    if not ran:
+        yield missing(name, "fit_large", "no way of llama.cpp ran", asked=RESIDENT_RATIO)
+        return
+    fastest = max(ran, key=lambda row: row.peer or 0.0)
+    yield replace(fastest, name=name, asked=RESIDENT_RATIO, note=fastest.name.rpartition(", ")[2])
 
 
 def streamed(bench: Bench) -> Iterator[Row]:
@@ -139,10 +149,11 @@ def disk_share(bench: Bench, limit: int, label: str) -> Row:
         allowed.append(rates[-1] / unheld)
         shares.append(float(told["passes_per_s"]) / allowed[-1])
         samples.append(held)
+    share = statistics.median(shares)
     return Row(
         name=name,
         measure="fit_large",
-        value=statistics.median(shares),
+        value=share,
         value_unit="of what the disk allows",
         asked=DISK_SHARE,
         unit="tokens/s",
@@ -153,6 +164,7 @@ def disk_share(bench: Bench, limit: int, label: str) -> Row:
         peer_name="plain direct reads",
         threads=sides.THREADS,
         others_cores=sides.disturbance(samples),
+        note="the plain reads fell short of what the disk gives" if share > 1.05 else "",
         details={"limit_bytes": limit, "disk_bytes_per_s": rates, "shares": shares, **engine_told(samples)},
         **about(FILE),
     )

@@ -23,7 +23,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     for limit, kv in LIMITS:
         where = f"{limit / 1e6:.0f} MB" + (f" (--kv {kv})" if kv else "")
         peak_name = f"peak answering in {where} with {CONTEXT} tokens, {files.title(FILE)}, cold"
-        speed_name = f"{CONTEXT} tokens in {where}, {files.title(FILE)}, cold, {sides.THREADS} threads"
+        speed_name = f"{CONTEXT - DECODE} tokens read and {DECODE} written in {where}, {files.title(FILE)}, cold"
         bench.say(peak_name)
         asked = limit / 1e6 if limit == ASKED else None
         words = ["--prefill", CONTEXT - DECODE, "--decode", DECODE, *(["--kv", kv] if kv else [])]
@@ -50,6 +50,18 @@ def measure(bench: Bench) -> Iterator[Row]:
             **common,
         )
         yield speed(bench, limit, speed_name, [sides.our_rate(one) for one in mine], common, told)
+        written = [float(one.json()["decode_tokens_per_s"]) for one in mine]
+        yield Row(
+            name=f"writing {DECODE} tokens after {CONTEXT - DECODE} in {where}, {files.title(FILE)}, cold",
+            measure="fit_small",
+            value=statistics.median(written),
+            value_unit="tokens/s",
+            asked=None,
+            unit="tokens/s",
+            ours=statistics.median(written),
+            ours_samples=written,
+            **common,
+        )
 
 
 def speed(bench: Bench, limit: int, name: str, ours: list[float], common: dict, told: dict) -> Row:  # type: ignore[type-arg]

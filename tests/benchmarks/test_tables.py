@@ -41,6 +41,18 @@ def test_a_quiet_record_goes_before_a_disturbed_one_and_a_lone_disturbed_one_is_
     assert "9 x (disturbed)" in tables.table("decode", [loud])
 
 
+def test_a_figure_goes_before_a_newer_record_without_one():
+    absent = entry(value=None, time="2026-03-01T", others=None, note="no peer")
+    (chosen,) = tables.latest([entry(value=1.1, time="2026-01-03T", others=1.3), absent])
+    assert chosen.values["value"] == 1.1
+
+
+def test_a_table_names_each_commit_that_its_rows_were_measured_at():
+    older = entry("decode b", time="2026-01-01T")
+    older.versions["commit"] = "older"
+    assert "genmote 1 (abc, older)" in tables.table("decode", [entry(time="2026-01-02T"), older])
+
+
 def test_each_cpu_has_its_own_table():
     found = [entry(time="2026-01-01T"), entry(time="2026-01-01T", cpu="Other", value=1.2)]
     text = tables.table("decode", found)
