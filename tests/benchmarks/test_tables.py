@@ -50,7 +50,7 @@ def test_a_figure_goes_before_a_newer_record_without_one():
 def test_a_table_names_each_commit_that_its_rows_were_measured_at():
     older = entry("decode b", time="2026-01-01T")
     older.versions["commit"] = "older"
-    assert "genmote 1 (abc, older)" in tables.table("decode", [entry(time="2026-01-02T"), older])
+    assert "genmote 1 (older, abc)" in tables.table("decode", [entry(time="2026-01-02T"), older])
 
 
 def test_each_cpu_has_its_own_table():
