@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from genmote.compress import Recipe
     from genmote.compress.search import Found
 
+BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, when it is named by itself
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Around):
     model: str | None = setting("a model's name (fetched if it is not here) or path", positional=True, default=None)
     output: Path = setting("the GGUF file to write", short="-o")
     type: str | None = setting("tensor type of the linear layers (default Q4_0)", default=None)
-    method: str | None = setting("the step that is done, such as rtn or gptq (default gptq)", default=None)
+    method: str | None = setting("the step that is done, such as rtn, gptq or round (default gptq)", default=None)
     head_type: str | None = setting("type of the matrix that makes the logits (default: keep)", default=None)
     recipe: Path | None = setting("a TOML file with a list of steps, instead of --method and the types", default=None)
     text: Path | None = setting("text to learn from, UTF-8 (default: the model writes it)", default=None)
@@ -125,8 +127,9 @@ def recipe_of(settings: Settings) -> Recipe:
     if settings.recipe is not None:
         recipe = Recipe.read(settings.recipe)
         return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})
-    step = {"use": settings.method or "gptq", "type": settings.type, "head_type": settings.head_type}
-    return Recipe.of(
-        {"calibration": given, "step": [{key: value for key, value in step.items() if value is not None}]},
-        where="command line",
-    )
+    method = settings.method or "gptq"
+    step = {"use": BEFORE.get(method, method), "type": settings.type, "head_type": settings.head_type}
+    steps = [{key: value for key, value in step.items() if value is not None}]
+    if method in BEFORE:
+        steps.append({"use": method} | ({} if settings.text is None else {"text": str(settings.text)}))
+    return Recipe.of({"calibration": given, "step": steps}, where="command line")
