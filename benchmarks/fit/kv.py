@@ -19,17 +19,23 @@ KINDS = {"int8": ("q8_0", 0.2), "int4": ("q4_0", 3.0)}  # llama.cpp's nearest ki
 def measure(bench: Bench) -> Iterator[Row]:
     """One row a kind, llama.cpp's nearest kind beside it."""
     chunks = bench.pick(16, 4)
-    base: tuple[float, float | None] | None = None
+    base: float | None = None
+    peer_base: float | None = None
     for kind, (theirs, asked) in KINDS.items():
         name = f"perplexity that {kind} KV adds to float16 KV, {files.title(FILE)}, context {CONTEXT}"
         bench.say(f"{name}: {chunks} windows")
+        note = ""
         try:
-            base = base or (our_perplexity(bench, None, chunks), peer_perplexity(bench, "f16", chunks))
-            ours = our_perplexity(bench, kind, chunks) / base[0]
-            other = peer_perplexity(bench, theirs, chunks)
+            base = base or our_perplexity(bench, None, chunks)
+            ours = our_perplexity(bench, kind, chunks) / base
         except ContestantError as why:
             yield missing(name, "fit_kv", why, asked=asked, sense=AT_MOST, unit="%")
             continue
+        try:
+            peer_base = peer_base or peer_perplexity(bench, "f16", chunks)
+            other = peer_perplexity(bench, theirs, chunks)
+        except ContestantError as why:
+            other, note = None, f"llama.cpp: {why}"
         yield Row(
             name=name,
             measure="fit_kv",
@@ -39,10 +45,11 @@ def measure(bench: Bench) -> Iterator[Row]:
             sense=AT_MOST,
             unit="% more",
             ours=(ours - 1) * 100,
-            peer=(other / base[1] - 1) * 100 if other and base[1] else None,
+            peer=(other / peer_base - 1) * 100 if other and peer_base else None,
             peer_name=f"llama.cpp, {theirs} keys and values" if other else None,
             threads=bench.cores,
-            details={"context": CONTEXT, "chunks": chunks, "float16": base[0], "peer_float16": base[1]},
+            note=note,
+            details={"context": CONTEXT, "chunks": chunks, "float16": base, "peer_float16": peer_base},
             **about(FILE),
         )
 
@@ -59,7 +66,7 @@ def peer_perplexity(bench: Bench, kind: str, chunks: int) -> float | None:
     """llama-perplexity with keys and values of a type, or None where there is no llama.cpp."""
     if "avx512" not in bench.peers:
         return None
-    words = ["-f", str(corpus()), "--ctx-size", str(CONTEXT), "--chunks", str(chunks), "-t", "1"]
+    words = ["-f", str(corpus()), "--ctx-size", str(CONTEXT), "--chunks", str(chunks), "-t", str(bench.cores)]
     words += ["-ctk", kind, "-ctv", kind, "-fa", "on"]
     program = bench.peer("avx512").program("llama-perplexity")
     said = process.run([program, "-m", str(bench.file(FILE)), *words], errors=True)
