@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -216,6 +217,9 @@ def _opening(engine: Engine, number: int, draw: np.random.Generator) -> list[int
 
 def _draw(logits: NDArray[np.float32], draw: np.random.Generator) -> int:
     """A token by its probability, temperature 1."""
-    weights = np.exp(logits - logits.max())
+    with np.errstate(invalid="ignore"):  # infinity less infinity, which is told below
+        weights = np.exp(logits - logits.max())
     cumulated = np.cumsum(weights, dtype=np.float64)
+    if not math.isfinite(cumulated[-1]):
+        raise SpecError("the model's logits are not finite numbers where it writes text: the model file is damaged")
     return int(np.searchsorted(cumulated, draw.random() * cumulated[-1], side="right"))

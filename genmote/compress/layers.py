@@ -76,9 +76,9 @@ def compress_layers(
             step.compress_layer(block)
             save(path, block.sites.values(), block.vectors.values())
             figures |= model.overlay(path)
-        if states is not None and index + 1 < count:
-            states = moved(block)
-            other_states = None if block.original is None else moved(block.original)
+        if states is not None:
+            states = moved(block)  # after the last block too: it must not end in what is no number
+            other_states = None if block.original is None or index + 1 == count else moved(block.original)
     progress(title, count, count)
     write(target, model.file, progress)
     return figures
@@ -105,6 +105,13 @@ def write(target: Path, file: Overlaid, progress: Progress | None = None) -> Non
         metadata["general.file_type"] = np.uint32(FILE_TYPES[most])
     tensors = [(info.name, info.type, info.shape, file.raw(info.name)) for info in file.tensors.values()]
     write_gguf(target, metadata, tensors, progress=progress)
+
+
+def sound(name: str, numbers: torch.Tensor) -> torch.Tensor:
+    """A tensor's numbers, if all are finite."""
+    if numbers.numel() and not all(torch.isfinite(end) for end in numbers.aminmax()):
+        raise SpecError(f"{name}: not all its numbers are finite; the model is damaged: fetch it or convert it again")
+    return numbers
 
 
 def moved(block: Block) -> torch.Tensor:
@@ -200,7 +207,7 @@ class Model:
         raw = self.file.raw(info.name)
         if name.endswith("]"):
             raw = raw.reshape(info.shape[0], -1)[int(name.rpartition("[")[2][:-1])]
-        return Site(name, info.type, Matrix(self.ops.matrix(info.type, shape, raw).weight, False), raw)
+        return Site(name, info.type, Matrix(sound(name, self.ops.matrix(info.type, shape, raw).weight), False), raw)
 
     def block(self, index: int, x: torch.Tensor | None) -> Block:
         """Block `index`, which the states x (N, D) come to."""
@@ -243,6 +250,6 @@ class NamedVectors(Tensors):
         self.vectors: dict[str, Vector] = {}
 
     def vector(self, name: str, length: int) -> Any:
-        value = super().vector(name, length)
+        value = sound(name, super().vector(name, length))
         self.vectors[name] = Vector(name, value)
         return value

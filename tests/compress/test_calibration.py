@@ -58,6 +58,15 @@ def test_tokens_are_drawn_by_their_probability() -> None:
     assert np.allclose(counts / 4000, [0.5, 0.3, 0.2, 0], atol=0.03) and counts[3] == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_without_numbers_writes_no_text(value: float) -> None:
+    logits = np.array([1.0, value, 0.5], np.float32)
+    with pytest.raises(
+        SpecError, match="logits are not finite numbers where it writes text: the model file is damaged"
+    ):
+        calibration._draw(logits, np.random.default_rng(0))
+
+
 def test_every_window_begins_as_the_model_s_texts_do(model: Path, own_home: Path) -> None:
     with Engine.load(model) as engine:
         found = calibration.write(engine, SMALL)

@@ -301,7 +301,10 @@ def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_hom
         ({"step": [{"type": "Q4_0"}]}, "step 1: use=None: name a step \\(known: .*gptq"),
         ({"step": [{"use": "gptq", "type": "Q9"}]}, "tensor type 'Q9' is unknown"),
         ({"step": [{"use": "gptq", "type": "I8"}]}, "I8: weights cannot be stored so"),
-        ({"step": [{"use": "gptq", "damp": 0, "sweeps": -1}]}, "damp=0: use more than 0; sweeps=-1: use 0 or more"),
+        (
+            {"step": [{"use": "gptq", "damp": 0, "sweeps": -1}]},
+            "damp=0: use more than 0, such as 0.01; sweeps=-1: use 0 or more",
+        ),
         ({"step": [{"use": "rtn", "types": ["Q4_0"]}]}, "types='Q4_0': write PATTERN=TYPE"),
         ({"steps": []}, "steps is no part of a recipe"),
         (
@@ -357,6 +360,91 @@ def test_a_broken_model_is_told(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="block 0: the calibration text's states are not finite"):
         compress(llama, tmp_path / "out.gguf", Recipe((Broken(),), SMALL))
     assert not (tmp_path / "out.gguf").exists()
+
+
+@dataclass(frozen=True)
+class BrokenEnd(LayerStep):
+    """Spoils the last block, which no other block comes after."""
+
+    def compress_layer(self, block: Block) -> None:
+        if block.index == 1:
+            site = block.sites["blk.1.ffn_down.weight"]
+            site.replace(site.weight * float("inf"))
+
+
+def test_a_last_block_that_a_step_broke_is_told(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="block 1: the calibration text's states are not finite"):
+        compress(llama, tmp_path / "out.gguf", Recipe((BrokenEnd(),), SMALL))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def spoilt(model: Path, path: Path, name: str, value: float) -> Path:
+    """The model with one number of the tensor `name` replaced."""
+    file, tensors = ModelFile.open(model), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name == name:
+            values.reshape(-1)[5] = value
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(path, file.typed_metadata(), tensors)
+    return path
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"use": "rtn"},
+        {"use": "hqq", "turns": 1},
+        {"use": "gptq"},
+        {"use": "awq"},
+        {"use": "prune"},
+        {"use": "low-rank", "multiple": 8},
+        {"use": "prune-channels"},
+        {"use": "prune-heads", "share": 0.5},
+        {"use": "prune-layers", "share": 0.5},
+    ],
+    ids=lambda step: step["use"],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_every_step_tells_a_damaged_matrix(
+    llama: Path, tmp_path: Path, step: dict[str, Any], value: float, own_home: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    broken = spoilt(llama, tmp_path / "broken.gguf", "blk.1.ffn_up.weight", value)
+    recipe = Recipe.of({"step": [step], "calibration": {"windows": 2, "length": 24, "text": str(text)}})
+    with pytest.raises(
+        SpecError, match=r"blk\.1\.ffn_up\.weight: not all its numbers are finite; the model is damaged"
+    ):
+        compress(broken, tmp_path / "out.gguf", recipe)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_damaged_vector_is_told(llama: Path, tmp_path: Path) -> None:
+    broken = spoilt(llama, tmp_path / "broken.gguf", "blk.0.ffn_norm.weight", float("nan"))
+    with pytest.raises(SpecError, match="blk.0.ffn_norm.weight: not all its numbers are finite"):
+        compress(broken, tmp_path / "out.gguf", Recipe((Rtn(),)))
+
+
+@pytest.mark.parametrize(
+    "step", [{"use": "gptq"}, {"use": "prune"}, {"use": "low-rank", "multiple": 8}], ids=lambda step: step["use"]
+)
+def test_a_damp_too_little_for_the_text_is_told(
+    llama: Path, tmp_path: Path, step: dict[str, Any], own_home: Path
+) -> None:
+    """Fewer rows than inputs, and next to no damping: the second moment has no factors."""
+    recipe = Recipe.of({"step": [step | {"damp": 1e-30}], "calibration": {"windows": 1, "length": 16}})
+    with pytest.raises(
+        SpecError, match=r"blk\..*: damp=1e-30 is too little for its inputs .*; raise it, such as to 1e-29"
+    ):
+        compress(llama, tmp_path / "out.gguf", recipe)
+
+
+@pytest.mark.parametrize("use", ["gptq", "prune", "low-rank", "prune-layers"])
+@pytest.mark.parametrize("damp", [0.0, float("inf")])
+def test_a_damp_that_is_no_share_is_told(use: str, damp: float) -> None:
+    with pytest.raises(SpecError, match=f"damp={damp:g}: use more than 0, such as 0.01"):
+        Recipe.of({"step": [{"use": use, "damp": damp}]})
 
 
 def test_what_is_not_ours_in_the_work_folder_stays(tmp_path: Path) -> None:

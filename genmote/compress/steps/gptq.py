@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from genmote.compress import solve
 from genmote.compress.block import Inputs, Site
 from genmote.compress.grid import Grid
 from genmote.compress.steps._quantise import Quantiser
+from genmote.compress.surgeon import factored
 from genmote.spec import setting
 
 
@@ -28,8 +30,8 @@ class Gptq(Quantiser):
 
     def faults(self) -> Iterable[str]:
         yield from super().faults()
-        if self.damp <= 0:
-            yield f"damp={self.damp:g}: use more than 0"
+        if not 0 < self.damp < math.inf:
+            yield f"damp={self.damp:g}: use more than 0, such as 0.01"
         if self.sweeps < 0:
             yield f"sweeps={self.sweeps}: use 0 or more"
 
@@ -37,11 +39,13 @@ class Gptq(Quantiser):
         assert inputs is not None
         hessian = solve.damped(inputs.hessian, self.damp)
         wanted = site.weight
-        if inputs.original is not None:
-            wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, inputs.owed if self.mend else None)
-        grid = Grid(type_name, wanted, hessian.diagonal())
-        goal = wanted.T.contiguous()
-        codes = solve.gptq(goal, hessian, grid)
+        with factored(site.name, self.damp):
+            if inputs.original is not None:
+                owed = inputs.owed if self.mend else None
+                wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, owed)
+            grid = Grid(type_name, wanted, hessian.diagonal())
+            goal = wanted.T.contiguous()
+            codes = solve.gptq(goal, hessian, grid)
         solve.descend(goal, hessian, grid, codes, self.sweeps)
         site.store(type_name, grid.bytes(codes))
         site.figures["error"] = solve.error(goal, hessian, codes, grid)
