@@ -81,6 +81,8 @@ def run(settings: Settings, out: Output) -> None:
         "seconds": round(made.seconds, 2),
         "steps": made.steps,
     }
+    for told in dict.fromkeys(f"{step['use']}: {step['note']}" for step in made.steps if step.get("note")):
+        note(told)
     share = made.size_bytes / made.source_bytes
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
     if found is not None:

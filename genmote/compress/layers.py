@@ -24,7 +24,7 @@ from genmote.models.config import FAMILIES, read_config
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.gguf_write import write_gguf
-from genmote.models.requantise import FILE_TYPES
+from genmote.models.requantise import FILE_TYPES, Pieces
 from genmote.models.weights import Tensors
 from genmote.ops import quant
 from genmote.ops.layer import Linear, Norm
@@ -54,6 +54,14 @@ def compress_layers(
     title = f"{type(step).__name__.lower()}: blocks"
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
+
+    table = model.file.tensors[TABLE]
+    if model.head_name != TABLE and (kind := step.table_type(table)) != table.type:
+        path = folder / "table.gguf"
+        if not path.exists():
+            stored = Pieces(model.file.base, table, kind)
+            write_gguf(path, {FIGURES: json.dumps({TABLE: {"type": kind}})}, [(TABLE, kind, table.shape, stored)])
+        figures |= model.overlay(path)
 
     if step.wants_head(model.head_name):
         path = folder / "head.gguf"

@@ -163,9 +163,11 @@ class _Run:
         from genmote.home import atomic_write
 
         started = time.perf_counter()
+        file = ModelFile.open(source)
+        notes = list(step.begin(file))
         windows = self.windows() if step.calibrates else None
         if isinstance(step, LayerStep):
-            original = comparable(ModelFile.open(self._original), ModelFile.open(source)).path
+            original = comparable(ModelFile.open(self._original), file).path
             found = compress_layers(
                 step, source, target, folder, windows=windows, original=original, progress=self.progress
             )
@@ -175,8 +177,8 @@ class _Run:
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
         told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}
-        if step.note:
-            told["note"] = step.note
+        if notes:
+            told["note"] = "; ".join(notes)
         with atomic_write(figures, "w") as out:
             out.write(json.dumps({**told, "figures": found}, default=str))
         shutil.rmtree(folder, ignore_errors=True)

@@ -46,6 +46,14 @@ def test_a_recipe_and_what_flags_add_to_it(
     assert made["calibration"]["seed"] == 7 and made["step"][0]["use"] == "rtn"
 
 
+def test_what_a_step_has_to_say_is_told_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", str(model), "-o", str(tmp_path / "out.gguf"), "--method", "rtn", "--type", "Q4_K", "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    note = json.loads(said.out)["steps"][0]["note"]
+    assert said.err.count(f"rtn: {note}\n") == 1 and "which Q4_K's blocks of 256 do not fit: stored as Q5_0" in note
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
