@@ -57,7 +57,10 @@ class Comparison:
     context: int
 
     @property
-    def perplexity_ratio(self) -> float:
+    def perplexity_ratio(self) -> float | None:
+        """None where the vocabularies differ: their tokens are not the same things."""
+        if self.kl is None:
+            return None
         return self.compressed.perplexity / self.original.perplexity
 
 
@@ -92,7 +95,8 @@ def compare(
     progress: Progress | None = None,
 ) -> Comparison:
     """Both models on `text`, cut into windows of `context` of the original's tokens (at most `windows`); the second
-    half of each is scored. Raises ContextError and SpecError for a text, context or count that cannot be."""
+    half of each is scored. Where the vocabularies differ, both score the same whole characters. Raises ContextError and
+    SpecError for a text, context or count that cannot be."""
     if not 4 <= context <= min(original.context, compressed.context):
         raise ContextError(f"context={context}: use windows of 4 to {min(original.context, compressed.context)} tokens")
     tokens = original.tokenizer.encode(text, bos=False)
@@ -113,14 +117,12 @@ def compare(
             for ours, theirs in zip(sides[0].read(ids, first), sides[1].read(ids, first), strict=True):
                 divergence.append((np.exp(ours) * (ours - theirs)).sum(axis=1))
                 agreed.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
-        else:
-            before, scored = (original.tokenizer.decode(part, special=True) for part in (ids[:first], ids[first:]))
             for side in sides:
-                head, rest = (side.engine.tokenizer.encode(part, bos=False) for part in (before, scored))
-                for _ in side.read([*head, *rest], len(head)):
-                    pass
-        for side in sides:
-            side.bytes += sum(len(original.tokenizer.token_bytes(token)) for token in ids[first:])
+                side.bytes += sum(map(len, map(original.tokenizer.token_bytes, ids[first:])))
+        else:
+            before, scored = characters(list(map(original.tokenizer.token_bytes, ids)), first)
+            for side in sides:
+                side.read_text(before, scored)
         if progress is not None:
             progress(window + 1, count)
     return Comparison(
@@ -131,6 +133,20 @@ def compare(
         count,
         context,
     )
+
+
+def characters(tokens: Sequence[bytes], first: int) -> tuple[str, str]:
+    """The text of `tokens` before number `first`, and from there on. A character that tokens share belongs to where it
+    begins; one that the ends cut in two is left out.
+
+    >>> characters([b"\\x82", b"a", b"\\xc3", b"\\xa4", b"b", b"\\xe2\\x82"], 3)
+    ('aä', 'b')
+    """
+    data = b"".join(tokens)
+    cut = len(b"".join(tokens[:first]))
+    while cut < len(data) and data[cut] & 0xC0 == 0x80:
+        cut += 1
+    return data[:cut].decode("utf-8", "ignore"), data[cut:].decode("utf-8", "ignore")
 
 
 def _same_tokens(a: Engine, b: Engine) -> bool:
@@ -159,5 +175,20 @@ class _Side:
             self.tokens += len(logits)
             yield logprobs
 
+    def read_text(self, before: str, scored: str) -> None:
+        """Score a text after another, in tokens of this model's own."""
+        encode = self.engine.tokenizer.encode
+        rest = encode(scored, bos=False, start=False)
+        room = max(1, self.engine.context + 1 - len(rest))
+        head = encode(before, bos=False, start=False)[-room:]
+        if head and rest:
+            for _ in self.read([*head, *rest], len(head)):
+                pass
+            self.bytes += len(scored.encode())
+
     def loss(self) -> Loss:
-        return Loss(math.exp(self.nats / self.tokens), self.nats / math.log(2) / max(1, self.bytes), self.tokens)
+        if not self.tokens:
+            raise SpecError("no whole character of the text is scored: use a larger context")
+        with np.errstate(over="ignore"):  # a model that is broken may be infinitely surprised
+            perplexity = float(np.exp(self.nats / self.tokens))
+        return Loss(perplexity, self.nats / math.log(2) / max(1, self.bytes), self.tokens)
