@@ -166,6 +166,9 @@ class _Run:
         file = ModelFile.open(source)
         notes = list(step.begin(file))
         windows = self.windows() if step.calibrates else None
+        if windows is not None and step is next(step for step in self.recipe.steps if step.calibrates):
+            inputs = max(info.shape[-1] for info in file.tensors.values() if info.name.startswith("blk."))
+            notes += calibration.notes(windows, inputs)
         if isinstance(step, LayerStep):
             original = comparable(ModelFile.open(self._original), file).path
             found = compress_layers(

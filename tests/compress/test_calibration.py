@@ -104,6 +104,28 @@ def test_windows_are_no_longer_than_the_context(model: Path, own_home: Path) -> 
     assert np.array_equal(windows(model, settings), first)
 
 
+def slow_share(tokens: np.ndarray) -> float:
+    runs = [tuple(row[at : at + 8]) for row in tokens.tolist() for at in range(len(row) - 7)]
+    return len(set(runs)) / len(runs)
+
+
+@pytest.mark.parametrize(("period", "poor"), [(1, True), (3, True), (200, True), (260, False), (1000, False)])
+def test_a_text_that_repeats_itself_is_told(period: int, poor: bool) -> None:
+    """Windows of one long text that goes round after `period` tokens."""
+    text = np.random.default_rng(0).integers(0, 50, period)
+    tokens = np.resize(text, 520).reshape(4, 130).astype(np.int32)
+    assert (slow_share(tokens) < 0.5) == poor
+    found = list(calibration.notes(tokens, 1))
+    assert len(found) == poor
+    assert not poor or f"only {slow_share(tokens):.0%} of its runs of 8 tokens differ" in found[0]
+
+
+def test_a_text_with_fewer_places_than_inputs_is_told() -> None:
+    tokens = np.arange(4 * 20, dtype=np.int32).reshape(4, 20)
+    told = "has 52 different places, fewer than the 53 inputs of the widest matrix: give more of it"
+    assert told in next(calibration.notes(tokens, 53)) and not list(calibration.notes(tokens, 52))
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read .*: wanted a text to calibrate on"):
         replace(SMALL, text=tmp_path / "none").key("")

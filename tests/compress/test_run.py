@@ -447,6 +447,57 @@ def test_a_damp_that_is_no_share_is_told(use: str, damp: float) -> None:
         Recipe.of({"step": [{"use": use, "damp": damp}]})
 
 
+def test_a_poor_text_is_told_once(llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ha " * 400)
+    poor = Calibration(windows=2, length=64, text=text)
+    made = compress(llama, tmp_path / "out.gguf", Recipe((Rtn(type="Q8_0"), Gptq(), Gptq(type="Q5_0")), poor))
+    first, second, third = (step.get("note", "") for step in made.steps)
+    assert "repeats itself" in second and "fewer than the 160 inputs" in second and not first and not third
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"use": "gptq"},
+        {"use": "gptq", "type": "Q2_K"},
+        {"use": "awq", "powers": 3},
+        {"use": "prune"},
+        {"use": "prune", "method": "wanda"},
+        {"use": "low-rank", "multiple": 8},
+        {"use": "prune-channels"},
+        {"use": "prune-heads", "share": 0.5},
+        {"use": "prune-layers", "share": 0.5},
+        {"use": "distill", "tokens": 128, "batch": 2, "length": 32, "measured": 2},
+    ],
+    ids=lambda step: f"{step['use']}-{step.get('method', '')}",
+)
+@pytest.mark.parametrize("dead", ["some", "all"])
+def test_dead_inputs_break_no_step(
+    llama: Path, tmp_path: Path, own_home: Path, step: dict[str, Any], dead: str
+) -> None:
+    """Channels that are always 0, of both norms, of a head of v and of the feed-forward part; or all of them."""
+    file, tensors = ModelFile.open(llama), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name.endswith(("attn_norm.weight", "ffn_norm.weight", "attn_v.weight", "ffn_up.weight")):
+            values[: None if dead == "all" else 5] = 0
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(tmp_path / "dead.gguf", file.typed_metadata(), tensors)
+    recipe = Recipe.of({"step": [step], "calibration": {"windows": 3, "length": 24}})
+    made = compress(tmp_path / "dead.gguf", tmp_path / "out.gguf", recipe)
+    after = ModelFile.open(made.path)
+    assert all(np.isfinite(after.tensor(name)).all() for name in after.tensors)
+    told = json.dumps(made.steps, default=str)
+    assert "NaN" not in told and "Infinity" not in told
+    text = tokens(made.path)
+    if (
+        after.tensors["token_embd.weight"].shape == file.tensors["token_embd.weight"].shape
+        and step["use"] != "low-rank"
+    ):
+        assert np.isfinite(logits(made.path, text)).all()
+
+
 def test_what_is_not_ours_in_the_work_folder_stays(tmp_path: Path) -> None:
     make_model("tiny-llama", "F16", tmp_path / "m.gguf")
     folder = tmp_path / "out.gguf.work"
