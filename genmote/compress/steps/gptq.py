@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from genmote.compress import solve
 from genmote.compress.block import Inputs, Site
 from genmote.compress.grid import Grid
 from genmote.compress.steps._quantise import Quantiser
 from genmote.compress.surgeon import factored
 from genmote.spec import setting
+
+NUMBERS = 1 << 23  # of a matrix that are solved for at once, whole rows: it takes six times their bytes
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,22 @@ class Gptq(Quantiser):
     def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
         assert inputs is not None
         hessian = solve.damped(inputs.hessian, self.damp)
-        wanted = site.weight
-        with factored(site.name, self.damp):
-            if inputs.original is not None:
-                owed = inputs.owed if self.mend else None
-                wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, owed)
-            grid = Grid(type_name, wanted, hessian.diagonal())
-            goal = wanted.T.contiguous()
-            codes = solve.gptq(goal, hessian, grid)
-        solve.descend(goal, hessian, grid, codes, self.sweeps)
-        site.store(type_name, grid.bytes(codes))
-        site.figures["error"] = solve.error(goal, hessian, codes, grid)
+        parts, lost, whole = [], 0.0, 0.0
+        rows, cols = site.weight.shape
+        step = max(NUMBERS // cols, 4 * cols)  # else factoring the hessian each time would take long
+        for start in range(0, rows, step):
+            own = slice(start, start + step)
+            wanted = site.weight[own]
+            with factored(site.name, self.damp):
+                if inputs.original is not None:
+                    owed = inputs.owed[own] if self.mend and inputs.owed is not None else None
+                    wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, owed)
+                grid = Grid(type_name, wanted, hessian.diagonal())
+                goal = wanted.T.contiguous()
+                codes = solve.gptq(goal, hessian, grid)
+            solve.descend(goal, hessian, grid, codes, self.sweeps)
+            parts.append(grid.bytes(codes))
+            size = solve.mean_square(goal, hessian)
+            lost, whole = lost + solve.error(goal, hessian, codes, grid) * size, whole + size
+        site.store(type_name, np.concatenate(parts))
+        site.figures["error"] = lost / max(whole, 1e-30)
