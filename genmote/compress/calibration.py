@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from genmote import home
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
+from genmote.models.gguf import ModelFile
+from genmote.models.tokenizer import load_tokenizer
 from genmote.spec import setting
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ VERSION = 1  # of how text is written: another number, other text
 # at once again and again, has next to none. Below a half, most of the time that is spent on it is wasted.
 RUN, FRESH = 8, 0.5
 BATCH_BYTES = 1 << 28  # keys and values of the windows that are written at once
+
+TABLE = "token_embd.weight"
 
 OPENERS = (
     "",
@@ -185,8 +189,35 @@ def _cut(engine: Engine, settings: Calibration) -> Tokens:
             f"{settings.text} has {len(tokens)} tokens, {settings.windows} windows of {settings.length} take "
             f"{body * settings.windows}: give a longer text, or fewer or shorter windows"
         )
-    starts = np.linspace(0, len(tokens) - body, settings.windows).astype(int)
+    return _spread(tokens, begin, settings.windows, settings.length)
+
+
+def _spread(tokens: list[int], begin: list[int], count: int, length: int) -> Tokens:
+    body = length - len(begin)
+    starts = np.linspace(0, len(tokens) - body, count).astype(int)
     return np.array([begin + tokens[start : start + body] for start in starts], np.int32)
+
+
+def text_of(model: ModelFile, tokens: Tokens) -> str:
+    """Windows (N, T) of token ids as text, a line's end between them."""
+    tokenizer = load_tokenizer(model)
+    return "\n".join(tokenizer.decode(row.tolist()) for row in tokens)
+
+
+def in_tokens_of(model: ModelFile, original: ModelFile, tokens: Tokens) -> Tokens:
+    """Windows (N, T) of the original's token ids in those of `model`, of whose tokens some may be gone: of the same text,
+    as long, and no more of them."""
+    if model.tensors[TABLE].shape[0] == original.tensors[TABLE].shape[0]:
+        return tokens
+    tokenizer, (count, length) = load_tokenizer(model), tokens.shape
+    begin = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    ids = tokenizer.encode(text_of(original, tokens), bos=False)
+    count = min(count, len(ids) // (length - len(begin)))
+    if not count:
+        raise SpecError(
+            f"the text has {len(ids)} tokens of those that are left, one window takes {length}: give more of it"
+        )
+    return _spread(ids, begin, count, length)
 
 
 def write(engine: Engine, settings: Calibration, progress: Progress = quiet) -> Tokens:

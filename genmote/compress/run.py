@@ -124,7 +124,8 @@ class _Run:
     def __init__(self, source: ModelFile, recipe: Recipe, folder: Path, progress: Progress) -> None:
         self.source, self.recipe, self.folder, self.progress = source, recipe, folder, progress
         self._windows: NDArray[np.int32] | None = None
-        self._original = source.path  # what steps compare with
+        self._original = source.path  # what teaches
+        self._compared = source.path  # what layer steps compare with, channel by channel
 
     def windows(self) -> NDArray[np.int32]:
         """The calibration text, made when the first step asks for it."""
@@ -145,8 +146,10 @@ class _Run:
             if not (file.exists() and figures.exists()):
                 self._do(step, at, file, figures, self.folder / stem)
             told.append(json.loads(figures.read_text(encoding="utf-8")))
-            if step.exact and self._original == at:
-                self._original = file  # the same model, whose channels are those that later steps see
+            if step.exact:
+                # The same model, whose channels are those that later steps see: what it was made from has others.
+                self._compared = file
+                self._original = file if self._original == at else self._original
             at = file
         return at, told
 
@@ -166,11 +169,13 @@ class _Run:
         file = ModelFile.open(source)
         notes = list(step.begin(file))
         windows = self.windows() if step.calibrates else None
+        if windows is not None and not step.any_vocabulary:
+            windows = calibration.in_tokens_of(file, self.source, windows)
         if windows is not None and step is next(step for step in self.recipe.steps if step.calibrates):
             inputs = max(info.shape[-1] for info in file.tensors.values() if info.name.startswith("blk."))
             notes += calibration.notes(windows, inputs)
         if isinstance(step, LayerStep):
-            original = comparable(ModelFile.open(self._original), file).path
+            original = comparable(ModelFile.open(self._compared), file).path
             found = compress_layers(
                 step, source, target, folder, windows=windows, original=original, progress=self.progress
             )

@@ -27,6 +27,7 @@ class Step:
 
     calibrates: ClassVar[bool] = True  # whether calibration text is needed
     note: ClassVar[str] = ""  # what whoever reads the report should know of the step's result
+    any_vocabulary: ClassVar[bool] = False  # whether it takes text in the original's tokens, also where there are fewer
     exact: ClassVar[bool] = False  # whether the model computes the same after it: later steps compare with that
 
     def begin(self, model: ModelFile) -> Iterable[str]:
