@@ -115,7 +115,8 @@ class Calibration:
 
 
 def windows(model: Path, model_sha256: str, settings: Calibration, progress: Progress = quiet) -> Tokens:
-    """Token ids (N, T) to calibrate `model` on; what it has written is kept in the cache folder.
+    """Token ids (N, T) to calibrate `model` on; what it has written is kept in the cache folder,
+    while it is not all there in parts, from which an interrupted run goes on.
 
     SpecError where a text is too short.
     """
@@ -129,10 +130,11 @@ def windows(model: Path, model_sha256: str, settings: Calibration, progress: Pro
         settings = replace(settings, length=min(settings.length, engine.context))
         if settings.text is not None:
             return _cut(engine, settings)
-        found = write(engine, settings, progress)
-    if home.usable(folder):
-        with home.atomic_write(path) as out:
-            np.save(out, found)
+        part = path.with_suffix(".part.npy") if home.usable(folder) else None
+        found = write(engine, settings, progress, part)
+    if part is not None:
+        _keep(path, found)
+        part.unlink(missing_ok=True)
     return found
 
 
@@ -158,10 +160,29 @@ def notes(tokens: Tokens, inputs: int) -> Iterator[str]:
         )
 
 
-def _kept(path: Path, settings: Calibration) -> Tokens | None:
+def _keep(path: Path, tokens: Tokens) -> None:
+    with home.atomic_write(path) as out:
+        np.save(out, tokens)
+
+
+def _begun(path: Path, settings: Calibration) -> Tokens | None:
+    """The first windows, as an interrupted run has left them."""
+    found = _load(path)
+    if found is None or found.ndim != 2 or found.shape[1] != settings.length or len(found) >= settings.windows:
+        return None
+    return found
+
+
+def _load(path: Path) -> Tokens | None:
     try:
         found: Tokens = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (OSError, ValueError):
+        return None
+    return found
+
+
+def _kept(path: Path, settings: Calibration) -> Tokens | None:
+    if (found := _load(path)) is None:
         return None
     sound = found.ndim == 2 and len(found) == settings.windows and 1 <= found.shape[1] <= settings.length
     return found if sound else None
@@ -205,8 +226,8 @@ def text_of(model: ModelFile, tokens: Tokens) -> str:
 
 
 def in_tokens_of(model: ModelFile, original: ModelFile, tokens: Tokens) -> Tokens:
-    """Windows (N, T) of the original's token ids in those of `model`, of whose tokens some may be gone: of the same text,
-    as long, and no more of them."""
+    """Windows (N, T) of the original's token ids in those of `model`, of whose tokens some may be gone: of the same
+    text, as long, and no more of them."""
     if model.tensors[TABLE].shape[0] == original.tensors[TABLE].shape[0]:
         return tokens
     tokenizer, (count, length) = load_tokenizer(model), tokens.shape
@@ -220,17 +241,21 @@ def in_tokens_of(model: ModelFile, original: ModelFile, tokens: Tokens) -> Token
     return _spread(ids, begin, count, length)
 
 
-def write(engine: Engine, settings: Calibration, progress: Progress = quiet) -> Tokens:
-    """Windows (N, T) that the model writes: several at once, each with draws of its own from (seed, window)."""
+def write(engine: Engine, settings: Calibration, progress: Progress = quiet, part: Path | None = None) -> Tokens:
+    """Windows (N, T) that the model writes: several at once, each with draws of its own from (seed, window). `part`:
+    where those that are done are kept meanwhile."""
     config = engine.config
     row_bytes = 4 * sum(config.kv_heads) * config.head_dim  # keys and values, two bytes each
     at_once = max(1, min(settings.windows, BATCH_BYTES // (row_bytes * settings.length)))
     total = settings.windows * settings.length
-    found: list[list[int]] = []
+    begun = None if part is None else _begun(part, settings)
+    found: list[list[int]] = [] if begun is None else begun.tolist()
     while len(found) < settings.windows:
         numbers = range(len(found), min(settings.windows, len(found) + at_once))
         done = len(found) * settings.length
         found += _write(engine, settings, numbers, lambda n, done=done: progress("writing text", done + n, total))
+        if part is not None and len(found) < settings.windows:
+            _keep(part, np.array(found, np.int32))
     return np.array(found, np.int32)
 
 

@@ -51,6 +51,41 @@ def test_windows_do_not_depend_on_how_many_are_written_at_once(
         assert np.array_equal(calibration.write(engine, SMALL), together)
 
 
+def test_an_interrupted_run_goes_on_with_the_next_windows(
+    model: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine.load(model) as engine:
+        wanted = calibration.write(engine, SMALL)
+    monkeypatch.setattr(calibration, "BATCH_BYTES", 1)  # one window at a time
+    opening, begun = calibration._opening, []
+
+    def killed(engine: Engine, number: int, draw: np.random.Generator) -> list[int]:
+        begun.append(number)
+        if begun == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return opening(engine, number, draw)
+
+    monkeypatch.setattr(calibration, "_opening", killed)
+    with pytest.raises(KeyboardInterrupt):
+        windows(model, SMALL)
+    (part,) = (home.cache_dir() / "calibration").iterdir()
+    assert np.array_equal(np.load(part), wanted[:2])
+    assert np.array_equal(windows(model, SMALL), wanted) and begun == [0, 1, 2, 2, 3]
+    assert len(list((home.cache_dir() / "calibration").iterdir())) == 1 and not part.exists()
+
+
+def test_a_part_that_is_damaged_is_written_again(model: Path, own_home: Path) -> None:
+    with Engine.load(model) as engine:
+        wanted = calibration.write(engine, SMALL)
+        part = own_home / "part.npy"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        for damaged in (b"damaged", None):
+            part.write_bytes(damaged or b"")
+            if damaged is None:
+                np.save(part, wanted[:2, :-1])  # of another length
+            assert np.array_equal(calibration.write(engine, SMALL, part=part), wanted)
+
+
 def test_tokens_are_drawn_by_their_probability() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.2, 1e-9], np.float32))
     draw = np.random.default_rng(0)
