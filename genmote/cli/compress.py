@@ -10,8 +10,7 @@ Without --recipe one step is done, --method, on the linear layers. With --target
 that lose least, after the steps of --recipe if there is one; all of it is written to OUTPUT.toml, for --recipe. Where
 the goal cannot be met, the best that can be is written, and the exit status is 2. --report measures the result beside
 the original. What a step learns from is text that the model writes itself, or --text. An interrupted run goes on where
-it was when the same command is given again. --text-out writes the text to a file, for llama-imatrix
-say.
+it was when the same command is given again. --text-out writes the text to a file, as llama-imatrix takes it.
 """
 
 from __future__ import annotations

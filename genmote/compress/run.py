@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,11 +67,12 @@ def compress(
         raise SpecError("the recipe has no steps: give one, such as gptq")
     source, target = begin(model, out, progress)
     path = source.path
+    about = shown_recipe(recipe)  # now: later its texts may be gone
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(source, recipe, folder, progress)
     last, steps = run.all()
-    _finish(last, target, source, recipe)
+    _finish(last, target, source, about)
     if work is None:
         _clear(folder)
     made = ModelFile.open(target)
@@ -167,7 +169,7 @@ class _Run:
 
         started = time.perf_counter()
         file = ModelFile.open(source)
-        notes = list(step.begin(file))
+        notes, settings = list(step.begin(file)), shown(asdict(step))
         windows = self.windows() if step.calibrates else None
         if windows is not None and not step.any_vocabulary:
             windows = calibration.in_tokens_of(file, self.source, windows)
@@ -184,12 +186,27 @@ class _Run:
             found = step.compress_model(source, target, Sight(windows, self._original, folder, self.progress))
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
-        told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}
+        record = {"use": step_name(step), "settings": settings, "seconds": time.perf_counter() - started}
         if notes:
-            told["note"] = "; ".join(notes)
+            record["note"] = "; ".join(notes)
         with atomic_write(figures, "w") as out:
-            out.write(json.dumps({**told, "figures": found}, default=str))
+            out.write(json.dumps({**record, "figures": found}, default=str))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as files and reports tell of them: of a text its name and what is in it, not where it lies."""
+    return {
+        key: f"{value.name} (SHA-256 {calibration.read(value)[1]})" if isinstance(value, Path) else value
+        for key, value in settings.items()
+    }
+
+
+def shown_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's values, likewise."""
+    calibrated = {key: value for key, value in asdict(recipe.calibration).items() if value is not None}
+    steps = [{"use": step_name(step), **shown(asdict(step))} for step in recipe.steps]
+    return {"calibration": shown(calibrated), "step": steps}
 
 
 def comparable(original: ModelFile, source: ModelFile) -> ModelFile:
@@ -199,13 +216,13 @@ def comparable(original: ModelFile, source: ModelFile) -> ModelFile:
     return original if shapes[0] == shapes[1] else source
 
 
-def _finish(last: Path, target: Path, source: ModelFile, recipe: Recipe) -> None:
+def _finish(last: Path, target: Path, source: ModelFile, recipe: Mapping[str, Any]) -> None:
     """The output: the last step's file, with what it was made from and how in its metadata."""
     from genmote.models.gguf_write import write_gguf
 
     made = ModelFile.open(last)
     metadata = made.typed_metadata()
     metadata[SOURCE] = source.sha256()
-    metadata[RECIPE] = json.dumps(recipe.values(), default=str)
+    metadata[RECIPE] = json.dumps(recipe, default=str)
     tensors = [(info.name, info.type, info.shape, made.raw(info.name)) for info in made.tensors.values()]
     write_gguf(target, metadata, tensors)

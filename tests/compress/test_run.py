@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from genmote.compress.layers import Model
 from genmote.compress.steps._base import LayerStep, ModelStep, Sight
 from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.rtn import Rtn
+from genmote.compress.steps.vocabulary import Vocabulary
 from genmote.errors import OpsError, SpecError, UserError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
@@ -445,6 +447,20 @@ def test_a_damp_too_little_for_the_text_is_told(
 def test_a_damp_that_is_no_share_is_told(use: str, damp: float) -> None:
     with pytest.raises(SpecError, match=f"damp={damp:g}: use more than 0, such as 0.01"):
         Recipe.of({"step": [{"use": use, "damp": damp}]})
+
+
+def test_a_text_is_told_by_its_name_and_what_is_in_it(llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "home of a user"
+    folder.mkdir()
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    text = folder / "text.txt"
+    calibration = Calibration(windows=2, length=24, text=text)
+    made = compress(llama, tmp_path / "out.gguf", Recipe((Gptq(), Vocabulary(size=300, text=text)), calibration))
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    recipe = json.loads(ModelFile.open(made.path).metadata["genmote.compress.recipe"])
+    assert recipe["calibration"]["text"] == recipe["step"][1]["text"] == f"text.txt (SHA-256 {digest})"
+    assert made.steps[1]["settings"]["text"] == f"text.txt (SHA-256 {digest})"
+    assert b"home of a user" not in made.path.read_bytes() and "home of a user" not in json.dumps(made.steps)
 
 
 def test_a_poor_text_is_told_once(llama: Path, tmp_path: Path) -> None:
