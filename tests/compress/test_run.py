@@ -16,11 +16,11 @@ from genmote import ops
 from genmote.compress import Calibration, Recipe, compress
 from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.layers import Model
-from genmote.compress.steps._base import LayerStep, ModelStep, Sight
+from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
 from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.rtn import Rtn
 from genmote.compress.steps.vocabulary import Vocabulary
-from genmote.errors import OpsError, SpecError, UserError
+from genmote.errors import ModelFileError, OpsError, SpecError, UserError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -362,6 +362,46 @@ def test_a_broken_model_is_told(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="block 0: the calibration text's states are not finite"):
         compress(llama, tmp_path / "out.gguf", Recipe((Broken(),), SMALL))
     assert not (tmp_path / "out.gguf").exists()
+
+
+@dataclass(frozen=True)
+class Odd(Step):
+    calibrates: ClassVar[bool] = False
+
+
+def test_a_step_that_is_neither_kind_is_told(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="test-run is neither a layer step nor a model step"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Odd(),)))
+
+
+@pytest.mark.parametrize("use", ["rtn", "gptq", "prune-layers"])
+def test_a_family_that_is_unknown_is_told(llama: Path, tmp_path: Path, own_home: Path, use: str) -> None:
+    file = ModelFile.open(llama)
+    metadata = {key.replace("llama.", "mamba9.", 1): value for key, value in file.typed_metadata().items()} | {
+        "general.architecture": "mamba9"
+    }
+    tensors = [(info.name, info.type, info.shape, file.raw(info.name)) for info in file.tensors.values()]
+    write_gguf(tmp_path / "other.gguf", metadata, tensors)
+    with pytest.raises(ModelFileError, match="no model family is called 'mamba9'"):
+        compress(tmp_path / "other.gguf", tmp_path / "out.gguf", Recipe.of({"step": [{"use": use}]}))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_gradients_that_are_no_numbers_are_told(llama: Path, tmp_path: Path) -> None:
+    file, tensors = ModelFile.open(llama), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name == "token_embd.weight":
+            values[:] = 3e38  # numbers, but no sum of them is one
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(tmp_path / "huge.gguf", file.typed_metadata(), tensors)
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    recipe = Recipe.of(
+        {"step": [{"use": "prune-channels"}], "calibration": {"windows": 2, "length": 24, "text": str(text)}}
+    )
+    with pytest.raises(SpecError, match="ffn_down.weight: the text's gradient is not finite; the model is damaged"):
+        compress(tmp_path / "huge.gguf", tmp_path / "out.gguf", recipe)
 
 
 @dataclass(frozen=True)
