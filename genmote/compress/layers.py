@@ -7,6 +7,7 @@ calibration text's states are then carried through the finished blocks again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from genmote.ops.torch_ops import Matrix
 
 Tokens = NDArray[np.int32]
 FIGURES = "genmote.compress.figures"  # in a finished block's file
+EXPERT = re.compile(r"(blk\.\d+\.\w+)\.\d+\.weight")
 TABLE, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -144,9 +146,8 @@ class Overlaid:
         for name, info in file.tensors.items():
             self.tensors[name] = info
             self._from[name] = file
-            if name not in self.base.tensors:  # an expert that has a tensor of its own now
-                prefix, part, _, _ = name.rsplit(".", 3)
-                self.tensors.pop(f"{prefix}.{part}_exps.weight", None)
+            if expert := EXPERT.fullmatch(name):  # it has a tensor of its own now
+                self.tensors.pop(f"{expert[1]}_exps.weight", None)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         return self._from.get(name, self.base).raw(name)

@@ -15,7 +15,7 @@ import torch
 from genmote import ops
 from genmote.compress import Calibration, Recipe, compress
 from genmote.compress.block import Block, Inputs, Site
-from genmote.compress.layers import Model
+from genmote.compress.layers import Model, Overlaid
 from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
 from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.rtn import Rtn
@@ -261,6 +261,18 @@ def test_experts_may_come_to_have_types_of_their_own(tmp_path: Path) -> None:
     assert model.tensors["blk.0.ffn_up.1.weight"].type == "Q4_0"
     assert "blk.0.ffn_up_exps.weight" not in model.tensors
     assert np.isfinite(logits(made.path, tokens(made.path, 1, 8))).all()
+
+
+def test_only_an_expert_of_its_own_takes_the_place_of_a_tensor(tmp_path: Path) -> None:
+    make_model("tiny-mixtral", "F32", tmp_path / "m.gguf", 1)
+    numbers = np.zeros((2, 2), np.float32)
+    added = ["blk.0.ffn_up.1.weight", "blk.0.attn_q_a.weight", "blk.0.attn_q_b.weight", "output_a.weight", "other"]
+    write_gguf(tmp_path / "over.gguf", {}, [(name, "F32", (2, 2), numbers) for name in added])
+    file = Overlaid(ModelFile.open(tmp_path / "m.gguf"))
+    before = set(file.tensors)
+    file.overlay(ModelFile.open(tmp_path / "over.gguf"))
+    assert set(file.tensors) == before - {"blk.0.ffn_up_exps.weight"} | set(added)
+    assert not file.tensor("output_a.weight").any()
 
 
 def test_gptq_keeps_more_than_rounding(model: Path, tmp_path: Path, own_home: Path) -> None:
