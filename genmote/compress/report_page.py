@@ -41,7 +41,7 @@ def page(record: Record, others: Sequence[Record] = ()) -> str:
     parts.append(_section("Where the bytes are", _parts(a, b)))
     parts.append(_section("Bits per weight, matrix by matrix", _map(b["types"])))
     if drawn := _errors(told["steps"]):
-        parts.append(_section("Error at each matrix's output, as a share of the output", drawn))
+        parts.append(_section("Squared error at each matrix's output, as a share of the output that it aims at", drawn))
     if told["search"]:
         parts.append(_section("What the search expected and what came", _search(told["search"])))
     if others:

@@ -127,7 +127,8 @@ def _step(along: Tensor, h: Tensor, slope: Tensor) -> Tensor:
 
 
 def error(weight_t: Tensor, hessian: Tensor, codes: Tensor, grid: Grid) -> float:
-    """Mean squared error at the outputs, summed over them, as a share of the outputs' mean square."""
+    """Mean squared error at the outputs, summed over them, as a share of the mean square of those that `weight_t`, the
+    matrix that is aimed at, makes; both by the hessian given, its damping with it."""
     return mean_square(values(codes, grid) - weight_t, hessian) / max(mean_square(weight_t, hessian), 1e-30)
 
 

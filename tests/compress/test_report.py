@@ -139,7 +139,7 @@ def test_a_page_has_every_figure_of_its_table_and_the_choice_of_each_matrix() ->
     for name, stored in record.values["compressed"]["types"].items():
         assert f"<title>{name.removesuffix('.weight')}: {stored}" in html
     assert "What the search expected and what came" in text and "0.1410" in text
-    assert "Error at each matrix's output" in text
+    assert "Squared error at each matrix's output, as a share of the output that it aims at" in text
     assert "Beside other results" not in text
     assert "Beside other results" in read(page(record, [made_up.report("other.gguf", 70_000_000, 22.0)]))
 

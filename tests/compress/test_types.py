@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from genmote.compress import Calibration, Recipe, compress
+from genmote.compress import Calibration, Recipe, compress, solve
 from genmote.compress.block import Inputs, Site
 from genmote.compress.steps import gptq
 from genmote.compress.steps.gptq import Gptq
@@ -136,4 +136,10 @@ def test_a_large_matrix_is_solved_in_slices_of_rows_to_the_same_bytes(
         found.append(site)
     one, sliced = found
     assert np.array_equal(one.raw, sliced.raw) and torch.equal(one.weight, sliced.weight)
+    inputs = Inputs(x, other, lack)
+    h = solve.damped(inputs.hessian, 0.01).double()
+    aimed = solve.target(weight, inputs.hessian, inputs.cross, 0.01, inputs.owed).double()
+    left = one.weight.double() - aimed
+    plain = float(torch.einsum("ri,ij,rj->", left, h, left) / torch.einsum("ri,ij,rj->", aimed, h, aimed))
+    assert one.figures["error"] == pytest.approx(plain, rel=1e-3)
     assert sliced.figures["error"] == pytest.approx(one.figures["error"], rel=1e-4) and one.figures["error"] > 0
