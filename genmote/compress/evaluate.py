@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
 Floats = NDArray[np.float64]
+MOST_NATS = 700.0  # a token: more is no perplexity that a float can hold
 Progress = Callable[[int, int], None]  # windows done, and in all
 
 PARTS = {  # what a tensor's name ends in or contains → the part that it belongs to
@@ -107,7 +108,7 @@ def compare(
         raise SpecError(f"windows={windows}: use at least 1, or None for the whole text")
     count = min(count, windows or count)
     same = _same_tokens(original, compressed)
-    sides = [_Side(original), _Side(compressed)]
+    sides = [_Side(original, "the original"), _Side(compressed, "the compressed model")]
     divergence: list[Floats] = []
     agreed: list[NDArray[np.bool_]] = []
     for window in range(count):
@@ -159,8 +160,8 @@ def _same_tokens(a: Engine, b: Engine) -> bool:
 class _Side:
     """One of the models, and how it has predicted so far."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.session = engine, Session(engine)
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.session, self.name = engine, Session(engine), name
         self.nats, self.tokens, self.bytes = 0.0, 0, 0
 
     def read(self, ids: Sequence[int], first: int) -> Iterator[Floats]:
@@ -189,6 +190,7 @@ class _Side:
     def loss(self) -> Loss:
         if not self.tokens:
             raise SpecError("no whole character of the text is scored: use a larger context")
-        with np.errstate(over="ignore"):  # a model that is broken may be infinitely surprised
-            perplexity = float(np.exp(self.nats / self.tokens))
-        return Loss(perplexity, self.nats / math.log(2) / max(1, self.bytes), self.tokens)
+        mean = self.nats / self.tokens
+        if not mean < MOST_NATS:
+            raise SpecError(f"{self.name} predicts this text with no finite numbers: it is damaged, or a step broke it")
+        return Loss(math.exp(mean), self.nats / math.log(2) / max(1, self.bytes), self.tokens)

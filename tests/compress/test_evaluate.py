@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from genmote import Engine
-from genmote.compress.evaluate import _Side, compare, sizes
+from genmote.compress.evaluate import compare, sizes
 from genmote.errors import ContextError, SpecError
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 from genmote.models.requantise import convert_type
 from genmote.ops.protocol import Span
@@ -146,10 +146,22 @@ def test_a_window_without_a_whole_character_is_told(models: tuple[Path, Path], t
         compare(a, b, "🙂" * 4, context=4, windows=1)
 
 
-def test_a_model_that_is_infinitely_surprised_is_no_traceback() -> None:
-    side = _Side.__new__(_Side)
-    side.nats, side.tokens, side.bytes = 2000.0, 2, 8
-    assert side.loss().perplexity == math.inf
+@pytest.mark.parametrize(("broken", "name"), [(0, "the original"), (1, "the compressed model")])
+def test_a_model_that_computes_no_numbers_is_told(
+    models: tuple[Path, Path], tmp_path: Path, broken: int, name: str
+) -> None:
+    file, tensors = ModelFile.open(models[0]), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name == "output_norm.weight":
+            values[3] = np.nan
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(tmp_path / "nan.gguf", file.typed_metadata(), tensors)
+    told = f"{name} predicts this text with no finite numbers: it is damaged, or a step broke it"
+    sides = [models[0], models[0]]
+    sides[broken] = tmp_path / "nan.gguf"
+    with Engine.load(sides[0]) as a, Engine.load(sides[1]) as b, pytest.raises(SpecError, match=told):
+        compare(a, b, TEXT, context=32)
 
 
 def test_where_the_bytes_are(models: tuple[Path, Path]) -> None:
