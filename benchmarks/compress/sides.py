@@ -85,7 +85,6 @@ def with_recipe(bench: Bench, source: str, name: str) -> Made:
 
 def own_text(bench: Bench, source: str) -> Path:
     """The text that our side learns from, as a file."""
-    from genmote import Engine
     from genmote.compress import Calibration, calibration
     from genmote.models.gguf import ModelFile
 
@@ -95,9 +94,9 @@ def own_text(bench: Bench, source: str) -> Path:
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         bench.say(f"{source} writes {settings.windows} windows of text")
-        rows = calibration.windows(model, ModelFile.open(model).sha256(), settings)
-        with Engine.load(model) as engine:
-            path.write_text("\n".join(engine.tokenizer.decode(row.tolist()) for row in rows), encoding="utf-8")
+        file = ModelFile.open(model)
+        rows = calibration.windows(model, file.sha256(), settings)
+        path.write_text(calibration.text_of(file, rows), encoding="utf-8")
     return path
 
 

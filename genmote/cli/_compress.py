@@ -93,9 +93,26 @@ def own_text(settings: Around) -> str | None:
     """The text to measure on, where one is named. Raises UserError for what would only fail after the work."""
     from genmote.cli._model import read_text
 
-    if settings.report is not None and not settings.report.absolute().parent.is_dir():
-        raise UserError(f"{settings.report}: {settings.report.absolute().parent} is no folder; make it first")
+    if settings.report is not None:
+        need_folder(settings.report)
     return None if settings.eval_text is None else read_text(settings.eval_text)
+
+
+def need_folder(path: Path) -> None:
+    """UserError where a file cannot be there."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: {path.absolute().parent} is no folder; make it first")
+
+
+def save_text(path: Path, model: Path, recipe: Recipe) -> None:
+    """Write the text that the steps of a recipe learn from."""
+    from genmote.compress import calibration
+    from genmote.models.gguf import ModelFile
+
+    file = ModelFile.open(model)
+    with Bar(unit_bytes=False) as bar:
+        tokens = calibration.windows(model, file.sha256(), recipe.calibration, bar)
+    save(path, calibration.text_of(file, tokens))
 
 
 def save(path: Path, text: str) -> None:

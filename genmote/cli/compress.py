@@ -10,7 +10,7 @@ Without --recipe one step is done, --method, on the linear layers. With --target
 that lose least, after the steps of --recipe if there is one; all of it is written to OUTPUT.toml, for --recipe. Where
 the goal cannot be met, the best that can be is written, and the exit status is 2. --report measures the result beside
 the original. What a step learns from is text that the model writes itself, or --text. An interrupted run goes on where
-it was when the same command is given again.
+it was when the same command is given again. --text-out writes the text to a file, as llama-imatrix takes it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Settings(Around):
     text: Path | None = setting("text to learn from, UTF-8 (default: the model writes it)", default=None)
     samples: int | None = setting("windows of text to learn from (default 64)", default=None)
     seed: int | None = setting("number that fixes the text that the model writes", default=None)
+    text_out: Path | None = setting("also write the text that is learned from here, for other tools", default=None)
     work: Path | None = setting("folder to keep what lies between the steps in", default=None)
 
     def faults(self) -> Iterable[str]:
@@ -62,6 +63,8 @@ def run(settings: Settings, out: Output) -> None:
 
     assert settings.model is not None
     text_to_measure = _compress.own_text(settings)
+    if settings.text_out is not None:
+        _compress.need_folder(settings.text_out)
     found = None
     try:
         if settings.searches:
@@ -83,6 +86,11 @@ def run(settings: Settings, out: Output) -> None:
         "seconds": round(made.seconds, 2),
         "steps": made.steps,
     }
+    for told in dict.fromkeys(f"{step['use']}: {step['note']}" for step in made.steps if step.get("note")):
+        note(told)
+    if settings.text_out is not None:
+        _compress.save_text(settings.text_out, made.source, recipe)
+        values["text"] = settings.text_out
     share = made.size_bytes / made.source_bytes
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
     if found is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genmote.runtime.engine import Engine
 
 Floats = NDArray[np.float64]
+MOST_NATS = 700.0  # a token: more is no perplexity that a float can hold
 Progress = Callable[[int, int], None]  # windows done, and in all
 
 PARTS = {  # what a tensor's name ends in or contains → the part that it belongs to
@@ -57,7 +58,10 @@ class Comparison:
     context: int
 
     @property
-    def perplexity_ratio(self) -> float:
+    def perplexity_ratio(self) -> float | None:
+        """None where the vocabularies differ: their tokens are not the same things."""
+        if self.kl is None:
+            return None
         return self.compressed.perplexity / self.original.perplexity
 
 
@@ -92,7 +96,8 @@ def compare(
     progress: Progress | None = None,
 ) -> Comparison:
     """Both models on `text`, cut into windows of `context` of the original's tokens (at most `windows`); the second
-    half of each is scored. Raises ContextError and SpecError for a text, context or count that cannot be."""
+    half of each is scored. Where the vocabularies differ, both score the same whole characters. Raises ContextError and
+    SpecError for a text, context or count that cannot be."""
     if not 4 <= context <= min(original.context, compressed.context):
         raise ContextError(f"context={context}: use windows of 4 to {min(original.context, compressed.context)} tokens")
     tokens = original.tokenizer.encode(text, bos=False)
@@ -103,7 +108,7 @@ def compare(
         raise SpecError(f"windows={windows}: use at least 1, or None for the whole text")
     count = min(count, windows or count)
     same = _same_tokens(original, compressed)
-    sides = [_Side(original), _Side(compressed)]
+    sides = [_Side(original, "the original"), _Side(compressed, "the compressed model")]
     divergence: list[Floats] = []
     agreed: list[NDArray[np.bool_]] = []
     for window in range(count):
@@ -113,14 +118,12 @@ def compare(
             for ours, theirs in zip(sides[0].read(ids, first), sides[1].read(ids, first), strict=True):
                 divergence.append((np.exp(ours) * (ours - theirs)).sum(axis=1))
                 agreed.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
-        else:
-            before, scored = (original.tokenizer.decode(part, special=True) for part in (ids[:first], ids[first:]))
             for side in sides:
-                head, rest = (side.engine.tokenizer.encode(part, bos=False) for part in (before, scored))
-                for _ in side.read([*head, *rest], len(head)):
-                    pass
-        for side in sides:
-            side.bytes += sum(len(original.tokenizer.token_bytes(token)) for token in ids[first:])
+                side.bytes += sum(map(len, map(original.tokenizer.token_bytes, ids[first:])))
+        else:
+            before, scored = characters(list(map(original.tokenizer.token_bytes, ids)), first)
+            for side in sides:
+                side.read_text(before, scored)
         if progress is not None:
             progress(window + 1, count)
     return Comparison(
@@ -133,6 +136,20 @@ def compare(
     )
 
 
+def characters(tokens: Sequence[bytes], first: int) -> tuple[str, str]:
+    """The text of `tokens` before number `first`, and from there on. A character that tokens share belongs to where it
+    begins; one that the ends cut in two is left out.
+
+    >>> characters([b"\\x82", b"a", b"\\xc3", b"\\xa4", b"b", b"\\xe2\\x82"], 3)
+    ('aä', 'b')
+    """
+    data = b"".join(tokens)
+    cut = len(b"".join(tokens[:first]))
+    while cut < len(data) and data[cut] & 0xC0 == 0x80:
+        cut += 1
+    return data[:cut].decode("utf-8", "ignore"), data[cut:].decode("utf-8", "ignore")
+
+
 def _same_tokens(a: Engine, b: Engine) -> bool:
     count = a.tokenizer.vocab_size
     if count != b.tokenizer.vocab_size or a.config.vocab_size != b.config.vocab_size:
@@ -143,8 +160,8 @@ def _same_tokens(a: Engine, b: Engine) -> bool:
 class _Side:
     """One of the models, and how it has predicted so far."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.session = engine, Session(engine)
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.session, self.name = engine, Session(engine), name
         self.nats, self.tokens, self.bytes = 0.0, 0, 0
 
     def read(self, ids: Sequence[int], first: int) -> Iterator[Floats]:
@@ -159,5 +176,21 @@ class _Side:
             self.tokens += len(logits)
             yield logprobs
 
+    def read_text(self, before: str, scored: str) -> None:
+        """Score a text after another, in tokens of this model's own."""
+        encode = self.engine.tokenizer.encode
+        rest = encode(scored, bos=False, start=False)
+        room = max(1, self.engine.context + 1 - len(rest))
+        head = encode(before, bos=False, start=False)[-room:]
+        if head and rest:
+            for _ in self.read([*head, *rest], len(head)):
+                pass
+            self.bytes += len(scored.encode())
+
     def loss(self) -> Loss:
-        return Loss(math.exp(self.nats / self.tokens), self.nats / math.log(2) / max(1, self.bytes), self.tokens)
+        if not self.tokens:
+            raise SpecError("no whole character of the text is scored: use a larger context")
+        mean = self.nats / self.tokens
+        if not mean < MOST_NATS:
+            raise SpecError(f"{self.name} predicts this text with no finite numbers: it is damaged, or a step broke it")
+        return Loss(math.exp(mean), self.nats / math.log(2) / max(1, self.bytes), self.tokens)

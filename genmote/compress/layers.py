@@ -7,6 +7,7 @@ calibration text's states are then carried through the finished blocks again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from genmote.models.config import FAMILIES, read_config
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.gguf_write import write_gguf
-from genmote.models.requantise import FILE_TYPES
+from genmote.models.requantise import FILE_TYPES, Pieces
 from genmote.models.weights import Tensors
 from genmote.ops import quant
 from genmote.ops.layer import Linear, Norm
@@ -33,6 +34,7 @@ from genmote.ops.torch_ops import Matrix
 
 Tokens = NDArray[np.int32]
 FIGURES = "genmote.compress.figures"  # in a finished block's file
+EXPERT = re.compile(r"(blk\.\d+\.\w+)\.\d+\.weight")
 TABLE, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -55,6 +57,14 @@ def compress_layers(
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
 
+    table = model.file.tensors[TABLE]
+    if model.head_name != TABLE and (kind := step.table_type(table)) != table.type:
+        path = folder / "table.gguf"
+        if not path.exists():
+            stored = Pieces(model.file.base, table, kind)
+            write_gguf(path, {FIGURES: json.dumps({TABLE: {"type": kind}})}, [(TABLE, kind, table.shape, stored)])
+        figures |= model.overlay(path)
+
     if step.wants_head(model.head_name):
         path = folder / "head.gguf"
         if not path.exists():
@@ -76,9 +86,9 @@ def compress_layers(
             step.compress_layer(block)
             save(path, block.sites.values(), block.vectors.values())
             figures |= model.overlay(path)
-        if states is not None and index + 1 < count:
-            states = moved(block)
-            other_states = None if block.original is None else moved(block.original)
+        if states is not None:
+            states = moved(block)  # after the last block too: it must not end in what is no number
+            other_states = None if block.original is None or index + 1 == count else moved(block.original)
     progress(title, count, count)
     write(target, model.file, progress)
     return figures
@@ -107,6 +117,13 @@ def write(target: Path, file: Overlaid, progress: Progress | None = None) -> Non
     write_gguf(target, metadata, tensors, progress=progress)
 
 
+def sound(name: str, numbers: torch.Tensor) -> torch.Tensor:
+    """A tensor's numbers, if all are finite."""
+    if numbers.numel() and not all(torch.isfinite(end) for end in numbers.aminmax()):
+        raise SpecError(f"{name}: not all its numbers are finite; the model is damaged: fetch it or convert it again")
+    return numbers
+
+
 def moved(block: Block) -> torch.Tensor:
     states: torch.Tensor = block.output().detach()
     if not torch.isfinite(states).all():
@@ -129,9 +146,8 @@ class Overlaid:
         for name, info in file.tensors.items():
             self.tensors[name] = info
             self._from[name] = file
-            if name not in self.base.tensors:  # an expert that has a tensor of its own now
-                prefix, part, _, _ = name.rsplit(".", 3)
-                self.tensors.pop(f"{prefix}.{part}_exps.weight", None)
+            if expert := EXPERT.fullmatch(name):  # it has a tensor of its own now
+                self.tensors.pop(f"{expert[1]}_exps.weight", None)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         return self._from.get(name, self.base).raw(name)
@@ -200,7 +216,7 @@ class Model:
         raw = self.file.raw(info.name)
         if name.endswith("]"):
             raw = raw.reshape(info.shape[0], -1)[int(name.rpartition("[")[2][:-1])]
-        return Site(name, info.type, Matrix(self.ops.matrix(info.type, shape, raw).weight, False), raw)
+        return Site(name, info.type, Matrix(sound(name, self.ops.matrix(info.type, shape, raw).weight), False), raw)
 
     def block(self, index: int, x: torch.Tensor | None) -> Block:
         """Block `index`, which the states x (N, D) come to."""
@@ -243,6 +259,6 @@ class NamedVectors(Tensors):
         self.vectors: dict[str, Vector] = {}
 
     def vector(self, name: str, length: int) -> Any:
-        value = super().vector(name, length)
+        value = sound(name, super().vector(name, length))
         self.vectors[name] = Vector(name, value)
         return value

@@ -139,7 +139,12 @@ def rows(told: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     listed = [
         ("file", _mb(a["size_bytes"]), _mb(b["size_bytes"]), times("size_bytes")),
         ("bits per weight", f"{a['bits_per_weight']:.2f}", f"{b['bits_per_weight']:.2f}", times("bits_per_weight")),
-        ("perplexity", f"{a['perplexity']:.3f}", f"{b['perplexity']:.3f}", times("perplexity")),
+        (
+            "perplexity",
+            f"{a['perplexity']:.3f}",
+            f"{b['perplexity']:.3f}",
+            "" if told["perplexity_ratio"] is None else times("perplexity"),
+        ),
         ("bits per byte", f"{a['bits_per_byte']:.4f}", f"{b['bits_per_byte']:.4f}", times("bits_per_byte")),
     ]
     if told["kl_nats_per_token"] is not None:

@@ -41,7 +41,7 @@ def page(record: Record, others: Sequence[Record] = ()) -> str:
     parts.append(_section("Where the bytes are", _parts(a, b)))
     parts.append(_section("Bits per weight, matrix by matrix", _map(b["types"])))
     if drawn := _errors(told["steps"]):
-        parts.append(_section("Error at each matrix's output, as a share of the output", drawn))
+        parts.append(_section("Squared error at each matrix's output, as a share of the output that it aims at", drawn))
     if told["search"]:
         parts.append(_section("What the search expected and what came", _search(told["search"])))
     if others:
@@ -71,7 +71,7 @@ def frontier(found: Sequence[Record]) -> str:
             f"{b['size_bytes'] / 1e6:.1f} MB",
             f"{b['bits_per_weight']:.2f}",
             f"{b['perplexity']:.3f}",
-            f"{told['perplexity_ratio']:.3f}",
+            "" if told["perplexity_ratio"] is None else f"{told['perplexity_ratio']:.3f}",
             f"{b['bits_per_byte']:.4f}",
             "" if kl is None else f"{kl:.4f}",
             f"{b['decode_tokens_per_s']:.4g}",
@@ -100,10 +100,11 @@ def _section(title: str, *inside: str) -> str:
 def _tiles(told: Mapping[str, Any]) -> str:
     """The figures that are asked for first."""
     a, b = told["original"], told["compressed"]
-    tiles = [
-        (f"{b['size_bytes'] / 1e6:.1f} MB", f"file, {b['size_bytes'] / a['size_bytes']:.1%} of the original's"),
-        (f"{told['perplexity_ratio']:.3f}x", f"perplexity, {a['perplexity']:.2f} → {b['perplexity']:.2f}"),
-    ]
+    tiles = [(f"{b['size_bytes'] / 1e6:.1f} MB", f"file, {b['size_bytes'] / a['size_bytes']:.1%} of the original's")]
+    # Of tokens that differ perplexities say nothing about each other.
+    key, places = ("perplexity", 2) if told["perplexity_ratio"] is not None else ("bits_per_byte", 4)
+    change = f"{key.replace('_', ' ')}, {a[key]:.{places}f} → {b[key]:.{places}f}"
+    tiles.append((f"{b[key] / a[key]:.3f}x", change))
     if told["kl_nats_per_token"] is not None:
         tiles.append((f"{told['kl_nats_per_token']:.3f}", "nats a token, KL divergence"))
         tiles.append((f"{told['agreement']:.1%}", "of tokens: the same is likeliest"))

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,11 +67,12 @@ def compress(
         raise SpecError("the recipe has no steps: give one, such as gptq")
     source, target = begin(model, out, progress)
     path = source.path
+    about = shown_recipe(recipe)  # now: later its texts may be gone
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(source, recipe, folder, progress)
     last, steps = run.all()
-    _finish(last, target, source, recipe)
+    _finish(last, target, source, about)
     if work is None:
         _clear(folder)
     made = ModelFile.open(target)
@@ -124,7 +126,8 @@ class _Run:
     def __init__(self, source: ModelFile, recipe: Recipe, folder: Path, progress: Progress) -> None:
         self.source, self.recipe, self.folder, self.progress = source, recipe, folder, progress
         self._windows: NDArray[np.int32] | None = None
-        self._original = source.path  # what steps compare with
+        self._original = source.path  # what teaches
+        self._compared = source.path  # what layer steps compare with, channel by channel
 
     def windows(self) -> NDArray[np.int32]:
         """The calibration text, made when the first step asks for it."""
@@ -145,8 +148,10 @@ class _Run:
             if not (file.exists() and figures.exists()):
                 self._do(step, at, file, figures, self.folder / stem)
             told.append(json.loads(figures.read_text(encoding="utf-8")))
-            if step.exact and self._original == at:
-                self._original = file  # the same model, whose channels are those that later steps see
+            if step.exact:
+                # The same model, whose channels are those that later steps see: what it was made from has others.
+                self._compared = file
+                self._original = file if self._original == at else self._original
             at = file
         return at, told
 
@@ -163,9 +168,16 @@ class _Run:
         from genmote.home import atomic_write
 
         started = time.perf_counter()
+        file = ModelFile.open(source)
+        notes, settings = list(step.begin(file)), shown(asdict(step))
         windows = self.windows() if step.calibrates else None
+        if windows is not None and not step.any_vocabulary:
+            windows = calibration.in_tokens_of(file, self.source, windows)
+        if windows is not None and step is next(step for step in self.recipe.steps if step.calibrates):
+            inputs = max(info.shape[-1] for info in file.tensors.values() if info.name.startswith("blk."))
+            notes += calibration.notes(windows, inputs)
         if isinstance(step, LayerStep):
-            original = comparable(ModelFile.open(self._original), ModelFile.open(source)).path
+            original = comparable(ModelFile.open(self._compared), file).path
             found = compress_layers(
                 step, source, target, folder, windows=windows, original=original, progress=self.progress
             )
@@ -174,12 +186,27 @@ class _Run:
             found = step.compress_model(source, target, Sight(windows, self._original, folder, self.progress))
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
-        told = {"use": step_name(step), "settings": asdict(step), "seconds": time.perf_counter() - started}
-        if step.note:
-            told["note"] = step.note
+        record = {"use": step_name(step), "settings": settings, "seconds": time.perf_counter() - started}
+        if notes:
+            record["note"] = "; ".join(notes)
         with atomic_write(figures, "w") as out:
-            out.write(json.dumps({**told, "figures": found}, default=str))
+            out.write(json.dumps({**record, "figures": found}, default=str))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as files and reports tell of them: of a text its name and what is in it, not where it lies."""
+    return {
+        key: f"{value.name} (SHA-256 {calibration.read(value)[1]})" if isinstance(value, Path) else value
+        for key, value in settings.items()
+    }
+
+
+def shown_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's values, likewise."""
+    calibrated = {key: value for key, value in asdict(recipe.calibration).items() if value is not None}
+    steps = [{"use": step_name(step), **shown(asdict(step))} for step in recipe.steps]
+    return {"calibration": shown(calibrated), "step": steps}
 
 
 def comparable(original: ModelFile, source: ModelFile) -> ModelFile:
@@ -189,13 +216,13 @@ def comparable(original: ModelFile, source: ModelFile) -> ModelFile:
     return original if shapes[0] == shapes[1] else source
 
 
-def _finish(last: Path, target: Path, source: ModelFile, recipe: Recipe) -> None:
+def _finish(last: Path, target: Path, source: ModelFile, recipe: Mapping[str, Any]) -> None:
     """The output: the last step's file, with what it was made from and how in its metadata."""
     from genmote.models.gguf_write import write_gguf
 
     made = ModelFile.open(last)
     metadata = made.typed_metadata()
     metadata[SOURCE] = source.sha256()
-    metadata[RECIPE] = json.dumps(recipe.values(), default=str)
+    metadata[RECIPE] = json.dumps(recipe, default=str)
     tensors = [(info.name, info.type, info.shape, made.raw(info.name)) for info in made.tensors.values()]
     write_gguf(target, metadata, tensors)

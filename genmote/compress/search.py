@@ -263,11 +263,7 @@ class _Search:
     def windows(self) -> NDArray[np.int32]:
         """The first windows of the calibration text, in tokens of the model that types are chosen for."""
         tokens = calibration.windows(self.original.path, self.original.sha256(), self.settings, self.progress)[:WINDOWS]
-        if self.source.tensors[TABLE].shape[0] == self.original.tensors[TABLE].shape[0]:
-            return tokens
-        found = _encoded(self.source, _decoded(self.original, tokens))
-        length = tokens.shape[1]
-        return np.array(found[: len(found) // length * length], np.int32).reshape(-1, length)
+        return calibration.in_tokens_of(self.source, self.original, tokens)
 
     def text(self) -> str:
         """Text to measure on: the original writes it, with another seed than the calibration's."""
@@ -278,21 +274,7 @@ def written(source: ModelFile, settings: Calibration, windows: int, progress: Pr
     """Text that the model writes with another seed than that of `settings`."""
     other = replace(settings, seed=settings.seed + 1, text=None, windows=windows)
     tokens = calibration.windows(source.path, source.sha256(), other, progress)
-    return _decoded(source, tokens)
-
-
-def _decoded(file: ModelFile, tokens: NDArray[np.int32]) -> str:
-    from genmote.runtime.engine import Engine
-
-    with Engine.load(file.path) as engine:
-        return "\n".join(engine.tokenizer.decode(row.tolist()) for row in tokens)
-
-
-def _encoded(file: ModelFile, text: str) -> list[int]:
-    from genmote.runtime.engine import Engine
-
-    with Engine.load(file.path) as engine:
-        return engine.tokenizer.encode(text, bos=False)
+    return calibration.text_of(source, tokens)
 
 
 def choose(source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goal) -> tuple[Allocation, str | None]:

@@ -127,7 +127,11 @@ def _step(along: Tensor, h: Tensor, slope: Tensor) -> Tensor:
 
 
 def error(weight_t: Tensor, hessian: Tensor, codes: Tensor, grid: Grid) -> float:
-    """Mean squared error at the outputs, summed over them, as a share of the outputs' mean square."""
-    e = values(codes, grid) - weight_t
-    whole = float((weight_t * (hessian @ weight_t)).sum())
-    return float((e * (hessian @ e)).sum()) / max(whole, 1e-30)
+    """Mean squared error at the outputs, summed over them, as a share of the mean square of those that `weight_t`, the
+    matrix that is aimed at, makes; both by the hessian given, its damping with it."""
+    return mean_square(values(codes, grid) - weight_t, hessian) / max(mean_square(weight_t, hessian), 1e-30)
+
+
+def mean_square(weight_t: Tensor, hessian: Tensor) -> float:
+    """Of the outputs of a matrix (cols, rows), summed over them."""
+    return float((weight_t * (hessian @ weight_t)).sum())

@@ -8,8 +8,9 @@ the surprise in nats a row (K-FAC: Martens & Grosse 2015, arXiv 1503.05671), whi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,18 @@ def _scores(w: Tensor, inverse: Tensor, size: int) -> Tensor:
 def inverted(hessian: Tensor, damp: float) -> Tensor:
     """(H + damp * mean diagonal)^-1, float64; dead inputs (zero everywhere) get that diagonal too."""
     return torch.cholesky_inverse(torch.linalg.cholesky(damped(hessian, damp)))
+
+
+@contextlib.contextmanager
+def factored(name: str, damp: float) -> Iterator[None]:
+    """SpecError where what is done inside finds that a second moment of the inputs of `name` has no factors."""
+    try:
+        yield
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # it is there, but not in its __all__
+        raise SpecError(
+            f"{name}: damp={damp:g} is too little for its inputs on the calibration text; raise it, such as to "
+            f"{10 * damp:g}"
+        ) from None
 
 
 def damped(hessian: Tensor, damp: float) -> Tensor:

@@ -57,6 +57,31 @@ def test_a_recipe_and_what_flags_add_to_it(
     assert made["calibration"]["seed"] == 7 and made["step"][0]["use"] == "rtn"
 
 
+def test_the_text_that_is_learned_from_can_be_had(
+    model: Path, tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from genmote.compress import Calibration, calibration
+    from genmote.models.tokenizer import load_tokenizer
+
+    words = ["compress", str(model), "-o", str(tmp_path / "out.gguf"), "--samples", "2", "--seed", "3", "--json"]
+    assert main([*words, "--text-out", str(tmp_path / "text.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == str(tmp_path / "text.txt")
+    file = ModelFile.open(model)
+    tokens, tokenizer = calibration.windows(model, file.sha256(), Calibration(windows=2, seed=3)), load_tokenizer(file)
+    told = "\n".join(tokenizer.decode(row.tolist()) for row in tokens)
+    assert (tmp_path / "text.txt").read_bytes() == told.encode() and len(told) > 100
+    assert main([*words, "--text-out", str(tmp_path / "none" / "text.txt")]) == 2
+    assert f"{tmp_path / 'none'} is no folder; make it first" in capsys.readouterr().err
+
+
+def test_what_a_step_has_to_say_is_told_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compress", str(model), "-o", str(tmp_path / "out.gguf"), "--method", "rtn", "--type", "Q4_K", "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    note = json.loads(said.out)["steps"][0]["note"]
+    assert said.err.count(f"rtn: {note}\n") == 1 and "which Q4_K's blocks of 256 do not fit: stored as Q5_0" in note
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

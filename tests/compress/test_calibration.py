@@ -51,11 +51,55 @@ def test_windows_do_not_depend_on_how_many_are_written_at_once(
         assert np.array_equal(calibration.write(engine, SMALL), together)
 
 
+def test_an_interrupted_run_goes_on_with_the_next_windows(
+    model: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine.load(model) as engine:
+        wanted = calibration.write(engine, SMALL)
+    monkeypatch.setattr(calibration, "BATCH_BYTES", 1)  # one window at a time
+    opening, begun = calibration._opening, []
+
+    def killed(engine: Engine, number: int, draw: np.random.Generator) -> list[int]:
+        begun.append(number)
+        if begun == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return opening(engine, number, draw)
+
+    monkeypatch.setattr(calibration, "_opening", killed)
+    with pytest.raises(KeyboardInterrupt):
+        windows(model, SMALL)
+    (part,) = (home.cache_dir() / "calibration").iterdir()
+    assert np.array_equal(np.load(part), wanted[:2])
+    assert np.array_equal(windows(model, SMALL), wanted) and begun == [0, 1, 2, 2, 3]
+    assert len(list((home.cache_dir() / "calibration").iterdir())) == 1 and not part.exists()
+
+
+def test_a_part_that_is_damaged_is_written_again(model: Path, own_home: Path) -> None:
+    with Engine.load(model) as engine:
+        wanted = calibration.write(engine, SMALL)
+        part = own_home / "part.npy"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        for damaged in (b"damaged", None):
+            part.write_bytes(damaged or b"")
+            if damaged is None:
+                np.save(part, wanted[:2, :-1])  # of another length
+            assert np.array_equal(calibration.write(engine, SMALL, part=part), wanted)
+
+
 def test_tokens_are_drawn_by_their_probability() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.2, 1e-9], np.float32))
     draw = np.random.default_rng(0)
     counts = np.bincount([calibration._draw(logits, draw) for _ in range(4000)], minlength=4)
     assert np.allclose(counts / 4000, [0.5, 0.3, 0.2, 0], atol=0.03) and counts[3] == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_without_numbers_writes_no_text(value: float) -> None:
+    logits = np.array([1.0, value, 0.5], np.float32)
+    with pytest.raises(
+        SpecError, match="logits are not finite numbers where it writes text: the model file is damaged"
+    ):
+        calibration._draw(logits, np.random.default_rng(0))
 
 
 def test_every_window_begins_as_the_model_s_texts_do(model: Path, own_home: Path) -> None:
@@ -93,6 +137,28 @@ def test_windows_are_no_longer_than_the_context(model: Path, own_home: Path) -> 
     first = windows(model, settings)
     assert first.shape == (1, ModelFile.open(model).metadata[f"{ModelFile.open(model).architecture}.context_length"])
     assert np.array_equal(windows(model, settings), first)
+
+
+def slow_share(tokens: np.ndarray) -> float:
+    runs = [tuple(row[at : at + 8]) for row in tokens.tolist() for at in range(len(row) - 7)]
+    return len(set(runs)) / len(runs)
+
+
+@pytest.mark.parametrize(("period", "poor"), [(1, True), (3, True), (200, True), (260, False), (1000, False)])
+def test_a_text_that_repeats_itself_is_told(period: int, poor: bool) -> None:
+    """Windows of one long text that goes round after `period` tokens."""
+    text = np.random.default_rng(0).integers(0, 50, period)
+    tokens = np.resize(text, 520).reshape(4, 130).astype(np.int32)
+    assert (slow_share(tokens) < 0.5) == poor
+    found = list(calibration.notes(tokens, 1))
+    assert len(found) == poor
+    assert not poor or f"only {slow_share(tokens):.0%} of its runs of 8 tokens differ" in found[0]
+
+
+def test_a_text_with_fewer_places_than_inputs_is_told() -> None:
+    tokens = np.arange(4 * 20, dtype=np.int32).reshape(4, 20)
+    told = "has 52 different places, fewer than the 53 inputs of the widest matrix: give more of it"
+    assert told in next(calibration.notes(tokens, 53)) and not list(calibration.notes(tokens, 52))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

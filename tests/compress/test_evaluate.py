@@ -11,6 +11,7 @@ from genmote import Engine
 from genmote.compress.evaluate import compare, sizes
 from genmote.errors import ContextError, SpecError
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 from genmote.models.requantise import convert_type
 from genmote.ops.protocol import Span
@@ -70,6 +71,97 @@ def test_other_vocabularies_are_compared_on_the_same_bytes(models: tuple[Path, P
     assert found.kl is None and found.agreement is None
     assert found.original.bits_per_byte == pytest.approx(same.original.bits_per_byte, rel=0.1)
     assert found.compressed.bits_per_byte > 0 and same.kl == 0 and same.agreement == 1
+
+
+WIDE = "Grüße aus Zürich, 東京から, 🙂🙃 и привет! " * 20
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_bits_per_byte_of_other_vocabularies_are_a_plain_count(
+    models: tuple[Path, Path], tmp_path: Path, order: int
+) -> None:
+    """Characters of several bytes, which tokens cut in two, against a count by characters."""
+    make_model("tiny-gemma3", "F32", tmp_path / "other.gguf", 1)
+    with Engine.load(models[0]) as one, Engine.load(tmp_path / "other.gguf") as two:
+        a, b = (one, two)[::order]
+        found = compare(a, b, WIDE, context=32, windows=5)
+        tokens = a.tokenizer.encode(WIDE, bos=False)
+        nats, counted, scored_tokens = [0.0, 0.0], 0, [0, 0]
+        for start in range(0, 160, 32):
+            ids = tokens[start : start + 32]
+            # All characters whose first byte the window has, and whose last, with the token that holds the first.
+            data, owner = b"", []
+            for number, token in enumerate(ids):
+                data += a.tokenizer.token_bytes(token)
+                owner += [number] * len(a.tokenizer.token_bytes(token))
+            before, scored, at = "", "", 0
+            while at < len(data):
+                for size in (1, 2, 3, 4):
+                    try:
+                        character = data[at : at + size].decode()
+                    except UnicodeDecodeError:
+                        continue
+                    if character:
+                        before, scored = (
+                            (before + character, scored) if owner[at] < 17 else (before, scored + character)
+                        )
+                        at += size - 1
+                        break
+                at += 1
+            counted += len(scored.encode())
+            for side, engine in enumerate((a, b)):
+                head, rest = (engine.tokenizer.encode(part, bos=False, start=False) for part in (before, scored))
+                assert b"".join(map(engine.tokenizer.token_bytes, rest)) == scored.encode()
+                whole = [*head, *rest]
+                if engine.begin_token is not None:
+                    whole[0] = engine.begin_token
+                table = logprobs(engine, whole)
+                nats[side] -= float(table[np.arange(len(head) - 1, len(whole) - 1), whole[len(head) :]].sum())
+                scored_tokens[side] += len(rest)
+    for side, loss in enumerate((found.original, found.compressed)):
+        assert loss.bits_per_byte == pytest.approx(nats[side] / np.log(2) / counted, rel=1e-5)
+        assert loss.tokens == scored_tokens[side]
+    assert found.perplexity_ratio is None and found.kl is None
+
+
+def test_a_text_that_is_longer_in_other_tokens_fits(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Windows as long as the context, which the smaller vocabulary spells in more tokens than that."""
+    from genmote.models.prune_vocabulary import most_used, prune_vocabulary
+
+    file = ModelFile.open(models[0])
+    count = file.tensors["token_embd.weight"].shape[0]
+    prune_vocabulary(models[0], tmp_path / "small.gguf", most_used(file, np.zeros(count, np.int64), 262))
+    with Engine.load(models[0]) as a, Engine.load(tmp_path / "small.gguf") as b:
+        text = a.tokenizer.decode(range(300, 306)) * 300
+        context = min(a.context, b.context)
+        assert len(b.tokenizer.encode(text, bos=False)) > 1.2 * len(a.tokenizer.encode(text, bos=False)) > context
+        found = compare(a, b, text, context=context, windows=1)
+    assert found.compressed.tokens > found.original.tokens and found.perplexity_ratio is None
+
+
+def test_a_window_without_a_whole_character_is_told(models: tuple[Path, Path], tmp_path: Path) -> None:
+    make_model("tiny-gemma3", "F32", tmp_path / "other.gguf", 1)
+    told = "no whole character of the text is scored: use a larger context"
+    with Engine.load(models[0]) as a, Engine.load(tmp_path / "other.gguf") as b, pytest.raises(SpecError, match=told):
+        compare(a, b, "🙂" * 4, context=4, windows=1)
+
+
+@pytest.mark.parametrize(("broken", "name"), [(0, "the original"), (1, "the compressed model")])
+def test_a_model_that_computes_no_numbers_is_told(
+    models: tuple[Path, Path], tmp_path: Path, broken: int, name: str
+) -> None:
+    file, tensors = ModelFile.open(models[0]), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name == "output_norm.weight":
+            values[3] = np.nan
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(tmp_path / "nan.gguf", file.typed_metadata(), tensors)
+    told = f"{name} predicts this text with no finite numbers: it is damaged, or a step broke it"
+    sides = [models[0], models[0]]
+    sides[broken] = tmp_path / "nan.gguf"
+    with Engine.load(sides[0]) as a, Engine.load(sides[1]) as b, pytest.raises(SpecError, match=told):
+        compare(a, b, TEXT, context=32)
 
 
 def test_where_the_bytes_are(models: tuple[Path, Path]) -> None:

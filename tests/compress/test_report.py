@@ -139,7 +139,7 @@ def test_a_page_has_every_figure_of_its_table_and_the_choice_of_each_matrix() ->
     for name, stored in record.values["compressed"]["types"].items():
         assert f"<title>{name.removesuffix('.weight')}: {stored}" in html
     assert "What the search expected and what came" in text and "0.1410" in text
-    assert "Error at each matrix's output" in text
+    assert "Squared error at each matrix's output, as a share of the output that it aims at" in text
     assert "Beside other results" not in text
     assert "Beside other results" in read(page(record, [made_up.report("other.gguf", 70_000_000, 22.0)]))
 
@@ -147,8 +147,18 @@ def test_a_page_has_every_figure_of_its_table_and_the_choice_of_each_matrix() ->
 def test_what_was_not_measured_is_left_out() -> None:
     record = made_up.report(kl_nats_per_token=None, agreement=None, scores={}, steps=[], search=None, recipe=None)
     text = read(page(record))
+    assert "perplexity, 21.40 → 24.50" in text
     assert "KL divergence" not in text and "The steps are not known" in text and "search expected" not in text
     assert "KL divergence" not in summary(record)
+
+
+def test_perplexities_of_other_tokens_are_not_compared() -> None:
+    record = made_up.report(kl_nats_per_token=None, agreement=None, perplexity_ratio=None)
+    text = read(page(record))
+    a, b = record.values["original"]["bits_per_byte"], record.values["compressed"]["bits_per_byte"]
+    assert f"{b / a:.3f}xbits per byte, {a:.4f} → {b:.4f}" in text and "perplexity, 21.40" not in text
+    assert next(row for row in rows(record.values) if row[0] == "perplexity")[1:] == ("21.400", "24.500", "")
+    assert "24.500" in read(frontier([record]))
 
 
 def test_what_a_step_has_to_say_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ import torch
 from genmote import ops
 from genmote.compress import Calibration, Recipe, compress
 from genmote.compress.block import Block, Inputs, Site
-from genmote.compress.layers import Model
-from genmote.compress.steps._base import LayerStep, ModelStep, Sight
+from genmote.compress.layers import Model, Overlaid
+from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
 from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.rtn import Rtn
-from genmote.errors import OpsError, SpecError, UserError
+from genmote.compress.steps.vocabulary import Vocabulary
+from genmote.errors import ModelFileError, OpsError, SpecError, UserError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -261,6 +263,18 @@ def test_experts_may_come_to_have_types_of_their_own(tmp_path: Path) -> None:
     assert np.isfinite(logits(made.path, tokens(made.path, 1, 8))).all()
 
 
+def test_only_an_expert_of_its_own_takes_the_place_of_a_tensor(tmp_path: Path) -> None:
+    make_model("tiny-mixtral", "F32", tmp_path / "m.gguf", 1)
+    numbers = np.zeros((2, 2), np.float32)
+    added = ["blk.0.ffn_up.1.weight", "blk.0.attn_q_a.weight", "blk.0.attn_q_b.weight", "output_a.weight", "other"]
+    write_gguf(tmp_path / "over.gguf", {}, [(name, "F32", (2, 2), numbers) for name in added])
+    file = Overlaid(ModelFile.open(tmp_path / "m.gguf"))
+    before = set(file.tensors)
+    file.overlay(ModelFile.open(tmp_path / "over.gguf"))
+    assert set(file.tensors) == before - {"blk.0.ffn_up_exps.weight"} | set(added)
+    assert not file.tensor("output_a.weight").any()
+
+
 def test_gptq_keeps_more_than_rounding(model: Path, tmp_path: Path, own_home: Path) -> None:
     """By the logits on text that was not calibrated on; every family, experts without rows among them."""
     text = tokens(model)
@@ -301,7 +315,10 @@ def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_hom
         ({"step": [{"type": "Q4_0"}]}, "step 1: use=None: name a step \\(known: .*gptq"),
         ({"step": [{"use": "gptq", "type": "Q9"}]}, "tensor type 'Q9' is unknown"),
         ({"step": [{"use": "gptq", "type": "I8"}]}, "I8: weights cannot be stored so"),
-        ({"step": [{"use": "gptq", "damp": 0, "sweeps": -1}]}, "damp=0: use more than 0; sweeps=-1: use 0 or more"),
+        (
+            {"step": [{"use": "gptq", "damp": 0, "sweeps": -1}]},
+            "damp=0: use more than 0, such as 0.01; sweeps=-1: use 0 or more",
+        ),
         ({"step": [{"use": "rtn", "types": ["Q4_0"]}]}, "types='Q4_0': write PATTERN=TYPE"),
         ({"steps": []}, "steps is no part of a recipe"),
         (
@@ -357,6 +374,196 @@ def test_a_broken_model_is_told(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="block 0: the calibration text's states are not finite"):
         compress(llama, tmp_path / "out.gguf", Recipe((Broken(),), SMALL))
     assert not (tmp_path / "out.gguf").exists()
+
+
+@dataclass(frozen=True)
+class Odd(Step):
+    calibrates: ClassVar[bool] = False
+
+
+def test_a_step_that_is_neither_kind_is_told(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="test-run is neither a layer step nor a model step"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Odd(),)))
+
+
+@pytest.mark.parametrize("use", ["rtn", "gptq", "prune-layers"])
+def test_a_family_that_is_unknown_is_told(llama: Path, tmp_path: Path, own_home: Path, use: str) -> None:
+    file = ModelFile.open(llama)
+    metadata = {key.replace("llama.", "mamba9.", 1): value for key, value in file.typed_metadata().items()} | {
+        "general.architecture": "mamba9"
+    }
+    tensors = [(info.name, info.type, info.shape, file.raw(info.name)) for info in file.tensors.values()]
+    write_gguf(tmp_path / "other.gguf", metadata, tensors)
+    with pytest.raises(ModelFileError, match="no model family is called 'mamba9'"):
+        compress(tmp_path / "other.gguf", tmp_path / "out.gguf", Recipe.of({"step": [{"use": use}]}))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_gradients_that_are_no_numbers_are_told(llama: Path, tmp_path: Path) -> None:
+    file, tensors = ModelFile.open(llama), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name == "token_embd.weight":
+            values[:] = 3e38  # numbers, but no sum of them is one
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(tmp_path / "huge.gguf", file.typed_metadata(), tensors)
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    recipe = Recipe.of(
+        {"step": [{"use": "prune-channels"}], "calibration": {"windows": 2, "length": 24, "text": str(text)}}
+    )
+    with pytest.raises(SpecError, match="ffn_down.weight: the text's gradient is not finite; the model is damaged"):
+        compress(tmp_path / "huge.gguf", tmp_path / "out.gguf", recipe)
+
+
+@dataclass(frozen=True)
+class BrokenEnd(LayerStep):
+    """Spoils the last block, which no other block comes after."""
+
+    def compress_layer(self, block: Block) -> None:
+        if block.index == 1:
+            site = block.sites["blk.1.ffn_down.weight"]
+            site.replace(site.weight * float("inf"))
+
+
+def test_a_last_block_that_a_step_broke_is_told(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="block 1: the calibration text's states are not finite"):
+        compress(llama, tmp_path / "out.gguf", Recipe((BrokenEnd(),), SMALL))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def spoilt(model: Path, path: Path, name: str, value: float) -> Path:
+    """The model with one number of the tensor `name` replaced."""
+    file, tensors = ModelFile.open(model), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name == name:
+            values.reshape(-1)[5] = value
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(path, file.typed_metadata(), tensors)
+    return path
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"use": "rtn"},
+        {"use": "hqq", "turns": 1},
+        {"use": "gptq"},
+        {"use": "awq"},
+        {"use": "prune"},
+        {"use": "low-rank", "multiple": 8},
+        {"use": "prune-channels"},
+        {"use": "prune-heads", "share": 0.5},
+        {"use": "prune-layers", "share": 0.5},
+    ],
+    ids=lambda step: step["use"],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_every_step_tells_a_damaged_matrix(
+    llama: Path, tmp_path: Path, step: dict[str, Any], value: float, own_home: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    broken = spoilt(llama, tmp_path / "broken.gguf", "blk.1.ffn_up.weight", value)
+    recipe = Recipe.of({"step": [step], "calibration": {"windows": 2, "length": 24, "text": str(text)}})
+    with pytest.raises(
+        SpecError, match=r"blk\.1\.ffn_up\.weight: not all its numbers are finite; the model is damaged"
+    ):
+        compress(broken, tmp_path / "out.gguf", recipe)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_damaged_vector_is_told(llama: Path, tmp_path: Path) -> None:
+    broken = spoilt(llama, tmp_path / "broken.gguf", "blk.0.ffn_norm.weight", float("nan"))
+    with pytest.raises(SpecError, match="blk.0.ffn_norm.weight: not all its numbers are finite"):
+        compress(broken, tmp_path / "out.gguf", Recipe((Rtn(),)))
+
+
+@pytest.mark.parametrize(
+    "step", [{"use": "gptq"}, {"use": "prune"}, {"use": "low-rank", "multiple": 8}], ids=lambda step: step["use"]
+)
+def test_a_damp_too_little_for_the_text_is_told(
+    llama: Path, tmp_path: Path, step: dict[str, Any], own_home: Path
+) -> None:
+    """Fewer rows than inputs, and next to no damping: the second moment has no factors."""
+    recipe = Recipe.of({"step": [step | {"damp": 1e-30}], "calibration": {"windows": 1, "length": 16}})
+    with pytest.raises(
+        SpecError, match=r"blk\..*: damp=1e-30 is too little for its inputs .*; raise it, such as to 1e-29"
+    ):
+        compress(llama, tmp_path / "out.gguf", recipe)
+
+
+@pytest.mark.parametrize("use", ["gptq", "prune", "low-rank", "prune-layers"])
+@pytest.mark.parametrize("damp", [0.0, float("inf")])
+def test_a_damp_that_is_no_share_is_told(use: str, damp: float) -> None:
+    with pytest.raises(SpecError, match=f"damp={damp:g}: use more than 0, such as 0.01"):
+        Recipe.of({"step": [{"use": use, "damp": damp}]})
+
+
+def test_a_text_is_told_by_its_name_and_what_is_in_it(llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "home of a user"
+    folder.mkdir()
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    text = folder / "text.txt"
+    calibration = Calibration(windows=2, length=24, text=text)
+    made = compress(llama, tmp_path / "out.gguf", Recipe((Gptq(), Vocabulary(size=300, text=text)), calibration))
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    recipe = json.loads(ModelFile.open(made.path).metadata["genmote.compress.recipe"])
+    assert recipe["calibration"]["text"] == recipe["step"][1]["text"] == f"text.txt (SHA-256 {digest})"
+    assert made.steps[1]["settings"]["text"] == f"text.txt (SHA-256 {digest})"
+    assert b"home of a user" not in made.path.read_bytes() and "home of a user" not in json.dumps(made.steps)
+
+
+def test_a_poor_text_is_told_once(llama: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ha " * 400)
+    poor = Calibration(windows=2, length=64, text=text)
+    made = compress(llama, tmp_path / "out.gguf", Recipe((Rtn(type="Q8_0"), Gptq(), Gptq(type="Q5_0")), poor))
+    first, second, third = (step.get("note", "") for step in made.steps)
+    assert "repeats itself" in second and "fewer than the 160 inputs" in second and not first and not third
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"use": "gptq"},
+        {"use": "gptq", "type": "Q2_K"},
+        {"use": "awq", "powers": 3},
+        {"use": "prune"},
+        {"use": "prune", "method": "wanda"},
+        {"use": "low-rank", "multiple": 8},
+        {"use": "prune-channels"},
+        {"use": "prune-heads", "share": 0.5},
+        {"use": "prune-layers", "share": 0.5},
+        {"use": "distill", "tokens": 128, "batch": 2, "length": 32, "measured": 2},
+    ],
+    ids=lambda step: f"{step['use']}-{step.get('method', '')}",
+)
+@pytest.mark.parametrize("dead", ["some", "all"])
+def test_dead_inputs_break_no_step(
+    llama: Path, tmp_path: Path, own_home: Path, step: dict[str, Any], dead: str
+) -> None:
+    """Channels that are always 0, of both norms, of a head of v and of the feed-forward part; or all of them."""
+    file, tensors = ModelFile.open(llama), []
+    for info in file.tensors.values():
+        values = file.tensor(info.name).copy()
+        if info.name.endswith(("attn_norm.weight", "ffn_norm.weight", "attn_v.weight", "ffn_up.weight")):
+            values[: None if dead == "all" else 5] = 0
+        tensors.append((info.name, info.type, info.shape, values))
+    write_gguf(tmp_path / "dead.gguf", file.typed_metadata(), tensors)
+    recipe = Recipe.of({"step": [step], "calibration": {"windows": 3, "length": 24}})
+    made = compress(tmp_path / "dead.gguf", tmp_path / "out.gguf", recipe)
+    after = ModelFile.open(made.path)
+    assert all(np.isfinite(after.tensor(name)).all() for name in after.tensors)
+    told = json.dumps(made.steps, default=str)
+    assert "NaN" not in told and "Infinity" not in told
+    text = tokens(made.path)
+    if (
+        after.tensors["token_embd.weight"].shape == file.tensors["token_embd.weight"].shape
+        and step["use"] != "low-rank"
+    ):
+        assert np.isfinite(logits(made.path, text)).all()
 
 
 def test_what_is_not_ours_in_the_work_folder_stays(tmp_path: Path) -> None:

@@ -136,3 +136,11 @@ def test_what_cannot_be_is_told() -> None:
         removal(weight, hessian * float("nan"), 1)
     with pytest.raises(SpecError, match="3 are to go, the layers can give up 2"):
         shared_out([[(0, 0.0), (2, 1.0)]], 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_no_numbers_are_told(value: float) -> None:
+    hessian = torch.eye(4)
+    hessian[2, 2] = value
+    with pytest.raises(SpecError, match="the inputs on the calibration text are not finite numbers"):
+        damped(hessian, 0.01)

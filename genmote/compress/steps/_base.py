@@ -6,6 +6,7 @@ A step takes a whole GGUF file and gives one. A *layer step* is shown one transf
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from genmote.compress.block import Block, Head
+    from genmote.models.gguf import ModelFile, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,13 @@ class Step:
 
     calibrates: ClassVar[bool] = True  # whether calibration text is needed
     note: ClassVar[str] = ""  # what whoever reads the report should know of the step's result
+    any_vocabulary: ClassVar[bool] = False  # whether it takes text in the original's tokens, also where there are fewer
     exact: ClassVar[bool] = False  # whether the model computes the same after it: later steps compare with that
+
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        """Before any work: SpecError where the settings do not fit this model; gives the notes of the report."""
+        if self.note:
+            yield self.note
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,11 @@ class LayerStep(Step):
     def compress_layer(self, block: Block) -> None:
         """Put new weights into the block's sites: `Site.store` stored bytes, `Site.replace` plain numbers."""
         raise NotImplementedError
+
+    def table_type(self, info: TensorInfo) -> str:
+        """The tensor type of an embedding that is not the output matrix too: it is looked up in, not multiplied, and
+        so rounded to the nearest."""
+        return info.type
 
     def wants_head(self, name: str) -> bool:
         """Whether `compress_head` is to be called for the matrix `name` that makes the logits."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from genmote.compress.block import Block, Head, Inputs, Site
 from genmote.compress.steps._base import LayerStep
 from genmote.errors import SpecError
+from genmote.models.config import is_tied
+from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.requantise import KEPT
 from genmote.ops import quant
 from genmote.spec import setting
 
-KEEP = "keep"
+KEEP, TABLE = "keep", "token_embd.weight"
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,50 @@ class Quantiser(LayerStep):
         >>> Quantiser(type="Q4_K", types=("*attn_v*=Q6_K",)).type_of("blk.0.attn_v.weight", 512, "F16")
         'Q6_K'
         """
-        wanted = self.head_type if name in ("output.weight", "token_embd.weight") else self.type
-        for rule in self.types:
-            pattern, _, type_name = rule.rpartition("=")
-            if fnmatch.fnmatchcase(name, pattern):
-                wanted = type_name
+        wanted = self.ruled(name) or self.default(name)
         if wanted.lower() == KEEP or name.endswith(KEPT):
             return now
         return quant.fallback(wanted, cols)
+
+    def default(self, name: str) -> str:
+        """The type, or keep, of a matrix that no rule fits."""
+        return self.head_type if name in ("output.weight", TABLE) else self.type
+
+    def ruled(self, name: str) -> str | None:
+        """What the last of `types` that fits says of a tensor."""
+        found = None
+        for rule in self.types:
+            pattern, _, type_name = rule.rpartition("=")
+            if fnmatch.fnmatchcase(name, pattern):
+                found = type_name
+        return found
+
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        matrices = [
+            info
+            for name, info in model.tensors.items()
+            if len(info.shape) > 1 and name.endswith(".weight") and not name.endswith(KEPT)
+        ]
+        patterns = [rule.rpartition("=")[0] for rule in self.types]
+        idle = [p for p in patterns if not any(fnmatch.fnmatchcase(info.name, p) for info in matrices)]
+        if idle:
+            known = [
+                info.name for info in matrices if not info.name.startswith("blk.") or info.name.startswith("blk.0.")
+            ]
+            raise SpecError(f"types: no matrix fits {', '.join(idle)}; this model's are such as {', '.join(known)}")
+        lookup = not is_tied(model.tensors)  # the embedding is looked up in alone
+        if lookup and self.calibrates and self.table_type(model.tensors[TABLE]) != model.tensors[TABLE].type:
+            yield f"{TABLE} is looked up in, not multiplied: it is rounded to the nearest"
+        wanted = {
+            info: self.ruled(info.name) or (KEEP if lookup and info.name == TABLE else self.default(info.name))
+            for info in matrices
+        }
+        yield from _given_way({info: kind for info, kind in wanted.items() if kind.lower() != KEEP})
+
+    def table_type(self, info: TensorInfo) -> str:
+        wanted = self.ruled(info.name) or KEEP
+        return info.type if wanted.lower() == KEEP else quant.fallback(wanted, info.shape[-1])
 
     def wants_head(self, name: str) -> bool:
         # With a width that every type takes: whether the name is to be kept, not how.
@@ -80,3 +118,17 @@ class Quantiser(LayerStep):
     def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
         """Store the site's weight as `type_name`, a type with codes and scales (`Site.store`)."""
         raise NotImplementedError
+
+
+def _given_way(wanted: Mapping[TensorInfo, str]) -> Iterable[str]:
+    """A line for each type that gives way to another in some matrices."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for info, name in wanted.items():
+        kind, stored = quant.by_name(name).name, quant.fallback(name, info.shape[-1])
+        if stored != kind:
+            found.setdefault((kind, stored), []).append(info.shape[-1])
+    for (kind, stored), cols in found.items():
+        count = "1 matrix has" if len(cols) == 1 else f"{len(cols)} matrices have"
+        each = " or ".join(map(str, sorted(set(cols))))
+        fits = f"{kind}'s blocks of {quant.by_name(kind).block_size} do not fit"
+        yield f"{count} rows of {each} numbers, which {fits}: stored as {stored}"

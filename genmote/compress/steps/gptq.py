@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from genmote.compress import solve
 from genmote.compress.block import Inputs, Site
 from genmote.compress.grid import Grid
 from genmote.compress.steps._quantise import Quantiser
+from genmote.compress.surgeon import factored
 from genmote.spec import setting
+
+NUMBERS = 1 << 23  # of a matrix that are solved for at once, whole rows: it takes six times their bytes
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,30 @@ class Gptq(Quantiser):
 
     def faults(self) -> Iterable[str]:
         yield from super().faults()
-        if self.damp <= 0:
-            yield f"damp={self.damp:g}: use more than 0"
+        if not 0 < self.damp < math.inf:
+            yield f"damp={self.damp:g}: use more than 0, such as 0.01"
         if self.sweeps < 0:
             yield f"sweeps={self.sweeps}: use 0 or more"
 
     def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
         assert inputs is not None
         hessian = solve.damped(inputs.hessian, self.damp)
-        wanted = site.weight
-        if inputs.original is not None:
-            wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, inputs.owed if self.mend else None)
-        grid = Grid(type_name, wanted, hessian.diagonal())
-        goal = wanted.T.contiguous()
-        codes = solve.gptq(goal, hessian, grid)
-        solve.descend(goal, hessian, grid, codes, self.sweeps)
-        site.store(type_name, grid.bytes(codes))
-        site.figures["error"] = solve.error(goal, hessian, codes, grid)
+        parts, lost, whole = [], 0.0, 0.0
+        rows, cols = site.weight.shape
+        step = max(NUMBERS // cols, 4 * cols)  # else factoring the hessian each time would take long
+        for start in range(0, rows, step):
+            own = slice(start, start + step)
+            wanted = site.weight[own]
+            with factored(site.name, self.damp):
+                if inputs.original is not None:
+                    owed = inputs.owed[own] if self.mend and inputs.owed is not None else None
+                    wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, owed)
+                grid = Grid(type_name, wanted, hessian.diagonal())
+                goal = wanted.T.contiguous()
+                codes = solve.gptq(goal, hessian, grid)
+            solve.descend(goal, hessian, grid, codes, self.sweeps)
+            parts.append(grid.bytes(codes))
+            size = solve.mean_square(goal, hessian)
+            lost, whole = lost + solve.error(goal, hessian, codes, grid) * size, whole + size
+        site.store(type_name, np.concatenate(parts))
+        site.figures["error"] = lost / max(whole, 1e-30)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 
 from genmote.compress.block import Inputs, Site
 from genmote.compress.fisher import output_moments
-from genmote.compress.low_rank import ranks, spectrum
+from genmote.compress.low_rank import Spectrum, ranks, spectrum
 from genmote.compress.removals import through
 from genmote.compress.steps._base import ModelStep, Sight
-from genmote.compress.surgeon import shared_out
+from genmote.compress.surgeon import factored, shared_out
 from genmote.errors import SpecError
 from genmote.home import atomic_write
 from genmote.models.gguf import ModelFile
@@ -43,8 +44,8 @@ class LowRank(ModelStep):
             yield f"share={self.share}: use a share between 0 and 1, such as 0.2"
         if self.multiple < 1:
             yield f"multiple={self.multiple}: use 1 or more"
-        if self.damp <= 0:
-            yield f"damp={self.damp:g}: use more than 0"
+        if not 0 < self.damp < math.inf:
+            yield f"damp={self.damp:g}: use more than 0, such as 0.01"
 
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
@@ -87,7 +88,7 @@ class LowRank(ModelStep):
 
             def visit(site: Site, inputs: Inputs) -> None:
                 if site.name in gradients:
-                    costs = spectrum(site.weight, inputs.hessian, gradients[site.name], self.damp).damage
+                    costs = self._spectrum(site, inputs, gradients).damage
                     out, cols = site.weight.shape
                     each = ranks(out, cols, self.multiple)
                     found[site.name] = [float(costs[len(costs) - 1 - rank]) for rank in each]
@@ -98,6 +99,10 @@ class LowRank(ModelStep):
                 out.write(json.dumps(found))
         stored: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
         return stored
+
+    def _spectrum(self, site: Site, inputs: Inputs, gradients: dict[str, Any]) -> Spectrum:
+        with factored(site.name, self.damp):
+            return spectrum(site.weight, inputs.hessian, gradients[site.name], self.damp)
 
     def _ranks(self, file: ModelFile, damages: dict[str, list[float]]) -> dict[str, int]:
         """The rank of each matrix that does not stay whole."""
@@ -126,8 +131,7 @@ class LowRank(ModelStep):
 
             def visit(site: Site, inputs: Inputs, made: list[Tensor] = made) -> None:
                 if site.name in chosen:
-                    found = spectrum(site.weight, inputs.hessian, gradients[site.name], self.damp)
-                    a, b = found.factors(chosen[site.name])
+                    a, b = self._spectrum(site, inputs, gradients).factors(chosen[site.name])
                     for name, factor in zip(factor_names(site.name), (a, b), strict=True):
                         made.append((name, "F32", tuple(factor.shape), factor.numpy()))
                     site.replace(b @ a)

@@ -6,6 +6,7 @@ so that the file is no smaller and runs no faster.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,6 +14,7 @@ from typing import ClassVar, Literal
 from genmote.compress import sparse
 from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.steps._base import LayerStep
+from genmote.compress.surgeon import factored
 from genmote.errors import SpecError
 from genmote.models.requantise import KEPT
 from genmote.spec import setting
@@ -35,8 +37,8 @@ class Prune(LayerStep):
             yield f"share={self.share}: use a share between 0 and 1, such as 0.5"
         if self.pattern and sparse.neighbours(self.pattern) is None:
             yield f"pattern={self.pattern!r}: write N:M with N below M, such as 2:4"
-        if self.damp <= 0:
-            yield f"damp={self.damp:g}: use more than 0"
+        if not 0 < self.damp < math.inf:
+            yield f"damp={self.damp:g}: use more than 0, such as 0.01"
 
     def compress_layer(self, block: Block) -> None:
         block.sweep(self._visit)
@@ -52,7 +54,8 @@ class Prune(LayerStep):
         elif self.method == "wanda":
             after = sparse.wanda(before, inputs.hessian, self.share, pattern)
         else:
-            after = sparse.sparsegpt(before, inputs.hessian, self.share, pattern, self.damp)
+            with factored(site.name, self.damp):
+                after = sparse.sparsegpt(before, inputs.hessian, self.share, pattern, self.damp)
         change = after - before
         site.replace(after)
         own = float((before @ inputs.hessian * before).sum())

@@ -9,6 +9,7 @@ they end.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.cut import cut_blocks
 from genmote.compress.layers import Model, moved, save, write
 from genmote.compress.steps._base import ModelStep, Sight
-from genmote.compress.surgeon import fitted
+from genmote.compress.surgeon import factored, fitted
 from genmote.compress.whole import Whole
 from genmote.errors import SpecError
 from genmote.fetch import Progress
@@ -48,6 +49,8 @@ class PruneLayers(ModelStep):
         for name in ("candidates", "windows"):
             if getattr(self, name) < 1:
                 yield f"{name}={getattr(self, name)}: use 1 or more"
+        if not 0 < self.damp < math.inf:
+            yield f"damp={self.damp:g}: use more than 0, such as 0.01"
 
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
@@ -165,6 +168,7 @@ def _fit_down(block: Block, wanted: Tensor, damp: float) -> None:
             inputs.lack = wanted - (made if down.bias is None else made + down.bias)
             assert inputs.owed is not None
             target = site.weight @ inputs.hessian + inputs.owed
-            site.replace(fitted(site.weight, inputs.hessian, target, damp))
+            with factored(site.name, damp):
+                site.replace(fitted(site.weight, inputs.hessian, target, damp))
 
     block.sweep(visit)

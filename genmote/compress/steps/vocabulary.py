@@ -1,8 +1,7 @@
 """Fewer tokens: those that a text uses stay, up to a number, with what they are made of (`models/prune_vocabulary.py`).
 
 The output matrix, which a small model spends a third of its time on, shrinks with them; texts that use other tokens
-still encode, in more and shorter ones. What comes after this step reads text in the smaller vocabulary, so that it
-comes last of the steps that calibrate.
+still encode, in more and shorter ones. What comes after this step reads its text in the smaller vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,8 @@ from genmote.spec import setting
 
 @dataclass(frozen=True)
 class Vocabulary(ModelStep):
+    any_vocabulary: ClassVar[bool] = True
+
     size: int = setting("tokens that stay")
     text: Path | None = setting("a text whose tokens are counted (default: the calibration text)", default=None)
 
