@@ -17,11 +17,11 @@ from genmote.compress.stored import Stored, half
 
 Tensor = torch.Tensor
 EDGE = 0.49  # how far from its code a number may begin
-PLACE, UNIT = 10.0, 5.0  # levels, and shares of itself, by which one unit of a parameter moves a code and a scale
+PLACE, UNIT = 10.0, 5.0  # levels, and shares of itself, that one unit of a parameter stands for: Adam moves all alike
 
 
 class Latent:
-    """One matrix's parameters, all of which begin at zero."""
+    """One matrix's parameters: where its codes lie, and by what its scales and offsets have changed."""
 
     def __init__(self, site: Site, near: Tensor | None, *, codes: bool) -> None:
         """`near` (rows, cols): the weights before rounding, if they are known; `codes`: whether codes learn too."""
@@ -34,8 +34,8 @@ class Latent:
         if codes:
             self._levels = torch.from_numpy(stored.layout.levels.astype("float32"))
             index = torch.searchsorted(self._levels, stored.codes.float()).float()
-            self._start = index if near is None else torch.clamp(self._between(near), index - EDGE, index + EDGE)
-            self.places = torch.zeros_like(self._start)
+            start = index if near is None else torch.clamp(self._between(near), index - EDGE, index + EDGE)
+            self.places = start / PLACE
         self.put()
 
     @property
@@ -64,7 +64,7 @@ class Latent:
         if self.bases is not None and self._base is not None:
             stored.base = half(self._base + UNIT * self.bases * self._size)
         if self.places is not None:
-            index = torch.add(self._start, self.places, alpha=PLACE).round_().clamp_(0, len(self._levels) - 1)
+            index = (self.places * PLACE).round_().clamp_(0, len(self._levels) - 1)
             stored.codes = self._levels[index.to(torch.int32)].to(torch.int8)
         stored.site.matrix.weight = stored.values().requires_grad_()
 

@@ -101,14 +101,15 @@ def test_a_number_half_way_between_codes_moves_first() -> None:
     latent = Latent(whole, weights(), codes=True)
     assert latent.places is not None
     codes = latent.stored.codes.clone()
-    apart = latent._start - (codes.float() + 8)
+    start = latent.places.clone()
+    apart = PLACE * start - (codes.float() + 8)
     assert float(apart.abs().max()) <= EDGE + 1e-5
     latent.places += 0.1 / PLACE  # a tenth of a level up
     latent.put()
     moved = latent.stored.codes != codes
     inside, sure = codes < 7, (apart - 0.4).abs() > 1e-3
     assert torch.equal(moved & inside & sure, (apart > 0.4) & inside & sure) and bool(moved.any())
-    latent.places.zero_()
+    latent.places.copy_(start)
     latent.units += 0.1 / UNIT
     latent.put()
     assert torch.equal(latent.stored.codes, codes)
