@@ -89,6 +89,7 @@ def compress_layers(
         if states is not None:
             states = moved(block)  # after the last block too: it must not end in what is no number
             other_states = None if block.original is None or index + 1 == count else moved(block.original)
+        del block  # with the states before it, before the next one is read
     progress(title, count, count)
     write(target, model.file, progress)
     return figures

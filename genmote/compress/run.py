@@ -71,7 +71,12 @@ def compress(
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(source, recipe, folder, progress)
-    last, steps = run.all()
+    try:
+        last, steps = run.all()
+    finally:
+        if work is None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing was done yet, nothing stays
     _finish(last, target, source, about)
     if work is None:
         _clear(folder)
