@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genmote.device.hierarchy import CONTROLLERS, LEAF, PREFIX, Mounts, Place, hand_out, mounts, places
-from genmote.errors import SpecError, UserError
+from genmote.errors import NoJailError, SpecError, UserError
 
 #: CPU time is given out once in this period: with the kernel's usual 100 ms a process that has used its share stands
 #: still for so long that single tokens take twenty times the median.
@@ -66,7 +66,8 @@ class Group:
     def make(cls, limits: Limits, devices: list[str], *, inside: str | None = None) -> Group:
         """Make a group with `limits`; the disk limit is for the block `devices` ("254:0").
 
-        Raises SpecError for impossible limits and UserError where no such group can be made.
+        Raises SpecError for impossible limits, NoJailError where no group can be made or the kernel does not keep its
+        limits, UserError where it refuses one.
         """
         if faults := limits.faults():
             raise SpecError("; ".join(faults))
@@ -97,7 +98,7 @@ class Group:
                     hand_out(folder, given)
                     (folder / LEAF).mkdir()
             except OSError as fault:
-                raise UserError(
+                raise NoJailError(
                     f"no jail can be made here: {folder.parent}: {fault.strerror}; wanted a cgroup that this user may "
                     "write: run it as root, or name one with --cgroup"
                 ) from None
@@ -130,7 +131,7 @@ class Group:
                 self._write(swap, "0", "swap")
             got = _number(folder / "memory.max")
         if got is None or not wanted - 65536 < got <= wanted:
-            raise UserError(f"the kernel set a memory limit of {got} B, wanted {wanted} B: no jail can be made here")
+            raise NoJailError(f"the kernel set a memory limit of {got} B, wanted {wanted} B: no jail can be made here")
 
     def _cpu(self, wanted: float) -> None:
         here = len(os.sched_getaffinity(0))
@@ -150,7 +151,9 @@ class Group:
             self._write(folder / "cpu.max", f"{quota} {PERIOD_US}", "processors")
             got = [int(word) if word.isdigit() else None for word in _read(folder / "cpu.max").split()]
         if got != [quota, PERIOD_US]:
-            raise UserError(f"the kernel set a CPU share of {got}, wanted {[quota, PERIOD_US]} us: no jail can be made")
+            raise NoJailError(
+                f"the kernel set a CPU share of {got}, wanted {[quota, PERIOD_US]} us: no jail can be made"
+            )
 
     def _cores(self, wanted: str, found: Mounts) -> None:
         if "cores" not in self._folders:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from genmote.device import pages
 from genmote.device.cgroup import Group, Limits, Usage
-from genmote.errors import UserError
+from genmote.errors import NoJailError, UserError
 
 NOT_IMITATED = ("clock rate and instruction set of the processors", "memory bandwidth", "latency of the disk")
 _SAMPLE_S = 0.05
@@ -92,7 +92,8 @@ def run(
 
     The page cache of the files `drop` is emptied first. The disk limit holds for the disks of these files, of the
     paths `disk_of`, and of the working folder. `inside` names the group beneath which the jail is made. `told` gets one
-    line for each thing that is not as asked, before the command starts. Raises UserError where no jail can be made.
+    line for each thing that is not as asked, before the command starts. Raises NoJailError where no jail can be made,
+    UserError for a command that cannot be run.
     """
     files = list(drop)
     disks, unknown = _disks([Path.cwd(), *files, *disk_of])
@@ -171,7 +172,7 @@ def _start(
     try:
         entrances = [os.open(path, os.O_WRONLY) for path in group.entrances()]
     except OSError as fault:
-        raise UserError(f"no process may be put into {fault.filename} ({fault.strerror}): run it as root") from None
+        raise NoJailError(f"no process may be put into {fault.filename} ({fault.strerror}): run it as root") from None
 
     def enter() -> None:  # between fork and exec: system calls only
         for entrance in entrances:
@@ -183,7 +184,7 @@ def _start(
     except (FileNotFoundError, PermissionError) as fault:
         raise UserError(f"{command[0]}: {fault.strerror}: wanted a command that can be run") from None
     except subprocess.SubprocessError:
-        raise UserError(
+        raise NoJailError(
             "the command could not be put into its control group: run it as root, or name a group with --cgroup"
         ) from None
     finally:

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from genmote.errors import GenmoteError
+from genmote.device import jail
+from genmote.errors import GenmoteError, NoJailError, UserError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.runtime import trial
@@ -46,3 +47,21 @@ def test_a_failure_is_told(model):
         trial.figures(subprocess.run(words, stdout=subprocess.PIPE, check=False).stdout)
     with pytest.raises(GenmoteError, match="the trial ended without figures"):
         trial.figures(b"")
+
+
+def test_where_no_group_can_be_made_it_runs_without_and_any_other_refusal_is_passed_on(model, monkeypatch):
+    made = plan(ModelFile.open(model), memory=200 << 20, context=64, threads=1, interpreter=INTERPRETER_BYTES)
+
+    def refused(fault):
+        def run(*_, **__):
+            raise fault
+
+        monkeypatch.setattr(jail, "run", run)
+
+    refused(NoJailError("no cgroup file system is mounted"))
+    found = trial.measured(model, made, tokens=2)
+    assert found["how"] == "measured without a control group (no cgroup file system is mounted)"
+    assert found["decode_tokens"] == 2 and "group_peak_bytes" not in found
+    refused(UserError("the limit of memory cannot be set to 1 (/root/cgroup): in a control group"))
+    with pytest.raises(UserError, match="the limit of memory cannot be set"):
+        trial.measured(model, made, tokens=2)
