@@ -11,12 +11,14 @@ cgroup is charged for a file's pages by their first reader, so the page cache of
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmote.cli._output import Output, note, size
-from genmote.errors import SpecError
+from genmote.errors import ModelNameError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -77,26 +79,31 @@ def _limits(settings: Settings) -> Limits:
     cpus = settings.cpus
     if settings.device is not None:
         device = profile.runnable(settings.device)
-        memory = memory or device.usable_bytes
-        cpus = cpus or float(device.compute.cores)
-        disk = disk or round(device.storage.read_mb_s * 1e6)
+        memory = device.usable_bytes if memory is None else memory
+        cpus = float(device.compute.cores) if cpus is None else cpus
+        disk = round(device.storage.read_mb_s * 1e6) if disk is None else disk
     if memory is None and cpus is None and disk is None and settings.cores is None:
         raise SpecError("a jail without limits: give --device, --memory, --cpus, --cores or --disk")
-    return Limits(memory, cpus, disk, settings.cores)
+    found = Limits(memory, cpus, disk, settings.cores)
+    found.check()
+    return found
 
 
 def _files(settings: Settings) -> list[Path]:
-    """Files whose pages are dropped: --drop, the command's own files, and the models that its words name."""
-    from genmote import home
-    from genmote.device.pages import files_of
+    """Files whose pages are dropped: --drop, those that the command's words name, and what a model among them brings."""
+    from genmote.cli._model import scaled
     from genmote.models import store
 
-    found = dict.fromkeys([*settings.drop, *files_of(list(settings.command[1:]))])
-    for word in settings.command[1:]:
-        if word in store.names() and (model := store.find(word)) is not None:
-            found[model] = None
-    if any(path.suffix == ".gguf" for path in found):
-        found |= dict.fromkeys(path for path in home.cache_dir().rglob("*") if path.is_file())
+    for path in settings.drop:
+        if not path.is_file():
+            raise UserError(f"--drop {path}: wanted a file whose pages can be dropped")
+    words = [*settings.command[1:], *(word.partition("=")[2] for word in settings.command[1:])]
+    named = [*map(os.fspath, settings.drop), *words, *(scaled(word)[0] for word in words)]
+    found = dict.fromkeys(settings.drop)
+    for name in filter(None, named):
+        with contextlib.suppress(ModelNameError):  # a word that only looks like a model's name
+            if (path := store.find(name)) is not None:
+                found |= dict.fromkeys(store.files(path))
     return list(found)
 
 

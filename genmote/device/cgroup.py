@@ -28,14 +28,16 @@ class Limits:
     disk_read_bytes_per_s: int | None = None
     cores: str | None = None
 
-    def faults(self) -> list[str]:
+    def check(self) -> None:
+        """Raise SpecError, with all that no group could be given."""
         least = LEAST_US / PERIOD_US
         found = []
         if self.memory_bytes is not None and self.memory_bytes < 1 << 20:
             found.append(f"memory of {self.memory_bytes} B: wanted at least 1MiB")
         if self.cpus is not None and not least <= self.cpus <= 4096:
             found.append(f"cpus={self.cpus:g}: wanted {least:g} or more processors")
-        return found
+        if found:
+            raise SpecError("; ".join(found))
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ class Group:
         Raises SpecError for impossible limits, NoJailError where no group can be made or the kernel does not keep its
         limits, UserError where it refuses one.
         """
-        if faults := limits.faults():
-            raise SpecError("; ".join(faults))
+        limits.check()
         wanted = {"memory", "cpu", "disk"} | ({"cores"} if limits.cores else set())
         found = mounts(inside=inside)
         made = places(wanted, found)

@@ -226,12 +226,14 @@ def high_water_bytes(pid: int) -> int:
 
 
 def drop_all(files: Iterable[Path]) -> Dropped:
-    """Empty the page cache of `files`; those that cannot be opened raise UserError."""
+    """Empty the page cache of `files`. One that is gone by now has no pages; one that cannot be opened: UserError."""
     count = before = stayed = unknown = 0
     for path in files:
         before += pages.cached_bytes(path) or 0
         try:
             left = pages.drop(path)
+        except FileNotFoundError:
+            continue
         except OSError as fault:
             raise UserError(f"{path}: {fault.strerror}: wanted a file whose pages can be dropped") from None
         count += 1

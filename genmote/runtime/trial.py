@@ -52,15 +52,13 @@ def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tupl
     from genmote.device import jail
     from genmote.device.cgroup import Limits
     from genmote.errors import NoJailError
-    from genmote.models import packed
-    from genmote.models.gguf import ModelFile
+    from genmote.models import store
 
     settings = {"model": os.fspath(path), "context": made.context, "threads": made.threads, **load_settings(made)}
     words = command(settings | {"tokens": min(tokens, made.context - 1), "adapter": list(adapter) or None})
-    relaid = packed.path_of(ModelFile.open(path))
+    drop = [*store.files(path), *(Path(each) for each, _ in adapter)]
     with tempfile.TemporaryFile() as out:
         try:
-            drop = [path, relaid] if relaid.exists() else [path]
             report = jail.run(words, Limits(memory_bytes=made.budget_bytes), drop=drop, stdout=out)
         except NoJailError as fault:
             ran = subprocess.run(words, stdout=out, check=False)

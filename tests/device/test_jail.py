@@ -232,8 +232,14 @@ def test_what_is_left_running_is_ended(python: Python) -> None:
 def test_a_command_that_is_not_there_leaves_nothing() -> None:
     with pytest.raises(UserError, match="no-such-command: No such file or directory: wanted a command that can be run"):
         jail.run(["no-such-command"], Limits(memory_bytes=64 * MIB))
-    with pytest.raises(UserError, match="missing: No such file or directory: wanted a file whose pages can be dropped"):
-        jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[Path("/missing")])
+
+
+def test_a_file_that_goes_while_pages_are_dropped_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"x" * 4096)
+    report = jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[tmp_path / "gone.tmp", tmp_path / "here"])
+    assert (report.status, report.dropped.files) == (0, 1)
+    with pytest.raises(UserError, match="here/not: Not a directory: wanted a file whose pages can be dropped"):
+        jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[tmp_path / "here/not"])
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -322,6 +328,8 @@ def test_read_only_groups_are_a_refusal(tmp_path: Path) -> None:
         (["--memory", "many"], "memory 'many': wanted an amount above 0 such as 150MB, 512MiB or 4GB"),
         (["--memory", "4kB"], "memory of 4000 B: wanted at least 1MiB"),
         (["--cpus", "0.01"], "cpus=0.01: wanted 0.1 or more processors"),
+        (["--device", "pi-zero-2w", "--cpus", "0"], "cpus=0: wanted 0.1 or more processors"),
+        (["--memory", "64MiB", "--drop", "/missing"], "--drop /missing: wanted a file whose pages can be dropped"),
         (["--disk", "fast"], "disk 'fast': wanted bytes a second such as 40MB/s or 2GB/s"),
         (["--device", "stm32h7"], "stm32h7: a microcontroller"),
         (["--cores", "9999"], "the limit of cores cannot be set to 9999"),

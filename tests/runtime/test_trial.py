@@ -65,3 +65,17 @@ def test_where_no_group_can_be_made_it_runs_without_and_any_other_refusal_is_pas
     refused(UserError("the limit of memory cannot be set to 1 (/root/cgroup): in a control group"))
     with pytest.raises(UserError, match="the limit of memory cannot be set"):
         trial.measured(model, made, tokens=2)
+
+
+def test_what_a_load_reads_is_cold(model, monkeypatch):
+    made = plan(ModelFile.open(model), context=64, threads=1, interpreter=INTERPRETER_BYTES)
+    model.with_suffix(".packed").write_bytes(b"carried here")
+    seen = []
+
+    def run(*_, drop, **__):
+        seen.extend(drop)
+        raise NoJailError("none here")
+
+    monkeypatch.setattr(jail, "run", run)
+    trial.measured(model, made, tokens=2)
+    assert seen[:2] == [model, model.with_suffix(".packed")]
