@@ -90,7 +90,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _files(settings: Settings) -> list[Path]:
-    """Files whose pages are dropped: --drop, those that the command's words name, and what a model among them brings."""
+    """Files whose pages are dropped: --drop, those that the command's words name, and what a load of them reads."""
     from genmote.cli._model import scaled
     from genmote.models import store
 
@@ -102,8 +102,8 @@ def _files(settings: Settings) -> list[Path]:
     found = dict.fromkeys(settings.drop)
     for name in filter(None, named):
         with contextlib.suppress(ModelNameError):  # a word that only looks like a model's name
-            if (path := store.find(name)) is not None:
-                found |= dict.fromkeys(store.files(path))
+            if (model := store.find(name)) is not None:
+                found |= dict.fromkeys(store.files(model))
     return list(found)
 
 

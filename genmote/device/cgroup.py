@@ -75,8 +75,8 @@ class Group:
         wanted = {"memory", "cpu", "disk"} | ({"cores"} if limits.cores else set())
         found = mounts(inside=inside)
         made = places(wanted, found)
-        _sweep(made)
-        group = cls(f"{PREFIX}{os.getpid()}-{os.urandom(3).hex()}", made, [])
+        _sweep({place.folder for place in made.values()} | set(found.own_v1.values()))
+        group = cls(f"{PREFIX}{_maker()}-{os.urandom(3).hex()}", made, [])
         try:
             group._create()
             group._limit(limits, devices, found)
@@ -320,14 +320,28 @@ def remove(folder: Path) -> bool:
     return False
 
 
-def _sweep(made: dict[str, Place]) -> None:
-    """Remove groups of jails that were killed themselves: their process is gone and nothing runs in them."""
-    for folder in {place.folder for place in made.values()}:
-        for left in folder.glob(f"{PREFIX}*"):
-            pid = left.name.removeprefix(PREFIX).partition("-")[0]
-            empty = not any(_read(file).strip() for file in [left / "cgroup.procs", *_beneath(left)])
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and empty:
-                remove(left)
+def _sweep(roots: set[Path]) -> None:
+    """End what jails that were killed themselves left running, and remove their groups."""
+    for name in {left.name for root in roots for left in root.glob(f"{PREFIX}*")}:
+        pid, born, numbering, *_ = [*name.removeprefix(PREFIX).split("-"), "", ""]
+        # A container numbers its processes by itself: whether one of another container runs cannot be seen here.
+        if pid.isdigit() and numbering == _numbering() and born != _born(int(pid)):
+            Group(name, {str(root): Place(1, root) for root in roots}, []).remove()
+
+
+def _maker() -> str:
+    """This process in a group's name: its number, when it started (numbers come again), whose numbering it is."""
+    return f"{os.getpid()}-{_born(os.getpid())}-{_numbering()}"
+
+
+def _born(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks; None when it has ended."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
+
+
+def _numbering() -> str:
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _beneath(folder: Path) -> list[Path]:

@@ -11,7 +11,6 @@ import ctypes
 import mmap
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 _WINDOW = 1 << 30  # bytes looked at in one go: a file may be larger than the address space of a 32-bit board

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from genmote.cli import main
-from genmote.device import jail
+from genmote.device import cgroup, jail
 from genmote.device.cgroup import Group, Limits
 from genmote.device.hierarchy import mounts, places
 from genmote.errors import SpecError, UserError
@@ -291,6 +291,62 @@ def test_a_killed_jail_takes_its_command_along_and_the_next_one_sweeps(python: P
     assert left_over() != []
     assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
     assert left_over() == []
+
+
+def killed_jail_with_a_grandchild() -> int:
+    """A process that outlived its jail, which was killed."""
+    process = start(["sh", "-c", "echo here; sleep 97 & echo $!; wait"])
+    assert process.stdout is not None and process.stderr is not None
+    grandchild = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()  # the grandchild has them open too
+    process.stderr.close()
+    return grandchild
+
+
+def ended(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def test_what_a_killed_jail_left_running_is_ended_by_the_next() -> None:
+    grandchild = killed_jail_with_a_grandchild()
+    assert not ended(grandchild) and left_over() != []
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert ended(grandchild) and left_over() == []
+
+
+def test_a_living_jail_is_left_alone_by_the_next(python: Python) -> None:
+    process = start(python(SLEEP))
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143  # asked to end by this test, not killed by that jail
+
+
+def test_a_process_that_has_got_the_number_of_a_killed_jail_does_not_keep_its_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as other:  # as if another process had had our number
+        other.setattr(cgroup, "_born", lambda pid: "17")
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert [path for path in left_over() if path.name == group.name] == []
+
+
+def test_a_group_of_another_container_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(cgroup, "_numbering", lambda: "17")
+        other.setattr(cgroup, "_born", lambda pid: "17")
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+    try:
+        assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+        assert group.current_bytes() is not None
+    finally:
+        group.remove()
 
 
 # -- refusals: exit status 2, and the command never runs -------------------------------------------------------------
