@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Output, columns, size
+from genmote.cli._output import Bar, Output, columns, size
 from genmote.errors import BudgetError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
@@ -328,7 +328,8 @@ def check(path: Path, made: Plan, settings: Settings) -> dict[str, Any]:
     from genmote.cli._model import scaled
     from genmote.runtime import trial
 
-    return trial.measured(path, made, adapter=[scaled(text) for text in settings.adapter])
+    with Bar() as bar:
+        return trial.measured(path, made, adapter=[scaled(text) for text in settings.adapter], progress=bar)
 
 
 def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured: dict[str, Any]) -> Plan | None:

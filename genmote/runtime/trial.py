@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,18 @@ def figures(printed: bytes) -> dict[str, Any]:
     return dict(found)
 
 
-def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tuple[str, float]] = ()) -> dict[str, Any]:
+def measured(
+    path: Path,
+    made: Plan,
+    *,
+    tokens: int = 16,
+    adapter: Sequence[tuple[str, float]] = (),
+    progress: Callable[..., None] | None = None,
+) -> dict[str, Any]:
     """Run what was planned, the context full, in a control group of the budget where one can be made.
+
+    What a model's first load makes for all later ones is made before, outside of the group: there the pages that it
+    writes would count. `progress` is told of that.
 
     Figures of `run`, with `group_peak_bytes` where there is a group and `how` it was measured, in words. Raises
     GenmoteError where the run fails, UserError where there are groups but not with this limit.
@@ -56,6 +66,7 @@ def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tupl
 
     settings = {"model": os.fspath(path), "context": made.context, "threads": made.threads, **load_settings(made)}
     words = command(settings | {"tokens": min(tokens, made.context - 1), "adapter": list(adapter) or None})
+    make_ready(path, made.threads, progress)
     drop = [*store.files(path), *(Path(each) for each, _ in adapter)]
     with tempfile.TemporaryFile() as out:
         try:
@@ -77,6 +88,18 @@ def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tupl
         "read_bytes": report.usage.read_bytes,
         "how": f"measured {inside}, {found['prompt_tokens']} tokens read, {found['decode_tokens']} written",
     }
+
+
+def make_ready(path: Path, threads: int, progress: Callable[..., None] | None = None) -> None:
+    """Make the files that a model's first load makes: its token table and its re-laid weights."""
+    from genmote.models import packed
+    from genmote.models.gguf import ModelFile
+    from genmote.models.tokenizer import load_tokenizer
+    from genmote.runtime.loading import choose_ops
+
+    model = ModelFile.open(path)
+    load_tokenizer(model)
+    packed.loader(model, choose_ops(None, None, threads), progress=progress)
 
 
 def load_settings(made: Plan) -> dict[str, Any]:
