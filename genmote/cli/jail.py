@@ -24,6 +24,7 @@ from genmote.spec import dataclass, setting
 if TYPE_CHECKING:
     from genmote.device.cgroup import Limits
     from genmote.device.jail import Report
+    from genmote.device.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,10 @@ class Settings:
 
 def run(settings: Settings, out: Output) -> int:
     from genmote import home
-    from genmote.device import jail
+    from genmote.device import jail, profile
 
-    limits = _limits(settings)
+    device = None if settings.device is None else profile.runnable(settings.device)
+    limits = _limits(settings, device)
     if settings.device is not None:
         note(f"jail: not imitated: {'; '.join(jail.NOT_IMITATED)}")
     report = jail.run(
@@ -53,6 +55,7 @@ def run(settings: Settings, out: Output) -> int:
         inside=settings.cgroup,
         told=lambda line: note(f"jail: {line}"),
         stdout=sys.stderr if out.json else None,
+        profile=device,
     )
     told = _text(report)
     if out.json:
@@ -69,16 +72,14 @@ def run(settings: Settings, out: Output) -> int:
     return report.status
 
 
-def _limits(settings: Settings) -> Limits:
-    from genmote.device import profile
+def _limits(settings: Settings, device: Profile | None) -> Limits:
     from genmote.device.cgroup import Limits
     from genmote.device.sizes import parse_bytes, parse_rate
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
     disk = None if settings.disk is None else parse_rate(settings.disk, what="disk")
     cpus = settings.cpus
-    if settings.device is not None:
-        device = profile.runnable(settings.device)
+    if device is not None:
         memory = device.usable_bytes if memory is None else memory
         cpus = float(device.compute.cores) if cpus is None else cpus
         disk = round(device.storage.read_mb_s * 1e6) if disk is None else disk
@@ -123,9 +124,10 @@ def _text(report: Report) -> str:
         f"largest process {amount(report.peak_rss_bytes)}",
         "limit met" if usage.limit_hits is None else f"limit met {usage.limit_hits} times{freed}",
         f"read again {amount(usage.refault_bytes)}",
-        f"disk read {amount(usage.read_bytes)}",
+        f"disk read {amount(usage.read_bytes)}, written {amount(usage.written_bytes)}",
         f"CPU {report.cpu_s:.2f} s",
         f"stood still {usage.throttled_s or 0:.2f} s",
+        str(report.energy),
     ]
     if usage.oom_kills:
         parts.append(f"{usage.oom_kills} killed for memory")

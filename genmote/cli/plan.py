@@ -344,6 +344,8 @@ def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured
 
 def comparison(made: Plan, measured: dict[str, Any]) -> str:
     """Predicted beside measured."""
+    from genmote.device.energy import Energy
+
     peak = measured["peak_rss_bytes"]
     rows = [["", "predicted", "measured", "ratio"]]
     rows.append(["peak memory", size(made.predicted_bytes), size(peak), f"{made.predicted_bytes / peak:.3f}"])
@@ -354,4 +356,8 @@ def comparison(made: Plan, measured: dict[str, Any]) -> str:
         for label, key in (("writing, tokens/s", "decode_tokens_per_s"), ("reading, tokens/s", "prefill_tokens_per_s")):
             expected, real = getattr(made.expected, key), measured[key]
             rows.append([label, f"{expected:.1f}", f"{real:.1f}", f"{expected / real:.2f}" if real else ""])
-    return columns(rows) + f"\n{measured['how']}"
+    read, written = (
+        "unknown" if measured[key] is None else size(measured[key]) for key in ("read_bytes", "written_bytes")
+    )
+    spent = Energy(measured.get("energy_j"), measured["energy"], measured["energy_of"])
+    return columns(rows) + f"\ndisk read {read}, written {written}, {spent}\n{measured['how']}"

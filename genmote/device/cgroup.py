@@ -279,17 +279,15 @@ class Group:
         if "disk" not in self._folders:
             return None, None
         version, folder = self._folders["disk"]
+        if version == 1:  # what goes through the page cache is written for the root group, whoever it is of
+            lines = _read(folder / "blkio.throttle.io_service_bytes_recursive").splitlines()
+            words = [[*line.split(), "", ""][:3] for line in lines]
+            return sum(int(count) for _, kind, count in words if kind == "Read"), None
         read = written = 0
-        if version == 1:
-            for line in _read(folder / "blkio.throttle.io_service_bytes_recursive").splitlines():
-                _, kind, count = [*line.split(), "", ""][:3]
-                read += int(count) if kind == "Read" else 0
-                written += int(count) if kind == "Write" else 0
-        else:
-            for line in _read(folder / "io.stat").splitlines():
-                counts = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
-                read += int(counts.get("rbytes", 0))
-                written += int(counts.get("wbytes", 0))
+        for line in _read(folder / "io.stat").splitlines():
+            counts = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
+            read += int(counts.get("rbytes", 0))
+            written += int(counts.get("wbytes", 0))
         return read, written
 
     def _cpu_seconds(self) -> tuple[float | None, float | None]:

@@ -146,6 +146,7 @@ def in_jail(asked: Request, device: Profile, model: Path, told: Say) -> tuple[An
             drop=store.files(model),
             disk_of=[home.models_dir(), home.cache_dir()],
             told=told,
+            profile=device,
         )
         if report.oom_killed:
             raise GenmoteError(

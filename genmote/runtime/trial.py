@@ -53,7 +53,8 @@ def measured(
     What a model's first load makes for all later ones is made before, outside of the group: there the pages that it
     writes would count. `progress` is told of that.
 
-    Figures of `run`, with `group_peak_bytes` where there is a group and `how` it was measured, in words. Raises
+    Figures of `run`, bytes read from and written to a disk, energy and how it was had, `group_peak_bytes` where there
+    is a group, and `how` all was measured, in words. Raises
     GenmoteError where the run fails, UserError where there are groups but not with this limit.
     """
     import subprocess  # not where the child would load them too
@@ -61,6 +62,7 @@ def measured(
 
     from genmote.device import jail
     from genmote.device.cgroup import Limits
+    from genmote.device.meter import Meter
     from genmote.errors import NoJailError
     from genmote.models import store
 
@@ -72,9 +74,14 @@ def measured(
         try:
             report = jail.run(words, Limits(memory_bytes=made.budget_bytes), drop=drop, stdout=out)
         except NoJailError as fault:
-            ran = subprocess.run(words, stdout=out, check=False)
+            with Meter() as meter:
+                ran = subprocess.run(words, stdout=out, check=False)
+            reading = meter.reading
             out.seek(0)
             return figures(out.read()) | {
+                "read_bytes": reading.read_bytes,
+                "written_bytes": reading.written_bytes,
+                **reading.energy.values(),
                 "how": f"measured without a control group ({fault})",
                 "status": ran.returncode,
             }
@@ -86,6 +93,8 @@ def measured(
     return found | {
         "group_peak_bytes": report.usage.peak_bytes,
         "read_bytes": report.usage.read_bytes,
+        "written_bytes": report.usage.written_bytes,
+        **report.energy.values(),
         "how": f"measured {inside}, {found['prompt_tokens']} tokens read, {found['decode_tokens']} written",
     }
 

@@ -194,6 +194,23 @@ def test_a_device_gives_its_limits(python: Python, tmp_path: Path, capfd: pytest
     assert "jail: not imitated: clock rate and instruction set" in err
 
 
+def test_bytes_written_and_modelled_energy_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.device import energy
+
+    monkeypatch.setattr(energy, "find", lambda root: None)
+    write = f"dd if=/dev/zero of={tmp_path / 'wear'} bs=1M count=8 2>/dev/null"
+    assert main(["jail", "--device", "pi-zero-2w", "--json", "--", "sh", "-c", write]) == 0  # by a grandchild, unsynced
+    values = json.loads(capfd.readouterr().out)
+    assert 8 * MIB <= values["written_bytes"] < 12 * MIB or values["cgroup_versions"] == [2]
+    assert values["energy"] == "modelled" and values["energy_of"].startswith("Raspberry Pi Zero 2 W")
+    assert values["energy_j"] >= 0.6 * values["wall_s"]  # 0.6 W idle
+    assert main(["jail", "--memory", "64MiB", "--", "true"]) == 0
+    told = capfd.readouterr().err
+    assert ", written " in told and told.rstrip().endswith("energy unavailable")
+
+
 def test_jails_side_by_side_do_not_share(python: Python) -> None:
     reports: list[jail.Report] = []
     threads = [
