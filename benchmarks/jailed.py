@@ -46,9 +46,12 @@ class Held:
             "cgroup_peak_bytes": usage.peak_bytes,
             "largest_process_bytes": self.report.peak_rss_bytes,
             "read_bytes": usage.read_bytes,
+            "written_bytes": usage.written_bytes,
             "limit_hits": usage.limit_hits,
             "wall_s": self.report.wall_s,
             "cpu_s": self.report.cpu_s,
+            "energy_j": self.report.energy.joules,
+            "energy": self.report.energy.how,
         }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import energy
+from genmote.device.meter import Meter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -58,13 +58,15 @@ def run(
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     merged = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(env or {})
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        before, busy = energy.read_uj(), busy_s()
+        busy, meter = busy_s(), Meter()
+        meter.start()
         started = time.perf_counter()
         try:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out if errors else err, env=merged
             )
         except OSError as why:
+            meter.stop()
             raise ContestantError(f"{Path(command[0]).name} did not start: {why}") from why
         late = threading.Event()
 
@@ -82,9 +84,9 @@ def run(
             raise
         finally:
             timer.cancel()
+            joules = meter.stop().energy.joules
         child.returncode = os.waitstatus_to_exitcode(status)
         wall_ms = (time.perf_counter() - started) * 1e3
-        used = energy.since_mj(before)
         others = None
         if busy is not None and (now := busy_s()) is not None:
             own_s = usage.ru_utime + usage.ru_stime
@@ -97,7 +99,7 @@ def run(
             err.seek(0)
             said = (err.read().decode(errors="replace") or output).strip().splitlines() or ["nothing said"]
             raise ContestantError(f"{Path(command[0]).name} exited with {child.returncode}: {said[-1][:300]}")
-        return Ran(output, wall_ms, usage.ru_maxrss * 1024, used, others)
+        return Ran(output, wall_ms, usage.ru_maxrss * 1024, None if joules is None else joules * 1e3, others)
 
 
 def busy_s() -> float | None:

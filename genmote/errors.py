@@ -11,6 +11,7 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
         ├── ContextError                 the text does not fit the model's context
         ├── BudgetError                  the model does not fit the memory, or the deadline, that was given
         ├── OpsError                     unknown op set or instruction set, or its kernels are absent
+        ├── NoJailError                  no control group with limits can be made here
         ├── GrammarError                 a JSON schema or grammar that cannot constrain anything
         ├── TemplateError                a chat template that is absent or does not render
         ├── ServeError                   the server cannot start as asked
@@ -60,6 +61,10 @@ class BudgetError(UserError):
 
 class OpsError(UserError):
     """An op set or instruction set is unknown, or its kernels are absent here."""
+
+
+class NoJailError(UserError):
+    """No control group with limits can be made here, or no process may be put into one."""
 
 
 class GrammarError(UserError):

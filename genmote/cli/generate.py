@@ -10,6 +10,7 @@ The prompt is taken as it is. For a conversation in the model's own format use g
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
+    from genmote.device.meter import Meter, Reading
     from genmote.runtime.engine import Engine
     from genmote.runtime.generation import Result
 
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
 class Settings(PrefixFlags, SamplingFlags, ModelFlags):
     prompt: str | None = setting("the text to continue (default: standard input)", default=None, short="-p")
     file: Path | None = setting("a file with the text to continue (- for standard input)", default=None)
-    stats: bool = setting("tell speed and memory afterwards, on standard error", default=False)
+    stats: bool = setting("tell speed, memory, disk and energy afterwards, on standard error", default=False)
 
 
 def run(settings: Settings, out: Output) -> None:
     prompt = prompt_of(settings)
     options = settings.options()
-    with load(settings) as engine:
+    told: list[str] = []
+    with metered(settings.stats or out.json) as meter, load(settings) as engine:
         session = settings.session(engine) if settings.prefix or settings.save_prefix else None
         stream = engine.stream(prompt, session=session, **options)
         try:
@@ -49,13 +52,35 @@ def run(settings: Settings, out: Output) -> None:
         if session is not None and settings.save_prefix is not None:
             session.truncate(stream.result.prompt_tokens)
             session.save(settings.save_prefix)
-    if settings.stats and not out.json:
-        note(stats(values))
         if engine.tiers is not None:
-            note(str(engine.tiers))
+            told.append(str(engine.tiers))
         if engine.experts is not None:
-            note(str(engine.experts.counts))
+            told.append(str(engine.experts.counts))
+        if meter is not None:
+            meter.tokens = stream.result.decode_tokens
+    if meter is not None:
+        values["meter"] = meter.reading.values()
+        told = [stats(values), *told, taken(meter.reading)]
+    if settings.stats and not out.json:
+        note("\n".join(told))
     out.result(values, "")
+
+
+def metered(wanted: bool) -> AbstractContextManager[Meter | None]:
+    """Measures the block, where that is wanted: it takes a MB of memory."""
+    if not wanted:
+        return nullcontext()
+    from genmote.device.meter import Meter
+
+    return Meter()
+
+
+def taken(reading: Reading) -> str:
+    """What all of it took, from loading on."""
+    read, written = (
+        "unknown" if count is None else size(count) for count in (reading.read_bytes, reading.written_bytes)
+    )
+    return f"in all {reading.wall_s:.2f} s, disk read {read}, written {written}, {reading.energy}"
 
 
 def cut_short(result: Result, options: dict[str, Any]) -> bool:

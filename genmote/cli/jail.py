@@ -11,17 +11,20 @@ cgroup is charged for a file's pages by their first reader, so the page cache of
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmote.cli._output import Output, note, size
-from genmote.errors import SpecError
+from genmote.errors import ModelNameError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.device.cgroup import Limits
     from genmote.device.jail import Report
+    from genmote.device.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +41,10 @@ class Settings:
 
 def run(settings: Settings, out: Output) -> int:
     from genmote import home
-    from genmote.device import jail
+    from genmote.device import jail, profile
 
-    limits = _limits(settings)
+    device = None if settings.device is None else profile.runnable(settings.device)
+    limits = _limits(settings, device)
     if settings.device is not None:
         note(f"jail: not imitated: {'; '.join(jail.NOT_IMITATED)}")
     report = jail.run(
@@ -51,6 +55,7 @@ def run(settings: Settings, out: Output) -> int:
         inside=settings.cgroup,
         told=lambda line: note(f"jail: {line}"),
         stdout=sys.stderr if out.json else None,
+        profile=device,
     )
     told = _text(report)
     if out.json:
@@ -67,36 +72,39 @@ def run(settings: Settings, out: Output) -> int:
     return report.status
 
 
-def _limits(settings: Settings) -> Limits:
-    from genmote.device import profile
+def _limits(settings: Settings, device: Profile | None) -> Limits:
     from genmote.device.cgroup import Limits
     from genmote.device.sizes import parse_bytes, parse_rate
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
     disk = None if settings.disk is None else parse_rate(settings.disk, what="disk")
     cpus = settings.cpus
-    if settings.device is not None:
-        device = profile.runnable(settings.device)
-        memory = memory or device.usable_bytes
-        cpus = cpus or float(device.compute.cores)
-        disk = disk or round(device.storage.read_mb_s * 1e6)
+    if device is not None:
+        memory = device.usable_bytes if memory is None else memory
+        cpus = float(device.compute.cores) if cpus is None else cpus
+        disk = round(device.storage.read_mb_s * 1e6) if disk is None else disk
     if memory is None and cpus is None and disk is None and settings.cores is None:
         raise SpecError("a jail without limits: give --device, --memory, --cpus, --cores or --disk")
-    return Limits(memory, cpus, disk, settings.cores)
+    found = Limits(memory, cpus, disk, settings.cores)
+    found.check()
+    return found
 
 
 def _files(settings: Settings) -> list[Path]:
-    """Files whose pages are dropped: --drop, the command's own files, and the models that its words name."""
-    from genmote import home
-    from genmote.device.pages import files_of
+    """Files whose pages are dropped: --drop, those that the command's words name, and what a load of them reads."""
+    from genmote.cli._model import scaled
     from genmote.models import store
 
-    found = dict.fromkeys([*settings.drop, *files_of(list(settings.command[1:]))])
-    for word in settings.command[1:]:
-        if word in store.names() and (model := store.find(word)) is not None:
-            found[model] = None
-    if any(path.suffix == ".gguf" for path in found):
-        found |= dict.fromkeys(path for path in home.cache_dir().rglob("*") if path.is_file())
+    for path in settings.drop:
+        if not path.is_file():
+            raise UserError(f"--drop {path}: wanted a file whose pages can be dropped")
+    words = [*settings.command[1:], *(word.partition("=")[2] for word in settings.command[1:])]
+    named = [*map(os.fspath, settings.drop), *words, *(scaled(word)[0] for word in words)]
+    found = dict.fromkeys(settings.drop)
+    for name in filter(None, named):
+        with contextlib.suppress(ModelNameError):  # a word that only looks like a model's name
+            if (model := store.find(name)) is not None:
+                found |= dict.fromkeys(store.files(model))
     return list(found)
 
 
@@ -116,9 +124,10 @@ def _text(report: Report) -> str:
         f"largest process {amount(report.peak_rss_bytes)}",
         "limit met" if usage.limit_hits is None else f"limit met {usage.limit_hits} times{freed}",
         f"read again {amount(usage.refault_bytes)}",
-        f"disk read {amount(usage.read_bytes)}",
+        f"disk read {amount(usage.read_bytes)}, written {amount(usage.written_bytes)}",
         f"CPU {report.cpu_s:.2f} s",
         f"stood still {usage.throttled_s or 0:.2f} s",
+        str(report.energy),
     ]
     if usage.oom_kills:
         parts.append(f"{usage.oom_kills} killed for memory")

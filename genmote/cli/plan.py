@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Output, columns, size
+from genmote.cli._output import Bar, Output, columns, size
 from genmote.errors import BudgetError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
@@ -328,7 +328,8 @@ def check(path: Path, made: Plan, settings: Settings) -> dict[str, Any]:
     from genmote.cli._model import scaled
     from genmote.runtime import trial
 
-    return trial.measured(path, made, adapter=[scaled(text) for text in settings.adapter])
+    with Bar() as bar:
+        return trial.measured(path, made, adapter=[scaled(text) for text in settings.adapter], progress=bar)
 
 
 def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured: dict[str, Any]) -> Plan | None:
@@ -343,6 +344,8 @@ def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured
 
 def comparison(made: Plan, measured: dict[str, Any]) -> str:
     """Predicted beside measured."""
+    from genmote.device.energy import Energy
+
     peak = measured["peak_rss_bytes"]
     rows = [["", "predicted", "measured", "ratio"]]
     rows.append(["peak memory", size(made.predicted_bytes), size(peak), f"{made.predicted_bytes / peak:.3f}"])
@@ -353,4 +356,8 @@ def comparison(made: Plan, measured: dict[str, Any]) -> str:
         for label, key in (("writing, tokens/s", "decode_tokens_per_s"), ("reading, tokens/s", "prefill_tokens_per_s")):
             expected, real = getattr(made.expected, key), measured[key]
             rows.append([label, f"{expected:.1f}", f"{real:.1f}", f"{expected / real:.2f}" if real else ""])
-    return columns(rows) + f"\n{measured['how']}"
+    read, written = (
+        "unknown" if measured[key] is None else size(measured[key]) for key in ("read_bytes", "written_bytes")
+    )
+    spent = Energy(measured.get("energy_j"), measured["energy"], measured["energy_of"])
+    return columns(rows) + f"\ndisk read {read}, written {written}, {spent}\n{measured['how']}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genmote.device.hierarchy import CONTROLLERS, LEAF, PREFIX, Mounts, Place, hand_out, mounts, places
-from genmote.errors import SpecError, UserError
+from genmote.errors import NoJailError, SpecError, UserError
 
 #: CPU time is given out once in this period: with the kernel's usual 100 ms a process that has used its share stands
 #: still for so long that single tokens take twenty times the median.
@@ -28,14 +28,16 @@ class Limits:
     disk_read_bytes_per_s: int | None = None
     cores: str | None = None
 
-    def faults(self) -> list[str]:
+    def check(self) -> None:
+        """Raise SpecError, with all that no group could be given."""
         least = LEAST_US / PERIOD_US
         found = []
         if self.memory_bytes is not None and self.memory_bytes < 1 << 20:
             found.append(f"memory of {self.memory_bytes} B: wanted at least 1MiB")
         if self.cpus is not None and not least <= self.cpus <= 4096:
             found.append(f"cpus={self.cpus:g}: wanted {least:g} or more processors")
-        return found
+        if found:
+            raise SpecError("; ".join(found))
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,15 @@ class Group:
     def make(cls, limits: Limits, devices: list[str], *, inside: str | None = None) -> Group:
         """Make a group with `limits`; the disk limit is for the block `devices` ("254:0").
 
-        Raises SpecError for impossible limits and UserError where no such group can be made.
+        Raises SpecError for impossible limits, NoJailError where no group can be made or the kernel does not keep its
+        limits, UserError where it refuses one.
         """
-        if faults := limits.faults():
-            raise SpecError("; ".join(faults))
+        limits.check()
         wanted = {"memory", "cpu", "disk"} | ({"cores"} if limits.cores else set())
         found = mounts(inside=inside)
         made = places(wanted, found)
-        _sweep(made)
-        group = cls(f"{PREFIX}{os.getpid()}-{os.urandom(3).hex()}", made, [])
+        _sweep({place.folder for place in made.values()} | set(found.own_v1.values()))
+        group = cls(f"{PREFIX}{_maker()}-{os.urandom(3).hex()}", made, [])
         try:
             group._create()
             group._limit(limits, devices, found)
@@ -97,7 +99,7 @@ class Group:
                     hand_out(folder, given)
                     (folder / LEAF).mkdir()
             except OSError as fault:
-                raise UserError(
+                raise NoJailError(
                     f"no jail can be made here: {folder.parent}: {fault.strerror}; wanted a cgroup that this user may "
                     "write: run it as root, or name one with --cgroup"
                 ) from None
@@ -130,7 +132,7 @@ class Group:
                 self._write(swap, "0", "swap")
             got = _number(folder / "memory.max")
         if got is None or not wanted - 65536 < got <= wanted:
-            raise UserError(f"the kernel set a memory limit of {got} B, wanted {wanted} B: no jail can be made here")
+            raise NoJailError(f"the kernel set a memory limit of {got} B, wanted {wanted} B: no jail can be made here")
 
     def _cpu(self, wanted: float) -> None:
         here = len(os.sched_getaffinity(0))
@@ -150,7 +152,9 @@ class Group:
             self._write(folder / "cpu.max", f"{quota} {PERIOD_US}", "processors")
             got = [int(word) if word.isdigit() else None for word in _read(folder / "cpu.max").split()]
         if got != [quota, PERIOD_US]:
-            raise UserError(f"the kernel set a CPU share of {got}, wanted {[quota, PERIOD_US]} us: no jail can be made")
+            raise NoJailError(
+                f"the kernel set a CPU share of {got}, wanted {[quota, PERIOD_US]} us: no jail can be made"
+            )
 
     def _cores(self, wanted: str, found: Mounts) -> None:
         if "cores" not in self._folders:
@@ -275,17 +279,15 @@ class Group:
         if "disk" not in self._folders:
             return None, None
         version, folder = self._folders["disk"]
+        if version == 1:  # what goes through the page cache is written for the root group, whoever it is of
+            lines = _read(folder / "blkio.throttle.io_service_bytes_recursive").splitlines()
+            words = [[*line.split(), "", ""][:3] for line in lines]
+            return sum(int(count) for _, kind, count in words if kind == "Read"), None
         read = written = 0
-        if version == 1:
-            for line in _read(folder / "blkio.throttle.io_service_bytes_recursive").splitlines():
-                _, kind, count = [*line.split(), "", ""][:3]
-                read += int(count) if kind == "Read" else 0
-                written += int(count) if kind == "Write" else 0
-        else:
-            for line in _read(folder / "io.stat").splitlines():
-                counts = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
-                read += int(counts.get("rbytes", 0))
-                written += int(counts.get("wbytes", 0))
+        for line in _read(folder / "io.stat").splitlines():
+            counts = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
+            read += int(counts.get("rbytes", 0))
+            written += int(counts.get("wbytes", 0))
         return read, written
 
     def _cpu_seconds(self) -> tuple[float | None, float | None]:
@@ -316,14 +318,28 @@ def remove(folder: Path) -> bool:
     return False
 
 
-def _sweep(made: dict[str, Place]) -> None:
-    """Remove groups of jails that were killed themselves: their process is gone and nothing runs in them."""
-    for folder in {place.folder for place in made.values()}:
-        for left in folder.glob(f"{PREFIX}*"):
-            pid = left.name.removeprefix(PREFIX).partition("-")[0]
-            empty = not any(_read(file).strip() for file in [left / "cgroup.procs", *_beneath(left)])
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and empty:
-                remove(left)
+def _sweep(roots: set[Path]) -> None:
+    """End what jails that were killed themselves left running, and remove their groups."""
+    for name in {left.name for root in roots for left in root.glob(f"{PREFIX}*")}:
+        pid, born, numbering, *_ = [*name.removeprefix(PREFIX).split("-"), "", ""]
+        # A container numbers its processes by itself: whether one of another container runs cannot be seen here.
+        if pid.isdigit() and numbering == _numbering() and born != _born(int(pid)):
+            Group(name, {str(root): Place(1, root) for root in roots}, []).remove()
+
+
+def _maker() -> str:
+    """This process in a group's name: its number, when it started (numbers come again), whose numbering it is."""
+    return f"{os.getpid()}-{_born(os.getpid())}-{_numbering()}"
+
+
+def _born(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks; None when it has ended."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
+
+
+def _numbering() -> str:
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _beneath(folder: Path) -> list[Path]:

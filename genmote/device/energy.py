@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from genmote.device.profile import Profile
 
@@ -33,6 +33,14 @@ class Energy:
     joules: float | None
     how: str
     of: str
+
+    def values(self) -> dict[str, Any]:
+        """As flat figures; without joules where there are none."""
+        known = {} if self.joules is None else {"energy_j": self.joules}
+        return known | {"energy": self.how, "energy_of": self.of}
+
+    def __str__(self) -> str:
+        return f"energy {self.how}" if self.joules is None else f"energy {self.joules:.3g} J ({self.how}: {self.of})"
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from genmote.errors import UserError
+from genmote.errors import NoJailError
 
 #: The kernel's names of what we limit: (v1, v2).
 CONTROLLERS = {"memory": ("memory", "memory"), "cpu": ("cpu", "cpu"), "disk": ("blkio", "io"), "cores": ("cpuset",) * 2}
@@ -80,7 +80,7 @@ def _lines(path: Path) -> list[str]:
 def places(wanted: set[str], found: Mounts) -> dict[str, Place]:
     """Where groups with the `wanted` controllers (keys of CONTROLLERS) can be made; what is missing cannot be limited.
 
-    Raises UserError where not even the memory of a group can be counted.
+    Raises NoJailError where not even the memory of a group can be counted.
     """
     made: dict[str, Place] = {}
     for name in wanted:
@@ -92,7 +92,7 @@ def places(wanted: set[str], found: Mounts) -> dict[str, Place]:
         base, given = _base(found.own_v2, found.own_v2 if found.named else found.v2, left)
         made |= {name: Place(2, base) for name in given}
     if "memory" in wanted and "memory" not in made:
-        raise UserError(f"no jail can be made here: {_why_not(found)}")
+        raise NoJailError(f"no jail can be made here: {_why_not(found)}")
     return made
 
 

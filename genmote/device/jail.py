@@ -12,15 +12,17 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from genmote.device import pages
 from genmote.device.cgroup import Group, Limits, Usage
-from genmote.errors import UserError
+from genmote.device.energy import Energy
+from genmote.device.meter import Meter
+from genmote.device.profile import Profile
+from genmote.errors import NoJailError, UserError
 
 NOT_IMITATED = ("clock rate and instruction set of the processors", "memory bandwidth", "latency of the disk")
 _SAMPLE_S = 0.05
@@ -52,6 +54,7 @@ class Report:
     peak_how: str
     peak_rss_bytes: int | None
     oom_killed: bool
+    energy: Energy
     ended_processes: int = 0
     cpu_s: float = 0.0
     disks: list[str] = field(default_factory=list)
@@ -73,7 +76,7 @@ class Report:
             "not_limited": self.not_limited,
             "disks": self.disks,
         }
-        return rest | usage | limits
+        return rest | usage | limits | self.energy.values()
 
 
 def run(
@@ -87,12 +90,16 @@ def run(
     stdout: int | IO[Any] | None = None,
     stderr: int | IO[Any] | None = None,
     env: dict[str, str] | None = None,
+    profile: Profile | None = None,
 ) -> Report:
     """Run `command` within `limits` and return how it fared; its own exit status is the report's.
 
     The page cache of the files `drop` is emptied first. The disk limit holds for the disks of these files, of the
     paths `disk_of`, and of the working folder. `inside` names the group beneath which the jail is made. `told` gets one
-    line for each thing that is not as asked, before the command starts. Raises UserError where no jail can be made.
+    line for each thing that is not as asked, before the command starts. `profile` models the energy where none can be
+    measured. Bytes on the disk that the group does not count are those of the processes that were waited for.
+
+    Raises NoJailError where no jail can be made, UserError for a command that cannot be run.
     """
     files = list(drop)
     disks, unknown = _disks([Path.cwd(), *files, *disk_of])
@@ -109,7 +116,7 @@ def run(
                 told(f"{dropped.stayed_bytes} bytes stay in the page cache (mapped elsewhere): they are not charged")
             if dropped.unknown:
                 told(f"{dropped.unknown} files of another user: whether their pages went cannot be seen")
-        return _within(group, command, limits, not_limited, dropped, disks, stdout, stderr, env)
+        return _within(group, command, limits, not_limited, dropped, disks, stdout, stderr, env, profile)
     finally:
         group.remove()
 
@@ -124,35 +131,43 @@ def _within(
     stdout: int | IO[Any] | None,
     stderr: int | IO[Any] | None,
     env: dict[str, str] | None,
+    profile: Profile | None,
 ) -> Report:
-    started = time.monotonic()
-    process = _start(group, command, stdout, stderr, env)
-    watch = _Watch(group)
-    try:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    except BaseException:  # Ctrl-C, SIGTERM: the command is asked to end, then killed
-        group.end(_GRACE_S)
+    with Meter(profile=profile) as meter:
+        process = _start(group, command, stdout, stderr, env)
+        watch = _Watch(group)
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        except BaseException:  # Ctrl-C, SIGTERM: the command is asked to end, then killed
+            group.end(_GRACE_S)
+            watch.stop()
+            process.wait()
+            raise
         watch.stop()
-        process.wait()
-        raise
-    wall_s = time.monotonic() - started
-    watch.stop()
-    _, waited, rusage = os.wait4(process.pid, 0)
+        _, waited, rusage = os.wait4(process.pid, 0)
+    reading = meter.reading
     process.returncode = os.waitstatus_to_exitcode(waited)
     ended = group.end(_GRACE_S)
-    usage = group.usage()
+    usage, peak_how = group.usage(), "kernel"
+    if usage.peak_bytes is None:
+        usage, peak_how = replace(usage, peak_bytes=watch.peak_bytes), "sampled"
+    if usage.read_bytes is None:
+        usage = replace(usage, read_bytes=reading.read_bytes)
+    if usage.written_bytes is None:
+        usage = replace(usage, written_bytes=reading.written_bytes)
     status = process.returncode if process.returncode >= 0 else 128 - process.returncode
     return Report(
         status=status,
-        wall_s=wall_s,
+        wall_s=reading.wall_s,
         limits=limits,
-        usage=usage if usage.peak_bytes is not None else Usage(**asdict(usage) | {"peak_bytes": watch.peak_bytes}),
+        usage=usage,
         cgroup_versions=group.versions,
         not_limited=not_limited,
         dropped=dropped,
-        peak_how="kernel" if usage.peak_bytes is not None else "sampled",
+        peak_how=peak_how,
         peak_rss_bytes=watch.peak_rss_bytes or None,
         oom_killed=process.returncode == -signal.SIGKILL and bool(usage.oom_kills),
+        energy=reading.energy,
         ended_processes=ended,
         cpu_s=usage.cpu_s if usage.cpu_s is not None else rusage.ru_utime + rusage.ru_stime,
         disks=disks,
@@ -171,7 +186,7 @@ def _start(
     try:
         entrances = [os.open(path, os.O_WRONLY) for path in group.entrances()]
     except OSError as fault:
-        raise UserError(f"no process may be put into {fault.filename} ({fault.strerror}): run it as root") from None
+        raise NoJailError(f"no process may be put into {fault.filename} ({fault.strerror}): run it as root") from None
 
     def enter() -> None:  # between fork and exec: system calls only
         for entrance in entrances:
@@ -183,7 +198,7 @@ def _start(
     except (FileNotFoundError, PermissionError) as fault:
         raise UserError(f"{command[0]}: {fault.strerror}: wanted a command that can be run") from None
     except subprocess.SubprocessError:
-        raise UserError(
+        raise NoJailError(
             "the command could not be put into its control group: run it as root, or name a group with --cgroup"
         ) from None
     finally:
@@ -225,12 +240,14 @@ def high_water_bytes(pid: int) -> int:
 
 
 def drop_all(files: Iterable[Path]) -> Dropped:
-    """Empty the page cache of `files`; those that cannot be opened raise UserError."""
+    """Empty the page cache of `files`. One that is gone by now has no pages; one that cannot be opened: UserError."""
     count = before = stayed = unknown = 0
     for path in files:
         before += pages.cached_bytes(path) or 0
         try:
             left = pages.drop(path)
+        except FileNotFoundError:
+            continue
         except OSError as fault:
             raise UserError(f"{path}: {fault.strerror}: wanted a file whose pages can be dropped") from None
         count += 1

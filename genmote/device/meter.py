@@ -55,9 +55,8 @@ class Reading:
             "peak_since": self.peak_since,
             "cgroup_peak_bytes": self.cgroup_peak_bytes,
             "major_faults": self.major_faults,
-            "energy_j": self.energy.joules,
-            "energy_of": self.energy.of,
             "tokens": self.tokens,
+            **self.energy.values(),
         }
         if self.tokens and self.energy.joules is not None:
             found["energy_mj_per_token"] = 1e3 * self.energy.joules / self.tokens

@@ -11,7 +11,6 @@ import ctypes
 import mmap
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 _WINDOW = 1 << 30  # bytes looked at in one go: a file may be larger than the address space of a 32-bit board
@@ -78,14 +77,3 @@ def drop(path: str | os.PathLike[str]) -> int | None:
     finally:
         os.close(descriptor)
     return cached_bytes(path)
-
-
-def files_of(words: list[str]) -> list[Path]:
-    """Those of a command's words that are regular files with something in them, each once, links resolved."""
-    found: dict[Path, None] = {}
-    for word in words:
-        path = Path(word)
-        with contextlib.suppress(OSError, ValueError):
-            if path.is_file() and path.stat().st_size:
-                found[path.resolve()] = None
-    return list(found)

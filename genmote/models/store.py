@@ -67,13 +67,22 @@ def find(name: str | os.PathLike[str]) -> Path | None:
 
         path = hub.parse(name).path(home.models_dir())
         return path if path.is_file() else None
-    if (path := Path(name).expanduser()).is_file():
+    # These functions answer no, too, for a text that can be no path: too long, with a NUL, of no user.
+    if os.path.isfile(path := Path(os.path.expanduser(name))):
         return path
     if name in zoo():
         return ZOO / name / "model.gguf"
-    if Path(name).name == name and (path := home.models_dir() / f"{name}.gguf").is_file():
+    if Path(name).name == name and os.path.isfile(path := home.models_dir() / f"{name}.gguf"):
         return path
     return None
+
+
+def files(model: Path) -> list[Path]:
+    """Files that a load of the model file may read: itself, its packed form beside it, and all that is cached."""
+    found = [model, beside] if (beside := model.with_suffix(".packed")).is_file() else [model]
+    for folder, _, inside in os.walk(home.cache_dir()):  # what goes meanwhile is left out
+        found += [path for name in inside if (path := Path(folder, name)).is_file()]
+    return found
 
 
 def resolve(name: str | os.PathLike[str], *, progress: Progress = quiet) -> Path:
@@ -88,7 +97,7 @@ def resolve(name: str | os.PathLike[str], *, progress: Progress = quiet) -> Path
 def pull(name: str, *, progress: Progress = quiet) -> Path:
     """Fetch a named model or a hub file if it is not here, and return its path."""
     if name not in names() and not name.startswith("hf:"):
-        if Path(name).expanduser().is_file():
+        if os.path.isfile(os.path.expanduser(name)):
             raise ModelNameError(
                 f"{name} is a path, there is nothing to pull: name it as it is wherever a model is named"
             )
@@ -123,8 +132,8 @@ def unknown(name: str) -> ModelNameError:
     """The error for a name that means no model."""
     known = sorted({*names(), *zoo(), *(entry.stem for entry in home.models_dir().glob("*.gguf"))})
     if "/" in name or name.endswith(".gguf"):
-        said = "is a folder, wanted a model file" if Path(name).is_dir() else "is not there"
-        if Path(name, "config.json").is_file():
+        said = "is a folder, wanted a model file" if os.path.isdir(name) else "is not there"
+        if os.path.isfile(Path(name, "config.json")):
             said = "is a Hugging Face folder: make a model file of it with genmote convert"
         return ModelNameError(f"{name} {said}: check the path, or use a name ({', '.join(known)})")
     return ModelNameError(

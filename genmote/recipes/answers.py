@@ -133,10 +133,9 @@ def in_jail(asked: Request, device: Profile, model: Path, told: Say) -> tuple[An
     from genmote import home
     from genmote.device import jail
     from genmote.device.cgroup import Limits
+    from genmote.models import store
 
     limits = Limits(device.usable_bytes, float(device.compute.cores), round(device.storage.read_mb_s * 1e6))
-    packed = home.cache_dir() / "packed"
-    drop = [model, *packed.glob(f"{model.stem}-*.packed")] if packed.is_dir() else [model]
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request.json"
         answers = Path(folder) / "answers.json"
@@ -144,9 +143,10 @@ def in_jail(asked: Request, device: Profile, model: Path, told: Say) -> tuple[An
         report = jail.run(
             [sys.executable, "-m", "genmote.recipes.answers", os.fspath(request)],
             limits,
-            drop=drop,
+            drop=store.files(model),
             disk_of=[home.models_dir(), home.cache_dir()],
             told=told,
+            profile=device,
         )
         if report.oom_killed:
             raise GenmoteError(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from genmote.errors import SpecError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
-from genmote.models.gguf_write import Tensor, write_gguf
+from genmote.models.gguf_write import Progress, Tensor, write_gguf
 from genmote.models.weights import GgufWeights
 from genmote.ops import quant
 from genmote.ops.layer import Experts, Layer, Linear
@@ -29,6 +29,66 @@ from genmote.ops.protocol import Ops, Span
 
 Float32 = NDArray[np.float32]
 PARTS = ("gate", "up", "down")
+MOST_TOKENS = 8192  # of a text that is measured on: more of it changes little in the order of the experts
+
+
+@dataclass(frozen=True)
+class Fewer:
+    """What `convert` has done: how many of the experts have fewer bits now, and on how many tokens it was decided."""
+
+    type: str
+    lowered: int
+    experts: int
+    tokens: int
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    type: str,
+    share: float,
+    text: str,
+    ops: Ops,
+    *,
+    progress: Progress | None = None,
+) -> Fewer:
+    """Write the model in `source` to `target` with that share of its experts, those that change least on the text,
+    stored as `type`.
+
+    Raises SpecError for a share outside 0 to 1, a model without experts or with experts in fewer bits already, a type
+    that has no fewer bits than they have, and a text of less than a window; ModelFileError for a damaged model.
+    """
+    from genmote.models.tokenizer import load_tokenizer
+
+    model = ModelFile.open(source)
+    kind = _fewer_bits(model, type)
+    _check_share(share)
+    tokens = load_tokenizer(model).encode(text)[:MOST_TOKENS]
+    change = changes(model, ops, tokens, kind, progress=progress)
+    return Fewer(kind, store_fewer(model, target, change, kind, share), change.size, len(tokens))
+
+
+def _fewer_bits(model: ModelFile, type: str) -> str:
+    """The type's name, if it has fewer bits than any of the model's experts."""
+    kind = quant.by_name(type)
+    if "genmote.experts.fewer_bits.type" in model.metadata:
+        raise SpecError(f"{model.path.name}: experts are stored in fewer bits already; give the model it was made of")
+    stored = {info.type for name, info in model.tensors.items() if name.endswith("_exps.weight")}
+    if not stored:
+        raise SpecError(f"{model.path.name}: a model without experts; give a mixture, or --type for all matrices")
+    least = min((quant.by_name(each) for each in stored), key=lambda each: each.bits_per_weight)
+    fewer = [name for name in quant.codec_names() if quant.by_name(name).bits_per_weight < least.bits_per_weight]
+    if kind.name not in fewer:
+        raise SpecError(
+            f"expert type {kind.name}: the experts are stored as {least.name}; use one of fewer bits"
+            + (f": {', '.join(fewer)}" if fewer else ", of which there is none")
+        )
+    return kind.name
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise SpecError(f"share={share}: wanted 0 to 1, the share of the experts that get fewer bits")
 
 
 @dataclass
@@ -61,7 +121,15 @@ class Listener:
             yield [(expert, whole)]
 
 
-def changes(model: ModelFile, ops: Ops, tokens: Sequence[int], type: str, *, window: int = 256) -> NDArray[np.float64]:
+def changes(
+    model: ModelFile,
+    ops: Ops,
+    tokens: Sequence[int],
+    type: str,
+    *,
+    window: int = 256,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
     """What each expert would change in the model's states if it were stored as `type`: (L, E), summed over whole
     windows of the text. SpecError for a model without experts, and for a text that is shorter than a window."""
     weights = GgufWeights(model, ops)
@@ -74,6 +142,8 @@ def changes(model: ModelFile, ops: Ops, tokens: Sequence[int], type: str, *, win
         layer.experts = _listening(model, ops, index, layer, type, found[index])
     decoder = Decoder(config, weights, ops)
     for at in range(0, len(tokens) - window + 1, window):
+        if progress is not None:
+            progress("tokens by which experts are measured", at, len(tokens))
         decoder.forward(tokens[at : at + window], [Span(decoder.cache(window), 0, window)], logits=None)
     return found
 
@@ -104,8 +174,7 @@ def store_fewer(
     Layers with such experts have a tensor for each expert (docs/formats.md); everything else is copied as it is.
     SpecError for a share outside 0 to 1.
     """
-    if not 0 <= share <= 1:
-        raise SpecError(f"share={share}: wanted 0 to 1, the share of the experts that get fewer bits")
+    _check_share(share)
     count = round(share * change.size)
     lowered = {divmod(int(flat), change.shape[1]) for flat in np.argsort(change, axis=None, kind="stable")[:count]}
     tensors: list[Tensor] = []

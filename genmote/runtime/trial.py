@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,35 +40,48 @@ def figures(printed: bytes) -> dict[str, Any]:
     return dict(found)
 
 
-def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tuple[str, float]] = ()) -> dict[str, Any]:
+def measured(
+    path: Path,
+    made: Plan,
+    *,
+    tokens: int = 16,
+    adapter: Sequence[tuple[str, float]] = (),
+    progress: Callable[..., None] | None = None,
+) -> dict[str, Any]:
     """Run what was planned, the context full, in a control group of the budget where one can be made.
 
-    Figures of `run`, with `group_peak_bytes` where there is a group and `how` it was measured, in words. Raises
-    GenmoteError where the run fails.
+    What a model's first load makes for all later ones is made before, outside of the group: there the pages that it
+    writes would count. `progress` is told of that.
+
+    Figures of `run`, bytes read from and written to a disk, energy and how it was had, `group_peak_bytes` where there
+    is a group, and `how` all was measured, in words. Raises
+    GenmoteError where the run fails, UserError where there are groups but not with this limit.
     """
     import subprocess  # not where the child would load them too
     import tempfile
 
     from genmote.device import jail
     from genmote.device.cgroup import Limits
-    from genmote.errors import UserError
-    from genmote.models import packed
-    from genmote.models.gguf import ModelFile
+    from genmote.device.meter import Meter
+    from genmote.errors import NoJailError
+    from genmote.models import store
 
     settings = {"model": os.fspath(path), "context": made.context, "threads": made.threads, **load_settings(made)}
     words = command(settings | {"tokens": min(tokens, made.context - 1), "adapter": list(adapter) or None})
-    relaid = packed.path_of(ModelFile.open(path))
+    make_ready(path, made.threads, progress)
+    drop = [*store.files(path), *(Path(each) for each, _ in adapter)]
     with tempfile.TemporaryFile() as out:
         try:
-            drop = [path, relaid] if relaid.exists() else [path]
             report = jail.run(words, Limits(memory_bytes=made.budget_bytes), drop=drop, stdout=out)
-        except UserError as fault:
-            if made.budget_bytes is not None and "control group" not in str(fault) and "root" not in str(fault):
-                raise
-            out.seek(0)
-            ran = subprocess.run(words, stdout=out, check=False)
+        except NoJailError as fault:
+            with Meter() as meter:
+                ran = subprocess.run(words, stdout=out, check=False)
+            reading = meter.reading
             out.seek(0)
             return figures(out.read()) | {
+                "read_bytes": reading.read_bytes,
+                "written_bytes": reading.written_bytes,
+                **reading.energy.values(),
                 "how": f"measured without a control group ({fault})",
                 "status": ran.returncode,
             }
@@ -80,8 +93,22 @@ def measured(path: Path, made: Plan, *, tokens: int = 16, adapter: Sequence[tupl
     return found | {
         "group_peak_bytes": report.usage.peak_bytes,
         "read_bytes": report.usage.read_bytes,
+        "written_bytes": report.usage.written_bytes,
+        **report.energy.values(),
         "how": f"measured {inside}, {found['prompt_tokens']} tokens read, {found['decode_tokens']} written",
     }
+
+
+def make_ready(path: Path, threads: int, progress: Callable[..., None] | None = None) -> None:
+    """Make the files that a model's first load makes: its token table and its re-laid weights."""
+    from genmote.models import packed
+    from genmote.models.gguf import ModelFile
+    from genmote.models.tokenizer import load_tokenizer
+    from genmote.runtime.loading import choose_ops
+
+    model = ModelFile.open(path)
+    load_tokenizer(model)
+    packed.loader(model, choose_ops(None, None, threads), progress=progress)
 
 
 def load_settings(made: Plan) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contestants, energy, files, peers, plain_read, process, record, run
+from benchmarks import contestants, files, peers, plain_read, process, record, run
 from benchmarks.bench import Bench
 from benchmarks.contestants import Speed, Work
 from genmote import records
+from genmote.device.meter import Meter
 from genmote.errors import PullError
 
 
@@ -124,18 +126,17 @@ def test_measured_energy_is_said_to_be_measured():
     assert record.as_record(row, machine={}, versions={}, quick=False).energy == "measured"
 
 
-def test_energy_counters_add_up_over_packages_and_a_wrap(tmp_path, monkeypatch):
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
-    assert energy.read_uj() is None
-    for name, value in (("intel-rapl:0", 900), ("intel-rapl:1", 5), ("intel-rapl:0:0", 77)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "energy_uj").write_text(f"{value}\n")
-        (tmp_path / name / "max_energy_range_uj").write_text("1000\n")
-    before = energy.read_uj()
-    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100\n")  # wrapped: 200 spent
-    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("3005\n")
-    assert energy.since_mj(before) == pytest.approx(3.2)
-    assert energy.since_mj(None) is None
+def test_energy_is_what_the_meter_measures(tmp_path, monkeypatch):
+    zone = tmp_path / "sys/class/powercap/intel-rapl:0"
+    zone.mkdir(parents=True)
+    for name, text in (("name", "package-0"), ("energy_uj", "900"), ("max_energy_range_uj", "999")):
+        (zone / name).write_text(text)
+    spend = [sys.executable, "-c", f"open({str(zone / 'energy_uj')!r}, 'w').write('100')"]  # wrapped: 200 spent
+    monkeypatch.setattr(process, "Meter", functools.partial(Meter, root=tmp_path))
+    monkeypatch.setattr("genmote.device.energy._pmic", lambda: None)
+    assert process.run(spend).energy_mj == pytest.approx(0.2)
+    monkeypatch.setattr(process, "Meter", functools.partial(Meter, root=tmp_path / "none"))
+    assert process.run(spend).energy_mj is None
 
 
 def test_the_plain_read_reads_everything():

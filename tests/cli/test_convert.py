@@ -60,3 +60,64 @@ def test_faults_are_one_line(genmote: Genmote, folder: Path, tmp_path: Path) -> 
 def test_a_folder_is_no_model_yet(genmote: Genmote, folder: Path) -> None:
     ran = genmote("info", str(folder))
     assert ran.status == 2 and "is a Hugging Face folder: make a model file of it with genmote convert" in ran.err
+
+
+@pytest.fixture
+def mixture(genmote: Genmote, tmp_path: Path, own_home: Path) -> tuple[str, str]:
+    """A small mixture, and a text of some hundred tokens."""
+    assert genmote("make-model", "tiny-mixtral", str(tmp_path / "mix.gguf"), "--type", "q8_0").status == 0
+    (tmp_path / "notes.txt").write_text("The sensor of the pump in the cellar reads 41 degrees. " * 30)
+    return str(tmp_path / "mix.gguf"), str(tmp_path / "notes.txt")
+
+
+def test_experts_that_matter_less_get_fewer_bits(genmote: Genmote, mixture: tuple[str, str], tmp_path: Path) -> None:
+    model, text = mixture
+    words = ("convert", model, "-o", str(tmp_path / "fewer.gguf"), "--expert-type", "q4_0", "--text", text)
+    ran = genmote(*words, "--json")
+    told = ran.json
+    assert ran.err == f"the text may change: 4 of 8 experts, those that change least on {text}, are stored as Q4_0\n"
+    assert (told["experts"], told["experts_in_fewer_bits"], told["type"]) == (8, 4, "Q4_0")
+    assert 256 <= told["tokens"] <= 8192 and told["size_bytes"] < told["source_bytes"]
+    fewer = ModelFile.open(tmp_path / "fewer.gguf")
+    lowered = {name for name, info in fewer.tensors.items() if ".ffn_" in name and info.type == "Q4_0"}
+    assert len(lowered) == 3 * 4 and fewer.metadata["genmote.experts.fewer_bits.count"] == 4
+    said = genmote("generate", str(tmp_path / "fewer.gguf"), "--prompt", "The sensor", "-n", "4", "--ops", "numpy")
+    assert said.status == 0 and said.out
+
+    ran = genmote(*words, "--expert-share", "1")
+    assert "fewer.gguf: 8 of 8 experts as Q4_0 by " in ran.out
+    ran = genmote(*words, "--expert-share", "0")
+    assert "0 of 8 experts" in ran.out and not ran.err  # nothing is lost
+
+
+def test_faults_of_fewer_bits_are_one_line(genmote: Genmote, mixture: tuple[str, str], tmp_path: Path) -> None:
+    model, text = mixture
+    out, plain, short = (str(tmp_path / name) for name in ("out.gguf", "plain.gguf", "short.txt"))
+    done = str(tmp_path / "done.gguf")
+    assert genmote("make-model", "tiny-llama", plain).status == 0
+    assert genmote("convert", model, "-o", done, "--expert-type", "q4_0", "--text", text).status == 0
+    Path(short).write_text("too short")
+    for source, words, message in (
+        (model, ("--expert-type", "q4_0"), "text: name one of some thousand words with --text"),
+        (model, ("--expert-share", "0.5", "--text", text), "expert_share: only with --expert-type; text: only with"),
+        (model, ("--expert-type", "q4_0", "--text", text, "--type", "q8_0"), "type: not together with --expert-type"),
+        (model, ("--expert-type", "q9", "--text", text), "tensor type 'q9' is unknown"),
+        (
+            model,
+            ("--expert-type", "q8_0", "--text", text),
+            "the experts are stored as Q8_0; use one of fewer bits: Q6_K",
+        ),
+        (model, ("--expert-type", "q4_k", "--text", text), "rows of 64 numbers do not fit Q4_K"),
+        (model, ("--expert-type", "q4_0", "--text", text, "--expert-share", "1.5"), "share=1.5: wanted 0 to 1"),
+        (
+            model,
+            ("--expert-type", "q4_0", "--text", short),
+            "tokens: wanted 256; give a mixture and some thousand tokens",
+        ),
+        (model, ("--expert-type", "q4_0", "--text", "/no/such"), "/no/such cannot be read"),
+        (plain, ("--expert-type", "q4_0", "--text", text), "plain.gguf: a model without experts; give a mixture"),
+        (done, ("--expert-type", "q4_0", "--text", text), "experts are stored in fewer bits already; give the model"),
+    ):
+        ran = genmote("convert", source, "-o", out, *words)
+        assert ran.status == 2 and message in ran.err and ran.err.count("\n") == 1, ran.err
+    assert not Path(out).exists()

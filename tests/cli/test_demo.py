@@ -203,6 +203,7 @@ def boarded(demo: Callable[..., Any], genmote: Genmote, tmp_path: Path, own_home
 def told_by(engine_run: Callable[..., Any]) -> Callable[..., Any]:
     """What the jail would return, with the model answering in this process."""
     from genmote.device.cgroup import Limits, Usage
+    from genmote.device.energy import Energy
     from genmote.device.jail import Dropped, Report
 
     def in_jail(asked: Any, device: Any, model: Path, told: Callable[[str], None]) -> Any:
@@ -211,7 +212,8 @@ def told_by(engine_run: Callable[..., Any]) -> Callable[..., Any]:
         told("not limited here: disk")
         usage = Usage(peak_bytes=90_000_000, read_bytes=12_000_000)
         limits = Limits(device.usable_bytes)
-        report = Report(0, 1.0, limits, usage, [1], ["disk"], Dropped(), "kernel", 80_000_000, False)
+        energy = Energy(2.5, "modelled", "a board")
+        report = Report(0, 1.0, limits, usage, [1], ["disk"], Dropped(), "kernel", 80_000_000, False, energy)
         return engine_run(asked, lambda *a, **k: None, lambda: nullcontext(lambda *a: None)), report
 
     return in_jail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,7 +110,40 @@ def test_line_ends_of_piped_text_stay(genmote: Genmote, echo: dict[str, Any]) ->
 
 def test_stats_go_to_standard_error(genmote: Genmote, echo: dict[str, Any]) -> None:
     ran = genmote("generate", "m", "-p", "ab ab", "-n", "5", "--stats")
-    assert ran.out == " ab a\n" and ran.err.startswith("prompt 6 tokens at ") and ran.err.count("\n") == 1
+    assert ran.out == " ab a\n" and ran.err.startswith("prompt 6 tokens at ") and ran.err.count("\n") == 2
+    last = ran.err.splitlines()[-1]
+    energy = r"energy (unavailable|[\d.e+-]+ J \(measured: .+\))"
+    assert re.fullmatch(rf"in all [\d.]+ s, disk read .+, written .+, {energy}", last)
+
+
+def test_the_meter_tells_what_all_of_it_took(
+    genmote: Genmote, echo: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.device import meter
+
+    words = ("generate", "m", "-p", "ab ab", "-n", "5", "--save-prefix", str(tmp_path / "kept"), "--json")
+    monkeypatch.setattr(meter.energy, "find", lambda root: None)
+    told = genmote(*words).json["meter"]
+    assert (told["energy"], "energy_j" in told, told["tokens"]) == ("unavailable", False, 5)
+    assert told["wall_s"] > 0 and told["peak_rss_bytes"] > 0
+    assert told.get("written_bytes", 1) > 0  # the prefix; absent where the system does not tell
+
+    class Counter:
+        of = "a counter"
+
+        def start(self) -> None: ...
+
+        def stop(self) -> float:
+            return 2.5
+
+    monkeypatch.setattr(meter.energy, "find", lambda root: Counter())
+    told = genmote(*words).json["meter"]
+    assert (told["energy"], told["energy_j"], told["energy_of"]) == ("measured", 2.5, "a counter")
+    assert told["energy_mj_per_token"] == 500.0
+    err = genmote(*words[:-1], "--stats").err
+    assert err.endswith("energy 2.5 J (measured: a counter)\n")
+    monkeypatch.setattr(meter, "Meter", None)  # is not even made where nobody asks
+    assert genmote(*words[:-1]).status == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from genmote.errors import SpecError
@@ -101,6 +103,12 @@ def test_a_check_compares(genmote, model):
     assert ran.status == 0, ran.err
     assert "peak memory" in ran.out and "predicted  measured  ratio" in ran.out and "60 tokens" not in ran.out
     assert "48 tokens read, 16 written" in ran.out or "measured without a control group" in ran.out
+    assert re.search(r"^disk read .+, written .+, energy (unavailable|[\d.e+-]+ J \(measured: )", ran.out, re.MULTILINE)
+    values = genmote("plan", model, "--context", "64", "--threads", "1", "--check", "--json").json["measured"]
+    assert values["energy"] in ("measured", "unavailable") and ("energy_j" in values) == (
+        values["energy"] == "measured"
+    )
+    assert values["read_bytes"] >= 0 and values["written_bytes"] >= 0
 
 
 @pytest.mark.parametrize(

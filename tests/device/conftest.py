@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genmote.device.cgroup import Group, Limits
-from genmote.errors import UserError
+from genmote.errors import NoJailError
 
 
 def left_over() -> list[Path]:
@@ -29,7 +29,7 @@ def cgroups() -> Iterator[None]:
     """Real control groups; afterwards none may be left over."""
     try:
         Group.make(Limits(memory_bytes=32 << 20), []).remove()
-    except UserError as fault:
+    except NoJailError as fault:
         pytest.skip(f"no control groups here: {fault}")
     before = left_over()
     yield

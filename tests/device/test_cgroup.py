@@ -11,7 +11,7 @@ import pytest
 from genmote.device import cgroup, jail
 from genmote.device.cgroup import Group, Limits
 from genmote.device.hierarchy import CONTROLLERS, Mounts, Place
-from genmote.errors import UserError
+from genmote.errors import NoJailError
 
 MIB = 1 << 20
 
@@ -92,7 +92,7 @@ def test_what_no_controller_is_there_for_is_told(unified: Path, monkeypatch: pyt
 def test_a_folder_that_cannot_be_written_is_a_refusal(unified: Path) -> None:
     unified.rmdir()
     unified.write_text("a file")
-    with pytest.raises(UserError, match=r"no jail can be made here: .*cgroup: .*run it as root, or name one with"):
+    with pytest.raises(NoJailError, match=r"no jail can be made here: .*cgroup: .*run it as root, or name one with"):
         Group.make(Limits(memory_bytes=64 * MIB), [])
 
 
@@ -102,17 +102,18 @@ def test_a_limit_that_the_kernel_did_not_take_is_a_refusal_and_leaves_no_group(
     monkeypatch.setattr(cgroup, "remove", lambda folder: left.append(folder))
     monkeypatch.setattr(cgroup, "_number", lambda path: 999)
     left: list[Path] = []
-    with pytest.raises(UserError, match="the kernel set a memory limit of 999 B, wanted 67108864 B: no jail can be"):
+    with pytest.raises(NoJailError, match="the kernel set a memory limit of 999 B, wanted 67108864 B: no jail can be"):
         Group.make(Limits(memory_bytes=64 * MIB), [])
     assert len(left) == 1
-    monkeypatch.setattr(cgroup, "_read", lambda path: "max 100000")
-    with pytest.raises(UserError, match=r"the kernel set a CPU share of \[None, 100000\], wanted \[5000, 10000\] us"):
+    read = cgroup._read
+    monkeypatch.setattr(cgroup, "_read", lambda path: "max 100000" if path.name == "cpu.max" else read(path))
+    with pytest.raises(NoJailError, match=r"the kernel set a CPU share of \[None, 100000\], wanted \[5000, 10000\] us"):
         Group.make(Limits(cpus=0.5), [])
     assert len(left) == 2
 
 
 def test_a_group_that_takes_no_process_is_a_refusal(unified: Path) -> None:
-    with pytest.raises(UserError, match=r"no process may be put into .*cgroup.procs \(No such file or directory\)"):
+    with pytest.raises(NoJailError, match=r"no process may be put into .*cgroup.procs \(No such file or directory\)"):
         jail.run(["true"], Limits(memory_bytes=64 * MIB))  # a plain folder has no such file
 
 
@@ -124,7 +125,9 @@ def test_a_process_that_cannot_enter_does_not_run(
         pytest.skip("there is no /dev/full to be refused by")
     monkeypatch.setattr(Group, "entrances", lambda self: [full])
     mark = tmp_path / "ran"
-    with pytest.raises(UserError, match="the command could not be put into its control group: run it as root, or name"):
+    with pytest.raises(
+        NoJailError, match="the command could not be put into its control group: run it as root, or name"
+    ):
         jail.run(["touch", str(mark)], Limits(memory_bytes=64 * MIB))
     assert not mark.exists()
 

@@ -9,7 +9,7 @@ import pytest
 
 from genmote.device import hierarchy
 from genmote.device.hierarchy import Place, mounts, places
-from genmote.errors import UserError
+from genmote.errors import NoJailError
 
 
 class Tree:
@@ -85,7 +85,9 @@ def test_v2_does_without_what_is_not_handed_out_but_never_without_memory(
     monkeypatch.setattr(hierarchy, "hand_out", lambda folder, names: False)
     assert set(places(ALL, mounts(tree.proc))) == {"memory"}
     tree.v2("", "pids", "pids")
-    with pytest.raises(UserError, match=r"no jail can be made here: no group at or above .*slice hands out the memory"):
+    with pytest.raises(
+        NoJailError, match=r"no jail can be made here: no group at or above .*slice hands out the memory"
+    ):
         places(ALL, mounts(tree.proc))
 
 
@@ -133,11 +135,11 @@ def test_a_named_group_is_taken_or_refused_but_never_one_above_it(tree: Tree) ->
     tree.v2("", "cpu io memory", "cpu io memory")
     named = tree.v2("named", "cpu io memory", "cpu io memory")
     assert {place.folder for place in places(ALL, mounts(tree.proc, inside="/named")).values()} == {named}
-    with pytest.raises(UserError, match=r"not/there hands out no memory controller to this user, or is not there"):
+    with pytest.raises(NoJailError, match=r"not/there hands out no memory controller to this user, or is not there"):
         places(ALL, mounts(tree.proc, inside="/not/there"))
 
 
 def test_nothing_mounted_is_a_refusal(tree: Tree) -> None:
-    with pytest.raises(UserError, match="no jail can be made here: no cgroup file system is mounted"):
+    with pytest.raises(NoJailError, match="no jail can be made here: no cgroup file system is mounted"):
         places(ALL, mounts(tree.proc))
     assert mounts(tree.proc / "not-there") == hierarchy.Mounts({}, None, {}, None)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from genmote.cli import main
-from genmote.device import jail
+from genmote.device import cgroup, jail
 from genmote.device.cgroup import Group, Limits
 from genmote.device.hierarchy import mounts, places
 from genmote.errors import SpecError, UserError
@@ -194,6 +194,23 @@ def test_a_device_gives_its_limits(python: Python, tmp_path: Path, capfd: pytest
     assert "jail: not imitated: clock rate and instruction set" in err
 
 
+def test_bytes_written_and_modelled_energy_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.device import energy
+
+    monkeypatch.setattr(energy, "find", lambda root: None)
+    write = f"dd if=/dev/zero of={tmp_path / 'wear'} bs=1M count=8 2>/dev/null"
+    assert main(["jail", "--device", "pi-zero-2w", "--json", "--", "sh", "-c", write]) == 0  # by a grandchild, unsynced
+    values = json.loads(capfd.readouterr().out)
+    assert 8 * MIB <= values["written_bytes"] < 12 * MIB or values["cgroup_versions"] == [2]
+    assert values["energy"] == "modelled" and values["energy_of"].startswith("Raspberry Pi Zero 2 W")
+    assert values["energy_j"] >= 0.6 * values["wall_s"]  # 0.6 W idle
+    assert main(["jail", "--memory", "64MiB", "--", "true"]) == 0
+    told = capfd.readouterr().err
+    assert ", written " in told and told.rstrip().endswith("energy unavailable")
+
+
 def test_jails_side_by_side_do_not_share(python: Python) -> None:
     reports: list[jail.Report] = []
     threads = [
@@ -232,8 +249,14 @@ def test_what_is_left_running_is_ended(python: Python) -> None:
 def test_a_command_that_is_not_there_leaves_nothing() -> None:
     with pytest.raises(UserError, match="no-such-command: No such file or directory: wanted a command that can be run"):
         jail.run(["no-such-command"], Limits(memory_bytes=64 * MIB))
-    with pytest.raises(UserError, match="missing: No such file or directory: wanted a file whose pages can be dropped"):
-        jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[Path("/missing")])
+
+
+def test_a_file_that_goes_while_pages_are_dropped_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"x" * 4096)
+    report = jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[tmp_path / "gone.tmp", tmp_path / "here"])
+    assert (report.status, report.dropped.files) == (0, 1)
+    with pytest.raises(UserError, match="here/not: Not a directory: wanted a file whose pages can be dropped"):
+        jail.run(["true"], Limits(memory_bytes=64 * MIB), drop=[tmp_path / "here/not"])
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -287,6 +310,62 @@ def test_a_killed_jail_takes_its_command_along_and_the_next_one_sweeps(python: P
     assert left_over() == []
 
 
+def killed_jail_with_a_grandchild() -> int:
+    """A process that outlived its jail, which was killed."""
+    process = start(["sh", "-c", "echo here; sleep 97 & echo $!; wait"])
+    assert process.stdout is not None and process.stderr is not None
+    grandchild = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()  # the grandchild has them open too
+    process.stderr.close()
+    return grandchild
+
+
+def ended(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def test_what_a_killed_jail_left_running_is_ended_by_the_next() -> None:
+    grandchild = killed_jail_with_a_grandchild()
+    assert not ended(grandchild) and left_over() != []
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert ended(grandchild) and left_over() == []
+
+
+def test_a_living_jail_is_left_alone_by_the_next(python: Python) -> None:
+    process = start(python(SLEEP))
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143  # asked to end by this test, not killed by that jail
+
+
+def test_a_process_that_has_got_the_number_of_a_killed_jail_does_not_keep_its_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as other:  # as if another process had had our number
+        other.setattr(cgroup, "_born", lambda pid: "17")
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert [path for path in left_over() if path.name == group.name] == []
+
+
+def test_a_group_of_another_container_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(cgroup, "_numbering", lambda: "17")
+        other.setattr(cgroup, "_born", lambda pid: "17")
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+    try:
+        assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+        assert group.current_bytes() is not None
+    finally:
+        group.remove()
+
+
 # -- refusals: exit status 2, and the command never runs -------------------------------------------------------------
 
 
@@ -322,6 +401,8 @@ def test_read_only_groups_are_a_refusal(tmp_path: Path) -> None:
         (["--memory", "many"], "memory 'many': wanted an amount above 0 such as 150MB, 512MiB or 4GB"),
         (["--memory", "4kB"], "memory of 4000 B: wanted at least 1MiB"),
         (["--cpus", "0.01"], "cpus=0.01: wanted 0.1 or more processors"),
+        (["--device", "pi-zero-2w", "--cpus", "0"], "cpus=0: wanted 0.1 or more processors"),
+        (["--memory", "64MiB", "--drop", "/missing"], "--drop /missing: wanted a file whose pages can be dropped"),
         (["--disk", "fast"], "disk 'fast': wanted bytes a second such as 40MB/s or 2GB/s"),
         (["--device", "stm32h7"], "stm32h7: a microcontroller"),
         (["--cores", "9999"], "the limit of cores cannot be set to 9999"),

@@ -236,6 +236,28 @@ def test_names_and_paths(index: Path, tmp_path: Path) -> None:
     assert store.find("absent") is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 5000, "a/" * 3000, "nul\0", "~nobody-of-this-name/m.gguf", "~"],
+    ids=["long", "deep", "nul", "nobody", "home"],
+)
+def test_a_text_that_can_be_no_path_names_no_model(index: Path, text: str) -> None:
+    assert store.find(text) is None
+    with pytest.raises(ModelNameError):
+        store.resolve(text)
+
+
+def test_files_that_a_load_may_read(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own.gguf"
+    own.write_bytes(b"GGUF")
+    assert store.files(own) == [own]
+    cached = home.cache_dir() / "packed" / "own-1.packed"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"1")
+    own.with_suffix(".packed").write_bytes(b"2")
+    assert store.files(own) == [own, own.with_suffix(".packed"), cached]
+
+
 def test_unknown_names_point_at_known_ones(index: Path) -> None:
     with pytest.raises(
         ModelNameError, match=r"no model is called 'tony', did you mean tiny\?: known are mixture-16x, tiny, hf:ORG"
