@@ -199,6 +199,7 @@ class Block:
             visit(site, last[0])
             visited.add(site.name)
             originals.pop(site.name, None)
+            streams.pop(site.name, None)
 
         visited: set[str] = set()
         self._watched(seen)

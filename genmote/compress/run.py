@@ -153,10 +153,11 @@ class _Run:
             if not (file.exists() and figures.exists()):
                 self._do(step, at, file, figures, self.folder / stem)
             told.append(json.loads(figures.read_text(encoding="utf-8")))
-            if step.exact:
-                # The same model, whose channels are those that later steps see: what it was made from has others.
+            if step.exact or step.relearns:
+                # What was before has other channels, or other states, than later steps see.
                 self._compared = file
-                self._original = file if self._original == at else self._original
+            if step.exact and self._original == at:
+                self._original = file
             at = file
         return at, told
 

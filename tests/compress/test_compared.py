@@ -16,6 +16,7 @@ from genmote.compress.calibration import in_tokens_of
 from genmote.compress.recipe import step_class
 from genmote.compress.steps._base import LayerStep, Step
 from genmote.compress.steps.awq import Awq
+from genmote.compress.steps.distill import Distill
 from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.rtn import Rtn
 from genmote.compress.steps.vocabulary import Vocabulary
@@ -106,6 +107,11 @@ def test_scaled_channels_are_compared_with_scaled_ones(tmp_path: Path, own_home:
     assert max(Looks.apart.values()) < 0.1  # not the unscaled channels
     assert looked(model, tmp_path, Rtn(type="Q8_0"), Awq(powers=4), Rtn(type="Q8_0")) == [False, False]
     assert max(Looks.apart.values()) < 0.1
+
+
+def test_what_was_taught_is_compared_with_what_it_has_learned(llama: Path, tmp_path: Path, own_home: Path) -> None:
+    step = Distill(tokens=4 * 2 * 16, batch=2, at_once=2, length=16, measured=2)
+    assert all(looked(llama, tmp_path, Rtn(type="Q4_0"), step)) and max(Looks.apart.values()) == 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Step:
     note: ClassVar[str] = ""  # what whoever reads the report should know of the step's result
     any_vocabulary: ClassVar[bool] = False  # whether it takes text in the original's tokens, also where there are fewer
     exact: ClassVar[bool] = False  # whether the model computes the same after it: later steps compare with that
+    relearns: ClassVar[bool] = False  # whether it says the same by other states: later steps compare with those
 
     def begin(self, model: ModelFile) -> Iterable[str]:
         """Before any work: SpecError where the settings do not fit this model; gives the notes of the report."""

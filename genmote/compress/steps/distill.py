@@ -43,6 +43,7 @@ WARM, LEAST = 0.05, 0.1  # the rate rises over this share of the steps, and fall
 @dataclass(frozen=True)
 class Distill(ModelStep):
     calibrates: ClassVar[bool] = False  # it has text of its own: more of it, in shorter windows
+    relearns: ClassVar[bool] = True
 
     tokens: int = setting("tokens to learn from", default=200_000)
     train: Part = setting("what learns: all of the blocks, their norms alone, or low-rank adapters", default="all")
