@@ -1,8 +1,8 @@
 """A stored matrix that learns: each code is the rounding of a real number, each scale a multiple of what it was.
 
-A code's real number counts in levels. It begins where the weight before rounding lies between them, but within what
-rounds to the code that is stored: learning starts from the codes that are there, and one whose weight lay half-way
-moves first. The gradient passes the rounding unchanged (Bengio et al. 2013, arXiv 1308.3432), so what the text is run
+A code's real number counts in levels. It begins where the weight before rounding lies between them, so that one whose
+weight lay half-way moves first; but where another code than the nearest is stored, that was to make good an error
+elsewhere, and it begins at that code. The gradient passes the rounding unchanged (Bengio et al. 2013, arXiv 1308.3432), so what the text is run
 through is at each step what the file would store; as in SignRound (Cheng et al. 2023, arXiv 2309.05516), but learnt
 from what the whole model says. With the codes frozen, the scales alone: EfficientQAT's second phase (Chen et al. 2024,
 arXiv 2407.11062).
@@ -12,12 +12,34 @@ from __future__ import annotations
 
 import torch
 
-from genmote.compress.block import Site
+from genmote.compress.block import Site, Vector
 from genmote.compress.stored import Stored, half
 
 Tensor = torch.Tensor
 EDGE = 0.49  # how far from its code a number may begin
 PLACE, UNIT = 10.0, 5.0  # levels, and shares of itself, that one unit of a parameter stands for: Adam moves all alike
+
+
+class Gain:
+    """A norm's gain or a bias that learns, by shares of its size as a matrix's scales do."""
+
+    def __init__(self, vector: Vector) -> None:
+        self.vector = vector
+        self._start, size = vector.value.clone(), vector.value.abs()
+        self._size = size.clamp(min=float(size.mean()))
+        self.parameters = [torch.zeros_like(self._start)]
+        self.vector.value.requires_grad_()
+
+    def gather(self) -> None:
+        """Give the parameters the gradient that the vector got."""
+        gradient, self.vector.value.grad = self.vector.value.grad, None
+        if gradient is not None:
+            self.parameters[0].grad = gradient * self._size
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """The block computes with what would now be stored."""
+        self.vector.value.copy_(self._start + UNIT * self.parameters[0] * self._size)
 
 
 class Latent:
@@ -34,8 +56,8 @@ class Latent:
         if codes:
             self._levels = torch.from_numpy(stored.layout.levels.astype("float32"))
             index = torch.searchsorted(self._levels, stored.codes.float()).float()
-            start = index if near is None else torch.clamp(self._between(near), index - EDGE, index + EDGE)
-            self.places = start / PLACE
+            start = index if near is None else self._between(near)
+            self.places = torch.where((start - index).abs() <= EDGE, start, index) / PLACE
         self.put()
 
     @property

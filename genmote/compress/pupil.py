@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from genmote.compress.block import Block, Site, Vector
-from genmote.compress.latent import Latent
+from genmote.compress.latent import Gain, Latent
 from genmote.compress.layers import save, write
 from genmote.compress.whole import Whole
 from genmote.errors import SpecError
@@ -44,7 +44,7 @@ class Pupil:
         if part == "adapters":
             draw = torch.Generator().manual_seed(seed)
             self.adapters = [found for block in self.whole.blocks for found in _adapted(block, rank, draw)]
-        self.latents: list[Latent] = []
+        self.latents: list[Latent | Gain] = []
         if part in ("codes", "scales"):
             stored = [site for block in self.whole.blocks for site in block.sites.values() if _coded(site)]
             if not stored:
@@ -52,6 +52,7 @@ class Pupil:
                     f"train={part}: no matrix is stored in codes; a step such as gptq comes before this one"
                 )
             self.latents = [Latent(site, _before(site, original), codes=part == "codes") for site in stored]
+            self.latents += [Gain(vector) for vector in self.vectors]
         self.zeros: list[tuple[Tensor, Tensor]] = []
         for site in self.sites:
             stays = site.weight != 0
@@ -61,7 +62,7 @@ class Pupil:
             *(site.weight for site in self.sites),
             *(matrix.weight for _, adapter in self.adapters for matrix in (adapter.down, adapter.up)),
             *(parameter for latent in self.latents for parameter in latent.parameters),
-            *(vector.value for vector in self.vectors),
+            *(vector.value for vector in self.vectors if not self.latents),
         ]
         for parameter in self.parameters:
             parameter.requires_grad_()
@@ -82,12 +83,13 @@ class Pupil:
     @torch.no_grad()
     def write(self, target: Path, between: Path, progress: Progress) -> None:
         """The model file with what was learned; `between` is a file for that alone."""
-        for parameter in self.parameters:
+        for parameter in (*self.parameters, *(vector.value for vector in self.vectors)):
             parameter.requires_grad_(False)
         for site in self.sites:
             site.replace(site.weight)
         for latent in self.latents:
-            latent.stored.store()
+            if isinstance(latent, Latent):
+                latent.stored.store()
         for site, adapter in self.adapters:
             site.replace(site.weight + adapter.scale * adapter.up.weight @ adapter.down.weight)
         for vector in self.vectors:

@@ -104,6 +104,11 @@ def test_a_number_half_way_between_codes_moves_first() -> None:
     start = latent.places.clone()
     apart = PLACE * start - (codes.float() + 8)
     assert float(apart.abs().max()) <= EDGE + 1e-5
+    other = Latent(whole, whole.weight.detach() * 3, codes=True)  # far from what is stored: begins at the codes
+    far = (3 * codes.float() - codes.float()).abs() > EDGE
+    assert other.places is not None
+    assert torch.allclose((PLACE * other.places - (codes.float() + 8))[far], torch.zeros(()), atol=1e-4)
+    latent.put()
     latent.places += 0.1 / PLACE  # a tenth of a level up
     latent.put()
     moved = latent.stored.codes != codes
