@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -182,6 +184,29 @@ def test_several_threads_may_ask(path: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert not wrong
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a process's size is read where Linux tells it")
+def test_where_no_thread_can_be_started_it_is_told_and_tried_again(path: Path) -> None:
+    code = """
+import mmap, resource, sys
+import numpy as np
+from genmote.errors import ModelFileError
+from genmote.ops import _native
+to = np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
+reader = _native.Reader(sys.argv[1], 2)
+size = int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))
+try:
+    reader.submit(0, 4096, to)
+except ModelFileError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+reader.wait(reader.submit(0, 4096, to))
+print(bytes(to[:4096]) == open(sys.argv[1], "rb").read(4096))
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == f"{path}: no thread can be started to read it; end other programs\nTrue\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
