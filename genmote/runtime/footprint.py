@@ -57,7 +57,7 @@ class Weights:
     embedding: int  # beside the head: rows are read by need; 0 where the two are tied
     vectors: int  # norms and biases, always in memory
     experts: int  # all experts of all layers
-    expert: int  # one expert of one layer, the largest; 0 where there are none
+    expert: int  # memory for one expert of one layer, the largest: whole pages; 0 where there are none
     by_type: dict[str, int]
     panel: int  # the widest stage's two panels of 16 rows: the least that is streamed at once
     row_panel: int  # 16 rows of the embedding: what looking up a token reads
@@ -128,7 +128,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         embedding=embedding,
         vectors=vectors,
         experts=layer_experts.total(),
-        expert=max(layer_experts.values(), default=0) // max(1, config.n_experts),
+        expert=_slot(max(layer_experts.values()) // config.n_experts) if layer_experts else 0,
         by_type=dict(by_type),
         panel=max(panels.values(), default=0),
         row_panel=row_panel,
@@ -136,6 +136,12 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         float_macs=macs[1],
         active=sum(flat) + head + used_bytes,
     )
+
+
+def _slot(expert: int) -> int:
+    """Memory that an expert of so many bytes takes (`experts.slot_bytes`), wherever in a block it begins."""
+    page = max(PAGE, mmap.PAGESIZE)
+    return -(-(expert + PAGE) // page) * page
 
 
 def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
