@@ -24,7 +24,6 @@ from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
 from genmote.ops.cache import cache_bytes, row_bytes
 from genmote.ops.packed import PANEL, PLAIN, packed_bytes
-from genmote.runtime.evict._base import PART_NUMBERS
 
 if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
@@ -215,13 +214,6 @@ def activation_bytes(
     each_thread = scores + spelt + 2 * 4 * 64 * chunk
     logits = sessions * logits_bytes(config) + 3 * 4 * config.vocab_size  # the kernel's, a sampler's copies
     return a_row * chunk + each_thread * threads + logits
-
-
-def eviction_bytes(config: Config, rows: int, queries: int) -> int:
-    """What choosing the rows to keep takes for a moment: one layer's keys and values as floats, copies of them, and
-    attention weights, in parts where they are many."""
-    weights_held = min(PART_NUMBERS, max(config.heads) * queries * rows)
-    return 4 * (4 * rows * max(config.kv_heads) * config.head_dim + 3 * weights_held)
 
 
 def _up16(count: int) -> int:

@@ -72,6 +72,8 @@ def test_the_same_bits_through_all_that_happens_to_a_cache(
                     rng.permuted(np.tile(np.arange(plain.lengths[layer]), (kv_heads[layer], 1)), axis=1)[:, :-9]
                 )
                 both(lambda cache, layer=layer, kept=kept: cache.keep(layer, kept))
+        if step % 7 == 3:
+            both(lambda cache: np.concatenate([cache.keys(3, 0), cache.values(0, kv_heads[0] - 1)]))
         if step % 7 == 5:
             both(
                 lambda cache: np.concatenate([(cache.keys(layer) + cache.values(layer)).ravel() for layer in (4, 1, 0)])
