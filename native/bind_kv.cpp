@@ -30,6 +30,8 @@ using Codes = Exactly<const uint8_t, nb::ndim<3>>;
 using CodesOut = Exactly<uint8_t, nb::ndim<3>>;
 using Scales = Exactly<const uint16_t, nb::ndim<2>>;
 using ScalesOut = Exactly<uint16_t, nb::ndim<2>>;
+using HeadOut = Exactly<uint8_t, nb::ndim<2>>;
+using HeadScalesOut = Exactly<uint16_t, nb::ndim<1>>;
 
 }  // namespace
 
@@ -105,6 +107,12 @@ void bind_kv(nb::module_& m) {
             }
             c.drain();
             c.close(layer, end);
+        })
+        .def("read_head", [](KVCache& c, int layer, int head, bool value, HeadOut codes, HeadScalesOut scales) {
+            need(layer >= 0 && layer < c.layers && head >= 0 && head < c.heads(layer), "read_head: no such head");
+            const size_t n = static_cast<size_t>(c.lengths[static_cast<size_t>(layer)]);
+            need(codes.shape(0) == n && codes.shape(1) == c.item() * static_cast<size_t>(c.dim) && scales.shape(0) == n, "read_head: wrong shape");
+            c.read_head(layer, head, value, codes.data(), scales.data());
         })
         .def("write", [](KVCache& c, int layer, int64_t start, Codes k, Codes v, Scales k_scale, Scales v_scale) {
             const int64_t n = rows_of(c, layer, start, c.capacity, k, v, k_scale, v_scale, "write: wrong shape");

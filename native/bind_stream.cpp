@@ -129,8 +129,9 @@ void bind_stream(nb::module_& m) {
         .def("pin", [](PyStream& s, Machine& machine, size_t bytes) {
             nb::gil_scoped_release free;
             std::lock_guard<std::mutex> lock(machine.busy);
-            s.stream.pin(bytes);
-        }, "machine"_a, "bytes"_a, "Pin chunks in their order while all pinned ones fit `bytes`, or let go of the last until they do.")
+            s.stream.pin(bytes, see_signals);
+        }, "machine"_a, "bytes"_a, "Pin chunks in their order while all pinned ones fit `bytes`, or let go of the last until they do. Ctrl-C is seen: "
+                                   "nothing more is pinned then.")
         .def("begin", [](PyStream& s, bool head) {
             nb::gil_scoped_release free;
             s.stream.begin(head);

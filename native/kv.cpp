@@ -93,23 +93,33 @@ void KVCache::read(int layer, int head, int64_t row, void* k_out, void* v_out, u
     const uint8_t* v = region(layer, head, 1) + static_cast<size_t>(row / 16) * block_[1];
     const int at = static_cast<int>(row % 16), wide = static_cast<int>(padded(dim, 8));
     if (kind == Kind::f16) {
-        for (int d = 0; d < dim; d++) static_cast<uint16_t*>(k_out)[d] = reinterpret_cast<const uint16_t*>(k)[d * 16 + at];
-        std::memcpy(v_out, v + at * dim * 2, static_cast<size_t>(dim) * 2);
+        for (int d = 0; k_out && d < dim; d++) static_cast<uint16_t*>(k_out)[d] = reinterpret_cast<const uint16_t*>(k)[d * 16 + at];
+        if (v_out) std::memcpy(v_out, v + at * dim * 2, static_cast<size_t>(dim) * 2);
         return;
     }
-    uint8_t *kc = static_cast<uint8_t*>(k_out), *vc = static_cast<uint8_t*>(v_out);
-    const uint8_t* values = v + at * ((block_[1] - 32) / 16);
-    for (int d = 0; d < dim; d++) {
-        if (kind == Kind::int8) {
-            kc[d] = k[d * 16 + at];
-            vc[d] = values[d];
-        } else {
-            kc[d] = static_cast<uint8_t>((k[d / 2 * 16 + at] >> d % 2 * 4 & 15) | (k[wide * 8 + d / 8 * 16 + at] >> d % 8 & 1) << 4);
-            vc[d] = values[d / 32 * 16 + d % 16] >> d % 32 / 16 * 4 & 15;
-        }
+    if (uint8_t* kc = static_cast<uint8_t*>(k_out)) {
+        for (int d = 0; d < dim; d++)
+            kc[d] = kind == Kind::int8 ? k[d * 16 + at] : static_cast<uint8_t>((k[d / 2 * 16 + at] >> d % 2 * 4 & 15) | (k[wide * 8 + d / 8 * 16 + at] >> d % 8 & 1) << 4);
+        *k_scale = reinterpret_cast<const uint16_t*>(k + block_[0] - 32)[at];
     }
-    *k_scale = reinterpret_cast<const uint16_t*>(k + block_[0] - 32)[at];
-    *v_scale = reinterpret_cast<const uint16_t*>(v + block_[1] - 32)[at];
+    if (uint8_t* vc = static_cast<uint8_t*>(v_out)) {
+        const uint8_t* values = v + at * ((block_[1] - 32) / 16);
+        for (int d = 0; d < dim; d++) vc[d] = kind == Kind::int8 ? values[d] : values[d / 32 * 16 + d % 16] >> d % 32 / 16 * 4 & 15;
+        *v_scale = reinterpret_cast<const uint16_t*>(v + block_[1] - 32)[at];
+    }
+}
+
+void KVCache::read_head(int layer, int head, int part, uint8_t* codes, uint16_t* scales) {
+    if (ahead_ == layer) drain();
+    const Cold& cold = cold_[static_cast<size_t>(layer)];
+    const Spill::Range rows{region(layer, head, part), cold.loaded ? 0 : cold.bytes[part]};
+    if (rows.bytes) spill_->read(rows);
+    for (int64_t i = 0; i < lengths[static_cast<size_t>(layer)]; i++) {
+        uint8_t* const to = codes + static_cast<size_t>(i) * dim * item();
+        if (part) read(layer, head, i, nullptr, to, nullptr, scales + i);
+        else read(layer, head, i, to, nullptr, scales + i, nullptr);
+    }
+    if (rows.bytes) madvise(rows.at, rows.bytes, MADV_DONTNEED);
 }
 
 void KVCache::move(int64_t count) {

@@ -29,7 +29,9 @@ class KVCache {
     // A row's keys and values: D float16, or D codes of a byte and a scale (Kernels::encode_row).
     struct Row { const void *k, *v; uint16_t k_scale, v_scale; };
     void write(int layer, int head, int64_t row, const Row& r);
-    void read(int layer, int head, int64_t row, void* k, void* v, uint16_t* k_scale, uint16_t* v_scale) const;
+    void read(int layer, int head, int64_t row, void* k, void* v, uint16_t* k_scale, uint16_t* v_scale) const;  // k, v: null where not wanted
+    // One head's keys (part 0) or values (1), all rows; scales are left alone in f16.
+    void read_head(int layer, int head, int part, uint8_t* codes, uint16_t* scales);
     size_t item() const { return kind == Kind::f16 ? 2 : 1; }  // bytes of a number in such a row
 
     void move(int64_t count);                                  // all layers' lengths and the position, forward or back

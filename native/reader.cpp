@@ -101,10 +101,9 @@ void Reader::before_fork() {
 
 void Reader::after_fork(bool child) {
     for (Reader* r : living().readers) {
-        if (child && r->started_) {
+        if (child && !r->workers_.empty()) {
             new std::vector<std::thread>(std::move(r->workers_));  // there is nobody to join: left alone for good
             r->workers_.clear();
-            r->started_ = false;
             new (&r->work_) std::condition_variable;  // the parent's threads sleep on the old ones
             new (&r->done_) std::condition_variable;
             for (Piece& p : r->flying_)
@@ -119,7 +118,7 @@ uint64_t Reader::submit(int64_t offset, size_t n, uint8_t* to, int priority) {
     const int64_t end = offset + static_cast<int64_t>(n), first = offset / kBlock * kBlock;
     if (offset < 0 || end > stamp_.size) throw ReadError(fault(offset, "the file ends at " + std::to_string(stamp_.size)));
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!started_) start();
+    if (workers_.empty()) start();
     const uint64_t ticket = next_++;
     Ticket& made = tickets_[ticket];
     std::vector<Piece> pieces;
@@ -168,12 +167,11 @@ bool Reader::withdraw(uint64_t ticket) {
 }
 
 void Reader::start() {
-    started_ = true;
     for (int i = 0; i < threads_; i++) {
         try {
             workers_.emplace_back([this, i] { work(static_cast<size_t>(i)); });
         } catch (const std::system_error&) {  // no more threads to be had
-            if (!i) throw ReadError(path + ": no thread can be started to read it; end other programs");
+            if (!i) throw ReadError(path + ": no thread can be started to read it; end other programs");  // the next read tries again
             break;
         }
     }
@@ -183,11 +181,12 @@ void Reader::wait(uint64_t ticket, const std::function<void()>& waiting) {
     std::unique_lock<std::mutex> lock(mutex_);
     auto found = tickets_.find(ticket);
     if (found == tickets_.end()) throw std::invalid_argument("no such read is under way");
-    if (found->second.left) {
-        if (!started_) start();  // a forked child
+    Ticket* t = &found->second;  // other reads may come meanwhile, which move no ticket
+    if (t->left) {
+        if (workers_.empty()) start();  // a forked child
         const auto begin = std::chrono::steady_clock::now();
         auto look = begin + kLook;
-        while (found->second.left) {
+        while (t->left) {
             done_.wait_until(lock, look);
             if (std::chrono::steady_clock::now() < look) continue;
             look += kLook;
@@ -197,11 +196,12 @@ void Reader::wait(uint64_t ticket, const std::function<void()>& waiting) {
             lock.lock();
             found = tickets_.find(ticket);
             if (found == tickets_.end()) throw std::invalid_argument("the read was cancelled");
+            t = &found->second;
         }
         waited_ns_ += static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count());
     }
-    const std::string fault = std::move(found->second.fault);
-    tickets_.erase(found);
+    const std::string fault = std::move(t->fault);
+    tickets_.erase(ticket);
     if (!fault.empty()) throw ReadError(fault);
 }
 

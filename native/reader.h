@@ -91,8 +91,8 @@ class Reader {
     std::unordered_map<uint64_t, Ticket> tickets_;
     uint64_t next_ = 1;
     const int threads_;
-    bool started_ = false, stop_ = false;
-    std::vector<std::thread> workers_;
+    bool stop_ = false;
+    std::vector<std::thread> workers_;  // begun with the first read
     std::atomic<uint64_t> bytes_read_{0}, waited_ns_{0};
 };
 

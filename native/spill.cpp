@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <system_error>
 
 namespace genmote {
 namespace {
@@ -35,7 +36,12 @@ Spill::Spill(const std::string& folder, uint8_t* base) : folder_(folder), base_(
     alignas(kBlock) static thread_local uint8_t page[kBlock];
     if (pwrite(file_, page, kBlock, 0) != static_cast<ssize_t>(kBlock)) fcntl(file_, F_SETFL, flags);
 #endif
-    thread_ = std::thread([this] { work(); });
+    try {
+        thread_ = std::thread([this] { work(); });
+    } catch (const std::system_error&) {
+        leave();
+        throw SpillError(folder + ": no thread can be started to read the KV cache's cold rows; end other programs, or leave --kv-spill out");
+    }
 }
 
 Spill::~Spill() {

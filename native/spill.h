@@ -23,7 +23,7 @@ class Spill {
     static constexpr size_t kBlock = 4096;  // what unbuffered writes are aligned to
     struct Range { uint8_t* at; size_t bytes; };  // whole blocks of the mapping
 
-    Spill(const std::string& folder, uint8_t* base);  // SpillError where no file can be made there
+    Spill(const std::string& folder, uint8_t* base);  // SpillError where no file can be made there, or no thread be had
     ~Spill();
     Spill(const Spill&) = delete;
 

@@ -133,9 +133,11 @@ size_t Stream::streamed_bytes() {
 
 // ---- pinning ---------------------------------------------------------------------------------------------------------
 
-void Stream::pin(size_t bytes) {
+void Stream::pin(size_t bytes, const std::function<void()>& waiting) {
     std::lock_guard<std::mutex> lock(mutex_);
     reset();
+    position_ = -1;
+    ahead_ = true;
     while (pinned_ && pinned_bytes_ > bytes) unload(order_[--pinned_]);
     std::vector<int> wanted;
     size_t sum = pinned_bytes_;
@@ -143,17 +145,15 @@ void Stream::pin(size_t bytes) {
         sum += chunks_[order_[i]].room;
         wanted.push_back(order_[i]);
     }
-    load(wanted);
+    load(wanted, waiting);
     pinned_ += wanted.size();
     const bool all = std::all_of(chunks_.begin(), chunks_.end(), [](const Chunk& c) { return c.pinned || c.use == Use::rows; });
     if (all) madvise(ring_.at, ring_size_, MADV_DONTNEED);
-    position_ = -1;
-    ahead_ = true;
     fill();
 }
 
 // Reads chunks into the image, in the order of the file.
-void Stream::load(std::vector<int> chunks) {
+void Stream::load(const std::vector<int>& chunks, const std::function<void()>& waiting) {
     std::vector<Segment> parts;
     for (int c : chunks) parts.insert(parts.end(), chunks_[c].segments.begin(), chunks_[c].segments.end());
     std::sort(parts.begin(), parts.end(), [](const Segment& a, const Segment& b) { return a.offset < b.offset; });
@@ -171,10 +171,9 @@ void Stream::load(std::vector<int> chunks) {
     size_t under_way = 0;
     try {
         auto land = [&] {
-            const Flight first = flying.front();
+            reader.wait(flying.front().ticket, waiting);
+            under_way -= flying.front().bytes;
             flying.pop_front();
-            under_way -= first.bytes;
-            reader.wait(first.ticket);
         };
         for (const Segment& s : parts) {
             while (under_way > kLoadAtOnce) land();
@@ -184,7 +183,8 @@ void Stream::load(std::vector<int> chunks) {
         while (!flying.empty()) land();
     } catch (...) {
         for (const Flight& f : flying) reader.cancel(f.ticket);
-        throw;  // what was read is let go with the stream, or read again
+        for (const Segment& s : parts) let_go(s);
+        throw;
     }
     for (int c : chunks) {
         chunks_[c].pinned = true;
@@ -199,12 +199,16 @@ void Stream::unload(int chunk) {
     c.pinned = false;
     pinned_bytes_ -= c.room;
     for (const Segment& s : c.segments) {
-        size_t first = static_cast<size_t>(s.offset) / kPage, end = (static_cast<size_t>(s.offset) + s.bytes + kPage - 1) / kPage;
-        for (size_t page = first; page < end; page++) users_[page]--;
-        while (first < end && users_[first]) first++;  // its neighbours' pages stay
-        while (first < end && users_[end - 1]) end--;
-        if (first < end) release(first, end);
+        for (size_t page = static_cast<size_t>(s.offset) / kPage; page * kPage < static_cast<size_t>(s.offset) + s.bytes; page++) users_[page]--;
+        let_go(s);
     }
+}
+
+void Stream::let_go(const Segment& s) {
+    size_t first = static_cast<size_t>(s.offset) / kPage, end = (static_cast<size_t>(s.offset) + s.bytes + kPage - 1) / kPage;
+    while (first < end && users_[first]) first++;  // its neighbours' pages stay
+    while (first < end && users_[end - 1]) end--;
+    if (first < end) release(first, end);
 }
 
 // Lets unused pages of the image go, [first, end) in units of kPage. A huge page of which a part goes would stay charged

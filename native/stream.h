@@ -30,8 +30,8 @@ class Stream {
     // All chunks in the order of use, the order in which to pin them, and the ring's size. Nothing is pinned afterwards.
     void arrange(const std::vector<Plan>& chunks, const std::vector<int>& order, size_t ring_bytes);
     // Pin chunks in their order while all pinned ones fit `bytes`, or let go of the last pinned until they do. Nobody may
-    // compute meanwhile.
-    void pin(size_t bytes);
+    // compute meanwhile. `waiting`: as for Reader::wait; where it throws, as where a read fails, nothing more is pinned.
+    void pin(size_t bytes, const std::function<void()>& waiting = nullptr);
 
     void begin(bool head);  // a pass begins, which ends with the head or does without
     // Panel p of [p0, returned end) is at data + p * panel_bytes until the same panels are released.
@@ -69,8 +69,9 @@ class Stream {
     bool place(size_t bytes, size_t* at) const;
     void pop();
     void reset();
-    void load(std::vector<int> chunks);
+    void load(const std::vector<int>& chunks, const std::function<void()>& waiting);
     void unload(int chunk);
+    void let_go(const Segment& s);
     void release(size_t first, size_t end);
 
     std::mutex mutex_;

@@ -1,4 +1,4 @@
-"""What `genmote plan` predicts beside what a run takes: the greatest error over models, contexts and budgets."""
+"""What `genmote plan` predicts beside what a run takes: the greatest error over models, contexts, budgets, policies."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from benchmarks.record import AT_MOST, Row
 from genmote.errors import GenmoteError
 
 ASKED_PERCENT = 10.0
-#: File, context, budget in bytes (None: unbounded), kind of KV cache.
-CASES: tuple[tuple[str, int, int | None, str | None], ...] = (
-    ("smollm2-q4_1", 512, None, None),
-    ("smollm2-q4_1", 2000, None, None),
-    ("smollm2-q4_1", 2000, 96_000_000, None),
-    ("smollm2-q4_1", 2000, 150_000_000, "int8"),
-    ("smollm2-q8_0", 1024, 128_000_000, None),
-    ("gemma3", 1024, None, None),
-    ("gemma3", 1024, 200_000_000, None),
-    ("llama1b-q4_0", 1024, None, None),
-    ("llama1b-q4_0", 512, 400_000_000, "int4"),
-    ("llama7b-q4_0", 128, 1_500_000_000, None),
+#: File, context, budget in bytes (None: unbounded), kind of KV cache, share of its rows that stay (None: all).
+CASES: tuple[tuple[str, int, int | None, str | None, float | None], ...] = (
+    ("smollm2-q4_1", 512, None, None, None),
+    ("smollm2-q4_1", 2000, None, None, None),
+    ("smollm2-q4_1", 2000, 96_000_000, None, None),
+    ("smollm2-q4_1", 2000, 70_000_000, "int4", 0.5),
+    ("smollm2-q4_1", 2000, 150_000_000, "int8", None),
+    ("smollm2-q8_0", 1024, 128_000_000, None, None),
+    ("smollm2-q4_1", 2000, 76_000_000, None, 0.25),
+    ("smollm2-q4_1", 2000, 100_000_000, "int4", 0.5),
+    ("gemma3", 1024, None, None, None),
+    ("gemma3", 1024, 200_000_000, None, None),
+    ("gemma3", 2000, 150_000_000, "int4", 0.25),
+    ("llama1b-q4_0", 1024, None, None, None),
+    ("llama1b-q4_0", 512, 400_000_000, "int4", None),
+    ("llama7b-q4_0", 128, 1_500_000_000, None, None),
 )
-QUICK = 5
+QUICK = 6
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -39,13 +43,20 @@ def measure(bench: Bench) -> Iterator[Row]:
     found: list[dict[str, object]] = []
     failed: list[str] = []
     errors: list[float] = []
-    for file, context, budget, kv in CASES[: bench.pick(len(CASES), QUICK)]:
+    for file, context, budget, kv, share in CASES[: bench.pick(len(CASES), QUICK)]:
         case = f"{files.title(file)}, {context} tokens" + (f", {budget / 1e6:.0f} MB" if budget else "")
         case += f", {kv}" if kv else ""
+        case += f", {share:.0%} of the rows" if share else ""
         bench.say(f"plan: {case}")
         try:
             model = sides.prepare(bench, file)[0]
-            asked: dict[str, Any] = {"memory": budget, "context": context, "kv": kv, "threads": sides.THREADS}
+            asked: dict[str, Any] = {
+                "memory": budget,
+                "context": context,
+                "kv": kv,
+                "kv_tokens": share,
+                "threads": sides.THREADS,
+            }
             # This process, which holds more than a plain Python, is not the one that will run.
             made = plan(ModelFile.open(model), interpreter=footprint.INTERPRETER_BYTES, **asked)
             took = trial.measured(model, made)

@@ -17,6 +17,7 @@ from genmote.errors import OpsError, SpecError
 KINDS = ("f16", "int8", "int4")
 PAGE = mmap.PAGESIZE  # 4096 on most machines, 16384 on a Raspberry Pi 5
 BLOCK = 16  # rows of keys that lie together, see docs/formats.md
+ROWS_DECODED = 512  # rows that a native cache turns into floats at once
 QUERY_SLACK = 16  # rows beyond the asked number whose queries are kept, so that taking some rows back loses none
 
 Heads = int | Sequence[int]  # of every layer, or of each
@@ -32,6 +33,11 @@ def of_layers(n_layers: int, heads: Heads) -> tuple[int, ...]:
     if len(each) != n_layers:
         raise OpsError(f"heads of {len(each)} layers for a cache of {n_layers}: give one number, or one for each layer")
     return each
+
+
+def one(head: int | None) -> slice:
+    """A head's place on the axis of heads, or all of them."""
+    return slice(None) if head is None else slice(head, head + 1)
 
 
 def part_types(kind: str, head_dim: int) -> dict[str, tuple[tuple[int, ...], type[Any]]]:

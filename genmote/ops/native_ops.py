@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError, SpecError
 from genmote.ops import kv_codes, quant
-from genmote.ops.cache import KINDS, Heads, Rows, State, Streamed, kept_rows, nothing, of_layers, part_types, state_of
+from genmote.ops.cache import (
+    KINDS,
+    ROWS_DECODED,
+    Heads,
+    Rows,
+    State,
+    Streamed,
+    kept_rows,
+    nothing,
+    of_layers,
+    one,
+    part_types,
+    state_of,
+)
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
@@ -83,11 +96,11 @@ class NativeCache(_native.KVCache, Rows):
         self.kind, self.heads, self.dim = kind, heads, head_dim
         self.wanted, self.query_heads = queries, asked
 
-    def keys(self, layer: int) -> Float32:
-        return self._seen(layer, "k")
+    def keys(self, layer: int, head: int | None = None) -> Float32:
+        return self._seen(layer, "k", head)
 
-    def values(self, layer: int) -> Float32:
-        return self._seen(layer, "v")
+    def values(self, layer: int, head: int | None = None) -> Float32:
+        return self._seen(layer, "v", head)
 
     def queries(self, layer: int) -> Float32:
         return self._queries(layer, self.position).astype(np.float32)
@@ -150,12 +163,22 @@ class NativeCache(_native.KVCache, Rows):
         self.read(layer, 0, parts["k"].view(np.uint8), parts["v"].view(np.uint8), *scales)
         return parts
 
-    def _seen(self, layer: int, name: str) -> Float32:
-        parts = self._rows(layer, self.lengths[layer])
-        if self.kind == "f16":
-            return parts[name].astype(np.float32)
-        rows = kv_codes.levels(self.kind, parts[name], key=name == "k")
-        return kv_codes.rotate(rows * parts[f"{name}_scale"].astype(np.float32)[..., None])
+    def _seen(self, layer: int, name: str, head: int | None) -> Float32:
+        """Decoded head by head and in parts: little memory beside what is given."""
+        rows, heads = self.lengths[layer], range(self.heads[layer])[one(head)]
+        found = np.empty((rows, len(heads), self.dim), np.float32)
+        codes = np.empty((rows, self.dim), part_types(self.kind, self.dim)[name][1])
+        scales = np.empty(rows, np.float16)
+        for place, each in enumerate(heads):
+            self.read_head(layer, each, name == "v", codes.view(np.uint8), scales.view(np.uint16))
+            for start in range(0, rows, ROWS_DECODED):
+                some = slice(start, start + ROWS_DECODED)
+                if self.kind == "f16":
+                    found[some, place] = codes[some]
+                else:
+                    levels = kv_codes.levels(self.kind, codes[some], key=name == "k")
+                    found[some, place] = kv_codes.rotate(levels * scales[some].astype(np.float32)[:, None])
+        return found
 
     def _queries(self, layer: int, end: int) -> NDArray[np.float16]:
         first = max(min(self.query_begin, end), end - self.wanted)

@@ -17,6 +17,7 @@ from genmote.ops.cache import (
     kept_rows,
     nothing,
     of_layers,
+    one,
     part_types,
     row_bytes,
     state_of,
@@ -52,11 +53,11 @@ class NumpyCache(Rows):
         held = sum(int(n) * heads for n, heads in zip(self.lengths, self.heads, strict=True))
         return held * row_bytes(self.kind, self.dim) + self.ring.nbytes
 
-    def keys(self, layer: int) -> Float32:
-        return self._seen(layer, "k")
+    def keys(self, layer: int, head: int | None = None) -> Float32:
+        return self._seen(layer, "k")[:, one(head)]
 
-    def values(self, layer: int) -> Float32:
-        return self._seen(layer, "v")
+    def values(self, layer: int, head: int | None = None) -> Float32:
+        return self._seen(layer, "v")[:, one(head)]
 
     def queries(self, layer: int) -> Float32:
         return self.ring.read(layer, self.position).astype(np.float32)

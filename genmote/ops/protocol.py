@@ -60,12 +60,12 @@ class KVCache(Protocol):
         """Evict all rows of a layer but these, (Hkv, n) ascending for each head; `floor` becomes `position`."""
         ...
 
-    def keys(self, layer: int) -> NDArray[np.float32]:
-        """The layer's keys as attention sees them, rotated to their positions: (T, Hkv, D)."""
+    def keys(self, layer: int, head: int | None = None) -> NDArray[np.float32]:
+        """The layer's keys as attention sees them, rotated to their positions: (T, Hkv, D); of one head: (T, 1, D)."""
         ...
 
-    def values(self, layer: int) -> NDArray[np.float32]:
-        """The layer's values as attention sees them: (T, Hkv, D)."""
+    def values(self, layer: int, head: int | None = None) -> NDArray[np.float32]:
+        """The layer's values as attention sees them: (T, Hkv, D); of one head: (T, 1, D)."""
         ...
 
     def queries(self, layer: int) -> NDArray[np.float32]:

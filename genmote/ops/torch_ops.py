@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import OpsError
 from genmote.ops import quant
-from genmote.ops.cache import Heads, QueryRing, Rows, State, kept_rows, nothing, of_layers, row_bytes, state_of
+from genmote.ops.cache import Heads, QueryRing, Rows, State, kept_rows, nothing, of_layers, one, row_bytes, state_of
 from genmote.ops.exact import sin_cos
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.numpy_ops import GROUP, PLAIN
@@ -110,11 +110,11 @@ class TorchCache(Rows):
         held = sum(int(n) * heads for n, heads in zip(self.lengths, self.heads, strict=True))
         return held * row_bytes("f16", self.dim) + self.ring.nbytes
 
-    def keys(self, layer: int) -> NDArray[np.float32]:
-        return _numpy(self.k[layer][: self.lengths[layer]])
+    def keys(self, layer: int, head: int | None = None) -> NDArray[np.float32]:
+        return _numpy(self.k[layer][: self.lengths[layer], one(head)])
 
-    def values(self, layer: int) -> NDArray[np.float32]:
-        return _numpy(self.v[layer][: self.lengths[layer]])
+    def values(self, layer: int, head: int | None = None) -> NDArray[np.float32]:
+        return _numpy(self.v[layer][: self.lengths[layer], one(head)])
 
     def queries(self, layer: int) -> NDArray[np.float32]:
         return self.ring.read(layer, self.position).astype(np.float32)

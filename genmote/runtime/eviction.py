@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 
 from genmote import registry
 from genmote.errors import SpecError
+from genmote.ops.cache import ROWS_DECODED
 from genmote.runtime.evict import _layers
-from genmote.runtime.evict._base import Evict, Seen
+from genmote.runtime.evict._base import PART_NUMBERS, Evict, Seen
 from genmote.spec import build
 
 if TYPE_CHECKING:
+    from genmote.models.config import Config
     from genmote.models.decoder import Decoder
+    from genmote.ops.layer import LayerSpec
     from genmote.ops.protocol import KVCache
 
 ROOM = "genmote.runtime.evict"
@@ -91,14 +94,40 @@ class Eviction:
     def kept(self, decoder: Decoder) -> list[int]:
         """Rows that each layer keeps at a cut, whole blocks. Layers whose attention has a window keep no more."""
         block = self.block
-        mean, most = self.rows // block - 1, -(-self.context // block)
-        least = mean if self.layers == "even" else max(1, round(LEAST_SHARE * mean))
-        blocks = _layers.shared(_layers.weights(self.layers, decoder), mean, least, most)
+        blocks = self._shared(_layers.weights(self.layers, decoder))
         windows = [layer.spec.window for layer in decoder.weights.layers]
         return [
             min(int(n), -(-window // block)) * block if window else int(n) * block
             for n, window in zip(blocks, windows, strict=True)
         ]
+
+    def _shared(self, weight: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Blocks that each layer keeps."""
+        mean, most = self.rows // self.block - 1, -(-self.context // self.block)
+        least = mean if self.layers == "even" else max(1, round(LEAST_SHARE * mean))
+        return _layers.shared(weight, mean, least, most)
+
+    def longest(self, layers: int) -> int:
+        """Rows that one of so many layers may hold at most, whatever the model's layers turn out to be worth."""
+        alone = np.eye(1, layers)[0]  # all that is to be shared goes to one layer
+        weight = alone if self.layers == "retrieval" else _layers.fixed(self.layers, layers)
+        return min(self.context, (int(self._shared(weight).max()) + 1) * self.block)
+
+    def scratch_bytes(self, config: Config, longest: int) -> int:
+        """What choosing rows takes for a moment where no layer holds more than `longest`: one head's keys and values
+        as floats, with a copy of them, and attention weights, in parts where they are many; a layer's queries and
+        scores; and of all layers the rows that stay."""
+        dim, kv_heads = config.head_dim, max(config.kv_heads)
+        group = max(heads // kv for heads, kv in zip(config.heads, config.kv_heads, strict=True))
+        weights = min(PART_NUMBERS, group * self.queries * longest)
+        if self.layers == "retrieval":  # finding out which layers look back comes first
+            weights = max(weights, group * 2 * _layers.REPEATED**2)
+        floats = 4 * longest * dim * len(self.policy.reads)
+        decoded = floats + longest * dim * 2 + 20 * ROWS_DECODED * dim if floats else 0
+        scored = 2 * floats + 4 * weights * (3 if config.layers[0].score_cap else 1)
+        one_layer = self.queries * (6 * max(config.heads) + 8 * group) * dim + 48 * kv_heads * longest
+        all_layers = sum(config.kv_heads) * self.rows * (8 if self.policy.accumulates else 4)
+        return max(decoded, scored) + one_layer + all_layers
 
     def told(self) -> str:
         """What is lost, for people."""
@@ -136,7 +165,7 @@ def lossy(kv: str, setting: Eviction | None) -> tuple[str, ...]:
 class Cut:
     """Rows that stay in each layer that is cut, (Hkv, kept), and the scores to carry on, (Hkv, held) for each layer."""
 
-    rows: dict[int, NDArray[np.int64]]
+    rows: dict[int, NDArray[np.int32]]
     scores: list[NDArray[np.float32]]
 
 
@@ -145,6 +174,7 @@ class Evictor:
 
     def __init__(self, eviction: Eviction, decoder: Decoder, kept: list[int]) -> None:
         self.eviction, self.kept = eviction, kept
+        self.scratch_bytes = eviction.scratch_bytes(decoder.config, min(eviction.context, max(kept) + eviction.block))
         self._specs = [layer.spec for layer in decoder.weights.layers]
         self._first = eviction.block if eviction.policy.accumulates else min(kept) + eviction.block
         self.done = 0  # position of the last cut
@@ -163,7 +193,7 @@ class Evictor:
     def choose(self, cache: KVCache) -> Cut:
         """What to cut at the position `next`; nothing is changed yet."""
         policy, block = self.eviction.policy, self.eviction.block
-        chosen: dict[int, NDArray[np.int64]] = {}
+        chosen: dict[int, NDArray[np.int32]] = {}
         scores = list(self._scores)
         for spec, kept in zip(self._specs, self.kept, strict=True):
             layer = spec.index
@@ -171,17 +201,27 @@ class Evictor:
             full = held >= kept + block
             if spec.window:  # attention there counts rows from the end: the latest stay, without a gap
                 if full:
-                    rows = np.arange(held - kept, held, dtype=np.int64)
+                    rows = np.arange(held - kept, held, dtype=np.int32)
                     chosen[layer] = np.broadcast_to(rows, (spec.n_kv_heads, kept))
             elif full or policy.accumulates:
                 carried = np.pad(scores[layer], ((0, 0), (0, held - scores[layer].shape[1])))
-                rows_of = cache.keys(layer), cache.values(layer), cache.queries(layer)
-                found = policy.keep(Seen(*rows_of, carried, spec.scale, spec.score_cap), kept if full else held)
+                found = policy.keep(self._worth(cache, spec, carried), kept if full else held)
                 if policy.accumulates:
                     scores[layer] = found.scores
                 if full:
-                    chosen[layer] = found.rows
+                    chosen[layer] = found.rows.astype(np.int32)
         return Cut(chosen, scores)
+
+    def _worth(self, cache: KVCache, spec: LayerSpec, carried: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How much each row is worth to each head, (Hkv, T). Only what the policy reads is read, one head at a time."""
+        policy = self.eviction.policy
+        queries = cache.queries(spec.index) if self.eviction.queries else np.zeros((0, spec.n_heads, 0), np.float32)
+        return np.concatenate(
+            [
+                policy.score(Seen.head(cache, spec, head, policy.reads, queries, carried))
+                for head in range(spec.n_kv_heads)
+            ]
+        )
 
     def apply(self, cache: KVCache, cut: Cut) -> None:
         """Evict. Interrupted, the cache is of no use."""

@@ -119,6 +119,12 @@ class Stored:
         return sum(_room(*run) for run in self.runs)
 
 
+def slot_bytes(stored: Sequence[Sequence[Stored]]) -> int:
+    """Memory for any one of the experts: whole pages, which go back to the system on their own."""
+    page = max(BLOCK, mmap.PAGESIZE)  # 16384 on a Raspberry Pi 5
+    return -(-max(each.room for layer in stored for each in layer) // page) * page
+
+
 class Reading(Protocol):
     """The native `Reader`, as far as experts need it."""
 
@@ -161,7 +167,7 @@ class ExpertCache:
         self.used, self.keep, self.predict, self.guess = used, keep, predict, guess
         shape = len(stored), len(stored[0])
         self.slots = min(slots, shape[0] * shape[1])
-        self.slot_bytes = max(each.room for layer in stored for each in layer)
+        self.slot_bytes = slot_bytes(stored)
         self.map = mmap.mmap(-1, self.slots * self.slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.memory = np.frombuffer(self.map, np.uint8)
         self.counts = ExpertCounts()
@@ -195,7 +201,7 @@ class ExpertCache:
         from genmote.ops import _native
 
         stored = stored_experts(packed)
-        slots = max(1, memory // max(each.room for layer in stored for each in layer))
+        slots = max(1, memory // slot_bytes(stored))
         reader = _native.Reader(str(packed.path))
         if reader.stamp != packed.stamp:
             raise ModelFileError(f"{packed.path}: changed while it was opened; load the model again")

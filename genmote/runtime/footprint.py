@@ -24,7 +24,6 @@ from genmote.models.requantise import MatrixTypes
 from genmote.models.weights import is_expert
 from genmote.ops.cache import cache_bytes, row_bytes
 from genmote.ops.packed import PANEL, PLAIN, packed_bytes
-from genmote.runtime.evict._base import PART_NUMBERS
 
 if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
@@ -57,7 +56,7 @@ class Weights:
     embedding: int  # beside the head: rows are read by need; 0 where the two are tied
     vectors: int  # norms and biases, always in memory
     experts: int  # all experts of all layers
-    expert: int  # one expert of one layer, the largest; 0 where there are none
+    expert: int  # memory for one expert of one layer, the largest: whole pages; 0 where there are none
     by_type: dict[str, int]
     panel: int  # the widest stage's two panels of 16 rows: the least that is streamed at once
     row_panel: int  # 16 rows of the embedding: what looking up a token reads
@@ -128,7 +127,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         embedding=embedding,
         vectors=vectors,
         experts=layer_experts.total(),
-        expert=max(layer_experts.values(), default=0) // max(1, config.n_experts),
+        expert=_slot(max(layer_experts.values()) // config.n_experts) if layer_experts else 0,
         by_type=dict(by_type),
         panel=max(panels.values(), default=0),
         row_panel=row_panel,
@@ -136,6 +135,12 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         float_macs=macs[1],
         active=sum(flat) + head + used_bytes,
     )
+
+
+def _slot(expert: int) -> int:
+    """Memory that an expert of so many bytes takes (`experts.slot_bytes`), wherever in a block it begins."""
+    page = max(PAGE, mmap.PAGESIZE)
+    return -(-(expert + PAGE) // page) * page
 
 
 def _packed(model: ModelFile, info: TensorInfo, kind: str) -> int:
@@ -209,13 +214,6 @@ def activation_bytes(
     each_thread = scores + spelt + 2 * 4 * 64 * chunk
     logits = sessions * logits_bytes(config) + 3 * 4 * config.vocab_size  # the kernel's, a sampler's copies
     return a_row * chunk + each_thread * threads + logits
-
-
-def eviction_bytes(config: Config, rows: int, queries: int) -> int:
-    """What choosing the rows to keep takes for a moment: one layer's keys and values as floats, copies of them, and
-    attention weights, in parts where they are many."""
-    weights_held = min(PART_NUMBERS, max(config.heads) * queries * rows)
-    return 4 * (4 * rows * max(config.kv_heads) * config.head_dim + 3 * weights_held)
 
 
 def _up16(count: int) -> int:

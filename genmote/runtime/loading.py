@@ -186,15 +186,19 @@ def room(made: Plan, config: Config) -> Room:
     """What a plan leaves to a text as it grows."""
     from genmote.ops.cache import PAGE
     from genmote.runtime import footprint
+    from genmote.runtime.eviction import eviction
     from genmote.runtime.streaming import Room
 
+    forget = eviction(made.evict, made.kv_tokens, made.context)
+    scratch = 0 if forget is None else forget.scratch_bytes(config, forget.longest(config.n_layers))
     return Room(
         made.budget_bytes or 0,
         footprint.kv_row_bytes(config, made.kv),
         2 * sum(config.kv_heads) * PAGE * made.sessions,
-        made.parts["activations"],
+        made.parts["activations"] - scratch,
         made.chunk_rows,
         footprint.logits_bytes(config),
+        scratch,
     )
 
 

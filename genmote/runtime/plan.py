@@ -290,16 +290,20 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
     if asked.kv_spill is not None:
         kv = min(kv, spilling_bytes(config, cache.kv, rows))
     queries = scratch = 0
+    longest = rows
     if forget is not None:
+        longest = forget.longest(config.n_layers)
         queries = footprint.kv_bytes(config, cache.kv, rows, forget.queries) - whole
-        scratch = footprint.eviction_bytes(config, rows, forget.queries)
+        if forget.policy.accumulates:
+            queries += 4 * sum(config.kv_heads) * rows  # the scores
+        scratch = forget.scratch_bytes(config, longest)
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
             chunk = max(chunk, min(SLICE, asked.context))
             kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
     activations = footprint.activation_bytes(
         config,
         chunk,
-        rows,
+        longest,
         asked.threads,
         float_down=asked.float_down,
         rank=asked.rank,

@@ -15,6 +15,7 @@ from genmote.errors import ContextError, SpecError
 from genmote.ops.protocol import KVCache, Span
 from genmote.runtime import eviction, saved
 from genmote.runtime.eviction import Evictor
+from genmote.runtime.footprint import trim
 from genmote.runtime.prompt import Rows, common_prefix
 
 if TYPE_CHECKING:
@@ -185,13 +186,21 @@ class Session:
         evictor = self._evictor
         if evictor is not None and more:
             if cache.position == evictor.next:
-                cut = evictor.choose(cache)
-                self._whole = False
-                evictor.apply(cache, cut)
-                self._whole = True
+                self._evict(cache, evictor)
             if need > evictor.next:
                 raise SpecError(f"{more} rows at once, the next eviction is after {self.ahead}: run so many at most")
         return cache
+
+    def _evict(self, cache: KVCache, evictor: Evictor) -> None:
+        streaming = self.engine.streaming
+        if streaming is not None:
+            streaming.make_room(count=evictor.scratch_bytes)
+        cut = evictor.choose(cache)
+        self._whole = False
+        evictor.apply(cache, cut)
+        self._whole = True
+        if streaming is not None:
+            trim()  # weights may have it again
 
     @contextlib.contextmanager
     def running(self, tokens: list[int]) -> Iterator[Span]:

@@ -60,6 +60,7 @@ class Room:
     activation_bytes: int  # of a pass of `chunk_rows`
     chunk_rows: int
     logits_bytes: int = 0  # of one row
+    scratch_bytes: int = 0  # for a moment between two passes, where rows are evicted
 
 
 class Streaming:
@@ -183,7 +184,7 @@ class Streaming:
             return
         # Where nothing is streamed the plan holds as it is, and this is there for what it could not know.
         margin = MARGIN + room.budget_bytes // MARGIN_SHARE + room.page_bytes if self.streamed_bytes else 0
-        need = rows * room.row_bytes + head * room.logits_bytes
+        need = rows * room.row_bytes + head * room.logits_bytes + room.scratch_bytes
         held = 0 if steps else self._rows
         if rows > held:
             need += room.activation_bytes * min(rows - held, room.chunk_rows) // room.chunk_rows

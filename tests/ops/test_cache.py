@@ -63,6 +63,26 @@ def plain_attention(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: 
     return np.concatenate(out)
 
 
+@pytest.mark.parametrize("kind", ["f16", "int8", "int4"])
+@pytest.mark.parametrize("heads", [KV_HEADS, (2, 1)])
+def test_one_head_is_that_of_all(ops: Any, kind: str, heads: Any) -> None:
+    if ops.name == "torch" and kind != "f16":
+        pytest.skip("torch has f16 alone")
+    each = (heads, heads) if isinstance(heads, int) else heads
+    cache = ops.cache(2, heads, DIM, 700, kind=kind)
+    for layer, kv in enumerate(each):  # more rows than are decoded at once
+        q, k, v = some_rows(600, seed=layer, heads=2 * kv, kv=kv)
+        span = [Span(cache, 0, len(q))]
+        ops.attend(ops.array(q), ops.array(k), ops.array(v), span, layer_of(layer, n_heads=2 * kv, n_kv_heads=kv))
+    cache.advance(600)
+    for layer, kv in enumerate(each):
+        for seen, written in ((cache.keys, 1), (cache.values, 2)):
+            whole = seen(layer)
+            np.testing.assert_allclose(whole, some_rows(600, seed=layer, heads=2 * kv, kv=kv)[written], atol=0.6)
+            for head in range(kv):
+                assert np.array_equal(seen(layer, head), whole[:, head : head + 1])
+
+
 def test_after_keep_a_row_attends_to_what_is_left(ops: Any) -> None:
     layers = [layer_of(0), layer_of(1)]
     cache = ops.cache(2, KV_HEADS, DIM, 64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -184,6 +186,29 @@ def test_several_threads_may_ask(path: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a process's size is read where Linux tells it")
+def test_where_no_thread_can_be_started_it_is_told_and_tried_again(path: Path) -> None:
+    code = """
+import mmap, resource, sys
+import numpy as np
+from genmote.errors import ModelFileError
+from genmote.ops import _native
+to = np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
+reader = _native.Reader(sys.argv[1], 2)
+size = int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))
+try:
+    reader.submit(0, 4096, to)
+except ModelFileError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+reader.wait(reader.submit(0, 4096, to))
+print(bytes(to[:4096]) == open(sys.argv[1], "rb").read(4096))
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == f"{path}: no thread can be started to read it; end other programs\nTrue\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_reads_on(path: Path) -> None:
     whole = np.fromfile(path, np.uint8)
@@ -208,3 +233,48 @@ def test_a_forked_child_reads_on(path: Path) -> None:
     assert status == 0
     reader.wait(ticket)
     assert np.array_equal(to[:SIZE], whole)
+
+
+def test_ctrl_c_is_seen_while_weights_are_pinned(path: Path) -> None:
+    """A pin that has to wait behind many reads: it ends at once, and what it had read is not held."""
+    from genmote.ops import native_ops, quant
+
+    ops = native_ops.create(threads=1)
+    reader = native.Reader(os.fspath(path), 1)
+    stream = native.Stream(reader)
+    matrix = stream.matrix(quant.by_name("F32").ggml_id, 32, 64, 0)
+    stream.arrange([(0, [(matrix.id, 0, 2)])], [0], 1 << 16)
+    reader.wait(reader.submit(0, 4096, room(4096)))  # the first chunk's own reads are done
+    to = room(4 << 20)
+    before = [reader.submit(0, SIZE, to) for _ in range(3000)]
+    killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    killer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stream.pin(ops.machine, 1 << 20)
+        assert not all(map(reader.done, before))
+        assert stream.pinned_bytes == 0
+    finally:
+        killer.join()
+        for ticket in before:
+            reader.cancel(ticket)
+    stream.pin(ops.machine, 1 << 20)
+    assert stream.pinned_bytes > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a process's size is read where Linux tells it")
+def test_a_failed_pin_holds_nothing_of_what_it_read(tmp_path: Path) -> None:
+    from genmote.ops import native_ops, quant
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    (tmp_path / "file").write_bytes(b"x" * (48 << 20))
+    stream = native.Stream(native.Reader(os.fspath(tmp_path / "file"), 2))
+    matrix = stream.matrix(quant.by_name("F32").ggml_id, 12288, 1024, 0)
+    stream.arrange([(0, [(matrix.id, at, at + 8)]) for at in range(0, 768, 8)], list(range(96)), 4 << 20)
+    os.utime(tmp_path / "file")  # whoever reads on is told that the file was changed
+    before = resident()
+    with pytest.raises(ModelFileError, match="changed"):
+        stream.pin(native_ops.create(threads=1).machine, 64 << 20)
+    assert stream.pinned_bytes == 0 and resident() - before < 8 << 20

@@ -72,6 +72,8 @@ def test_the_same_bits_through_all_that_happens_to_a_cache(
                     rng.permuted(np.tile(np.arange(plain.lengths[layer]), (kv_heads[layer], 1)), axis=1)[:, :-9]
                 )
                 both(lambda cache, layer=layer, kept=kept: cache.keep(layer, kept))
+        if step % 7 == 3:
+            both(lambda cache: np.concatenate([cache.keys(3, 0), cache.values(0, kv_heads[0] - 1)]))
         if step % 7 == 5:
             both(
                 lambda cache: np.concatenate([(cache.keys(layer) + cache.values(layer)).ravel() for layer in (4, 1, 0)])
@@ -211,3 +213,31 @@ def test_a_forked_process_reads_and_does_not_write(tmp_path: Path) -> None:
     feed(ops, cache, rows(512, 2))
     os.write(go, b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process holds is read where Linux tells it")
+def test_where_no_thread_can_be_started_it_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    code = """
+import os, resource, sys
+from genmote.errors import SpecError
+from genmote.ops import native_ops
+cache = lambda: native_ops.create(threads=1).cache(1, 1, 64, 64, spill=sys.argv[1])
+held = lambda: (len(os.listdir("/proc/self/fd")), open("/proc/self/maps").read().count("/dev/zero"))
+before = held()
+size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
+resource.setrlimit(resource.RLIMIT_AS, (size + (4 << 20), resource.RLIM_INFINITY))
+try:
+    cache()
+except SpecError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(held() == before)
+cache()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == (
+        f"{tmp_path}: no thread can be started to read the KV cache's cold rows; end other programs, "
+        "or leave --kv-spill out\nTrue\n"
+    )

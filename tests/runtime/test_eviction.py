@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,13 +59,13 @@ def test_a_policy_keeps_so_many_rows_the_first_and_the_latest_among_them(name: s
     policy, _ = eviction.policy(f"{name}:sinks=3,recent=0.25")
     for rows, budget in ((40, 20), (21, 20), (20, 20), (33, 8)):
         x = seen(rows)
-        kept = policy.keep(x, budget)
+        kept = policy.keep(policy.score(x), budget)
         assert kept.rows.shape == kept.scores.shape == (2, budget)
         assert (np.diff(kept.rows, axis=1) > 0).all() and kept.rows.min() >= 0 and kept.rows.max() < rows
         assert (kept.rows[:, :3] == [0, 1, 2]).all()
         latest = round(0.25 * budget)
         assert (kept.rows[:, budget - latest :] == np.arange(rows - latest, rows)).all()
-        again = policy.keep(x, budget)
+        again = policy.keep(policy.score(x), budget)
         assert (again.rows == kept.rows).all() and (again.scores == kept.scores).all()
 
 
@@ -72,12 +73,48 @@ def test_a_policy_keeps_so_many_rows_the_first_and_the_latest_among_them(name: s
 def test_what_scores_highest_stays(name: str) -> None:
     policy, _ = eviction.policy(f"{name}:sinks=0,recent=0.0")
     x = seen(60)
-    scores, kept = policy.score(x), policy.keep(x, 30)
+    scores = policy.together(policy.score(x))
+    kept = policy.keep(scores, 30)
     assert scores.shape == (2, 60) and scores.dtype == np.float32 and np.isfinite(scores).all()
     for head in range(2):
         gone = np.setdiff1d(np.arange(60), kept.rows[head])
         assert scores[head, kept.rows[head]].min() >= scores[head, gone].max()
     assert (np.take_along_axis(scores, kept.rows, 1) == kept.scores).all()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_reads_what_it_says_of_one_head_at_a_time(tiny: Path, name: str) -> None:
+    """The scores of heads one by one, without what is not read, are those of the whole layer; what a policy does not
+    read is never decoded."""
+    policy, _ = eviction.policy(name)
+    x = seen(60)
+    nothing = np.zeros((0, 1, 8), np.float32)
+    each = [
+        policy.score(
+            Seen(
+                x.keys[:, [head]] if "keys" in policy.reads else nothing,
+                x.values[:, [head]] if "values" in policy.reads else nothing,
+                x.queries[:, 3 * head : 3 * head + 3],
+                x.carried[[head]],
+                x.scale,
+            )
+        )
+        for head in range(2)
+    ]
+    np.testing.assert_allclose(np.concatenate(each), policy.score(x), rtol=1e-5, atol=1e-7)
+    session = engine_of(tiny, evict=name).session()
+    session.prefill(TEXT[:40])
+    cache: Any = session._cache
+    asked: set[str] = set()
+
+    def spied(what: str, given: Any, layer: int, head: int) -> Any:
+        asked.add(what)
+        return given(layer, head)
+
+    for what in ("keys", "values"):
+        setattr(cache, what, functools.partial(spied, what, getattr(cache, what)))
+    session.step(5)
+    assert session.floor == 40 and asked == set(policy.reads)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -111,7 +148,8 @@ def test_scores_are_their_definitions() -> None:
     each = plain_attention(x)
     np.testing.assert_array_equal(eviction.policy("window")[0].score(x), np.tile(np.arange(40.0), (2, 1)))
     np.testing.assert_allclose(eviction.policy("keynorm")[0].score(x), -np.linalg.norm(x.keys, axis=2).T, rtol=1e-5)
-    np.testing.assert_allclose(eviction.policy("tova")[0].score(x), np.tile(each[:, -1].mean(0), (2, 1)), atol=1e-6)
+    tova = eviction.policy("tova")[0]
+    np.testing.assert_allclose(tova.together(tova.score(x)), np.tile(each[:, -1].mean(0), (2, 1)), atol=1e-6)
     heavy = x.carried + each.sum(1).reshape(2, 3, -1).mean(1)
     np.testing.assert_allclose(eviction.policy("h2o")[0].score(x), heavy, rtol=1e-5)
     looked = each[:, -5:].sum(1).reshape(2, 3, -1).mean(1)
@@ -460,8 +498,8 @@ def test_heads_that_find_the_first_saying_are_found(tiny: Path, monkeypatch: pyt
                 return queries(layer)
             return unit(layer, config.heads)[place : place + first]
 
-        def held(layer: int) -> Any:
-            return unit(layer, config.kv_heads) if layer < 2 else keys(layer)
+        def held(layer: int, head: int) -> Any:
+            return unit(layer, config.kv_heads)[:, head : head + 1] if layer < 2 else keys(layer, head)
 
         monkeypatch.setattr(cache, "keys", held, raising=False)
         monkeypatch.setattr(cache, "queries", asked, raising=False)

@@ -17,6 +17,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.make_model import load_shape, make_model
 from genmote.models.weights import GgufWeights, is_expert
 from genmote.ops.protocol import Span
+from genmote.runtime import footprint
 from genmote.runtime.experts import ExpertCache, Stored, open_experts, stored_experts
 
 native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
@@ -255,6 +256,25 @@ def test_memory_is_given_back_and_taken_again(model: Any) -> None:
     assert cache.grow(whole) == whole - (cache.used + 2) * cache.slot_bytes
     np.testing.assert_array_equal(run(decoder), wanted)
     assert cache.nbytes == whole
+
+
+def test_memory_is_given_back_in_whole_pages(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system's pages are larger than the file's blocks, it takes back nothing less (EINVAL)."""
+    monkeypatch.setattr("mmap.PAGESIZE", 16384)
+    decoder, cache = open_experts(model[2], 1 << 30)
+    wanted = run(decoder)
+    given: list[tuple[int, int]] = []
+
+    class Map:
+        def madvise(self, advice: int, at: int, count: int) -> None:
+            assert at % 16384 == 0 and count % 16384 == 0
+            given.append((at, count))
+
+    cache.map = Map()  # type: ignore[assignment]
+    assert cache.shrink(1 << 30) == sum(count for _, count in given) > 0
+    np.testing.assert_array_equal(run(decoder), wanted)
+    planned = footprint.weights(model[0]).expert
+    assert planned % 16384 == 0 and cache.slot_bytes <= planned <= cache.slot_bytes + 16384
 
 
 def test_a_wrong_guess_is_not_read_any_more() -> None:

@@ -6,35 +6,57 @@ the first (Xiao et al. 2023), and the next words on the last.
 
 >>> from genmote.runtime.evict.window import Window
 >>> keys = np.zeros((6, 1, 2), np.float32)
->>> Window(sinks=1, recent=0.0).keep(Seen(keys, keys, keys[:0], np.zeros((1, 6), np.float32)), 3).rows.tolist()
+>>> window = Window(sinks=1, recent=0.0)
+>>> window.keep(window.score(Seen(keys, keys, keys[:0], np.zeros((1, 6), np.float32))), 3).rows.tolist()
 [[0, 4, 5]]
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.spec import setting
 
+if TYPE_CHECKING:
+    from genmote.ops.layer import LayerSpec
+    from genmote.ops.protocol import KVCache
+
 Float32 = NDArray[np.float32]
-PART_NUMBERS = 1 << 20  # attention weights held at once
+PART_NUMBERS = 1 << 18  # attention weights held at once
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One layer as a policy sees it: T rows, Hkv key-value heads, H query heads, D numbers a head. All are float32, as
-    attention uses them: keys and queries are rotated to their positions."""
+    """Some of a layer's heads as a policy sees them: T rows, Hkv key-value heads, the H query heads that share them, D
+    numbers a head. All are float32, as attention uses them: keys and queries are rotated to their positions."""
 
-    keys: Float32  # (T, Hkv, D)
-    values: Float32  # (T, Hkv, D)
+    keys: Float32  # (T, Hkv, D); (0, Hkv, D) for a policy that does not read them
+    values: Float32  # (T, Hkv, D); likewise
     queries: Float32  # (n, H, D): of the last n rows, oldest first
     carried: Float32  # (Hkv, T): the scores that rows had when they were last scored; 0 for newer ones
     scale: float = 1.0  # a score is query . key * scale
     cap: float = 0.0  # soft cap of the scores; 0: none
+
+    @classmethod
+    def head(
+        cls, cache: KVCache, spec: LayerSpec, head: int, reads: Collection[str], queries: Float32, carried: Float32
+    ) -> Seen:
+        """One key-value head of a layer whose last queries are (n, H, D) and whose carried scores are (Hkv, T)."""
+        nothing = np.zeros((0, 1, spec.head_dim), np.float32)
+        group = spec.n_heads // spec.n_kv_heads
+        return cls(
+            cache.keys(spec.index, head) if "keys" in reads else nothing,
+            cache.values(spec.index, head) if "values" in reads else nothing,
+            queries[:, head * group : (head + 1) * group],
+            carried[head : head + 1],
+            spec.scale,
+            spec.score_cap,
+        )
 
     def by_head(self, last: int) -> tuple[Float32, Float32]:
         """Keys (Hkv, D, T), and the last queries, scaled, of the G heads that share each: (Hkv, G, n, D)."""
@@ -68,11 +90,16 @@ class Seen:
         share a key-value head: (Hkv, T)."""
         rows, heads, _ = self.keys.shape
         total = np.zeros((heads, rows), np.float32)
-        step = max(1, PART_NUMBERS // (self.queries.shape[1] * rows))
+        step = at_once(self.queries.shape[1] * rows)
         for first in range(len(self.queries) - min(last, len(self.queries)), len(self.queries), step):
             each = self.attention(first, first + step)  # (H, m, T)
             total += each.sum(axis=1).reshape(heads, -1, rows).mean(axis=1)
         return total
+
+
+def at_once(numbers: int) -> int:
+    """How many queries are looked at together, each of which takes so many numbers."""
+    return max(1, PART_NUMBERS // numbers)
 
 
 @dataclass(frozen=True)
@@ -91,6 +118,7 @@ class Evict:
     recent: float = setting("share of the kept rows that are the latest ones", default=0.25)
 
     accumulates = False  # whether every query counts, so that scores are brought up to date at the end of each block
+    reads: ClassVar[tuple[str, ...]] = ("keys",)  # what `score` reads of the rows, "keys" and "values"
 
     def faults(self) -> Iterable[str]:
         if self.sinks < 0:
@@ -103,12 +131,17 @@ class Evict:
         return 0
 
     def score(self, seen: Seen) -> Float32:
-        """How much each row is worth to each key-value head, (Hkv, T); the highest stay."""
+        """How much each row is worth to each key-value head, (Hkv, T); the highest stay. Heads are shown one after the
+        other, so that a layer never lies in memory as floats."""
         raise NotImplementedError
 
-    def keep(self, seen: Seen, budget: int) -> Kept:
-        """Score a layer's rows and choose `budget` of them for each head. Where scores are equal, later rows stay."""
-        scores = self.score(seen)
+    def together(self, scores: Float32) -> Float32:
+        """The scores of all of a layer's heads, (Hkv, T), where they have a say in each other's."""
+        return scores
+
+    def keep(self, scores: Float32, budget: int) -> Kept:
+        """Choose `budget` of a layer's rows for each head. Where scores are equal, later rows stay."""
+        scores = self.together(scores)
         return Kept(chosen := self.choose(scores, budget), np.take_along_axis(scores, chosen, axis=1))
 
     def choose(self, scores: Float32, budget: int) -> NDArray[np.int64]:

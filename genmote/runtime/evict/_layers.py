@@ -30,13 +30,15 @@ def weights(kind: str, decoder: Decoder) -> Float64:
     2024). retrieval: how much a layer's heads look back (`look_back`), its fourth root, which
     leaves something for those that do so a little.
     """
-    count = decoder.config.n_layers
+    return np.sqrt(np.sqrt(look_back(decoder))) if kind == "retrieval" else fixed(kind, decoder.config.n_layers)
+
+
+def fixed(kind: str, count: int) -> Float64:
+    """The weights of so many layers where they do not depend on the model. Raises SpecError."""
     if kind == "even":
         return np.ones(count)
     if kind == "pyramid":
         return np.linspace(1.0, 0.0, count)
-    if kind == "retrieval":
-        return np.sqrt(np.sqrt(look_back(decoder)))
     raise SpecError(unknown(kind))
 
 
@@ -89,15 +91,15 @@ def look_back(decoder: Decoder) -> Float64:
     for start in range(0, 2 * count, SLICE):
         part = twice[start : start + SLICE]
         decoder.forward(part, [Span(cache, 0, len(part))], logits=None)
-    at = np.arange(count)
+    at, none = np.arange(count), np.zeros((max(config.kv_heads), 0), np.float32)
     found = np.zeros(config.n_layers)
     for layer in decoder.weights.layers:
         spec = layer.spec
         if spec.window:
             continue
-        keys = cache.keys(spec.index)
-        seen = Seen(keys, keys, cache.queries(spec.index), keys[:0, :, 0], spec.scale, spec.score_cap)
-        each = seen.attention()  # (H, n, T)
-        echo, induction = each[:, at, at].mean(axis=1), each[:, at[:-1], at[1:]].mean(axis=1)  # (H,) each
-        found[spec.index] = (0.5 * np.maximum(echo - NOISE, 0) + np.maximum(induction - NOISE, 0)).sum()
+        queries = cache.queries(spec.index)
+        for head in range(spec.n_kv_heads):
+            each = Seen.head(cache, spec, head, ("keys",), queries, none).attention()  # (G, n, T)
+            echo, induction = each[:, at, at].mean(axis=1), each[:, at[:-1], at[1:]].mean(axis=1)  # (G,) each
+            found[spec.index] += (0.5 * np.maximum(echo - NOISE, 0) + np.maximum(induction - NOISE, 0)).sum()
     return np.where(found > LEAST, found, 0.0)

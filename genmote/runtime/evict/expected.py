@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genmote.runtime.evict._base import Evict, Float32, Seen
+from genmote.runtime.evict._base import Evict, Float32, Seen, at_once
 from genmote.spec import setting
 
 
 @dataclass(frozen=True)
 class Expected(Evict):
     """`floor` is added to each share, so that values count also where hardly any attention is expected."""
+
+    reads = ("keys", "values")
 
     recent: float = setting("share of the kept rows that are the latest ones", default=0.5)
     observe: int = setting("queries whose mean and covariance are used", default=64)
@@ -40,9 +42,13 @@ class Expected(Evict):
         heads, group, count, dim = queries.shape
         rows = keys.shape[2]
         mean = queries.mean(axis=2)  # (Hkv, G, D)
-        centred = (queries - mean[:, :, None]).reshape(heads, -1, dim) / np.float32(np.sqrt(2 * count))
-        spread = (centred @ keys).reshape(heads, group, count, rows)
-        expected = mean @ keys + np.einsum("hgnt,hgnt->hgt", spread, spread)  # k C k = |(q - m) k|**2 / n
+        centred = (queries - mean[:, :, None]) / np.float32(np.sqrt(2 * count))
+        expected = mean @ keys
+        step = at_once(heads * group * rows)
+        for first in range(0, count, step):  # k C k = |(q - m) k|**2 / n
+            some = centred[:, :, first : first + step].reshape(heads, -1, dim)
+            spread = (some @ keys).reshape(heads, group, -1, rows)
+            expected += np.einsum("hgnt,hgnt->hgt", spread, spread)
         expected -= expected.max(axis=-1, keepdims=True)
         np.exp(expected, out=expected)
         expected /= expected.sum(axis=-1, keepdims=True)

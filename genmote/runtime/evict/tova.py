@@ -17,5 +17,7 @@ class Tova(Evict):
         return 1
 
     def score(self, seen: Seen) -> Float32:
-        mass = seen.mass(1)  # (Hkv, T)
-        return np.broadcast_to(mass.mean(axis=0), mass.shape)
+        return seen.mass(1)
+
+    def together(self, scores: Float32) -> Float32:
+        return np.broadcast_to(scores.mean(axis=0), scores.shape)

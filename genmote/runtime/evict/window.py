@@ -11,8 +11,10 @@ from genmote.runtime.evict._base import Evict, Float32, Seen
 
 @dataclass(frozen=True)
 class Window(Evict):
-    """Needs no queries and no arithmetic: the cheapest."""
+    """Needs neither rows nor queries, and no arithmetic: the cheapest."""
+
+    reads = ()
 
     def score(self, seen: Seen) -> Float32:
-        rows, heads, _ = seen.keys.shape
+        heads, rows = seen.carried.shape
         return np.broadcast_to(np.arange(rows, dtype=np.float32), (heads, rows))
