@@ -2,10 +2,10 @@
 
 A code's real number counts in levels. It begins where the weight before rounding lies between them, so that one whose
 weight lay half-way moves first; but where another code than the nearest is stored, that was to make good an error
-elsewhere, and it begins at that code. The gradient passes the rounding unchanged (Bengio et al. 2013, arXiv 1308.3432), so what the text is run
-through is at each step what the file would store; as in SignRound (Cheng et al. 2023, arXiv 2309.05516), but learnt
-from what the whole model says. With the codes frozen, the scales alone: EfficientQAT's second phase (Chen et al. 2024,
-arXiv 2407.11062).
+elsewhere, and it begins at that code. The gradient passes the rounding unchanged (Bengio et al. 2013, arXiv 1308.3432),
+so what the text is run through is at each step what the file would store; as in SignRound (Cheng et al. 2023, arXiv
+2309.05516), but learnt from what the whole model says. With the codes frozen, the scales alone: EfficientQAT's second
+phase (Chen et al. 2024, arXiv 2407.11062).
 """
 
 from __future__ import annotations
