@@ -33,6 +33,7 @@ ROOM = "genmote.runtime.evict"
 DEFAULT, SHARE = "expected+retrieval", 0.25  # the policy, and the share of the context, where only the other is given
 LEAST_ROWS = 32
 LEAST_SHARE = 0.28  # of the mean, what every layer keeps where layers differ
+MOST_SHARE = 6  # times the mean, what none goes beyond: a plan counts with it, and models known so far stay below
 
 
 @lru_cache(maxsize=64)
@@ -103,7 +104,8 @@ class Eviction:
 
     def _shared(self, weight: NDArray[np.float64]) -> NDArray[np.int64]:
         """Blocks that each layer keeps."""
-        mean, most = self.rows // self.block - 1, -(-self.context // self.block)
+        mean = self.rows // self.block - 1
+        most = min(-(-self.context // self.block), MOST_SHARE * mean)
         least = mean if self.layers == "even" else max(1, round(LEAST_SHARE * mean))
         return _layers.shared(weight, mean, least, most)
 
@@ -115,16 +117,16 @@ class Eviction:
 
     def scratch_bytes(self, config: Config, longest: int) -> int:
         """What choosing rows takes for a moment where no layer holds more than `longest`: one head's keys and values
-        as floats, with a copy of them, and attention weights, in parts where they are many; a layer's queries and
+        as floats, with a copy of the keys, and attention weights, in parts where they are many; a layer's queries and
         scores; and of all layers the rows that stay."""
         dim, kv_heads = config.head_dim, max(config.kv_heads)
         group = max(heads // kv for heads, kv in zip(config.heads, config.kv_heads, strict=True))
-        weights = min(PART_NUMBERS, group * self.queries * longest)
+        weights = min(PART_NUMBERS, group * self.queries * longest) * (3 if config.layers[0].score_cap else 1)
         if self.layers == "retrieval":  # finding out which layers look back comes first
             weights = max(weights, group * 2 * _layers.REPEATED**2)
-        floats = 4 * longest * dim * len(self.policy.reads)
-        decoded = floats + longest * dim * 2 + 20 * ROWS_DECODED * dim if floats else 0
-        scored = 2 * floats + 4 * weights * (3 if config.layers[0].score_cap else 1)
+        read, copied = len(self.policy.reads), int(self.queries > 0)
+        decoded = (4 * read + 2) * longest * dim + 20 * ROWS_DECODED * dim if read else 0
+        scored = 4 * (read + copied) * longest * dim + 4 * weights
         one_layer = self.queries * (6 * max(config.heads) + 8 * group) * dim + 48 * kv_heads * longest
         all_layers = sum(config.kv_heads) * self.rows * (8 if self.policy.accumulates else 4)
         return max(decoded, scored) + one_layer + all_layers

@@ -194,6 +194,7 @@ class Session:
     def _evict(self, cache: KVCache, evictor: Evictor) -> None:
         streaming = self.engine.streaming
         if streaming is not None:
+            trim()  # what passes and samplers have left in the heap
             streaming.make_room(count=evictor.scratch_bytes)
         cut = evictor.choose(cache)
         self._whole = False

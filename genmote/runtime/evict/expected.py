@@ -52,6 +52,6 @@ class Expected(Evict):
         expected -= expected.max(axis=-1, keepdims=True)
         np.exp(expected, out=expected)
         expected /= expected.sum(axis=-1, keepdims=True)
-        lengths = np.sqrt(np.square(seen.values).sum(axis=-1)).T  # (Hkv, T)
+        lengths = np.sqrt(np.einsum("thd,thd->ht", seen.values, seen.values))  # (Hkv, T), without a copy
         share = expected.mean(axis=1) + np.float32(self.floor / rows)
         return np.ascontiguousarray(share * lengths)
