@@ -155,12 +155,6 @@ def test_a_stored_model_learns_and_stays_as_large(model: Path, tmp_path: Path, t
     assert (changed > 0) == (train == "codes")
 
 
-def test_round_learns_nothing_else() -> None:
-    assert Recipe.of({"step": [{"use": "round"}]}).steps[0].train == "codes"  # type: ignore[attr-defined]
-    with pytest.raises(SpecError, match="train=all: round learns codes or scales; for weights, .* there is distill"):
-        Recipe.of({"step": [{"use": "round", "train": "all"}]})
-
-
 @pytest.mark.parametrize("train", ["codes", "scales"])
 def test_there_must_be_something_stored(model: Path, tmp_path: Path, train: str) -> None:
     with pytest.raises(
