@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from genmote.compress import Recipe
     from genmote.compress.search import Found
 
+BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, when it is named by itself
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Around):
@@ -133,8 +135,9 @@ def recipe_of(settings: Settings) -> Recipe:
     if settings.recipe is not None:
         recipe = Recipe.read(settings.recipe)
         return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})
-    step = {"use": settings.method or "gptq", "type": settings.type, "head_type": settings.head_type}
-    return Recipe.of(
-        {"calibration": given, "step": [{key: value for key, value in step.items() if value is not None}]},
-        where="command line",
-    )
+    method = settings.method or "gptq"
+    step = {"use": BEFORE.get(method, method), "type": settings.type, "head_type": settings.head_type}
+    steps = [{key: value for key, value in step.items() if value is not None}]
+    if method in BEFORE:
+        steps.append({"use": method} | ({} if settings.text is None else {"text": str(settings.text)}))
+    return Recipe.of({"calibration": given, "step": steps}, where="command line")

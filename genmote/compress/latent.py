@@ -4,7 +4,8 @@ A code's real number counts in levels. It begins where the weight before roundin
 weight lay half-way moves first; but where another code than the nearest is stored, that was to make good an error
 elsewhere, and it begins at that code. The gradient passes the rounding unchanged (Bengio et al. 2013, arXiv 1308.3432),
 so what the text is run through is at each step what the file would store; as in SignRound (Cheng et al. 2023, arXiv
-2309.05516). With the codes frozen, the scales alone: EfficientQAT's second phase (Chen et al. 2024, arXiv 2407.11062).
+2309.05516), but learnt from what the whole model says. With the codes frozen, the scales alone: EfficientQAT's second
+phase (Chen et al. 2024, arXiv 2407.11062).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from genmote.compress.stored import Stored, half
 
 Tensor = torch.Tensor
 EDGE = 0.49  # how far from its code a number may begin
-PLACE, UNIT = 1.0, 5.0  # levels, and shares of itself, that one unit of a parameter stands for: Adam moves all alike
+PLACE, UNIT = 3.0, 5.0  # what one unit of a parameter stands for, as Adam moves all alike: levels, shares of a scale
 
 
 class Gain:
-    """A norm's gain or a bias that learns, by shares of its size as a matrix's scales do."""
+    """A norm's gain or a bias that learns, by shares of its size."""
 
     def __init__(self, vector: Vector) -> None:
         self.vector = vector
@@ -39,11 +40,6 @@ class Gain:
     def put(self) -> None:
         """The block computes with what would now be stored."""
         self.vector.value.copy_(self._start + UNIT * self.parameters[0] * self._size)
-
-    def keep(self) -> None:
-        """What was learned is the vector from now on."""
-        self.vector.value.requires_grad_(False)
-        self.vector.replace(self.vector.value)
 
 
 class Latent:

@@ -31,7 +31,8 @@ SCALE = 2.0  # of the adapters' updates
 class Pupil:
     """A whole model, the tensors of it that learn (`parameters`), and how they become a file again."""
 
-    def __init__(self, source: Path, original: ModelFile, part: Part, rank: int, seed: int) -> None:
+    def __init__(self, source: Path, before: ModelFile, part: Part, rank: int, seed: int) -> None:
+        """`before`: where the weights are that were rounded to what `source` stores, if it stores some in codes."""
         self.whole = Whole(source)
         self.vectors = [vector for block in self.whole.blocks for vector in block.vectors.values()]
         self.vectors.append(Vector("output_norm.weight", self.whole.norm.gain))
@@ -51,7 +52,7 @@ class Pupil:
                 raise SpecError(
                     f"train={part}: no matrix is stored in codes; a step such as gptq comes before this one"
                 )
-            self.latents = [Latent(site, _before(site, original), codes=part == "codes") for site in stored]
+            self.latents = [Latent(site, _unrounded(site, before), codes=part == "codes") for site in stored]
             self.latents += [Gain(vector) for vector in self.vectors]
         self.zeros: list[tuple[Tensor, Tensor]] = []
         for site in self.sites:
@@ -104,12 +105,17 @@ def _coded(site: Site) -> bool:
     return quant.by_name(site.type).block_size > 1
 
 
-def _before(site: Site, original: ModelFile) -> Tensor | None:
-    """The matrix as the original has it, if it has one of this name and shape."""
-    info = original.tensors.get(site.name)
-    if info is None or tuple(info.shape) != tuple(site.weight.shape):
+def _unrounded(site: Site, before: ModelFile) -> Tensor | None:
+    """The matrix before it was rounded, if it is known: one of this name and shape, or an expert of such a tensor."""
+    shape = tuple(site.weight.shape)
+    name, _, expert = site.name.partition("[")
+    info = before.tensors.get(name)
+    if info is None or tuple(info.shape[-2:]) != shape or (len(info.shape) > 2) != bool(expert):
         return None
-    return torch.from_numpy(original.tensor(site.name))
+    if not expert:
+        return torch.from_numpy(before.tensor(name))
+    raw = before.raw(name).reshape(info.shape[0], -1)[int(expert[:-1])]
+    return torch.from_numpy(quant.dequantize(info.type, raw, shape))
 
 
 def _adapted(block: Block, rank: int, draw: torch.Generator) -> Iterator[tuple[Site, Adapter]]:

@@ -189,9 +189,11 @@ class _Run:
             )
         elif isinstance(step, ModelStep):
             folder.mkdir(parents=True, exist_ok=True)
-            found = step.compress_model(source, target, Sight(windows, self._original, folder, self.progress))
+            sight = Sight(windows, self._original, self._compared, folder, self.progress)
+            found = step.compress_model(source, target, sight)
         else:
             raise SpecError(f"{step_name(step)} is neither a layer step nor a model step")
+        notes += [found.pop("note")] if "note" in found else []
         record = {"use": step_name(step), "settings": settings, "seconds": time.perf_counter() - started}
         if notes:
             record["note"] = "; ".join(notes)

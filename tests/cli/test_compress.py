@@ -34,6 +34,17 @@ def test_one_step_by_flags(model: Path, tmp_path: Path, own_home: Path, capsys: 
     assert figures["type"] == "Q5_1" and 0 < figures["error"] < 0.01
 
 
+def test_learned_rounding_by_name_comes_after_gptq(tmp_path: Path) -> None:
+    from genmote.cli.compress import Settings, recipe_of
+
+    text = tmp_path / "text.txt"
+    first, second = recipe_of(
+        Settings(model="m", output=tmp_path / "o.gguf", method="round", type="Q5_0", text=text)
+    ).values()["step"]
+    assert (first["use"], first["type"]) == ("gptq", "Q5_0")
+    assert (second["use"], second["train"], second["text"]) == ("round", "codes", text)
+
+
 def test_a_recipe_and_what_flags_add_to_it(
     model: Path, tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from genmote.compress.steps import distill as module
 from genmote.compress.steps._base import Sight
 from genmote.compress.steps.distill import Distill
 from genmote.compress.steps.prune_channels import PruneChannels
+from genmote.compress.steps.rtn import Rtn
 from genmote.compress.teacher import ROWS, Divergence, taught
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
@@ -140,17 +141,20 @@ def test_pruned_zeros_stay(llama: Path, tmp_path: Path) -> None:
     save(tmp_path / "over.gguf", [site], [])
     model.overlay(tmp_path / "over.gguf")
     write(tmp_path / "sparse.gguf", model.file)
-    sight = Sight(None, llama, tmp_path, lambda *_: None)
-    SHORT.compress_model(tmp_path / "sparse.gguf", tmp_path / "out.gguf", sight)
+    sight = Sight(None, llama, llama, tmp_path, lambda *_: None)
+    replace(SHORT, rate=3e-4).compress_model(tmp_path / "sparse.gguf", tmp_path / "out.gguf", sight)
     after = ModelFile.open(tmp_path / "out.gguf").tensor(site.name)
     assert np.array_equal(after == 0, pruned.numpy() == 0)
     assert not np.array_equal(after, pruned.numpy())
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("train", ["all", "codes"])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: str
+) -> None:
     monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)
-    cut = PruneChannels(share=0.5, multiple=16)
-    recipe = Recipe((cut, SHORT), SMALL)
+    before = PruneChannels(share=0.5, multiple=16) if train == "all" else Rtn(type="Q4_1")
+    recipe = Recipe((before, replace(SHORT, train=train, rate=2e-3 if train == "all" else 3e-4)), SMALL)
     compress(llama, tmp_path / "whole.gguf", recipe)
 
     def kill(what: str, done: int, total: int) -> None:

@@ -86,7 +86,7 @@ def test_codes_and_scales_learn_a_nearer_matrix(name: str) -> None:
     for _ in range(60):
         (whole.weight - goal).square().sum().backward()
         latent.gather()
-        adam.step(2e-3, longest=1e9)
+        adam.step(1e-2, longest=1e9)
         latent.put()
     with torch.no_grad():
         latent.stored.store()
@@ -140,19 +140,33 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_stored_model_learns_and_stays_as_large(model: Path, tmp_path: Path, train: str) -> None:
     rough = Rtn(type="Q4_1")
     made = compress(
-        model, tmp_path / "out.gguf", Recipe((rough, replace(SHORT, train=train)), SMALL), work=tmp_path / "w"
+        model,
+        tmp_path / "out.gguf",
+        Recipe((rough, replace(SHORT, train=train, rate=6e-4 if train == "codes" else 3e-4)), SMALL),
+        work=tmp_path / "w",
     )
     figures = made.steps[1]["figures"]
     assert figures["kl_after"] < 0.95 * figures["kl_before"]
     before, after = ModelFile.open(next((tmp_path / "w").glob("01-*.gguf"))), ModelFile.open(made.path)
     assert list(after.tensors) == list(before.tensors)
-    changed = 0
+    changed, experts = 0, 0
     for name, info in after.tensors.items():
         assert info.type == before.tensors[name].type and info.nbytes == before.tensors[name].nbytes
         if info.type == "Q4_1":
             a, b = (quant.unpack("Q4_1", file.raw(name)) for file in (before, after))
             changed += int((a.codes != b.codes).sum())
+            experts += int((a.codes != b.codes).sum()) if "_exps" in name else 0
     assert (changed > 0) == (train == "codes")
+    if "ffn_up_exps" in str(list(after.tensors)):
+        assert (experts > 0) == (train == "codes")
+
+
+def test_what_learning_spoils_is_left_as_it_was(model: Path, tmp_path: Path) -> None:
+    recipe = Recipe((Rtn(type="Q4_1"), replace(SHORT, train="codes", rate=0.3)), SMALL)
+    made = compress(model, tmp_path / "out.gguf", recipe, work=tmp_path / "w")
+    assert "learning did not help" in made.steps[1]["note"] and "the model is left as it was" in made.steps[1]["note"]
+    before, after = ModelFile.open(next((tmp_path / "w").glob("01-*.gguf"))), ModelFile.open(made.path)
+    assert all(np.array_equal(before.raw(name), after.raw(name)) for name in before.tensors)
 
 
 @pytest.mark.parametrize("train", ["codes", "scales"])

@@ -71,6 +71,7 @@ class Sight:
 
     windows: NDArray[np.int32] | None  # calibration text (N, T); None where the step does not calibrate
     original: Path  # the model that the recipe began with
+    compared: Path  # the model whose matrices, channel by channel, the file's were made from
     folder: Path  # for files of its own, kept until the step is done: what a killed run left is there again
     progress: Progress
 

@@ -24,6 +24,7 @@ from genmote.compress import calibration
 from genmote.compress.adam import Adam
 from genmote.compress.calibration import Calibration
 from genmote.compress.cut import original_blocks
+from genmote.compress.layers import write
 from genmote.compress.pupil import Part, Pupil
 from genmote.compress.steps._base import ModelStep, Sight
 from genmote.compress.teacher import Lesson, divergence, lesson
@@ -35,6 +36,10 @@ from genmote.models.gguf import ModelFile
 from genmote.spec import setting
 
 Tensor = torch.Tensor
+WORSE = (
+    "learning did not help: {:.4g} nats before and {:.4g} after, on other text; the model is left as it was; take a "
+    "lower rate, or more tokens"
+)
 SHARD = 32  # windows of a lesson: text is written when training comes to it
 CHECKPOINT_S = 120.0
 WARM, LEAST = 0.05, 0.1  # the rate rises over this share of the steps, and falls to this share of its highest
@@ -46,7 +51,11 @@ class Distill(ModelStep):
     relearns: ClassVar[bool] = True
 
     tokens: int = setting("tokens to learn from", default=200_000)
-    train: Part = setting("what learns: all of the blocks, their norms alone, or low-rank adapters", default="all")
+    train: Part = setting(
+        "what learns: all of the blocks, their norms alone, low-rank adapters, or the codes (or scales alone) that the "
+        "matrices are stored in",
+        default="all",
+    )
     rate: float = setting("Adam's learning rate at its highest", default=2e-4)
     batch: int = setting("windows of a step", default=8)
     at_once: int = setting("windows in memory at once", default=4)
@@ -92,7 +101,7 @@ class _Course:
             )
         self.blocks = original_blocks(mine, self.teacher) if step.hidden else []
         self.shown = Whole(sight.original) if step.hidden else None
-        self.pupil = Pupil(source, self.teacher, step.train, step.rank, step.seed)
+        self.pupil = Pupil(source, ModelFile.open(sight.compared), step.train, step.rank, step.seed)
         self.adam = Adam(self.pupil.parameters)
         self.losses: list[float] = []  # mean nats a token of each step
         self.before = math.nan
@@ -115,9 +124,14 @@ class _Course:
                 saved = time.monotonic()
         self.sight.progress("distilling", step.steps, step.steps)
         after = self._measure()
-        self.pupil.write(target, self.sight.folder / "learned.gguf", self.sight.progress)
+        better = after < self.before
+        if better:
+            self.pupil.write(target, self.sight.folder / "learned.gguf", self.sight.progress)
+        else:
+            write(target, self.pupil.whole.model.file, self.sight.progress)
         rows = step.steps * step.batch * step.length
         return {
+            **({} if better else {"note": WORSE.format(self.before, after)}),
             "kl_before": self.before,
             "kl_after": after,
             "tokens": rows,
