@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from genmote.device import maker
 from genmote.device.hierarchy import CONTROLLERS, LEAF, PREFIX, Mounts, Place, hand_out, mounts, places
 from genmote.errors import NoJailError, SpecError, UserError
 
@@ -76,7 +77,7 @@ class Group:
         found = mounts(inside=inside)
         made = places(wanted, found)
         _sweep({place.folder for place in made.values()} | set(found.own_v1.values()))
-        group = cls(f"{PREFIX}{_maker()}-{os.urandom(3).hex()}", made, [])
+        group = cls(f"{PREFIX}{maker.sign()}-{os.urandom(3).hex()}", made, [])
         try:
             group._create()
             group._limit(limits, devices, found)
@@ -223,10 +224,21 @@ class Group:
             deadline = time.monotonic() + wait_s
             while (left := self.processes()) and time.monotonic() < deadline:
                 for pid in left:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, number)
+                    self._signal(pid, number)
                 time.sleep(0.02)
         return len(running)
+
+    def _signal(self, pid: int, number: int) -> None:
+        """Send a signal to a process of the group. Its number may have gone to a process elsewhere since it was read:
+        the process is held first, then the group is asked again."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            handle = _held(pid)
+            try:
+                if pid in self.processes():
+                    _send(handle, pid, number)
+            finally:
+                if handle is not None:
+                    os.close(handle)
 
     def remove(self) -> None:
         """End what still runs and remove the group; a folder that the kernel still holds is swept by the next jail."""
@@ -318,28 +330,29 @@ def remove(folder: Path) -> bool:
     return False
 
 
+def _held(pid: int) -> int | None:
+    """A handle of the process that has this number now; None where there are none (Linux before 5.3, some filters)."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (AttributeError, OSError):
+        return None
+
+
+def _send(handle: int | None, pid: int, number: int) -> None:
+    if handle is not None:
+        with contextlib.suppress(PermissionError):  # a filter of system calls says the same: the other call tells
+            signal.pidfd_send_signal(handle, number)
+            return
+    os.kill(pid, number)
+
+
 def _sweep(roots: set[Path]) -> None:
     """End what jails that were killed themselves left running, and remove their groups."""
     for name in {left.name for root in roots for left in root.glob(f"{PREFIX}*")}:
-        pid, born, numbering, *_ = [*name.removeprefix(PREFIX).split("-"), "", ""]
-        # A container numbers its processes by itself: whether one of another container runs cannot be seen here.
-        if pid.isdigit() and numbering == _numbering() and born != _born(int(pid)):
+        if maker.ended(name.removeprefix(PREFIX)):
             Group(name, {str(root): Place(1, root) for root in roots}, []).remove()
-
-
-def _maker() -> str:
-    """This process in a group's name: its number, when it started (numbers come again), whose numbering it is."""
-    return f"{os.getpid()}-{_born(os.getpid())}-{_numbering()}"
-
-
-def _born(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks; None when it has ended."""
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
-
-
-def _numbering() -> str:
-    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _beneath(folder: Path) -> list[Path]:
