@@ -89,3 +89,16 @@ def test_where_proc_has_other_numbers_no_start_is_told_and_nothing_has_ended(
     monkeypatch.setattr(os, "readlink", readlink)
     assert maker.sign() == f"{os.getpid()}--{maker._numbering()}"
     assert not maker.ended(signed)
+
+
+def test_a_kernel_without_namespaces_of_processes_has_one_numbering(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def without(path: str, *args: object, **named: object) -> os.stat_result:
+        if str(path) == "/proc/self/ns/pid":
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return stat(path, *args, **named)
+
+    monkeypatch.setattr(os, "stat", without)
+    assert maker.sign().split("-")[2] == "0"
+    assert maker.ended(signed_by_an_ended_process()) and not maker.ended(maker.sign())
