@@ -223,28 +223,33 @@ class Group:
                 continue
             deadline = time.monotonic() + wait_s
             while (left := self.processes()) and time.monotonic() < deadline:
-                for pid in left:
-                    self._signal(pid, number)
+                allowed = [self._signal(pid, number) for pid in left]
+                if not any(allowed):
+                    break  # all are another user's: waiting does not end them
                 time.sleep(0.02)
         return len(running)
 
-    def _signal(self, pid: int, number: int) -> None:
-        """Send a signal to a process of the group. Its number may have gone to a process elsewhere since it was read:
-        the process is held first, then the group is asked again."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+    def _signal(self, pid: int, number: int) -> bool:
+        """Send a signal to a process of the group; False where this user may not. Its number may have gone to a process
+        elsewhere since it was read: the process is held first, then the group is asked again."""
+        with contextlib.suppress(ProcessLookupError):
             handle = _held(pid)
             try:
                 if pid in self.processes():
                     _send(handle, pid, number)
+            except PermissionError:
+                return False
             finally:
                 if handle is not None:
                     os.close(handle)
+        return True
 
     def remove(self) -> None:
         """End what still runs and remove the group; a folder that the kernel still holds is swept by the next jail."""
         self.end()
+        tries = 1 if self.processes() else 100  # what could not be ended keeps the folders
         for _, folder in dict.fromkeys(self._folders.values()):
-            remove(folder)
+            remove(folder, tries)
 
     # -- counts -------------------------------------------------------------------------------------------------------
 
@@ -313,9 +318,9 @@ class Group:
         return (None if used is None else used / 1e6), stat.get("throttled_usec", 0) / 1e6
 
 
-def remove(folder: Path) -> bool:
-    """Remove a group's folder and the groups beneath it; False when the kernel still holds one."""
-    for _ in range(100):
+def remove(folder: Path, tries: int = 100) -> bool:
+    """Remove a group's folder and the groups beneath it; False when the kernel still holds one, or another user."""
+    for _ in range(tries):
         for inner in sorted((f.parent for f in _beneath(folder)), key=lambda f: -len(f.parts)):
             with contextlib.suppress(OSError):
                 inner.rmdir()
@@ -323,6 +328,8 @@ def remove(folder: Path) -> bool:
             folder.rmdir()
         except FileNotFoundError:
             return True
+        except PermissionError:
+            return False
         except OSError:  # a process that was killed is not quite gone
             time.sleep(0.02)
         else:

@@ -418,6 +418,29 @@ def test_a_signal_that_a_filter_refuses_is_sent_the_other_way(python: Python, mo
     check_that_what_stays_is_ended(python)
 
 
+def test_what_another_user_left_costs_the_next_jail_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    grandchild = killed_jail_with_a_grandchild()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as other:
+        other.setattr(signal, "pidfd_send_signal", refused)
+        other.setattr(os, "kill", refused)
+        started = time.monotonic()
+        assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+        assert time.monotonic() - started < 1
+        assert not ended(grandchild)
+    with monkeypatch.context() as other:  # nor one in whose place this user may write nothing
+        other.setattr(Path, "rmdir", refused)
+        started = time.monotonic()
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+        assert time.monotonic() - started < 1
+    group.remove()
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert ended(grandchild)
+
+
 def check_that_what_stays_is_ended(python: Python) -> None:
     group = Group.make(Limits(memory_bytes=64 * MIB), [])
     try:
