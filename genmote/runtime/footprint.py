@@ -35,6 +35,8 @@ HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on t
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
 PAGE = 4096  # what reads are aligned to
+LARGE_BYTES = 128 << 10  # what has a mapping of its own, within a budget
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 # What a pass uses together: one stage of the ring. Names are those after "blk.N.".
 STAGES = (
@@ -248,6 +250,18 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def without_holes() -> None:
+    """From now on what is large goes back to the system as it is freed, where the C library is glibc.
+
+    By itself it takes ever larger pieces from the heap, up to 32 MB once such a piece was freed. Scratch memory that
+    grows with a text then leaves holes there, as resident as what is used.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def trim() -> None:
