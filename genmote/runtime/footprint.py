@@ -84,7 +84,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
     stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
     stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
     panels: Counter[tuple[int, int]] = Counter()  # of each layer's stages
-    layer_experts: Counter[str] = Counter()  # bytes of each layer's experts
+    experts: Counter[tuple[str, int]] = Counter()  # bytes of each layer's experts
     head = embedding = vectors = used_bytes = row_panel = 0
     macs = [0, 0]  # quantised, floats
     tied = is_tied(model.tensors)
@@ -109,7 +109,9 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         elif name == "position_embd.weight":
             embedding += size
         elif is_expert(name):
-            layer_experts[name.split(".")[1]] += size
+            layer, single = name.split(".")[1], name.split(".")[3]
+            those = [int(single)] if single.isdigit() else range(info.shape[0])  # in a tensor of its own, or in all's
+            experts.update({(layer, expert): size // len(those) for expert in those})
             macs[floats] += round(numbers * share)
             used_bytes += round(size * share)
         else:
@@ -128,8 +130,8 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         head=head,
         embedding=embedding,
         vectors=vectors,
-        experts=layer_experts.total(),
-        expert=_slot(max(layer_experts.values()) // config.n_experts) if layer_experts else 0,
+        experts=experts.total(),
+        expert=_slot(max(experts.values())) if experts else 0,
         by_type=dict(by_type),
         panel=max(panels.values(), default=0),
         row_panel=row_panel,
