@@ -109,8 +109,8 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         elif name == "position_embd.weight":
             embedding += size
         elif is_expert(name):
-            layer, single = name.split(".")[1], name.split(".")[3]
-            those = [int(single)] if single.isdigit() else range(info.shape[0])  # in a tensor of its own, or in all's
+            layer, single = name.split(".")[1], name.split(".")[-2]
+            those = [int(single)] if single.isdecimal() else range(info.shape[0])  # in a tensor of its own, or in all's
             experts.update({(layer, expert): size // len(those) for expert in those})
             macs[floats] += round(numbers * share)
             used_bytes += round(size * share)
