@@ -35,7 +35,7 @@ HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on t
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
 PAGE = 4096  # what reads are aligned to
-LARGE_BYTES = 128 << 10  # what has a mapping of its own within a budget, at the least
+LARGE_BYTES = 128 << 10  # what has a mapping of its own, within a budget
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 
 # What a pass uses together: one stage of the ring. Names are those after "blk.N.".
@@ -254,9 +254,8 @@ def resident_bytes() -> int:
         return 0
 
 
-def without_holes(config: Config) -> None:
-    """From now on what is large goes back to the system as it is freed, where the C library is glibc: all that is
-    larger than a row's logits, which are made anew for each token.
+def without_holes() -> None:
+    """From now on what is large goes back to the system as it is freed, where the C library is glibc.
 
     By itself it takes ever larger pieces from the heap, up to 32 MB once such a piece was freed. Scratch memory that
     grows with a text then leaves holes there, as resident as what is used.
@@ -264,7 +263,7 @@ def without_holes(config: Config) -> None:
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, max(LARGE_BYTES, logits_bytes(config) + PAGE))
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def trim() -> None:

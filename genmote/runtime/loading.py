@@ -63,6 +63,8 @@ def load(
     if memory is None and kv == "auto":  # without a budget nothing is given up
         kv = None
     budget = None if memory is None else budget_bytes(memory)
+    if budget is not None:
+        footprint.without_holes()
     count = checked_threads(threads)
     wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
     opset = choose_ops(ops, isa, count) if wanted is None else wanted.ops()  # before a model is fetched for nothing
@@ -73,7 +75,6 @@ def load(
     asked: dict[str, Any] = {"draft": draft, "context": context, "sessions": sessions, "threads": count, "kv": kv}
     asked |= {"evict": evict, "kv_tokens": kv_tokens, "kv_spill": kv_spill}
     if budget is not None:
-        footprint.without_holes(read_config(file))
         asked["adapter_bytes"] = footprint.adapter_bytes(read_config(file), [each for _, _, each in files])
         _check_table(file, budget, asked)
     tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
