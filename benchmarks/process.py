@@ -78,6 +78,7 @@ def run(
         timer.start()
         try:
             _, status, usage = os.wait4(child.pid, 0)
+            wall_ms, after = (time.perf_counter() - started) * 1e3, busy_s()  # a meter takes its time to stop
         except BaseException:
             child.kill()
             child.wait()
@@ -86,11 +87,10 @@ def run(
             timer.cancel()
             joules = meter.stop().energy.joules
         child.returncode = os.waitstatus_to_exitcode(status)
-        wall_ms = (time.perf_counter() - started) * 1e3
         others = None
-        if busy is not None and (now := busy_s()) is not None:
+        if busy is not None and after is not None:
             own_s = usage.ru_utime + usage.ru_stime
-            others = max(0.0, now - busy - own_s) / (wall_ms / 1e3)
+            others = max(0.0, after - busy - own_s) / (wall_ms / 1e3)
         out.seek(0)
         output = out.read().decode(errors="replace")
         if late.is_set():

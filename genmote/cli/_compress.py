@@ -102,6 +102,8 @@ def need_folder(path: Path) -> None:
     """UserError where a file cannot be there."""
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: {path.absolute().parent} is no folder; make it first")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the file to write in it")
 
 
 def save_text(path: Path, model: Path, recipe: Recipe) -> None:

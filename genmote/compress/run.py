@@ -28,6 +28,7 @@ from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
 from genmote.errors import SpecError, UserError
 from genmote.fetch import Progress, quiet
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import check_target
 from genmote.models.store import resolve
 from genmote.ops import quant
 
@@ -99,8 +100,7 @@ def begin(
     if target.is_dir():
         raise UserError(f"{target} is a folder; name the file to write in it")
     source = ModelFile.open(path)
-    if target.exists() and target.samefile(path):
-        raise UserError(f"{target} is the model itself; name another file")
+    check_target(target, path)
     return source, target
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from genmote.device import maker
 from genmote.device.hierarchy import CONTROLLERS, LEAF, PREFIX, Mounts, Place, hand_out, mounts, places
 from genmote.errors import NoJailError, SpecError, UserError
 
@@ -76,7 +77,7 @@ class Group:
         found = mounts(inside=inside)
         made = places(wanted, found)
         _sweep({place.folder for place in made.values()} | set(found.own_v1.values()))
-        group = cls(f"{PREFIX}{_maker()}-{os.urandom(3).hex()}", made, [])
+        group = cls(f"{PREFIX}{maker.sign()}-{os.urandom(3).hex()}", made, [])
         try:
             group._create()
             group._limit(limits, devices, found)
@@ -222,17 +223,33 @@ class Group:
                 continue
             deadline = time.monotonic() + wait_s
             while (left := self.processes()) and time.monotonic() < deadline:
-                for pid in left:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, number)
+                allowed = [self._signal(pid, number) for pid in left]
+                if not any(allowed):
+                    break  # all are another user's: waiting does not end them
                 time.sleep(0.02)
         return len(running)
+
+    def _signal(self, pid: int, number: int) -> bool:
+        """Send a signal to a process of the group; False where this user may not. Its number may have gone to a process
+        elsewhere since it was read: the process is held first, then the group is asked again."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = _held(pid)
+            try:
+                if pid in self.processes():
+                    _send(handle, pid, number)
+            except PermissionError:
+                return False
+            finally:
+                if handle is not None:
+                    os.close(handle)
+        return True
 
     def remove(self) -> None:
         """End what still runs and remove the group; a folder that the kernel still holds is swept by the next jail."""
         self.end()
+        tries = 1 if self.processes() else 100  # what could not be ended keeps the folders
         for _, folder in dict.fromkeys(self._folders.values()):
-            remove(folder)
+            remove(folder, tries)
 
     # -- counts -------------------------------------------------------------------------------------------------------
 
@@ -301,9 +318,9 @@ class Group:
         return (None if used is None else used / 1e6), stat.get("throttled_usec", 0) / 1e6
 
 
-def remove(folder: Path) -> bool:
-    """Remove a group's folder and the groups beneath it; False when the kernel still holds one."""
-    for _ in range(100):
+def remove(folder: Path, tries: int = 100) -> bool:
+    """Remove a group's folder and the groups beneath it; False when the kernel still holds one, or another user."""
+    for _ in range(tries):
         for inner in sorted((f.parent for f in _beneath(folder)), key=lambda f: -len(f.parts)):
             with contextlib.suppress(OSError):
                 inner.rmdir()
@@ -311,6 +328,8 @@ def remove(folder: Path) -> bool:
             folder.rmdir()
         except FileNotFoundError:
             return True
+        except PermissionError:
+            return False
         except OSError:  # a process that was killed is not quite gone
             time.sleep(0.02)
         else:
@@ -318,28 +337,29 @@ def remove(folder: Path) -> bool:
     return False
 
 
+def _held(pid: int) -> int | None:
+    """A handle of the process that has this number now; None where there are none (Linux before 5.3, some filters)."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (AttributeError, OSError):
+        return None
+
+
+def _send(handle: int | None, pid: int, number: int) -> None:
+    if handle is not None:
+        with contextlib.suppress(PermissionError):  # a filter of system calls says the same: the other call tells
+            signal.pidfd_send_signal(handle, number)
+            return
+    os.kill(pid, number)
+
+
 def _sweep(roots: set[Path]) -> None:
     """End what jails that were killed themselves left running, and remove their groups."""
     for name in {left.name for root in roots for left in root.glob(f"{PREFIX}*")}:
-        pid, born, numbering, *_ = [*name.removeprefix(PREFIX).split("-"), "", ""]
-        # A container numbers its processes by itself: whether one of another container runs cannot be seen here.
-        if pid.isdigit() and numbering == _numbering() and born != _born(int(pid)):
+        if maker.ended(name.removeprefix(PREFIX)):
             Group(name, {str(root): Place(1, root) for root in roots}, []).remove()
-
-
-def _maker() -> str:
-    """This process in a group's name: its number, when it started (numbers come again), whose numbering it is."""
-    return f"{os.getpid()}-{_born(os.getpid())}-{_numbering()}"
-
-
-def _born(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks; None when it has ended."""
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else None
-
-
-def _numbering() -> str:
-    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def _beneath(folder: Path) -> list[Path]:

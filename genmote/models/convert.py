@@ -29,7 +29,7 @@ from genmote.models.checkpoints._hparams import Hparams
 from genmote.models.checkpoints._tokenizer import tokenizer
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_values import one_line
-from genmote.models.gguf_write import Progress, Tensor, write_gguf
+from genmote.models.gguf_write import Progress, Tensor, check_target, write_gguf
 from genmote.models.safetensors import WEIGHTS, Stored, open_folder
 from genmote.ops import quant
 
@@ -63,13 +63,15 @@ def convert(
     `source` is a Hugging Face folder, ``hf:ORG/REPO`` for one on the hub, or a GGUF file by its path or model's name.
     `type` is that of the matrices (None: of a folder, the one that most of its numbers have); for `embedding_type`
     see :func:`requantise.convert_type`. Needs memory for a piece of one tensor and the tokenizer. `ModelFileError` for
-    a folder that is damaged, not whole, or of an unknown family; `SpecError` for a type that the numbers do not fit.
+    a folder that is damaged, not whole, or of an unknown family; `SpecError` for a type that the numbers do not fit;
+    `UserError` where the target is the source.
     """
     path = _find(source, progress)
     if path.is_dir():
         return _convert_folder(Folder(path), target, type, embedding_type, progress)
     if type is None:
         raise SpecError(f"{path} is a GGUF file already: give the type that its matrices should have (--type)")
+    check_target(target, path)
     requantise.convert_type(path, target, type, embedding_type=embedding_type, progress=progress)
     made = ModelFile.open(target)
     return Conversion(made.architecture, quant.by_name(type).name, len(made.tensors))

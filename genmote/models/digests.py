@@ -30,7 +30,12 @@ def sha256(model: ModelFile) -> str:
     """`model.sha256()`, remembered where the cache folder can be written. Raises ModelFileError as that does."""
     path = os.fspath(model.path.absolute())
     now = time.time_ns()
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return model.sha256()
+    if not model.is_at(status):  # another file is there by now: nothing of this one may be told of it
+        return model.sha256()
     stamp = status.st_size, status.st_mtime_ns
     with contextlib.suppress(SpecError, OSError):  # no home, a read-only disk: do without
         found = _read().get(path)

@@ -132,7 +132,7 @@ class ModelFile:
         in, and a file that was just written, or read from its beginning, lies there in large ones."""
         try:
             with open(self.path, "rb", buffering=0) as file:
-                if _stamp(os.fstat(file.fileno())) != self._source.stamp:
+                if not self.is_at(os.fstat(file.fileno())):
                     raise self._source.fail("has changed since it was opened; open it again")
                 file.seek(offset)
                 view = into.data
@@ -151,6 +151,10 @@ class ModelFile:
         come back from the file when they are touched again."""
         self._source.release(offset, nbytes)
 
+    def is_at(self, status: os.stat_result) -> bool:
+        """Whether this is the file that was opened, by what the system tells of it, and not one in its place."""
+        return _stamp(status) == self._source.stamp
+
     def sha256(self, known: str | None = None) -> str:
         """SHA-256 of the whole file, in hexadecimal; computed once. ``ModelFileError`` if the file was replaced.
         `known`: what somebody has computed of this very file."""
@@ -158,7 +162,7 @@ class ModelFile:
         if self._sha256 is None:
             try:
                 with open(self.path, "rb", buffering=0) as file:
-                    if _stamp(os.fstat(file.fileno())) == self._source.stamp:
+                    if self.is_at(os.fstat(file.fileno())):
                         self._sha256 = digest.of_file(file)
             except OSError as error:
                 raise self._source.fail(f"cannot be read any more ({error.strerror})") from None

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
-from genmote.errors import ModelFileError, SpecError
+from genmote.errors import ModelFileError, SpecError, UserError
 from genmote.home import atomic_write
 from genmote.models.gguf_values import ARRAY, BOOL, STRING, VALUE_TYPES, MetaArray
 from genmote.ops import quant
@@ -25,6 +26,12 @@ Tensor = tuple[str, str, tuple[int, ...], Data]
 Progress = Callable[[str, int, int], None]
 
 _IDS = {kind.dtype: type_id for type_id, kind in VALUE_TYPES.items() if kind.dtype is not None and type_id != BOOL}
+
+
+def check_target(target: str | os.PathLike[str], source: Path) -> None:
+    """Raise UserError where a model made of `source` would take its place."""
+    if Path(target).exists() and Path(target).samefile(source):
+        raise UserError(f"{target} is the model itself; name another file")
 
 
 def write_gguf(

@@ -121,7 +121,9 @@ class Eviction:
         scores; and of all layers the rows that stay."""
         dim, kv_heads = config.head_dim, max(config.kv_heads)
         group = max(heads // kv for heads, kv in zip(config.heads, config.kv_heads, strict=True))
-        weights = min(PART_NUMBERS, group * self.queries * longest) * (3 if config.layers[0].score_cap else 1)
+        one = group * longest  # of one query, which is looked at whole
+        weights = min(max(PART_NUMBERS, one), self.queries * one) * (3 if config.layers[0].score_cap else 1)
+        weights += 2 * one if self.queries else 0  # and their sums
         if self.layers == "retrieval":  # finding out which layers look back comes first
             weights = max(weights, group * 2 * _layers.REPEATED**2)
         read, copied = len(self.policy.reads), int(self.queries > 0)

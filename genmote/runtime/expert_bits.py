@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from genmote.errors import SpecError
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
-from genmote.models.gguf_write import Progress, Tensor, write_gguf
+from genmote.models.gguf_write import Progress, Tensor, check_target, write_gguf
 from genmote.models.weights import GgufWeights
 from genmote.ops import quant
 from genmote.ops.layer import Experts, Layer, Linear
@@ -56,11 +56,13 @@ def convert(
     stored as `type`.
 
     Raises SpecError for a share outside 0 to 1, a model without experts or with experts in fewer bits already, a type
-    that has no fewer bits than they have, and a text of less than a window; ModelFileError for a damaged model.
+    that has no fewer bits than they have, and a text of less than a window; ModelFileError for a damaged model;
+    UserError where the target is the source.
     """
     from genmote.models.tokenizer import load_tokenizer
 
     model = ModelFile.open(source)
+    check_target(target, model.path)
     kind = _fewer_bits(model, type)
     _check_share(share)
     tokens = load_tokenizer(model).encode(text)[:MOST_TOKENS]

@@ -35,6 +35,8 @@ HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on t
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
 PAGE = 4096  # what reads are aligned to
+LARGE_BYTES = 128 << 10  # what has a mapping of its own, within a budget
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 # What a pass uses together: one stage of the ring. Names are those after "blk.N.".
 STAGES = (
@@ -82,7 +84,7 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
     stage_of = {name: number for number, names in enumerate(STAGES) for name in names}
     stages = [[0] * len(STAGES) for _ in range(config.n_layers)]
     panels: Counter[tuple[int, int]] = Counter()  # of each layer's stages
-    layer_experts: Counter[str] = Counter()  # bytes of each layer's experts
+    experts: Counter[tuple[str, int]] = Counter()  # bytes of each layer's experts
     head = embedding = vectors = used_bytes = row_panel = 0
     macs = [0, 0]  # quantised, floats
     tied = is_tied(model.tensors)
@@ -107,7 +109,9 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         elif name == "position_embd.weight":
             embedding += size
         elif is_expert(name):
-            layer_experts[name.split(".")[1]] += size
+            layer, single = name.split(".")[1], name.split(".")[-2]
+            those = [int(single)] if single.isdecimal() else range(info.shape[0])  # in a tensor of its own, or in all's
+            experts.update({(layer, expert): size // len(those) for expert in those})
             macs[floats] += round(numbers * share)
             used_bytes += round(size * share)
         else:
@@ -126,8 +130,8 @@ def weights(model: ModelFile, config: Config | None = None, stored_as: str | Non
         head=head,
         embedding=embedding,
         vectors=vectors,
-        experts=layer_experts.total(),
-        expert=_slot(max(layer_experts.values()) // config.n_experts) if layer_experts else 0,
+        experts=experts.total(),
+        expert=_slot(max(experts.values())) if experts else 0,
         by_type=dict(by_type),
         panel=max(panels.values(), default=0),
         row_panel=row_panel,
@@ -248,6 +252,18 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def without_holes() -> None:
+    """From now on what is large goes back to the system as it is freed, where the C library is glibc.
+
+    By itself it takes ever larger pieces from the heap, up to 32 MB once such a piece was freed. Scratch memory that
+    grows with a text then leaves holes there, as resident as what is used.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def trim() -> None:

@@ -63,6 +63,8 @@ def load(
     if memory is None and kv == "auto":  # without a budget nothing is given up
         kv = None
     budget = None if memory is None else budget_bytes(memory)
+    if budget is not None:
+        footprint.without_holes()
     count = checked_threads(threads)
     wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
     opset = choose_ops(ops, isa, count) if wanted is None else wanted.ops()  # before a model is fetched for nothing

@@ -68,6 +68,17 @@ def test_a_child_gives_output_time_and_peak_memory():
     assert ran.wall_ms > 1
 
 
+def test_the_time_is_the_child_s_and_not_the_meter_s(monkeypatch):
+    stop = process.Meter.stop
+
+    def slow(self):
+        time.sleep(1.5)
+        return stop(self)
+
+    monkeypatch.setattr(process.Meter, "stop", slow)
+    assert process.run(["true"]).wall_ms < 1000
+
+
 def test_what_other_programs_used_is_counted_without_the_child_itself():
     work = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
     alone = process.run([sys.executable, "-c", work]).others_cores

@@ -74,6 +74,16 @@ def test_the_text_that_is_learned_from_can_be_had(
     assert f"{tmp_path / 'none'} is no folder; make it first" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--text-out", "--report"])
+def test_a_folder_in_place_of_a_file_is_told_before_the_work(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    words = ["compress", str(model), "-o", str(tmp_path / "out.gguf"), flag, str(tmp_path)]
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"genmote compress: {tmp_path} is a folder; name the file to write in it\n"
+    assert not list(tmp_path.glob("out.gguf*"))
+
+
 def test_what_a_step_has_to_say_is_told_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compress", str(model), "-o", str(tmp_path / "out.gguf"), "--method", "rtn", "--type", "Q4_K", "--json"]
     assert main(words) == 0

@@ -90,6 +90,17 @@ def test_experts_that_matter_less_get_fewer_bits(genmote: Genmote, mixture: tupl
     assert "0 of 8 experts" in ran.out and not ran.err  # nothing is lost
 
 
+def test_the_model_itself_is_not_written_over(genmote: Genmote, mixture: tuple[str, str], tmp_path: Path) -> None:
+    model, text = mixture
+    before, link = Path(model).read_bytes(), tmp_path / "link.gguf"
+    link.symlink_to(model)
+    for out in (model, str(link)):
+        for words in (("--expert-type", "q4_0", "--text", text), ("--type", "q4_0")):
+            ran = genmote("convert", model, "-o", out, *words)
+            assert (ran.status, ran.err) == (2, f"genmote convert: {out} is the model itself; name another file\n")
+    assert Path(model).read_bytes() == before and link.is_symlink()
+
+
 def test_faults_of_fewer_bits_are_one_line(genmote: Genmote, mixture: tuple[str, str], tmp_path: Path) -> None:
     model, text = mixture
     out, plain, short = (str(tmp_path / name) for name in ("out.gguf", "plain.gguf", "short.txt"))

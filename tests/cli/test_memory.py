@@ -236,3 +236,63 @@ def test_a_budget_for_later_loads_alone_is_told(
 def test_more_rows_than_the_context_has_no_effect_and_says_so(genmote, model):
     ran = genmote("generate", model, "-p", "a b", "-n", "2", "--context", "64", "--kv-tokens", "5000")
     assert ran.status == 0 and "--kv-tokens 5000 has no effect: the context has 64 tokens" in ran.err
+
+
+FIRST_LOAD = """
+import sys
+from pathlib import Path
+from genmote.models.gguf import ModelFile
+from genmote.models.tokenizer import cache, load_tokenizer
+from genmote.runtime import footprint, loading
+file = ModelFile.open(Path(sys.argv[1]))
+planned = cache.making_bytes(file)
+file.release(0, file.nbytes)
+before = footprint.resident_bytes()
+load_tokenizer(file)
+print(planned, loading.peak_rss_bytes() - before, cache.making_bytes(file))
+"""
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-opt"])
+def test_making_the_token_table_takes_no_more_than_planned(tmp_path: Path, own_home: Path, name: str) -> None:
+    make_model(name, "f32", tmp_path / "m.gguf", seed=1)
+    ran = subprocess.run([sys.executable, "-c", FIRST_LOAD, tmp_path / "m.gguf"], capture_output=True, text=True)
+    planned, took, again = map(int, ran.stdout.split())
+    assert took <= planned and again == 0
+
+
+HOLES = """
+import sys
+import numpy as np
+from genmote import Engine
+from genmote.runtime.footprint import resident_bytes
+np.ones(20 << 20, np.uint8)  # freed: from now on glibc takes pieces of up to that from its heap
+if sys.argv[2:]:
+    Engine.load(sys.argv[1], context=64, memory=sys.argv[2])
+large = [np.ones(1 << 20, np.uint8) for _ in range(40)]
+before = resident_bytes()
+large[::2] = [None] * 20
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or "glibc" not in str(os.confstr("CS_GNU_LIBC_VERSION")), reason="no glibc"
+)
+def test_within_a_budget_memory_that_is_freed_goes_back(model: str) -> None:
+    """Or scratch that grows, and is made anew somewhere else, would leave holes that no plan counts."""
+
+    def given_back(*budget: str) -> int:
+        ran = subprocess.run([sys.executable, "-c", HOLES, model, *budget], capture_output=True, text=True)
+        return int(ran.stdout)
+
+    assert given_back() < 5 << 20 <= 19 << 20 < given_back("100MB")
+
+
+def test_a_long_text_that_evicts_keeps_to_the_budget(smollm2: Path) -> None:
+    """All weights have gone by its end, so nothing is left that could make room for what was not planned."""
+    prompt = " ".join(f"The {i}th river runs past the old mill and on to the sea." for i in range(225))
+    words = ["generate", str(smollm2), "-p", prompt, "-n", "2", "--context", "4096", "--threads", "2"]
+    ran, _ = run(None, *words, "--memory", "70MB", "--kv", "auto")
+    assert ran["plan"]["kv_tokens"] == 2048 and ran["prompt_tokens"] == 3940
+    assert ran["peak_rss_bytes"] <= 70_000_000

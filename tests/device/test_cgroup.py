@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_a_refusal(unified: Path) -> None:
 def test_a_limit_that_the_kernel_did_not_take_is_a_refusal_and_leaves_no_group(
     unified: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroup, "remove", lambda folder: left.append(folder))
+    monkeypatch.setattr(cgroup, "remove", lambda folder, tries: left.append(folder))
     monkeypatch.setattr(cgroup, "_number", lambda path: 999)
     left: list[Path] = []
     with pytest.raises(NoJailError, match="the kernel set a memory limit of 999 B, wanted 67108864 B: no jail can be"):

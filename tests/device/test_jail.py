@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from genmote.cli import main
-from genmote.device import cgroup, jail
+from genmote.device import jail, maker
 from genmote.device.cgroup import Group, Limits
 from genmote.device.hierarchy import mounts, places
 from genmote.errors import SpecError, UserError
@@ -348,7 +350,7 @@ def test_a_process_that_has_got_the_number_of_a_killed_jail_does_not_keep_its_gr
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as other:  # as if another process had had our number
-        other.setattr(cgroup, "_born", lambda pid: "17")
+        other.setattr(maker, "_born", lambda pid: "17")
         group = Group.make(Limits(memory_bytes=64 * MIB), [])
     assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
     assert [path for path in left_over() if path.name == group.name] == []
@@ -356,12 +358,97 @@ def test_a_process_that_has_got_the_number_of_a_killed_jail_does_not_keep_its_gr
 
 def test_a_group_of_another_container_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as other:
-        other.setattr(cgroup, "_numbering", lambda: "17")
-        other.setattr(cgroup, "_born", lambda pid: "17")
+        other.setattr(maker, "_numbering", lambda: "17")
+        other.setattr(maker, "_born", lambda pid: "17")
         group = Group.make(Limits(memory_bytes=64 * MIB), [])
     try:
         assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
         assert group.current_bytes() is not None
+    finally:
+        group.remove()
+
+
+def test_a_jail_whose_proc_has_other_numbers_is_left_alone_and_sweeps_nothing(python: Python, tmp_path: Path) -> None:
+    new = ["unshare", "--pid", "--fork"]  # /proc stays the outer one
+    if shutil.which("unshare") is None or subprocess.run([*new, "true"], capture_output=True).returncode:
+        pytest.skip("no process numbers of its own can be had here")
+    first, second = (" ".join(map(shlex.quote, [*GENMOTE, "--memory", "64MiB", "--"])) for _ in range(2))
+    lives = shlex.join(python(f"import time; print(file=open({str(tmp_path / 'in')!r}, 'w')); time.sleep(3)"))
+    script = f"""
+        for i in $(seq 200); do true & done; wait
+        {first} {lives} & first=$!
+        until [ -e {shlex.quote(str(tmp_path / "in"))} ]; do sleep 0.05; done
+        {second} true; echo second $?
+        wait $first; echo first $?"""
+    ran = subprocess.run([*new, "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.split() == ["second", "0", "first", "0"], ran.stderr
+
+
+def test_a_number_that_went_to_a_process_elsewhere_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "97"]) as other:
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+        try:
+            read = Group.processes
+            told = iter([[other.pid], [other.pid]])  # `end` sees it twice, then it is asked again
+            monkeypatch.setattr(Group, "processes", lambda self: next(told, None) or read(self))
+            group.end()
+            assert other.poll() is None
+        finally:
+            other.kill()
+            monkeypatch.undo()
+            group.remove()
+
+
+@pytest.mark.parametrize("fault", [OSError(38, "not implemented"), PermissionError(1, "filtered"), AttributeError()])
+def test_processes_are_ended_without_handles_too(
+    python: Python, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def none(*_: object) -> int:
+        raise fault
+
+    monkeypatch.setattr(os, "pidfd_open", none)
+    check_that_what_stays_is_ended(python)
+
+
+def test_a_signal_that_a_filter_refuses_is_sent_the_other_way(python: Python, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "filtered")
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    check_that_what_stays_is_ended(python)
+
+
+def test_what_another_user_left_costs_the_next_jail_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    grandchild = killed_jail_with_a_grandchild()
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as other:
+        other.setattr(signal, "pidfd_send_signal", refused)
+        other.setattr(os, "kill", refused)
+        started = time.monotonic()
+        assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+        assert time.monotonic() - started < 1
+        assert not ended(grandchild)
+    with monkeypatch.context() as other:  # nor one in whose place this user may write nothing
+        other.setattr(Path, "rmdir", refused)
+        started = time.monotonic()
+        group = Group.make(Limits(memory_bytes=64 * MIB), [])
+        assert time.monotonic() - started < 1
+    group.remove()
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).status == 0
+    assert ended(grandchild)
+
+
+def check_that_what_stays_is_ended(python: Python) -> None:
+    group = Group.make(Limits(memory_bytes=64 * MIB), [])
+    try:
+        process = subprocess.Popen(python("import time; time.sleep(97)"))
+        for entrance in group.entrances():
+            entrance.write_text(str(process.pid))
+        assert group.end() == 1
+        assert process.wait(timeout=10) == -signal.SIGKILL
     finally:
         group.remove()
 

@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from genmote import digest, home
+from genmote.errors import ModelFileError
 from genmote.models import digests, packed
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
@@ -129,3 +131,45 @@ def test_where_nothing_can_be_written_it_is_read_each_time(
     monkeypatch.setenv("GENMOTE_HOME", "/proc/nowhere")
     assert load(carried) is not None and load(carried) is not None
     assert read_whole == ["here.gguf"] * 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_that_took_the_model_s_place_is_not_given_its_digest(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    path, other = tmp_path / "m.gguf", tmp_path / "other.gguf"
+    make_model("tiny-llama", "q4_0", path, seed=1)
+    make_model("tiny-llama", "q4_0", other, seed=2)
+    later(monkeypatch)
+    old = ModelFile.open(path)
+    if known:  # of itself, before its place was taken
+        first = old.sha256()
+    os.replace(other, path)
+    if known:
+        assert digests.sha256(old) == first
+    else:
+        with pytest.raises(ModelFileError, match="has changed since it was opened; open it again"):
+            digests.sha256(old)
+    assert digests._read() == {}
+    new = ModelFile.open(path)
+    assert digests.sha256(new) == sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    assert digests.sha256(new) == new.sha256()
+    with pytest.raises(ModelFileError, match="cannot be read any more"):
+        digests.sha256(gone(tmp_path))
+
+
+def gone(folder: Path) -> ModelFile:
+    make_model("tiny-llama", "q4_0", folder / "gone.gguf", seed=1)
+    file = ModelFile.open(folder / "gone.gguf")
+    (folder / "gone.gguf").unlink()
+    return file
+
+
+def test_a_file_from_after_the_clock_is_not_remembered(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model("tiny-llama", "q4_0", tmp_path / "m.gguf", seed=1)
+    monkeypatch.setattr(digests.time, "time_ns", lambda: 1_000_000_000)
+    digests.sha256(ModelFile.open(tmp_path / "m.gguf"))
+    assert digests._read() == {}

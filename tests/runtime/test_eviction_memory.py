@@ -108,7 +108,8 @@ def queries(setting: eviction.Eviction, heads: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim", "context"), [(9, 3, 64, 2048), (16, 16, 128, 1024), (4, 1, 256, 2048)]
+    ("heads", "kv_heads", "dim", "context"),
+    [(9, 3, 64, 2048), (16, 16, 128, 1024), (4, 1, 256, 2048), (32, 1, 32, 32768)],
 )
 @pytest.mark.parametrize("kind", ["f16", "int4"])
 @pytest.mark.parametrize("name", eviction.names())

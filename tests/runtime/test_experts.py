@@ -12,13 +12,15 @@ import pytest
 
 from genmote.errors import ModelFileError, SpecError
 from genmote.models import packed
+from genmote.models.config import read_config
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import load_shape, make_model
 from genmote.models.weights import GgufWeights, is_expert
 from genmote.ops.protocol import Span
 from genmote.runtime import footprint
-from genmote.runtime.experts import ExpertCache, Stored, open_experts, stored_experts
+from genmote.runtime.expert_bits import store_fewer
+from genmote.runtime.experts import ExpertCache, Stored, open_experts, slot_bytes, stored_experts
 
 native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
 
@@ -275,6 +277,22 @@ def test_memory_is_given_back_in_whole_pages(model: Any, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(run(decoder), wanted)
     planned = footprint.weights(model[0]).expert
     assert planned % 16384 == 0 and cache.slot_bytes <= planned <= cache.slot_bytes + 16384
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_slot_is_planned_for_the_largest_expert(share: float, tmp_path: Path) -> None:
+    """Where some are stored in fewer bits the others are larger than a layer's average."""
+    make_model("tiny-mixtral", "q8_0", tmp_path / "model.gguf", seed=3)
+    file = ModelFile.open(tmp_path / "model.gguf")
+    config = read_config(file)
+    change = np.random.default_rng(0).random((config.n_layers, config.n_experts))
+    store_fewer(file, tmp_path / "fewer.gguf", change, "q4_0", share)
+    fewer = ModelFile.open(tmp_path / "fewer.gguf")
+    found = packed.pack(fewer, native_ops.create(threads=1), tmp_path / "fewer.packed")
+    planned, stored = footprint.weights(fewer), stored_experts(found)
+    assert slot_bytes(stored) <= planned.expert <= slot_bytes(stored) + 2 * footprint.PAGE
+    whole = [each.nbytes for layer in stored for each in layer]
+    assert len(set(whole)) == 2 and planned.experts == pytest.approx(sum(whole), abs=64 * 3 * len(whole))
 
 
 def test_a_wrong_guess_is_not_read_any_more() -> None:

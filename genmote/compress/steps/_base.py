@@ -32,7 +32,7 @@ class Step:
     relearns: ClassVar[bool] = False  # whether it says the same by other states: later steps compare with those
 
     def begin(self, model: ModelFile) -> Iterable[str]:
-        """Before any work: SpecError where the settings do not fit this model; gives the notes of the report."""
+        """Before the step's work: SpecError where the settings do not fit this model; gives the notes of the report."""
         if self.note:
             yield self.note
 

@@ -24,6 +24,7 @@ from genmote.models.tokenizer.build import build
 from genmote.models.tokenizer.vocabulary import HasMetadata, Outline
 
 LEAST_TO_MAKE = 10 << 20  # the pre-tokenizer's tables over all characters are made in it
+CODE = 3 << 19  # modules and kernels that are loaded to make it
 _SETTLED_NS = 2_000_000_000  # a file that changed less than this ago may change again within its clock's grain
 
 
@@ -64,7 +65,7 @@ def making_bytes(model: HasMetadata) -> int:
     if _map(key) is not None:
         return 0
     strings = sum(array.raw_span()[1] for array in (outline.strings, outline.merges) if array is not None)
-    return max(LEAST_TO_MAKE, 8 * strings)
+    return max(LEAST_TO_MAKE, 8 * strings) + CODE
 
 
 def _path(key: bytes) -> Path:
