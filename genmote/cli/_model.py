@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,17 @@ def load(flags: ModelFlags) -> Engine:
     if (bounds := bounds_of(flags)) is not None:
         engine.govern(bounds, tell=lambda decision: note(str(decision)))
     return engine
+
+
+def reading(bar: Bar) -> Callable[[int, int], None]:
+    """Shows on a late bar how much of a prompt has been read; its line ends with the prompt."""
+
+    def tell(done: int, total: int) -> None:
+        bar("reading the prompt, tokens", done, total)
+        if done == total:
+            bar.close()
+
+    return tell
 
 
 def tell_plan(engine: Engine) -> None:

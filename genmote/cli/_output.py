@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,11 +74,12 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 class Bar:
     """Progress of anything over a second: a bar on a terminal, otherwise one plain line at each tenth.
 
-    What takes less than a second leaves no plain lines.
+    What takes less than a second leaves no plain lines, and nothing at all where it is `late`: then a timer shows what
+    takes longer, even if no further call comes.
     Call it with what is being done, how much is done and how much there is (0: unknown); :meth:`close` ends the line.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, unit_bytes: bool = True) -> None:
+    def __init__(self, stream: TextIO | None = None, *, unit_bytes: bool = True, late: bool = False) -> None:
         self._stream = stream or sys.stderr
         self._tty = self._stream.isatty()
         self._bytes = unit_bytes
@@ -85,32 +87,51 @@ class Bar:
         self._what = ""
         self._tenth = -1
         self._wide = 0
+        self._late = late
+        self._at = (0, 0)
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()  # the timer's thread draws too
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what != self._what:
-            self.close()
-            self._what, self._tenth, self._started = what, -1, now
-        elif self._tty and now - self._shown < 0.1 and done != total:
-            return
+        with self._lock:
+            now = time.monotonic()
+            self._at = done, total
+            if what != self._what:
+                self.close()
+                self._what, self._tenth, self._started = what, -1, now
+                if self._late:
+                    self._timer = threading.Timer(1.0, self._wake, (what,))
+                    self._timer.daemon = True
+                    self._timer.start()
+            elif self._tty and now - self._shown < 0.1 and done != total:
+                return
+            if now - self._started >= 1 or (self._tty and not self._late):
+                self._show(now)
+
+    def _wake(self, what: str) -> None:
+        """A second is over: show how far it is, if it still goes on."""
+        with self._lock:
+            if self._timer is not None and what == self._what:
+                self._show(time.monotonic())
+
+    def _show(self, now: float) -> None:
+        done, total = self._at
         self._shown = now
         if self._tty:
             self._draw(done, total, now)
-        elif now - self._started < 1:
-            return
         elif total and self._tenth < 10 * done // total:
             self._tenth = 10 * done // total
-            self._print(f"{what}: {10 * self._tenth}% of {self._amount(total)}\n")
+            left = self._left(done, total, now)
+            self._print(f"{self._what}: {10 * self._tenth}% of {self._amount(total)}{left and ', ' + left}\n")
         elif not total and self._tenth < 0:
             self._tenth = 0
-            self._print(f"{what}\n")
+            self._print(f"{self._what}\n")
 
     def _draw(self, done: int, total: int, now: float) -> None:
         room = shutil.get_terminal_size().columns - 1
         amount = self._amount(done) + (f" / {self._amount(total)}" if total else "") if done or total else ""
-        rate = done / max(now - self._started, 1e-3)
-        if total and 0 < done < total and now - self._started > 1:
-            amount += f"  {(total - done) / rate:.0f} s left"
+        if left := self._left(done, total, now):
+            amount += f"  {left}"
         cells = min(30, room - len(self._what) - len(amount) - 6)
         bar = ""
         if total and cells >= 5:
@@ -120,11 +141,23 @@ class Bar:
         self._print("\r" + line + " " * max(0, self._wide - len(line)))
         self._wide = len(line)
 
+    def _left(self, done: int, total: int, now: float) -> str:
+        """The time that is left, going by the rate so far; nothing where that cannot be told."""
+        if not 0 < done < total or now - self._started <= 1:
+            return ""
+        seconds = round((total - done) * (now - self._started) / done)
+        return f"{seconds} s left" if seconds < 120 else f"{round(seconds / 60)} min left"
+
     def close(self) -> None:
-        """End the bar's line, if one was drawn."""
-        if self._wide:
-            self._print("\n")
-        self._wide = 0
+        """End the bar's line, if one was drawn: what comes next is shown from its beginning."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._wide:
+                self._print("\n")
+            self._wide = 0
+            self._what = ""
 
     def _amount(self, count: int) -> str:
         return size(count) if self._bytes else str(count)

@@ -387,13 +387,20 @@ class Engine:
             ignore_eos,
         )
 
-    def stream(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        session: Session | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Stream:
         """Pieces of the text as they come; options as for `request`. Afterwards the stream has a `result`.
 
         Without a `session` of your own, the engine's keeps the last text, so that a prompt that begins alike is not
-        read again.
+        read again. `progress` is told how many tokens of the prompt were read, of how many that must be.
         """
-        return Stream(self, self.request(prompt, **options), session)
+        return Stream(self, self.request(prompt, **options), session, progress)
 
     def generate(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Result:
         """Continue the prompt; options as for `request`."""

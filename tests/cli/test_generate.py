@@ -104,6 +104,23 @@ def test_bytes_that_are_no_text_do_not_end_a_chat(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("verb", ["generate", "chat", "perplexity"])
+def test_how_much_of_a_long_prompt_was_read_is_told(
+    genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    now = iter(range(100_000))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    (tmp_path / "t.txt").write_text("ab " * 500)
+    if verb == "perplexity":
+        ran = genmote("perplexity", "m", str(tmp_path / "t.txt"), "--context", "64")
+    else:
+        ran = genmote(verb, "m", "-n", "2", stdin="ab " * 500)
+    assert ran.status == 0
+    told = [line for line in ran.err.splitlines() if "% of" in line]
+    what = "windows scored" if verb == "perplexity" else "reading the prompt, tokens"
+    assert len(told) >= 3 and told[-1] == f"{what}: 100% of {told[-1].split()[-1]}" and "s left" in told[-2]
+
+
 def test_line_ends_of_piped_text_stay(genmote: Genmote, echo: dict[str, Any]) -> None:
     assert genmote("generate", "m", "-n", "1", "--json", stdin="a\r\nb").json["prompt_tokens"] == 1 + 4
 

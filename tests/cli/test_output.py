@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,13 @@ def test_progress_without_a_terminal_is_a_line_each_tenth(monkeypatch: pytest.Mo
         for _ in range(5):
             bar("waiting", 0, 0)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "model: 0% of 1.0 MB" and lines[10] == "model: 100% of 1.0 MB" and lines[11:] == ["waiting"]
+    assert lines[0] == "model: 0% of 1.0 MB"
+    assert re.fullmatch(r"model: 50% of 1.0 MB, (9\d|10\d) s left", lines[5])  # a call is a second, 200 in all
+    assert (
+        lines[9].startswith("model: 90% of 1.0 MB, ")
+        and lines[10] == "model: 100% of 1.0 MB"
+        and lines[11:] == ["waiting"]
+    )
 
 
 def test_what_is_quick_leaves_no_plain_lines() -> None:
@@ -74,3 +82,29 @@ def test_a_narrow_terminal_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with Bar(out) as bar:
         bar("a-model-with-a-name", 1, 10)
     assert all(len(line.rstrip("\n")) < 20 for line in out.getvalue().split("\r"))
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(False, "prompt: 0% of 9\n"), (True, r"\rprompt  \[\.+\] 0 / 9")])
+def test_a_late_bar_shows_what_takes_over_a_second(terminal: bool, shown: str) -> None:
+    out = Terminal() if terminal else io.StringIO()
+    with Bar(out, unit_bytes=False, late=True) as bar:
+        bar("quick", 0, 9)
+        bar("quick", 9, 9)
+        bar.close()
+        time.sleep(1.1)
+        assert out.getvalue() == ""  # it ended before its second was over
+        bar("prompt", 0, 9)
+        time.sleep(1.1)
+        assert re.fullmatch(shown, out.getvalue())  # no further call came
+        bar("prompt", 9, 9)
+    assert ("9 / 9" if terminal else "100% of 9") in out.getvalue() and out.getvalue().endswith("\n")
+
+
+def test_long_times_are_told_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 100_000, 60))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    out = io.StringIO()
+    with Bar(out, unit_bytes=False) as bar:
+        for done in range(11):
+            bar("texts", done, 10)
+    assert "texts: 20% of 10, 8 min left" in out.getvalue().splitlines()
