@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags:
-    """The model, and how it is run."""
+class EngineFlags:
+    """The model, and what computes it."""
 
     model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
     adapter: tuple[str, ...] = setting("a LoRA adapter's path, or PATH:SCALE; may be repeated", default=())
@@ -35,6 +35,12 @@ class ModelFlags:
     memory: str | None = setting(
         "keep to so much memory in all, such as 150MB: weights beyond it are read by need", default=None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(EngineFlags):
+    """The model, and how it is run."""
+
     kv: str | None = setting(
         "keys and values as f16, int8, int4; auto: fewer bits where --memory needs it", default=None
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genmote.errors import SpecError
+from genmote.runtime.eviction import eviction
 from genmote.runtime.prompt import Rows
 from genmote.runtime.session import Session
 
@@ -75,19 +76,28 @@ def cases(policies: Sequence[str], budgets: Sequence[float], kinds: Sequence[str
 
 
 def evaluate(
-    engine: Engine, text: str, wanted: Sequence[Case], *, windows: int, seed: int = 0, progress: Progress | None = None
+    engine: Engine,
+    text: str | Sequence[int],
+    wanted: Sequence[Case],
+    *,
+    windows: int,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Measured]:
     """Measure the cases one by one, with texts of the engine's whole context; `windows` of them for the perplexity,
-    spread over `text`. The first case must be the full f16 cache. Raises SpecError for a text that is too short.
+    spread over `text` (or its token ids). The first case must be the full f16 cache. Raises SpecError, before anything
+    is measured, for a text that is too short and a case that cannot be.
 
     The engine's own setting of the cache is put back at the end.
     """
     context = engine.context
-    tokens = engine.tokenizer.encode(text, special=False)
+    tokens = engine.tokenizer.encode(text, special=False) if isinstance(text, str) else text
     if context < 256:
         raise SpecError(f"context={context}: use at least 256, eviction is for long texts")
     if len(tokens) < context:
         raise SpecError(f"the text has {len(tokens)} tokens, one window takes {context}: give a longer text")
+    for case in wanted:
+        eviction(case.policy, _rows(case, context), context)
     spread = spread_windows(tokens, context, windows)
     hay, questions = haystack(engine, tokens, seed)
     ledger, copied = copy_text(engine, seed)
@@ -97,8 +107,7 @@ def evaluate(
         for number, case in enumerate(wanted):
             if progress is not None:
                 progress("measuring caches", number, len(wanted))
-            rows = context if case.policy is None else max(1, int(case.budget * context))
-            engine.set_cache(kv=case.kv, evict=case.policy, kv_tokens=None if case.policy is None else rows)
+            engine.set_cache(kv=case.kv, evict=case.policy, kv_tokens=_rows(case, context))
             value = engine.perplexity(spread, context=context).value
             needle = found(engine, hay, questions) if full is None or full.needle is not None else None
             copy = copied_right(engine, ledger, copied) if full is None or full.copy is not None else None
@@ -107,7 +116,7 @@ def evaluate(
                 policy=case.policy or "full",
                 budget=1.0 if case.policy is None else case.budget,
                 kv=case.kv,
-                rows=rows,
+                rows=_rows(case, context) or context,
                 perplexity=value,
                 ratio=1.0 if full is None else value / full.perplexity,
                 needle=needle if needle is None or full is not None or needle >= ENOUGH else None,
@@ -123,6 +132,11 @@ def evaluate(
     finally:
         engine.set_cache(kv=before[0])
         engine.eviction = before[1]
+
+
+def _rows(case: Case, context: int) -> int | None:
+    """How many rows a layer may hold, None for all."""
+    return None if case.policy is None else max(1, int(case.budget * context))
 
 
 def spread_windows(tokens: Sequence[int], context: int, windows: int) -> list[int]:
