@@ -99,7 +99,8 @@ def _run(words: list[str], out: Output) -> int:
     if words[0].startswith("-"):
         raise UserError(f"{words[0]} stands before any verb: write genmote VERB, see genmote --help")
     parser, module = parser_of(words[0])
-    namespace = parser.parse_args(words[1:])
+    parse = parser.parse_intermixed_args if getattr(module, "INTERMIXED", False) else parser.parse_args
+    namespace = parse(words[1:])
     out.json = namespace.json
     settings: Any = spec.from_flags(module.Settings, namespace)
     status = module.run(settings, out)
