@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, note, size
+from genmote.cli._output import Bar, check_place, note, size
 from genmote.errors import GrammarError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
@@ -115,6 +115,13 @@ class PrefixFlags:
 
     prefix: Path | None = setting("a file of --save-prefix: a prompt that begins alike is not read again", default=None)
     save_prefix: Path | None = setting("keep the work on the prompt in this file, for --prefix", default=None)
+
+    def check_prefix(self) -> None:
+        """Raise UserError for files that are not there or cannot be written: to be asked before the work."""
+        if self.prefix is not None and not self.prefix.is_file():
+            raise UserError(f"--prefix {self.prefix}: no such file; make it with --save-prefix")
+        if self.save_prefix is not None:
+            check_place(self.save_prefix, "--save-prefix")
 
     def session(self, engine: Engine) -> Session:
         """A session that holds what the file does."""

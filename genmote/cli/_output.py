@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -10,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from genmote.errors import UserError
 
 
 class Output:
@@ -51,6 +54,28 @@ def _plain(value: Any) -> Any:
 def note(text: str) -> None:
     """One line beside the result, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError where no file can be written at `path`: ask before the work whose result is to go there."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it with {option}")
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written, {folder} is no folder: make it first, or choose another {option}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written, {folder} takes no new files: choose another {option}")
+
+
+def save(path: Path, text: str, option: str = "name") -> None:
+    """Write a text file, whole or not at all; UserError where that fails."""
+    from genmote import home
+
+    try:
+        with home.atomic_write(path, "w") as out:
+            out.write(text)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another {option}") from None
 
 
 def size(count: float) -> str:

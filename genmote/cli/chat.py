@@ -42,6 +42,7 @@ class Settings(PrefixFlags, SamplingFlags, ModelFlags):
 
 
 def run(settings: Settings, out: Output) -> None:
+    settings.check_prefix()
     bar = Bar(unit_bytes=False, late=True)
     options = settings.options() | {"progress": reading(bar)}
     if sys.stdin is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from genmote.cli._model import EngineFlags, ModelFlags, load, read_text
-from genmote.cli._output import Bar, Output, columns, note, size
+from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class Settings(EngineFlags, Kind):
 
 def run(settings: Settings, out: Output) -> int:
     from genmote.cli import INTERRUPTED
-    from genmote.home import atomic_write
     from genmote.runtime import eval_kv, eval_picture, eviction
 
+    if settings.svg is not None:
+        check_place(settings.svg, "--svg")
     text = read_text(settings.text)
     policies, budgets, windows = _wanted(settings)
     for policy in policies:
@@ -90,8 +91,8 @@ def run(settings: Settings, out: Output) -> int:
         }
     if settings.svg is not None:
         title = f"{settings.model}: a smaller KV cache, context {values['context']}"
-        with atomic_write(settings.svg, "w") as file:
-            file.write(eval_picture.svg(title, "rows evicted by each policy, over the share of rows kept", found))
+        below = "rows evicted by each policy, over the share of rows kept"
+        save(settings.svg, eval_picture.svg(title, below, found), "--svg")
     out.result(values, table(found))
     if interrupted:
         note(f"genmote eval: interrupted: {len(found)} of {len(wanted)} settings were measured")

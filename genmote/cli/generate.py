@@ -33,6 +33,7 @@ class Settings(PrefixFlags, SamplingFlags, ModelFlags):
 
 
 def run(settings: Settings, out: Output) -> None:
+    settings.check_prefix()
     prompt = prompt_of(settings)
     options = settings.options()
     told: list[str] = []

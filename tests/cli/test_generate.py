@@ -76,9 +76,9 @@ def test_a_kept_prompt_that_cannot_be_used_is_one_line(genmote: Genmote, echo: d
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"GENMOTE-PREFIX 1\nand more")
     for words, said in (
-        (["--prefix", "/no/such"], "/no/such: no saved prefix can be read there (No such file or directory); save one"),
+        (["--prefix", "/no/such"], "--prefix /no/such: no such file; make it with --save-prefix"),
         (["--prefix", str(damaged)], "is no whole saved prefix: its checksum does not match; delete it"),
-        (["--save-prefix", "/no/such/folder"], "cannot save the prefix there"),
+        (["--save-prefix", "/no/such/file"], "/no/such is no folder: make it first, or choose another --save-prefix"),
     ):
         ran = genmote("generate", "m", "-p", "a", "-n", "1", *words)
         assert ran.status == 2 and said in ran.err and ran.err.count("\n") == 1

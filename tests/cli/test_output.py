@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from genmote.cli._output import Bar, Output, columns, size
+from genmote.cli._output import Bar, Output, check_place, columns, save, size
+from genmote.errors import UserError
 
 
 def test_result_is_text_or_one_object(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,3 +109,18 @@ def test_long_times_are_told_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None
         for done in range(11):
             bar("texts", done, 10)
     assert "texts: 20% of 10, 8 min left" in out.getvalue().splitlines()
+
+
+def test_a_place_that_takes_no_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_place(tmp_path / "new.svg", "--svg")
+    with pytest.raises(UserError, match=f"{tmp_path} is a folder: name a file in it with --svg"):
+        check_place(tmp_path, "--svg")
+    with pytest.raises(UserError, match="is no folder: make it first, or choose another --svg"):
+        check_place(tmp_path / "no" / "new.svg", "--svg")
+    with pytest.raises(
+        UserError, match=r"new.svg cannot be written \(No such file or directory\): choose another --svg"
+    ):
+        save(tmp_path / "no" / "new.svg", "text", "--svg")  # the folder went in the meantime
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="takes no new files: choose another --svg"):
+        check_place(tmp_path / "new.svg", "--svg")
