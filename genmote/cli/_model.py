@@ -92,17 +92,23 @@ class SamplingFlags:
         )
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the engine."""
+        """Keyword arguments of the engine. Raises UserError and GrammarError for files that cannot be used."""
         from genmote.runtime.grammar import Grammar
 
-        grammar = None
+        grammar = schema = None
         if self.grammar is not None:
             make = Grammar.gbnf if self.grammar.suffix == ".gbnf" else Grammar.lark
             grammar = make(read_text(self.grammar))
+            grammar.check()
+        if self.schema is not None:
+            schema = read_schema(self.schema)
+            Grammar.json_schema(schema).check()
+        if grammar is not None and schema is not None:
+            raise UserError("--schema and --grammar are each a constraint of the whole text: give one of them")
         return {
             "max_tokens": self.max_tokens,
             "stop": self.stop,
-            "json_schema": None if self.schema is None else read_schema(self.schema),
+            "json_schema": schema,
             "grammar": grammar,
             "speculate": self.speculate or None,  # a draft model guesses unasked
             "sampling": self.sampling(),

@@ -104,6 +104,34 @@ def test_bytes_that_are_no_text_do_not_end_a_chat(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_constraints_that_cannot_be_are_told_before_a_model_is_loaded(
+    genmote: Genmote, echo: dict[str, Any], tmp_path: Path, verb: str
+) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "s.json").write_text('{"type": "integer", "minimum": 5, "maximum": 3}')
+    (tmp_path / "g.lark").write_text("start: other")
+    (tmp_path / "good.lark").write_text('start: "a"')
+    (tmp_path / "good.json").write_text("{}")
+    for words, said in (
+        (["--schema", "s.json"], "bad json_schema: Unsatisfiable schema: minimum (5) is greater than maximum (3)"),
+        (["--grammar", "g.lark"], 'bad lark: at 1(8): unknown name: "other"'),
+        (["--schema", "good.json", "--grammar", "good.lark"], "--schema and --grammar are each a constraint"),
+        (["--save-prefix", "no/file"], "is no folder: make it first, or choose another --save-prefix"),
+    ):
+        named = [str(tmp_path / word) if "." in word or "/" in word else word for word in words]
+        ran = genmote(verb, "m", *named, stdin="a")
+        assert ran.status == 2 and said in ran.err and ran.err.count("\n") == 1
+    assert "model" not in echo  # none was loaded
+
+
+def test_a_share_may_be_a_percentage(genmote: Genmote, echo: dict[str, Any]) -> None:
+    assert genmote("generate", "m", "-p", "a", "-n", "1", "--kv-tokens", "50%").status == 0
+    assert echo["kv_tokens"] == 0.5
+    ran = genmote("generate", "m", "-p", "a", "--kv-tokens", "half")
+    assert ran.status == 2 and "argument --kv-tokens: invalid number value: 'half'" in ran.err
+
+
 @pytest.mark.parametrize("verb", ["generate", "chat", "perplexity"])
 def test_how_much_of_a_long_prompt_was_read_is_told(
     genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
