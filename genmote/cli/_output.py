@@ -18,6 +18,8 @@ from genmote.errors import UserError
 class Output:
     """Where a verb prints; with `json` only :meth:`result`'s object appears on standard output."""
 
+    line_open = False  # of the process: whether text on standard output waits for the end of its line
+
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
         self.told = False  # whether a result has been printed
@@ -39,6 +41,8 @@ class Output:
         """Text for people, at once; silent with ``--json``."""
         if not self.json:
             print(text, end=end, flush=True)
+            if text or end:
+                Output.line_open = not (text + end).endswith("\n")
 
 
 def _plain(value: Any) -> Any:
@@ -52,7 +56,10 @@ def _plain(value: Any) -> Any:
 
 
 def note(text: str) -> None:
-    """One line beside the result, on standard error."""
+    """One line beside the result, on standard error; on a terminal it breaks no line of a text in the making."""
+    if Output.line_open and sys.stdout.isatty() and sys.stderr.isatty():
+        print(file=sys.stderr)
+        Output.line_open = False
     print(text, file=sys.stderr, flush=True)
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from genmote.cli._output import Bar, Output, check_place, columns, save, size
+from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
 from genmote.errors import UserError
 
 
@@ -28,6 +29,26 @@ def test_result_is_text_or_one_object(capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_sizes(count: float, shown: str) -> None:
     assert size(count) == shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_note_on_a_terminal_stands_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    out = Output()
+    note("before")
+    out.say("the text ", end="")
+    note("the governor waits")
+    note("the governor goes on")
+    out.say("of the", end="")
+    out.say("\n", end="")
+    note("after")
+    told = capsys.readouterr()
+    assert told.out == "the text of the\n"
+    between = "\n" if terminal else ""
+    assert told.err == f"before\n{between}the governor waits\nthe governor goes on\nafter\n"
 
 
 def test_columns_are_aligned() -> None:
