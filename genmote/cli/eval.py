@@ -101,6 +101,8 @@ def run(settings: Settings, out: Output) -> int:
 
 def _announced(settings: Settings, context: int, tokens: int, count: int, windows: int) -> int:
     """Tell what is going to be done; how many windows there are for it."""
+    from genmote.runtime.eval_kv import TASKS
+
     if 0 < tokens // context < windows:
         note(
             f"the text has {tokens} tokens: perplexity is measured over {tokens // context} texts of {context}, "
@@ -108,7 +110,7 @@ def _announced(settings: Settings, context: int, tokens: int, count: int, window
         )
     windows = min(windows, max(1, tokens // context))
     quick = "" if settings.quick else "; --quick measures 3"
-    note(f"{count} settings, each with {windows + 3} texts of {context} tokens{quick}, Ctrl-C prints what there is")
+    note(f"{count} settings, each with {windows + TASKS} texts of {context} tokens{quick}, Ctrl-C prints what there is")
     return windows
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NEEDLES = 8
 ENOUGH = 0.8  # the full cache must find, or copy, so many for the task to mean anything
+TASKS = 3  # texts beside those of the perplexity: to find in, to copy from, for the speed
 DECODED = 64  # tokens whose speed is measured, at least
 PLACES = (
     "Oslo Lima Cairo Paris Tokyo Delhi Boston Madrid Dublin Vienna Berlin Sydney Moscow London Athens Prague "
@@ -103,15 +105,23 @@ def evaluate(
     ledger, copied = copy_text(engine, seed)
     before = engine.kv, engine.eviction
     full: Measured | None = None
+    texts = len(spread) // context + TASKS
+
+    def tell(done: int, _: int = 0, before: int = 0) -> None:
+        if progress is not None:
+            progress("measuring caches, texts", before + done, texts * len(wanted))
+
     try:
         for number, case in enumerate(wanted):
-            if progress is not None:
-                progress("measuring caches", number, len(wanted))
+            done = number * texts
             engine.set_cache(kv=case.kv, evict=case.policy, kv_tokens=_rows(case, context))
-            value = engine.perplexity(spread, context=context).value
+            value = engine.perplexity(spread, context=context, progress=partial(tell, before=done)).value
             needle = found(engine, hay, questions) if full is None or full.needle is not None else None
+            tell(done + texts - 2)
             copy = copied_right(engine, ledger, copied) if full is None or full.copy is not None else None
+            tell(done + texts - 1)
             prefill, decode, nbytes = speed(engine, tokens)
+            tell(done + texts)
             made = Measured(
                 policy=case.policy or "full",
                 budget=1.0 if case.policy is None else case.budget,
@@ -127,8 +137,6 @@ def evaluate(
             )
             full = full or made
             yield made
-        if progress is not None:
-            progress("measuring caches", len(wanted), len(wanted))
     finally:
         engine.set_cache(kv=before[0])
         engine.eviction = before[1]

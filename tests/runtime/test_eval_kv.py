@@ -32,7 +32,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_perplexity_is_the_engines_own(tiny: Path) -> None:
     with Engine.load(tiny, context=256) as engine:
         wanted = [Case(), Case("window", 0.25), Case("keynorm+pyramid", 0.5)]
-        rows = list(eval_kv.evaluate(engine, TEXT, wanted, windows=2))
+        told: list[tuple[str, int, int]] = []
+        rows = list(eval_kv.evaluate(engine, TEXT, wanted, windows=2, progress=lambda *step: told.append(step)))
+        assert [done for _, done, _ in told] == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 15]
+        assert told[-1] == ("measuring caches, texts", 15, 15)
         assert (engine.kv, engine.eviction) == ("f16", None)
         tokens = eval_kv.spread_windows(engine.tokenizer.encode(TEXT, special=False), 256, 2)
         assert rows[0].perplexity == engine.perplexity(tokens, context=256).value and rows[0].ratio == 1
