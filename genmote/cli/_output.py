@@ -151,6 +151,8 @@ class Bar:
         self._shown = now
         if self._tty:
             self._draw(done, total, now)
+        elif total and done >= total and self._tenth < 0:
+            return  # it is over, and nothing was said of it
         elif total and self._tenth < 10 * done // total:
             self._tenth = 10 * done // total
             left = self._left(done, total, now)

@@ -82,6 +82,16 @@ def test_what_is_quick_leaves_no_plain_lines() -> None:
     assert out.getvalue() == ""
 
 
+def test_what_is_over_when_it_could_first_be_shown_leaves_no_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    out = io.StringIO()
+    with Bar(out, late=True) as bar:
+        bar("model", 0, 2)  # within its first second
+        bar("model", 2, 2)
+    assert out.getvalue() == ""
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
