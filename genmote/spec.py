@@ -174,7 +174,7 @@ def _add_flag(parser: argparse.ArgumentParser, f: Field[Any], hint: Any) -> None
             options["choices"] = typing.get_args(item)
             options["type"] = type(options["choices"][0])
         else:
-            options["type"] = item
+            options["type"] = number if item is float else item
     if f.metadata.get("positional"):
         if origin is tuple:
             options["nargs"] = "+" if required else "*"
@@ -185,11 +185,16 @@ def _add_flag(parser: argparse.ArgumentParser, f: Field[Any], hint: Any) -> None
     if origin is tuple:
         options["action"] = "append"
     if "type" in options and "choices" not in options:
-        options["metavar"] = {int: "N", float: "X", Path: "FILE"}.get(options["type"], "TEXT")
+        options["metavar"] = {int: "N", number: "X", Path: "FILE"}.get(options["type"], "TEXT")
     flags = ["--" + f.name.replace("_", "-")]
     if f.metadata.get("short"):
         flags.insert(0, f.metadata["short"])
     parser.add_argument(*flags, dest=f.name, required=required, **options)
+
+
+def number(text: str) -> float:
+    """A number on the command line, which may be a percentage: ``50%`` is 0.5. Raises ValueError."""
+    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
 
 
 def from_flags(cls: type[T], namespace: argparse.Namespace) -> T:

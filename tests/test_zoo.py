@@ -20,18 +20,18 @@ MIXTURE = ZOO / "mixture-16x"
 
 @pytest.mark.parametrize("name", store.zoo())
 def test_each_has_a_name_and_a_card(name: str) -> None:
-    assert store.find(name) == ZOO / name / "model.gguf"
-    assert store.describe(ZOO / name / "model.gguf", name).licence
+    assert store.find(name) == ZOO / name / f"{name}.gguf"
+    assert store.describe(ZOO / name / f"{name}.gguf", name).licence
     card = (ZOO / name / "card.md").read_text(encoding="utf-8")
     figures = json.loads((ZOO / name / "card.json").read_text(encoding="utf-8"))
-    digest = hashlib.sha256((ZOO / name / "model.gguf").read_bytes()).hexdigest()
+    digest = hashlib.sha256((ZOO / name / f"{name}.gguf").read_bytes()).hexdigest()
     assert figures["sha256"] == digest and digest in card
     assert all(word in card for word in ("licence", "Made again by", "Perplexity", "python tools/"))
 
 
 def measured(tmp_path: Path, shared_data: Path, count: int) -> tuple[Any, packed.Packed, list[int]]:
     native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
-    file = ModelFile.open(MIXTURE / "model.gguf")
+    file = ModelFile.open(MIXTURE / "mixture-16x.gguf")
     found = packed.pack(file, native_ops.create(threads=2), tmp_path / "model.packed")
     lines = (shared_data / "wikitext2_raw/wikitext-test.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     text = "".join(lines[round(len(lines) * 0.95) :])  # what the model was not trained on

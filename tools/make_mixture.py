@@ -4,7 +4,7 @@
 
 TEXT are text files, or folders whose .txt files are read. The last tenth of each is held out: half of it chooses the
 step that is kept, half is what the card's figures are measured on. The model is a `qwen3moe` (arXiv 2505.09388) of
-some nine million weights with its own byte-level vocabulary; FOLDER gets `model.gguf` (the matrices as --type says),
+some nine million weights with its own byte-level vocabulary; FOLDER gets `FOLDER.gguf` (the matrices as --type says),
 `weights.gguf` (the same in F16) and `train.jsonl`. Needs the extra `workbench` and the package `tokenizers`.
 
 The router is trained with the load-balancing loss of Fedus et al. 2021 (arXiv 2101.03961), the z-loss of Zoph et al.
@@ -369,7 +369,7 @@ def main() -> None:
         read_weights(model, given.start)
 
     def keep() -> None:
-        write(model, given.out / "model.gguf", given.type, keys)
+        write(model, given.out / f"{given.out.resolve().name}.gguf", given.type, keys)
         write(model, given.out / "weights.gguf", "F16", keys)
         print(f"kept: perplexity {math.exp(nll(model, parts[2])):.2f} on the measured part", flush=True)
 

@@ -1,7 +1,7 @@
 """Measure a mixture that `make_mixture.py` trained, and write its card: `python tools/mixture_card.py FOLDER TEXT ...`
 
-TEXT is what it was trained on; what was held out of it is what is measured. FOLDER has `model.gguf` and `weights.gguf`;
-it gets `card.json` with all figures and `card.md`, which is drawn from them.
+TEXT is what it was trained on; what was held out of it is what is measured. FOLDER has `FOLDER.gguf` and
+`weights.gguf`; it gets `card.json` with all figures and `card.md`, which is drawn from them.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def fewer(model: Path, calibration: list[int], tokens: list[int]) -> dict[str, f
 
 def main(folder: Path, texts: list[Path]) -> None:
     train, choose, held_out = read(texts)
-    model = folder / "model.gguf"
+    model = folder / f"{folder.resolve().name}.gguf"
     file = ModelFile.open(model)
     tokenizer = load_tokenizer(file)
     tokens = tokenizer.encode(held_out)

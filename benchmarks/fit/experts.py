@@ -39,7 +39,7 @@ def trained() -> tuple[str, str]:
     held_out = files.FOLDER / "held-out.txt"
     held_out.parent.mkdir(parents=True, exist_ok=True)
     held_out.write_text("".join(lines[round(len(lines) * 0.95) :]), encoding="utf-8")
-    return str(ZOO / MIXTURE / "model.gguf"), str(held_out)
+    return str(ZOO / MIXTURE / f"{MIXTURE}.gguf"), str(held_out)
 
 
 def hits(bench: Bench) -> Row:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -28,7 +29,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = message.replace("expected one argument", "wanted one value, which begins with no -")
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{message}{self._meant(message)}; see {self.prog} --help")
+
+    def _meant(self, message: str) -> str:
+        """A hint where an option is not known and another one is called much like it."""
+        if not message.startswith("unrecognized arguments:"):
+            return ""
+        known = {name[2:]: name for name in self._option_string_actions if name.startswith("--")}
+        for word in message.split():
+            if word.startswith("--") and (found := get_close_matches(word[2:].partition("=")[0], known, n=1)):
+                return f", did you mean {known[found[0]]}?"
+        return ""
 
 
 def verbs() -> dict[str, str]:
@@ -99,7 +110,8 @@ def _run(words: list[str], out: Output) -> int:
     if words[0].startswith("-"):
         raise UserError(f"{words[0]} stands before any verb: write genmote VERB, see genmote --help")
     parser, module = parser_of(words[0])
-    namespace = parser.parse_args(words[1:])
+    parse = parser.parse_intermixed_args if getattr(module, "INTERMIXED", False) else parser.parse_args
+    namespace = parse(words[1:])
     out.json = namespace.json
     settings: Any = spec.from_flags(module.Settings, namespace)
     status = module.run(settings, out)

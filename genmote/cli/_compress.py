@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, note, size
+from genmote.cli._output import Bar, Output, note, save, size
 from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 
@@ -115,16 +115,6 @@ def save_text(path: Path, model: Path, recipe: Recipe) -> None:
     with Bar(unit_bytes=False) as bar:
         tokens = calibration.windows(model, file.sha256(), recipe.calibration, bar)
     save(path, calibration.text_of(file, tokens))
-
-
-def save(path: Path, text: str) -> None:
-    from genmote import home
-
-    try:
-        with home.atomic_write(path, "w") as out:
-            out.write(text)
-    except OSError as fault:
-        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another name") from None
 
 
 def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None, text: str | None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, note, size
+from genmote.cli._output import Bar, check_place, note, size
 from genmote.errors import GrammarError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags:
-    """The model, and how it is run."""
+class EngineFlags:
+    """The model, and what computes it."""
 
     model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
     adapter: tuple[str, ...] = setting("a LoRA adapter's path, or PATH:SCALE; may be repeated", default=())
@@ -35,6 +35,12 @@ class ModelFlags:
     memory: str | None = setting(
         "keep to so much memory in all, such as 150MB: weights beyond it are read by need", default=None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(EngineFlags):
+    """The model, and how it is run."""
+
     kv: str | None = setting(
         "keys and values as f16, int8, int4; auto: fewer bits where --memory needs it", default=None
     )
@@ -86,17 +92,23 @@ class SamplingFlags:
         )
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the engine."""
+        """Keyword arguments of the engine. Raises UserError and GrammarError for files that cannot be used."""
         from genmote.runtime.grammar import Grammar
 
-        grammar = None
+        grammar = schema = None
         if self.grammar is not None:
             make = Grammar.gbnf if self.grammar.suffix == ".gbnf" else Grammar.lark
             grammar = make(read_text(self.grammar))
+            grammar.check()
+        if self.schema is not None:
+            schema = read_schema(self.schema)
+            Grammar.json_schema(schema).check()
+        if grammar is not None and schema is not None:
+            raise UserError("--schema and --grammar are each a constraint of the whole text: give one of them")
         return {
             "max_tokens": self.max_tokens,
             "stop": self.stop,
-            "json_schema": None if self.schema is None else read_schema(self.schema),
+            "json_schema": schema,
             "grammar": grammar,
             "speculate": self.speculate or None,  # a draft model guesses unasked
             "sampling": self.sampling(),
@@ -109,6 +121,13 @@ class PrefixFlags:
 
     prefix: Path | None = setting("a file of --save-prefix: a prompt that begins alike is not read again", default=None)
     save_prefix: Path | None = setting("keep the work on the prompt in this file, for --prefix", default=None)
+
+    def check_prefix(self) -> None:
+        """Raise UserError for files that are not there or cannot be written: to be asked before the work."""
+        if self.prefix is not None and not self.prefix.is_file():
+            raise UserError(f"--prefix {self.prefix}: no such file; make it with --save-prefix")
+        if self.save_prefix is not None:
+            check_place(self.save_prefix, "--save-prefix")
 
     def session(self, engine: Engine) -> Session:
         """A session that holds what the file does."""
@@ -155,6 +174,17 @@ def load(flags: ModelFlags) -> Engine:
     if (bounds := bounds_of(flags)) is not None:
         engine.govern(bounds, tell=lambda decision: note(str(decision)))
     return engine
+
+
+def reading(bar: Bar) -> Callable[[int, int], None]:
+    """Shows on a late bar how much of a prompt has been read; its line ends with the prompt."""
+
+    def tell(done: int, total: int) -> None:
+        bar("reading the prompt, tokens", done, total)
+        if done == total:
+            bar.close()
+
+    return tell
 
 
 def tell_plan(engine: Engine) -> None:

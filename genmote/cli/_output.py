@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from genmote.errors import UserError
+
 
 class Output:
     """Where a verb prints; with `json` only :meth:`result`'s object appears on standard output."""
+
+    line_open = False  # of the process: whether text on standard output waits for the end of its line
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
@@ -35,6 +41,8 @@ class Output:
         """Text for people, at once; silent with ``--json``."""
         if not self.json:
             print(text, end=end, flush=True)
+            if text or end:
+                Output.line_open = not (text + end).endswith("\n")
 
 
 def _plain(value: Any) -> Any:
@@ -48,8 +56,33 @@ def _plain(value: Any) -> Any:
 
 
 def note(text: str) -> None:
-    """One line beside the result, on standard error."""
+    """One line beside the result, on standard error; on a terminal it breaks no line of a text in the making."""
+    if Output.line_open and sys.stdout.isatty() and sys.stderr.isatty():
+        print(file=sys.stderr)
+        Output.line_open = False
     print(text, file=sys.stderr, flush=True)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raise UserError where no file can be written at `path`: ask before the work whose result is to go there."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it with {option}")
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written, {folder} is no folder: make it first, or choose another {option}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written, {folder} takes no new files: choose another {option}")
+
+
+def save(path: Path, text: str, option: str = "name") -> None:
+    """Write a text file, whole or not at all; UserError where that fails."""
+    from genmote import home
+
+    try:
+        with home.atomic_write(path, "w") as out:
+            out.write(text)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another {option}") from None
 
 
 def size(count: float) -> str:
@@ -73,11 +106,12 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 class Bar:
     """Progress of anything over a second: a bar on a terminal, otherwise one plain line at each tenth.
 
-    What takes less than a second leaves no plain lines.
+    What takes less than a second leaves no plain lines, and nothing at all where it is `late`: then a timer shows what
+    takes longer, even if no further call comes.
     Call it with what is being done, how much is done and how much there is (0: unknown); :meth:`close` ends the line.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, unit_bytes: bool = True) -> None:
+    def __init__(self, stream: TextIO | None = None, *, unit_bytes: bool = True, late: bool = False) -> None:
         self._stream = stream or sys.stderr
         self._tty = self._stream.isatty()
         self._bytes = unit_bytes
@@ -85,32 +119,53 @@ class Bar:
         self._what = ""
         self._tenth = -1
         self._wide = 0
+        self._late = late
+        self._at = (0, 0)
+        self._timer: threading.Timer | None = None
+        self._lock = threading.RLock()  # the timer's thread draws too
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if what != self._what:
-            self.close()
-            self._what, self._tenth, self._started = what, -1, now
-        elif self._tty and now - self._shown < 0.1 and done != total:
-            return
+        with self._lock:
+            now = time.monotonic()
+            self._at = done, total
+            if what != self._what:
+                self.close()
+                self._what, self._tenth, self._started = what, -1, now
+                if self._late:
+                    self._timer = threading.Timer(1.0, self._wake, (what,))
+                    self._timer.daemon = True
+                    self._timer.start()
+            elif self._tty and now - self._shown < 0.1 and done != total:
+                return
+            if now - self._started >= 1 or (self._tty and not self._late):
+                self._show(now)
+
+    def _wake(self, what: str) -> None:
+        """A second is over: show how far it is, if it still goes on."""
+        with self._lock:
+            if self._timer is not None and what == self._what:
+                self._show(time.monotonic())
+
+    def _show(self, now: float) -> None:
+        done, total = self._at
         self._shown = now
         if self._tty:
             self._draw(done, total, now)
-        elif now - self._started < 1:
-            return
+        elif total and done >= total and self._tenth < 0:
+            return  # it is over, and nothing was said of it
         elif total and self._tenth < 10 * done // total:
             self._tenth = 10 * done // total
-            self._print(f"{what}: {10 * self._tenth}% of {self._amount(total)}\n")
+            left = self._left(done, total, now)
+            self._print(f"{self._what}: {10 * self._tenth}% of {self._amount(total)}{left and ', ' + left}\n")
         elif not total and self._tenth < 0:
             self._tenth = 0
-            self._print(f"{what}\n")
+            self._print(f"{self._what}\n")
 
     def _draw(self, done: int, total: int, now: float) -> None:
         room = shutil.get_terminal_size().columns - 1
         amount = self._amount(done) + (f" / {self._amount(total)}" if total else "") if done or total else ""
-        rate = done / max(now - self._started, 1e-3)
-        if total and 0 < done < total and now - self._started > 1:
-            amount += f"  {(total - done) / rate:.0f} s left"
+        if left := self._left(done, total, now):
+            amount += f"  {left}"
         cells = min(30, room - len(self._what) - len(amount) - 6)
         bar = ""
         if total and cells >= 5:
@@ -120,11 +175,23 @@ class Bar:
         self._print("\r" + line + " " * max(0, self._wide - len(line)))
         self._wide = len(line)
 
+    def _left(self, done: int, total: int, now: float) -> str:
+        """The time that is left, going by the rate so far; nothing where that cannot be told."""
+        if not 0 < done < total or now - self._started <= 1:
+            return ""
+        seconds = round((total - done) * (now - self._started) / done)
+        return f"{seconds} s left" if seconds < 120 else f"{round(seconds / 60)} min left"
+
     def close(self) -> None:
-        """End the bar's line, if one was drawn."""
-        if self._wide:
-            self._print("\n")
-        self._wide = 0
+        """End the bar's line, if one was drawn: what comes next is shown from its beginning."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._wide:
+                self._print("\n")
+            self._wide = 0
+            self._what = ""
 
     def _amount(self, count: int) -> str:
         return size(count) if self._bytes else str(count)

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, load
-from genmote.cli._output import Output, note
+from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, load, reading
+from genmote.cli._output import Bar, Output, note
 from genmote.cli.generate import figures, stats
 from genmote.errors import ContextError, UserError
 from genmote.spec import dataclass, setting
@@ -42,7 +42,9 @@ class Settings(PrefixFlags, SamplingFlags, ModelFlags):
 
 
 def run(settings: Settings, out: Output) -> None:
-    options = settings.options()
+    settings.check_prefix()
+    bar = Bar(unit_bytes=False, late=True)
+    options = settings.options() | {"progress": reading(bar)}
     if sys.stdin is None:
         raise UserError("standard input is closed: the turns of a conversation come from it")
     with load(settings) as engine:
@@ -62,7 +64,7 @@ def run(settings: Settings, out: Output) -> None:
                 if not command(talk, line):
                     break
             elif line.strip():
-                answer(engine, talk, line, settings, out, keep_on=tty)
+                answer(engine, talk, line, settings, out, bar, keep_on=tty)
         if settings.save_prefix is not None:
             session.save(settings.save_prefix)
 
@@ -106,7 +108,7 @@ def command(talk: Talk | Continuation, line: str) -> bool:
 
 
 def answer(
-    engine: Engine, talk: Talk | Continuation, line: str, settings: Settings, out: Output, *, keep_on: bool
+    engine: Engine, talk: Talk | Continuation, line: str, settings: Settings, out: Output, bar: Bar, *, keep_on: bool
 ) -> None:
     """One turn; on a terminal the conversation goes on after a turn that is too long, and after Ctrl-C."""
     try:
@@ -118,9 +120,10 @@ def answer(
         return
     heard = ""
     try:
-        for piece in stream:
-            heard += piece.text
-            out.say(piece.text, end="")
+        with bar:
+            for piece in stream:
+                heard += piece.text
+                out.say(piece.text, end="")
     except KeyboardInterrupt:
         stream.close()
         out.say("")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmote.cli import _compress
 from genmote.cli._compress import Around
-from genmote.cli._output import Bar, Output, note, size
+from genmote.cli._output import Bar, Output, note, save, size
 from genmote.errors import BudgetError
 from genmote.spec import dataclass, setting
 
@@ -95,7 +95,7 @@ def run(settings: Settings, out: Output) -> None:
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
     if found is not None:
         recipe_file = settings.output.with_name(f"{settings.output.name}.toml")
-        _compress.save(recipe_file, recipe.toml())
+        save(recipe_file, recipe.toml())
         values |= {"search": found.values(), "recipe": recipe_file}
         text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file}"
     if settings.report is not None:

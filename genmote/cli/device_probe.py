@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, note
+from genmote.cli._output import Bar, Output, check_place, note, save
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.cli.devices import detail
     from genmote.device import profile
     from genmote.device.probe import probe
-    from genmote.home import atomic_write
     from genmote.spec import to_toml
 
+    if settings.output is not None:
+        check_place(settings.output, "--output")
     load, cores = os.getloadavg()[0], records.usable_cores()
     if load > cores / 2:
         note(f"device-probe: other work runs here (load {load:.1f} on {cores} cores): the figures will be too low")
@@ -62,8 +63,7 @@ def run(settings: Settings, out: Output) -> None:
     text = detail(found)
     remember(to_toml(found))
     if settings.output is not None:
-        with atomic_write(settings.output, "w") as file:
-            file.write(to_toml(found))
+        save(settings.output, to_toml(found), "--output")
         profile.load(str(settings.output.absolute()))
         text += f"\n\nprofile: {settings.output}; use it with --device {settings.output}"
     out.result({**asdict(found), "profile": settings.output}, text)

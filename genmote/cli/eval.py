@@ -7,17 +7,18 @@
 For each eviction policy, share of rows kept and kind of storage: perplexity, as a multiple of the full cache's; words
 found in a long text; sums copied from a long list; speeds with a full context. Finding and copying count only where
 the full cache gets 80% right. The text should be long: wiki.test.raw of WikiText-2 is what papers report.
+It takes long on a small board: --quick takes a tenth of the time, and Ctrl-C prints what was measured until then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from genmote.cli._model import ModelFlags, load, read_text
-from genmote.cli._output import Bar, Output, columns, size
+from genmote.cli._model import EngineFlags, ModelFlags, load, read_text
+from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ModelFlags, Kind):
+class Settings(EngineFlags, Kind):
     text: Path = setting("a long text, UTF-8 (- for standard input)")
     policies: str | None = setting("eviction policies, NAME[+even|pyramid|retrieval] (default: all)", default=None)
     budgets: str | None = setting("shares of the context that a layer holds (default 0.1,0.25,0.5)", default=None)
@@ -44,33 +45,43 @@ class Settings(ModelFlags, Kind):
     svg: Path | None = setting("a picture of the result", default=None)
 
     def faults(self) -> Iterable[str]:
-        if self.evict is not None:
-            yield f"evict={self.evict!r}: here policies are compared, name them with --policies"
-        if self.kv_tokens is not None:
-            yield f"kv_tokens={self.kv_tokens:g}: here shares of the context are compared, give them with --budgets"
         for budget in (self.budgets or "").split(",") if self.budgets else ():
             if not _share(budget):
                 yield f"budgets={self.budgets!r}: use shares between 0 and 1, such as 0.25,0.5"
                 return
 
 
-def run(settings: Settings, out: Output) -> None:
-    from genmote.home import atomic_write
+def run(settings: Settings, out: Output) -> int:
+    from genmote.cli import INTERRUPTED
     from genmote.runtime import eval_kv, eval_picture, eviction
 
+    if settings.svg is not None:
+        check_place(settings.svg, "--svg")
     text = read_text(settings.text)
     policies, budgets, windows = _wanted(settings)
     for policy in policies:
         eviction.policy(policy)  # a name that is none is told before the work
     kinds = [kind.strip() for kind in (settings.kv or "f16").split(",")]
     wanted = eval_kv.cases(policies, budgets, kinds)
-    with load(replace(settings, kv=None, evict=None, kv_tokens=None)) as engine, Bar(unit_bytes=False) as bar:
-        found = []
-        for row in eval_kv.evaluate(engine, text, wanted, windows=windows, seed=settings.seed, progress=bar):
-            found.append(row)
+    flags = ModelFlags(**{field.name: getattr(settings, field.name) for field in fields(EngineFlags)})
+    found: list[Measured] = []
+    interrupted = False
+    with load(flags) as engine:
+        tokens = engine.tokenizer.encode(text, special=False)
+        windows = _announced(settings, engine.context, len(tokens), len(wanted), windows)
+        bar = Bar(unit_bytes=False)
+        rows = eval_kv.evaluate(engine, tokens, wanted, windows=windows, seed=settings.seed, progress=bar)
+        try:
+            with bar:
+                found.extend(rows)
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            interrupted = True
         values = {
             "context": engine.context,
             "windows": windows,
+            "interrupted": interrupted,
             "rows": [row.values() for row in found],
             "peak_rss_bytes": engine.peak_rss_bytes,
             "ops": engine.ops_name,
@@ -80,9 +91,27 @@ def run(settings: Settings, out: Output) -> None:
         }
     if settings.svg is not None:
         title = f"{settings.model}: a smaller KV cache, context {values['context']}"
-        with atomic_write(settings.svg, "w") as file:
-            file.write(eval_picture.svg(title, "rows evicted by each policy, over the share of rows kept", found))
+        below = "rows evicted by each policy, over the share of rows kept"
+        save(settings.svg, eval_picture.svg(title, below, found), "--svg")
     out.result(values, table(found))
+    if interrupted:
+        note(f"genmote eval: interrupted: {len(found)} of {len(wanted)} settings were measured")
+    return INTERRUPTED if interrupted else 0
+
+
+def _announced(settings: Settings, context: int, tokens: int, count: int, windows: int) -> int:
+    """Tell what is going to be done; how many windows there are for it."""
+    from genmote.runtime.eval_kv import TASKS
+
+    if 0 < tokens // context < windows:
+        note(
+            f"the text has {tokens} tokens: perplexity is measured over {tokens // context} texts of {context}, "
+            f"not {windows}; give a longer text, or a smaller --context"
+        )
+    windows = min(windows, max(1, tokens // context))
+    quick = "" if settings.quick else "; --quick measures 3"
+    note(f"{count} settings, each with {windows + TASKS} texts of {context} tokens{quick}, Ctrl-C prints what there is")
+    return windows
 
 
 def _wanted(settings: Settings) -> tuple[list[str], list[float], int]:

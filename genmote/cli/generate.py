@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, budget_figures, load, read_text
-from genmote.cli._output import Output, note, size
+from genmote.cli._model import ModelFlags, PrefixFlags, SamplingFlags, budget_figures, load, read_text, reading
+from genmote.cli._output import Bar, Output, note, size
 from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 
@@ -33,15 +33,18 @@ class Settings(PrefixFlags, SamplingFlags, ModelFlags):
 
 
 def run(settings: Settings, out: Output) -> None:
+    settings.check_prefix()
     prompt = prompt_of(settings)
     options = settings.options()
     told: list[str] = []
     with metered(settings.stats or out.json) as meter, load(settings) as engine:
         session = settings.session(engine) if settings.prefix or settings.save_prefix else None
-        stream = engine.stream(prompt, session=session, **options)
+        bar = Bar(unit_bytes=False, late=True)
+        stream = engine.stream(prompt, session=session, progress=reading(bar), **options)
         try:
-            for piece in stream:
-                out.say(piece.text, end="")
+            with bar:
+                for piece in stream:
+                    out.say(piece.text, end="")
         except KeyboardInterrupt:
             out.say("")  # what is told next begins on a line of its own
             raise

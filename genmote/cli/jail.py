@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from genmote.device.jail import Report
     from genmote.device.profile import Profile
 
+LEAST_MEMORY = 1 << 20  # bytes, the least that a control group is given
+LEAST_DISK = 10_000  # bytes a second: no command comes to its end with fewer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -74,10 +77,15 @@ def run(settings: Settings, out: Output) -> int:
 
 def _limits(settings: Settings, device: Profile | None) -> Limits:
     from genmote.device.cgroup import Limits
-    from genmote.device.sizes import parse_bytes, parse_rate
+    from genmote.device.sizes import meant, parse_bytes, parse_rate
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
     disk = None if settings.disk is None else parse_rate(settings.disk, what="disk")
+    if memory is not None and memory < LEAST_MEMORY:
+        raise UserError(f"--memory {settings.memory}: {memory} bytes{meant(memory)}, wanted at least 1.05MB")
+    if disk is not None and disk < LEAST_DISK:
+        hint = meant(disk).replace("MB", "MB/s")
+        raise UserError(f"--disk {settings.disk}: {disk} bytes a second{hint}, wanted at least 10kB/s")
     cpus = settings.cpus
     if device is not None:
         memory = device.usable_bytes if memory is None else memory

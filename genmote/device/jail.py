@@ -27,6 +27,7 @@ from genmote.errors import NoJailError, UserError
 NOT_IMITATED = ("clock rate and instruction set of the processors", "memory bandwidth", "latency of the disk")
 _SAMPLE_S = 0.05
 _GRACE_S = 2.0
+_COPY_BYTES = 1 << 20  # what a copy of this process may touch before it becomes the command
 _DEATHSIG = 1  # PR_SET_PDEATHSIG
 
 
@@ -134,6 +135,7 @@ def _within(
     profile: Profile | None,
 ) -> Report:
     with Meter(profile=profile) as meter:
+        own = memory_bytes(os.getpid(), "VmRSS")
         process = _start(group, command, stdout, stderr, env)
         watch = _Watch(group)
         try:
@@ -165,13 +167,25 @@ def _within(
         not_limited=not_limited,
         dropped=dropped,
         peak_how=peak_how,
-        peak_rss_bytes=watch.peak_rss_bytes or None,
+        peak_rss_bytes=_largest(rusage.ru_maxrss * 1024, own, watch.peak_rss_bytes, reading.wall_s),
         oom_killed=process.returncode == -signal.SIGKILL and bool(usage.oom_kills),
         energy=reading.energy,
         ended_processes=ended,
         cpu_s=usage.cpu_s if usage.cpu_s is not None else rusage.ru_utime + rusage.ru_stime,
         disks=disks,
     )
+
+
+def _largest(waited: int, own: int, seen: int, wall_s: float) -> int | None:
+    """The most memory that one process had resident, None where that cannot be known.
+
+    `waited`: the kernel's figure for the processes that were waited for. It begins with what the command's process was
+    before it became the command: a copy of this one, which has `own` bytes, so that it tells nothing below these.
+    `seen`: the largest of what was looked at every now and then, which is near the truth only for a longer run.
+    """
+    if waited > own + _COPY_BYTES:
+        return max(waited, seen)
+    return (seen or None) if wall_s >= 2 * _SAMPLE_S else None
 
 
 def _start(
@@ -221,7 +235,7 @@ class _Watch:
         while True:
             self.peak_bytes = max(self.peak_bytes, self._group.current_bytes() or 0)
             for pid in self._group.processes():
-                self.peak_rss_bytes = max(self.peak_rss_bytes, high_water_bytes(pid))
+                self.peak_rss_bytes = max(self.peak_rss_bytes, memory_bytes(pid, "VmHWM"))
             if self._over.wait(_SAMPLE_S):
                 return
 
@@ -230,11 +244,11 @@ class _Watch:
         self._thread.join()
 
 
-def high_water_bytes(pid: int) -> int:
-    """The most memory that process `pid` had resident (VmHWM), shared and mapped files included; 0 if gone."""
+def memory_bytes(pid: int, name: str) -> int:
+    """What process `pid` has resident (VmRSS), or had at most (VmHWM), shared and mapped files included; 0 if gone."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return 0
 

@@ -25,6 +25,17 @@ def parse_bytes(text: str, *, what: str = "size") -> int:
     return amount
 
 
+def meant(count: int) -> str:
+    """A hint for an amount that is too small to be one: as MB it may have been meant.
+
+    >>> meant(150), meant(4000), meant(2_000_000)
+    (' (was 150MB meant?)', ' (was 4MB meant?)', '')
+    """
+    if count >= 10**6:
+        return ""
+    return f" (was {count // 1000 if count >= 1000 else count}MB meant?)"
+
+
 def parse_rate(text: str, *, what: str = "rate") -> int:
     """Bytes a second of `text`, written like ``40MB/s`` (the ``/s`` may be left out); raises SpecError.
 

@@ -151,6 +151,8 @@ def pack(model: ModelFile, ops: Any, path: Path | None = None, *, progress: Prog
                 if progress is not None:
                     progress("re-lay weights", done, size)
         out.write(bytes(start + size - out.tell()))
+        if progress is not None:
+            progress("re-lay weights", size, size)  # with what lies between the parts
     found = _open(path, model, ops)
     if found is None:
         raise OSError(f"{path}: cannot be read back")

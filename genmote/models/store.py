@@ -3,7 +3,7 @@
 A name is one of
 
 * a named model, described by ``models/sources/NAME.toml`` (a new file there is a new name),
-* a small model that comes with the package, in ``zoo/NAME/``, with its card,
+* a small model that comes with the package, in ``zoo/NAME/NAME.gguf``, with its card,
 * ``hf:ORG/REPO/FILE.gguf``, a file on the Hugging Face hub,
 * the stem of a file that the user put into the models folder,
 * a path.
@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 def zoo() -> list[str]:
     """The models that come with the package."""
-    return sorted(path.parent.name for path in ZOO.glob("*/model.gguf"))
+    return sorted(path.stem for path in ZOO.glob("*/*.gguf"))
 
 
 @lru_cache
@@ -71,7 +71,7 @@ def find(name: str | os.PathLike[str]) -> Path | None:
     if os.path.isfile(path := Path(os.path.expanduser(name))):
         return path
     if name in zoo():
-        return ZOO / name / "model.gguf"
+        return ZOO / name / f"{name}.gguf"
     if Path(name).name == name and os.path.isfile(path := home.models_dir() / f"{name}.gguf"):
         return path
     return None

@@ -201,6 +201,7 @@ class Engine:
     def set_cache(self, *, kv: str | None = None, evict: str | None = None, kv_tokens: float | None = None) -> None:
         """From now on keep keys and values so, see `load`; prompts are read anew. Raises SpecError."""
         found = eviction(evict, kv_tokens, self.context)
+        loading.check_sinks(found)
         if kv not in (None, *KINDS):
             raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(KINDS)}, or auto")
         with self.lock:
@@ -387,13 +388,20 @@ class Engine:
             ignore_eos,
         )
 
-    def stream(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        session: Session | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Stream:
         """Pieces of the text as they come; options as for `request`. Afterwards the stream has a `result`.
 
         Without a `session` of your own, the engine's keeps the last text, so that a prompt that begins alike is not
-        read again.
+        read again. `progress` is told how many tokens of the prompt were read, of how many that must be.
         """
-        return Stream(self, self.request(prompt, **options), session)
+        return Stream(self, self.request(prompt, **options), session, progress)
 
     def generate(self, prompt: Prompt, *, session: Session | None = None, **options: Any) -> Result:
         """Continue the prompt; options as for `request`."""

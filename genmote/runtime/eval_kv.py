@@ -10,11 +10,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genmote.errors import SpecError
+from genmote.runtime.eviction import eviction
 from genmote.runtime.prompt import Rows
 from genmote.runtime.session import Session
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 NEEDLES = 8
 ENOUGH = 0.8  # the full cache must find, or copy, so many for the task to mean anything
+TASKS = 3  # texts beside those of the perplexity: to find in, to copy from, for the speed
 DECODED = 64  # tokens whose speed is measured, at least
 PLACES = (
     "Oslo Lima Cairo Paris Tokyo Delhi Boston Madrid Dublin Vienna Berlin Sydney Moscow London Athens Prague "
@@ -75,39 +78,55 @@ def cases(policies: Sequence[str], budgets: Sequence[float], kinds: Sequence[str
 
 
 def evaluate(
-    engine: Engine, text: str, wanted: Sequence[Case], *, windows: int, seed: int = 0, progress: Progress | None = None
+    engine: Engine,
+    text: str | Sequence[int],
+    wanted: Sequence[Case],
+    *,
+    windows: int,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Measured]:
     """Measure the cases one by one, with texts of the engine's whole context; `windows` of them for the perplexity,
-    spread over `text`. The first case must be the full f16 cache. Raises SpecError for a text that is too short.
+    spread over `text` (or its token ids). The first case must be the full f16 cache. Raises SpecError, before anything
+    is measured, for a text that is too short and a case that cannot be.
 
     The engine's own setting of the cache is put back at the end.
     """
     context = engine.context
-    tokens = engine.tokenizer.encode(text, special=False)
+    tokens = engine.tokenizer.encode(text, special=False) if isinstance(text, str) else text
     if context < 256:
         raise SpecError(f"context={context}: use at least 256, eviction is for long texts")
     if len(tokens) < context:
         raise SpecError(f"the text has {len(tokens)} tokens, one window takes {context}: give a longer text")
+    for case in wanted:
+        eviction(case.policy, _rows(case, context), context)
     spread = spread_windows(tokens, context, windows)
     hay, questions = haystack(engine, tokens, seed)
     ledger, copied = copy_text(engine, seed)
     before = engine.kv, engine.eviction
     full: Measured | None = None
+    texts = len(spread) // context + TASKS
+
+    def tell(done: int, _: int = 0, before: int = 0) -> None:
+        if progress is not None:
+            progress("measuring caches, texts", before + done, texts * len(wanted))
+
     try:
         for number, case in enumerate(wanted):
-            if progress is not None:
-                progress("measuring caches", number, len(wanted))
-            rows = context if case.policy is None else max(1, int(case.budget * context))
-            engine.set_cache(kv=case.kv, evict=case.policy, kv_tokens=None if case.policy is None else rows)
-            value = engine.perplexity(spread, context=context).value
+            done = number * texts
+            engine.set_cache(kv=case.kv, evict=case.policy, kv_tokens=_rows(case, context))
+            value = engine.perplexity(spread, context=context, progress=partial(tell, before=done)).value
             needle = found(engine, hay, questions) if full is None or full.needle is not None else None
+            tell(done + texts - 2)
             copy = copied_right(engine, ledger, copied) if full is None or full.copy is not None else None
+            tell(done + texts - 1)
             prefill, decode, nbytes = speed(engine, tokens)
+            tell(done + texts)
             made = Measured(
                 policy=case.policy or "full",
                 budget=1.0 if case.policy is None else case.budget,
                 kv=case.kv,
-                rows=rows,
+                rows=_rows(case, context) or context,
                 perplexity=value,
                 ratio=1.0 if full is None else value / full.perplexity,
                 needle=needle if needle is None or full is not None or needle >= ENOUGH else None,
@@ -118,11 +137,14 @@ def evaluate(
             )
             full = full or made
             yield made
-        if progress is not None:
-            progress("measuring caches", len(wanted), len(wanted))
     finally:
         engine.set_cache(kv=before[0])
         engine.eviction = before[1]
+
+
+def _rows(case: Case, context: int) -> int | None:
+    """How many rows a layer may hold, None for all."""
+    return None if case.policy is None else max(1, int(case.budget * context))
 
 
 def spread_windows(tokens: Sequence[int], context: int, windows: int) -> list[int]:

@@ -143,10 +143,14 @@ def changes(
     for index, layer in enumerate(weights.layers):
         layer.experts = _listening(model, ops, index, layer, type, found[index])
     decoder = Decoder(config, weights, ops)
-    for at in range(0, len(tokens) - window + 1, window):
+    count = len(tokens) // window
+    for number in range(count):
         if progress is not None:
-            progress("tokens by which experts are measured", at, len(tokens))
-        decoder.forward(tokens[at : at + window], [Span(decoder.cache(window), 0, window)], logits=None)
+            progress("windows by which experts are measured", number, count)
+        part = tokens[number * window : (number + 1) * window]
+        decoder.forward(part, [Span(decoder.cache(window), 0, window)], logits=None)
+    if progress is not None:
+        progress("windows by which experts are measured", count, count)
     return found
 
 

@@ -76,6 +76,16 @@ class Grammar:
     def gbnf(cls, text: str) -> Grammar:
         return cls("gbnf", text)
 
+    def check(self) -> None:
+        """Raise GrammarError for what no model's text can match, to be asked before a model is loaded."""
+        ll = _llguidance()
+        try:
+            fault = ll.LLMatcher.validate_grammar(_compiled(self, ll))
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            raise GrammarError(f"bad {self.kind}: {_one_line(fault)}")
+
 
 class GrammarVocabulary:
     """A tokenizer as llguidance sees it. Building takes time (a second for 262 000 tokens, in which llguidance lets no

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile
     from genmote.ops.protocol import Ops
     from genmote.runtime.engine import Adapters, Engine
+    from genmote.runtime.eviction import Eviction
     from genmote.runtime.plan import Plan
     from genmote.runtime.streaming import Room, Streaming
 
@@ -68,6 +69,7 @@ def load(
     count = checked_threads(threads)
     wanted = accelerated(ops, isa, accelerator, device_memory, host_memory)
     opset = choose_ops(ops, isa, count) if wanted is None else wanted.ops()  # before a model is fetched for nothing
+    check_cache(opset, context, kv, evict, kv_tokens, kv_spill)
     path = store.resolve(model) if progress is None else store.resolve(model, progress=progress)
     started = time.perf_counter()
     file = ModelFile.open(path)
@@ -124,6 +126,42 @@ def load(
         engine.extras = Extras(made, streaming, kept, weights.config, engine.lock)
     engine.load_ms = (time.perf_counter() - started) * 1e3
     return engine
+
+
+def check_cache(
+    opset: Ops,
+    context: int | None,
+    kv: str | None,
+    evict: str | None,
+    kv_tokens: float | None,
+    kv_spill: str | os.PathLike[str] | None,
+) -> None:
+    """Raise SpecError or OpsError for settings of the KV cache that no model can have: before one is loaded."""
+    from genmote.ops.cache import KINDS
+    from genmote.runtime.eviction import LEAST_ROWS, eviction, policy
+
+    if kv not in (None, "auto", *KINDS):
+        raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(KINDS)}, or auto")
+    if evict is not None:
+        policy(evict)
+    if kv_tokens is not None and kv_tokens >= LEAST_ROWS and kv_tokens == int(kv_tokens):
+        check_sinks(eviction(evict, kv_tokens, context or 2**31))  # a share needs the model's context
+    if kv_spill is None:
+        return
+    if opset.name != "native":
+        raise OpsError(f"kv_spill with the {opset.name} op set: only the native one keeps rows on disk")
+    if not os.path.isdir(kv_spill) or not os.access(kv_spill, os.W_OK | os.X_OK):
+        what = "takes no new files: " if os.path.isdir(kv_spill) else "is no folder: make it first, or "
+        raise SpecError(f"kv_spill={os.fspath(kv_spill)!r} {what}give another one for cold rows")
+
+
+def check_sinks(setting: Eviction | None) -> None:
+    """Raise SpecError where the first rows, which always stay, leave no place for later ones."""
+    if setting is not None and setting.policy.sinks >= (kept := setting.rows - setting.block):
+        raise SpecError(
+            f"evict={setting.name!r} always keeps the first {setting.policy.sinks} rows, and {kept} are all that a "
+            f"layer of {setting.rows} keeps: use fewer sinks or more kv_tokens"
+        )
 
 
 def budget_bytes(memory: int | str) -> int:

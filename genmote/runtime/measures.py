@@ -75,6 +75,8 @@ def perplexity(
     first = context // 2
     session = Session(engine)
     losses: list[NDArray[np.float64]] = []
+    if progress is not None:
+        progress(0, windows)
     for window in range(windows):
         text = list(tokens[window * context : (window + 1) * context])
         if bos is not None:

@@ -81,14 +81,21 @@ class Session:
         lengths = self._cache.lengths
         return len(self.ids) - round(sum(lengths) / len(lengths))
 
-    def prefill(self, prompt: Rows | Sequence[int]) -> NDArray[np.float32]:
-        """Hold exactly the prompt; logits (V,) of its last row. A cached beginning is not run again."""
+    def prefill(
+        self, prompt: Rows | Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Hold exactly the prompt; logits (V,) of its last row. A cached beginning is not run again; `progress` is told
+        how many of the other rows were run, and of how many."""
         rows = prompt if isinstance(prompt, Rows) else Rows(prompt)
-        self.match(rows)
+        held = self.match(rows)
         logits: Any = None
+        if progress is not None:
+            progress(0, len(rows) - held)
         while len(self) < len(rows):
             start, stop = len(self), min(len(self) + min(self.engine.chunk, self.ahead), len(rows))
             logits = self.extend(rows, start, stop, int(stop == len(rows)))
+            if progress is not None:
+                progress(stop - held, len(rows) - held)
         if logits is None:
             raise ContextError("the prompt has no rows: give at least one token")
         return np.asarray(logits[0])

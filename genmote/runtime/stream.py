@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from genmote.errors import SpecError
@@ -19,8 +19,14 @@ class Stream:
     """Iterates over the pieces of one text. Leaving it early (`break`, `close`, Ctrl-C) leaves the engine as usable as
     before; `result` then holds what came."""
 
-    def __init__(self, engine: Engine, request: Request, session: Session | None = None) -> None:
-        self._engine, self._request, self._session = engine, request, session
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        session: Session | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._engine, self._request, self._session, self._progress = engine, request, session, progress
         self._account: Account | None = None
         self._pieces = self._run(engine.rows(request.prompt))
 
@@ -54,7 +60,7 @@ class Stream:
         try:
             account = self._account = Account(generation, len(rows), session.match(rows), started)
             before = time.perf_counter()
-            logits = session.prefill(rows)[None]
+            logits = session.prefill(rows, self._progress)[None]
             account.prefill_s = time.perf_counter() - before
             while True:
                 pieces = generation.take(logits)

@@ -75,7 +75,7 @@ def test_experts_that_matter_less_get_fewer_bits(genmote: Genmote, mixture: tupl
     words = ("convert", model, "-o", str(tmp_path / "fewer.gguf"), "--expert-type", "q4_0", "--text", text)
     ran = genmote(*words, "--json")
     told = ran.json
-    assert ran.err == f"the text may change: 4 of 8 experts, those that change least on {text}, are stored as Q4_0\n"
+    assert ran.err.endswith(f"text may change: 4 of 8 experts, those that change least on {text}, are stored as Q4_0\n")
     assert (told["experts"], told["experts_in_fewer_bits"], told["type"]) == (8, 4, "Q4_0")
     assert 256 <= told["tokens"] <= 8192 and told["size_bytes"] < told["source_bytes"]
     fewer = ModelFile.open(tmp_path / "fewer.gguf")
@@ -87,7 +87,7 @@ def test_experts_that_matter_less_get_fewer_bits(genmote: Genmote, mixture: tupl
     ran = genmote(*words, "--expert-share", "1")
     assert "fewer.gguf: 8 of 8 experts as Q4_0 by " in ran.out
     ran = genmote(*words, "--expert-share", "0")
-    assert "0 of 8 experts" in ran.out and not ran.err  # nothing is lost
+    assert "0 of 8 experts" in ran.out and "the text may change" not in ran.err  # nothing is lost
 
 
 def test_the_model_itself_is_not_written_over(genmote: Genmote, mixture: tuple[str, str], tmp_path: Path) -> None:

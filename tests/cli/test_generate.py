@@ -76,9 +76,9 @@ def test_a_kept_prompt_that_cannot_be_used_is_one_line(genmote: Genmote, echo: d
     damaged = tmp_path / "damaged"
     damaged.write_bytes(b"GENMOTE-PREFIX 1\nand more")
     for words, said in (
-        (["--prefix", "/no/such"], "/no/such: no saved prefix can be read there (No such file or directory); save one"),
+        (["--prefix", "/no/such"], "--prefix /no/such: no such file; make it with --save-prefix"),
         (["--prefix", str(damaged)], "is no whole saved prefix: its checksum does not match; delete it"),
-        (["--save-prefix", "/no/such/folder"], "cannot save the prefix there"),
+        (["--save-prefix", "/no/such/file"], "/no/such is no folder: make it first, or choose another --save-prefix"),
     ):
         ran = genmote("generate", "m", "-p", "a", "-n", "1", *words)
         assert ran.status == 2 and said in ran.err and ran.err.count("\n") == 1
@@ -102,6 +102,51 @@ def test_bytes_that_are_no_text_do_not_end_a_chat(
     monkeypatch.setattr("sys.stdin", lines)
     assert main(["chat", "m", "-n", "2", "--json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_constraints_that_cannot_be_are_told_before_a_model_is_loaded(
+    genmote: Genmote, echo: dict[str, Any], tmp_path: Path, verb: str
+) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "s.json").write_text('{"type": "integer", "minimum": 5, "maximum": 3}')
+    (tmp_path / "g.lark").write_text("start: other")
+    (tmp_path / "good.lark").write_text('start: "a"')
+    (tmp_path / "good.json").write_text("{}")
+    for words, said in (
+        (["--schema", "s.json"], "bad json_schema: Unsatisfiable schema: minimum (5) is greater than maximum (3)"),
+        (["--grammar", "g.lark"], 'bad lark: at 1(8): unknown name: "other"'),
+        (["--schema", "good.json", "--grammar", "good.lark"], "--schema and --grammar are each a constraint"),
+        (["--save-prefix", "no/file"], "is no folder: make it first, or choose another --save-prefix"),
+    ):
+        named = [str(tmp_path / word) if "." in word or "/" in word else word for word in words]
+        ran = genmote(verb, "m", *named, stdin="a")
+        assert ran.status == 2 and said in ran.err and ran.err.count("\n") == 1
+    assert "model" not in echo  # none was loaded
+
+
+def test_a_share_may_be_a_percentage(genmote: Genmote, echo: dict[str, Any]) -> None:
+    assert genmote("generate", "m", "-p", "a", "-n", "1", "--kv-tokens", "50%").status == 0
+    assert echo["kv_tokens"] == 0.5
+    ran = genmote("generate", "m", "-p", "a", "--kv-tokens", "half")
+    assert ran.status == 2 and "argument --kv-tokens: invalid number value: 'half'" in ran.err
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat", "perplexity"])
+def test_how_much_of_a_long_prompt_was_read_is_told(
+    genmote: Genmote, echo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    now = iter(range(100_000))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    (tmp_path / "t.txt").write_text("ab " * 500)
+    if verb == "perplexity":
+        ran = genmote("perplexity", "m", str(tmp_path / "t.txt"), "--context", "64")
+    else:
+        ran = genmote(verb, "m", "-n", "2", stdin="ab " * 500)
+    assert ran.status == 0
+    told = [line for line in ran.err.splitlines() if "% of" in line]
+    what = "windows scored" if verb == "perplexity" else "reading the prompt, tokens"
+    assert len(told) >= 3 and told[-1] == f"{what}: 100% of {told[-1].split()[-1]}" and "s left" in told[-2]
 
 
 def test_line_ends_of_piped_text_stay(genmote: Genmote, echo: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def test_however_a_model_is_named_it_is_cold(model: Path, monkeypatch: pytest.Mo
         shutil.copy(model, place)
     assert dropped("generate", "hf:org/repo/q4.gguf") == [hub]
     assert dropped("chat", "mine") == [stem]
-    assert dropped("plan", "mixture-16x") == [store.ZOO / "mixture-16x" / "model.gguf"]
+    assert dropped("plan", "mixture-16x") == [store.ZOO / "mixture-16x" / "mixture-16x.gguf"]
     assert dropped("generate", "--draft=mine", f"--adapter={model}:0.5") == [stem, model]
     monkeypatch.setattr(store, "find", lambda name: stem if name == "smollm2-135m" else None)
     assert dropped("generate", "smollm2-135m") == [stem]

@@ -53,7 +53,17 @@ def test_listing_the_verbs_loads_nothing_heavy() -> None:
         (["chatt"], "genmote chatt: no verb is called 'chatt', did you mean chat?; known: chat, "),
         (["--jsn"], "genmote: --jsn stands before any verb: write genmote VERB, see genmote --help"),
         (["info"], "genmote info: the following arguments are required: MODEL; see genmote info --help"),
-        (["models", "--jsn"], "genmote models: unrecognized arguments: --jsn; see genmote models --help"),
+        (
+            ["models", "--jsn"],
+            "genmote models: unrecognized arguments: --jsn, did you mean --json?; see genmote models --help",
+        ),
+        (["models", "--wholly-else"], "unrecognized arguments: --wholly-else; see genmote models --help"),
+        (
+            ["generate", "m", "--json-schema", "s"],
+            "arguments: --json-schema s, did you mean --schema?; see genmote gen",
+        ),
+        (["chat", "m", "--max_tokens=3"], "arguments: --max_tokens=3, did you mean --max-tokens?; see genmote chat"),
+        (["make-model", "--shapes", "a"], "arguments: --shapes, did you mean --shape?; see genmote make-model --help"),
         (["generate", "m", "--max-tokens", "x"], "argument -n/--max-tokens: invalid int value: 'x'"),
         (["generate", "m", "-p", "x", "--temperature", "nan"], "temperature=nan, wanted a number"),
         (

@@ -26,6 +26,12 @@ def test_a_device_with_room(genmote, model):
     assert rows and "weights" in rows[0] and "Q8_0" in rows[0]
 
 
+def test_a_model_of_the_package_is_called_by_its_name(genmote, own_home):
+    assert genmote("plan", "mixture-16x", "--device", "pi-zero-2w").out.startswith("mixture-16x.gguf on Raspberry Pi")
+    ran = genmote("plan", "mixture-16x", "--device", "pi-zero-2w", "--memory", "20MB")
+    assert ran.err.startswith("genmote plan: mixture-16x.gguf does not fit 20 MB")
+
+
 def test_json_holds_all_of_it(genmote, model):
     values = genmote("plan", model, "--device", "pi-zero-2w", "--context", "128", "--json").json
     assert values["fits"] is True and values["context"] == 128 and values["budget_bytes"] == 320 << 20

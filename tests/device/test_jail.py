@@ -43,10 +43,28 @@ def test_a_command_that_wants_more_memory_is_killed_and_it_is_told(
 
 
 def test_a_command_within_the_limit_runs_and_its_peak_is_counted(python: Python) -> None:
-    report = jail.run(python("x = bytearray(b'1') * (30 << 20)"), Limits(memory_bytes=64 * MIB))
+    program = "import time; x = bytearray(b'1') * (30 << 20); time.sleep(0.3)"
+    report = jail.run(python(program), Limits(memory_bytes=64 * MIB))
     assert (report.status, report.oom_killed, report.usage.oom_kills) == (0, False, 0)
     assert report.usage.peak_bytes is not None and report.peak_rss_bytes is not None
     assert 30 * MIB <= report.usage.peak_bytes <= 48 * MIB
+    assert 30 * MIB <= report.peak_rss_bytes <= 64 * MIB
+
+
+def test_the_largest_process_of_a_short_command(python: Python, capfd: pytest.CaptureFixture[str]) -> None:
+    """This process is larger than `true`, which ends before anyone could look: nothing true can be said."""
+    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).peak_rss_bytes is None
+    own = jail.memory_bytes(os.getpid(), "VmRSS")
+    size = own + 16 * MIB
+    short = f"x = bytearray(b'1') * {size}; import os; os._exit(0)"  # the most of it at its very end
+    report = jail.run(python(short), Limits(memory_bytes=size + 256 * MIB))
+    assert size <= (report.peak_rss_bytes or 0) <= size + 64 * MIB
+    child = ["sh", "-c", f'{sys.executable} -c "{short}"; true']  # of a process that the command waited for
+    assert size <= (jail.run(child, Limits(memory_bytes=size + 256 * MIB)).peak_rss_bytes or 0) <= size + 64 * MIB
+    slow = jail.run(["sleep", "0.4"], Limits(memory_bytes=64 * MIB))
+    assert slow.peak_rss_bytes is not None and 200_000 < slow.peak_rss_bytes < 16 * MIB
+    assert main(["jail", "--memory", "64MB", "--", "true"]) == 0
+    assert ", largest process unknown, " in capfd.readouterr().err
 
 
 def test_memory_beyond_the_limit_is_not_swapped(python: Python) -> None:
@@ -486,7 +504,10 @@ def test_read_only_groups_are_a_refusal(tmp_path: Path) -> None:
     [
         ([], "a jail without limits: give --device, --memory, --cpus, --cores or --disk"),
         (["--memory", "many"], "memory 'many': wanted an amount above 0 such as 150MB, 512MiB or 4GB"),
-        (["--memory", "4kB"], "memory of 4000 B: wanted at least 1MiB"),
+        (["--memory", "4kB"], "--memory 4kB: 4000 bytes (was 4MB meant?), wanted at least 1.05MB"),
+        (["--memory", "150"], "--memory 150: 150 bytes (was 150MB meant?), wanted at least 1.05MB"),
+        (["--memory", "1MB"], "--memory 1MB: 1000000 bytes, wanted at least 1.05MB"),
+        (["--disk", "40"], "--disk 40: 40 bytes a second (was 40MB/s meant?), wanted at least 10kB/s"),
         (["--cpus", "0.01"], "cpus=0.01: wanted 0.1 or more processors"),
         (["--device", "pi-zero-2w", "--cpus", "0"], "cpus=0: wanted 0.1 or more processors"),
         (["--memory", "64MiB", "--drop", "/missing"], "--drop /missing: wanted a file whose pages can be dropped"),

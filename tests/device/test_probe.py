@@ -133,6 +133,19 @@ def test_the_verb_writes_a_profile_that_devices_and_jail_take(
     assert sizes.parse_bytes(f"{found.memory.usable_mib}MiB") == found.usable_bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("no/x.toml", "{0}/no/x.toml cannot be written, {0}/no is no folder: make it first"), ("", "{0} is a folder")],
+)
+def test_where_the_profile_cannot_be_is_told_before_anything_is_measured(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "probe", lambda *a, **k: pytest.fail("measured"))
+    assert main(["device-probe", "-o", str(tmp_path / name)]) == 2
+    err = capsys.readouterr().err
+    assert said.format(tmp_path) in err and err.count("\n") == 1
+
+
 def test_an_impossible_time_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["device-probe", "--seconds", "0"]) == 2
     assert "seconds=0, wanted 0.01 to 60" in capsys.readouterr().err

@@ -191,6 +191,32 @@ def test_the_verb_makes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "is no folder; make it first" in capsys.readouterr().err
 
 
+def test_the_verb_takes_options_or_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    make_model("tiny-llama", "q8_0", tmp_path / "wanted.gguf", 0)
+    for words, name in (
+        (["--shape", "tiny-llama", "--type", "q8_0"], "tiny-llama-q8_0.gguf"),
+        (["--shape", "tiny-llama", "--type", "q8_0", "-o", "a.gguf"], "a.gguf"),
+        (["tiny-llama", "--type", "q8_0", "b.gguf"], "b.gguf"),
+        (["--shape", "tiny-llama", "c.gguf", "--type", "q8_0"], "c.gguf"),
+        (["tiny-llama", "--output", "d.gguf", "--type", "q8_0"], "d.gguf"),
+    ):
+        assert main(["make-model", *words]) == 0, words
+        assert Path(name).read_bytes() == Path("wanted.gguf").read_bytes()
+    capsys.readouterr()
+    for words, said in (
+        (["tiny-llama", "a", "b"], "'b' is one name too many: wanted a shape and a file"),
+        (["--shape", "tiny-llama", "-o", "e.gguf", "f"], "'f' is one name too many: wanted no more names"),
+        ([], "no shape: give --shape NAME, such as llama-3.2-1b"),
+    ):
+        assert main(["make-model", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_progress_reaches_the_whole(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     make_model("tiny-llama", "q8_0", tmp_path / "m.gguf", progress=lambda *told: seen.append(told))

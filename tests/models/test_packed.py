@@ -51,8 +51,10 @@ def files() -> list[Path]:
 def test_made_once_then_mapped(model_path, ops):
     model = ModelFile.open(model_path)
     want = logits(model, ops, packed.InMemory(ops, model))
-    first = packed.loader(model, ops)
+    told: list[tuple[str, int, int]] = []
+    first = packed.loader(model, ops, progress=lambda *step: told.append(step))
     assert isinstance(first, packed.Packed)
+    assert told[-1][1] == told[-1][2] > 0  # progress ends at all of it
     stamp = first.path.stat().st_mtime_ns
     assert np.array_equal(logits(model, ops, first), want)
     again = packed.loader(ModelFile.open(model_path), ops)

@@ -43,6 +43,17 @@ def test_pieces_make_the_result() -> None:
     assert engine.generate("ab ab", max_tokens=30, temperature=1.0, seed=5).text != stream.result.text
 
 
+def test_progress_tells_how_much_of_a_prompt_was_read() -> None:
+    engine = fake_engine()
+    told: list[tuple[int, int]] = []
+    prompt = "ab " * 400
+    list(engine.stream(prompt, max_tokens=1, progress=lambda *step: told.append(step)))
+    assert told == [(0, 1201), (512, 1201), (1024, 1201), (1201, 1201)]
+    told.clear()
+    engine.generate(prompt + "x", max_tokens=1, progress=lambda *step: told.append(step))
+    assert told == [(0, 1), (1, 1)]  # what a session holds is not read again
+
+
 def test_it_ends_at_an_end_token_and_may_be_told_to_go_on() -> None:
     engine = fake_engine()
     prompt = [*b"x", 257, *b"x"]  # the echo says the end token next

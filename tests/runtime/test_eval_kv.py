@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_perplexity_is_the_engines_own(tiny: Path) -> None:
     with Engine.load(tiny, context=256) as engine:
         wanted = [Case(), Case("window", 0.25), Case("keynorm+pyramid", 0.5)]
-        rows = list(eval_kv.evaluate(engine, TEXT, wanted, windows=2))
+        told: list[tuple[str, int, int]] = []
+        rows = list(eval_kv.evaluate(engine, TEXT, wanted, windows=2, progress=lambda *step: told.append(step)))
+        assert [done for _, done, _ in told] == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 15]
+        assert told[-1] == ("measuring caches, texts", 15, 15)
         assert (engine.kv, engine.eviction) == ("f16", None)
         tokens = eval_kv.spread_windows(engine.tokenizer.encode(TEXT, special=False), 256, 2)
         assert rows[0].perplexity == engine.perplexity(tokens, context=256).value and rows[0].ratio == 1
@@ -85,6 +90,12 @@ def test_what_cannot_be_evaluated_is_told(tiny: Path, context: int, text: str, s
         list(eval_kv.evaluate(engine, text, [Case()], windows=1))
 
 
+def test_a_case_that_cannot_be_is_told_before_anything_is_measured() -> None:
+    engine = fake_engine(context=256)
+    with pytest.raises(SpecError, match="kv_tokens=10 with a context of 256: use a whole number from 32 up"):
+        next(eval_kv.evaluate(engine, "ab " * 200, [Case(), Case("window", 0.04)], windows=1))
+
+
 def test_the_full_cache_comes_first() -> None:
     made = eval_kv.cases(["window"], [0.5], ["int8", "f16"])
     assert made == [Case(), Case(kv="int8"), Case("window", 0.5, "int8"), Case("window", 0.5, "f16")]
@@ -121,3 +132,55 @@ def test_the_verb(tiny: Path, genmote: Genmote, tmp_path: Path) -> None:
     assert "budgets='2': use shares between 0 and 1" in genmote(*words, "--budgets", "2").err
     assert "budgets='x': use shares between 0 and 1" in genmote(*words, "--budgets", "x").err
     assert "no eviction policy is called 'wind'" in genmote(*words, "--policies", "wind").err
+
+
+def test_what_is_going_to_be_done_is_told_before(tiny: Path, genmote: Genmote, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox " * 18)
+    words = ["eval", "kv", str(tiny), "--text", str(text), "--context", "256"]
+    ran = genmote(*words, "--policies", "window", "--budgets", "0.2,0.25,0.5")
+    assert ran.status == 0
+    assert re.search(r"^the text has \d+ tokens: perplexity is measured over \d texts? of 256, not 3;", ran.err, re.M)
+    assert re.search(r"^4 settings, each with \d texts of 256 tokens; --quick measures 3, Ctrl-C prints", ran.err, re.M)
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_what_was_measured_before_an_interruption_is_kept(
+    tiny: Path, genmote: Genmote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json: bool
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    whole, calls = eval_kv.speed, []
+
+    def speed(engine: Engine, tokens: Sequence[int]) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(engine, tokens)
+
+    monkeypatch.setattr(eval_kv, "speed", speed)
+    words = [
+        "eval",
+        "kv",
+        str(tiny),
+        "--text",
+        str(text),
+        "--context",
+        "256",
+        "--windows",
+        "1",
+        "--policies",
+        "window",
+        "--budgets",
+        "0.25,0.5,0.75",
+    ]
+    ran = genmote(*words, *(["--json"] if json else []))
+    assert ran.status == 130
+    assert ran.err.splitlines()[-1] == "genmote eval: interrupted: 2 of 4 settings were measured"
+    if json:
+        assert ran.json["interrupted"] and [row["policy"] for row in ran.json["rows"]] == ["full", "window"]
+    else:
+        assert [line.split()[0] for line in ran.out.splitlines()] == ["policy", "full", "window"]
+    calls[:] = [1, 1]  # interrupted in the first: there is nothing to show
+    ran = genmote(*words)
+    assert (ran.status, ran.out) == (130, "") and ran.err.endswith("genmote eval: interrupted\n")

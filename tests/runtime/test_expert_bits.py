@@ -39,7 +39,9 @@ def test_the_change_is_that_of_the_mixtures_answer(model: ModelFile) -> None:
     """By the definition, with one token: its two experts' answers in eight bits and in four, times their weights."""
     ops = NumpyOps()
     token = TOKENS[:1]
-    got = changes(model, ops, token, "Q4_0", window=1)
+    told: list[tuple[str, int, int]] = []
+    got = changes(model, ops, token, "Q4_0", window=1, progress=lambda *step: told.append(step))
+    assert [step[1:] for step in told] == [(0, 1), (1, 1)]  # progress ends at all of it
     weights = GgufWeights(model, ops)
     seen: dict[str, Any] = {}
     layer = weights.layers[0]

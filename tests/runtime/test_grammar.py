@@ -238,6 +238,18 @@ def test_a_bad_grammar_is_one_line(options: dict[str, Any], said: str) -> None:
             options = {"grammar": Grammar(*options["grammar"])}
         ENGINE.generate("x", **options)
     assert "\n" not in str(caught.value)
+    ((kind, given),) = options.items()
+    with pytest.raises(GrammarError, match=said) as early:  # and without any model
+        if isinstance(given, tuple):
+            given = Grammar(*given)
+        (given if isinstance(given, Grammar) else getattr(Grammar, kind)(given)).check()
+    assert str(early.value) == str(caught.value)
+
+
+def test_a_good_grammar_is_good_without_a_model() -> None:
+    for grammar in (Grammar.json_schema(SCHEMA), Grammar.regex("[0-9]+"), Grammar.gbnf('root ::= "a" | "b"')):
+        grammar.check()
+    Grammar.lark('start: <|im_end|> "a"').check()  # whether there is such a token, the model's vocabulary tells
 
 
 def test_a_token_that_does_not_fit_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from genmote.errors import OpsError, SpecError
 from genmote.models.make_model import make_model
 from genmote.models.requantise import convert_type
 from genmote.runtime.engine import Engine
+from genmote.runtime.fake import fake_engine
 
 TOKENS = 8 * 1024
 BOUNDS = {"int8": 1.002, "int4": 1.03}
@@ -70,6 +72,40 @@ def test_cold_rows_on_disk_give_the_same_text(shape: str, tmp_path: Path, monkey
     assert spilled[0] == (0, 0) and min(spilled[1]) > 0
     with pytest.raises(OpsError, match="kv_spill with the numpy op set: only the native one"):
         Engine.load(tmp_path / "m.gguf", ops="numpy", kv_spill=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kv_spill": "/no/spill"}, "kv_spill='/no/spill' is no folder: make it first, or give another one"),
+        ({"kv": "int5"}, "kv='int5': keys and values are kept as"),
+        ({"evict": "wind"}, "no eviction policy is called 'wind'"),
+        (
+            {"evict": "window:sinks=999", "kv_tokens": 64},
+            "always keeps the first 999 rows, and 56 are all that a layer",
+        ),
+        ({"evict": "window:sinks=56", "kv_tokens": 64}, "'window:sinks=56' always keeps the first 56 rows, and 56 are"),
+    ],
+)
+def test_what_no_model_can_have_is_told_before_one_is_loaded(options, said, monkeypatch):
+    pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
+    monkeypatch.setattr("genmote.models.store.resolve", lambda *a, **k: pytest.fail("looked for the model"))
+    with pytest.raises(SpecError, match=re.escape(said)):
+        Engine.load("m", ops="native", **options)
+
+
+def test_a_spill_folder_that_takes_no_files_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(SpecError, match="takes no new files: give another one"):
+        Engine.load("m", ops="native", kv_spill=tmp_path)
+
+
+def test_sinks_that_leave_no_place_are_refused_where_rows_are_a_share():
+    engine = fake_engine(context=256)
+    with pytest.raises(SpecError, match="always keeps the first 60 rows, and 56 are all that a layer of 64 keeps"):
+        engine.set_cache(evict="window:sinks=60", kv_tokens=0.25)
+    engine.set_cache(evict="window:sinks=50", kv_tokens=0.25)
 
 
 def test_a_kind_that_there_is_not_is_refused_at_once(tmp_path):
