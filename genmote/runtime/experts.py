@@ -250,7 +250,7 @@ class ExpertCache:
             self.reader.check()
             self.counts.passes += 1
         self._settle(set(self.tickets))
-        needed = np.unique(chosen).tolist()
+        needed = sorted(set(chosen.ravel().tolist()))  # np.unique would import numpy.ma: 2 MB of a small budget
         here, coming, absent = self._look(layer, needed)
         self.lateness += (len(coming) / len(needed) - self.lateness) / 32
         self._learn(layer, chosen)

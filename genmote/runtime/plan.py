@@ -176,7 +176,7 @@ def plan(
     _check(config, context, kv, sessions, memory)
     if interpreter is None:
         file.release(0, file.nbytes)  # what has been read of it is none of this process's lasting memory
-        interpreter = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes())
+        interpreter = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes() + footprint.CODE_BYTES)
     question = Question(
         name=file.path.name,
         config=config,
@@ -185,7 +185,7 @@ def plan(
         context=context,
         sessions=sessions,
         threads=threads or (default_threads() if machine is None else machine.cores),
-        interpreter=interpreter + footprint.HEAP_BYTES,
+        interpreter=interpreter + footprint.HEAP_BYTES + (footprint.EXPERTS_CODE_BYTES if config.n_experts else 0),
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
         rank=footprint.rank(file),

@@ -143,6 +143,19 @@ def run(home: Path | None, *words: str) -> tuple[dict[str, Any], str]:
 ASK = ("-p", "The capital of France is", "-n", "12", "--context", "256")
 
 
+def test_the_least_that_is_told_is_kept_by_a_mixture_too() -> None:
+    """There is nothing to give way: what Python, NumPy and the kernels take while they compute must be known."""
+    words = ["generate", "mixture-16x", "-p", "The history " * 60, "-n", "60"]
+    run(None, *words)  # makes the token table, for which so little is not enough
+    command = [sys.executable, "-m", "genmote.cli", *words, "--json", "--memory", "30MB"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    least = int(re.findall(r"the least is (\d+) MB", refused.stderr)[0])
+    for memory in (least + 1, least + 3):  # one process is 100 kB larger than the next
+        told, _ = run(None, *words, "--memory", f"{memory}MB")
+        assert told["decode_tokens"] > 1
+        assert told["peak_rss_bytes"] <= memory * 1_000_000
+
+
 def test_the_real_model_in_less_than_its_file(smollm2: Path) -> None:
     """A 98 MB file within 72 MB: never above, and the same words."""
     words = ["generate", str(smollm2), *ASK]
