@@ -145,6 +145,7 @@ def plan(
     prompt_tokens: int = TYPICAL_PROMPT,
     stored_as: str | None = None,
     adapter_bytes: int = 0,
+    beside: int = 0,
     interpreter: int | None = None,
 ) -> Plan:
     """How `file` runs within `memory` bytes (None: unbounded), for `sessions` texts of `context` tokens each.
@@ -155,8 +156,9 @@ def plan(
     `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict` and
     `kv_tokens` and `kv_spill` as for `Engine.load`; `machine`: whose speeds to expect; `stored_as`: as if the
     matrices were of that tensor type; `adapter_bytes`: what LoRA adapters take (`footprint.adapter_bytes`);
-    `interpreter`: bytes of Python and its modules (None: what this process has now, or the usual). Raises BudgetError
-    where it cannot be done, with the smallest budget that could, SpecError for a setting that nothing supports.
+    `interpreter`: bytes of Python and its modules (None: what this process has now, or the usual), `beside`: and of
+    what is known to come, such as a chat template's engine. Raises BudgetError where it cannot be done, with the
+    smallest budget that could, SpecError for a setting that nothing supports.
     """
     config = read_config(file)
     trained = config.context_length
@@ -170,7 +172,7 @@ def plan(
             "threads": threads,
         }
         asked |= {"machine": machine, "prompt_tokens": prompt_tokens, "stored_as": stored_as}
-        asked["adapter_bytes"] = adapter_bytes
+        asked |= {"adapter_bytes": adapter_bytes, "beside": beside}
         return _with_longest_context(file, memory, trained, asked | {"interpreter": interpreter})
     context = trained if context is None else context
     _check(config, context, kv, sessions, memory)
@@ -185,7 +187,10 @@ def plan(
         context=context,
         sessions=sessions,
         threads=threads or (default_threads() if machine is None else machine.cores),
-        interpreter=interpreter + footprint.HEAP_BYTES + (footprint.EXPERTS_CODE_BYTES if config.n_experts else 0),
+        interpreter=interpreter
+        + beside
+        + footprint.HEAP_BYTES
+        + (footprint.EXPERTS_CODE_BYTES if config.n_experts else 0),
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
         rank=footprint.rank(file),
@@ -203,7 +208,8 @@ def plan(
 
 def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dict[str, Any]) -> Plan:
     """The plan for the longest context that fits beside all weights, or for the longest up to the usual one."""
-    lengths = [trained, *(1 << bits for bits in range(trained.bit_length(), 7, -1) if 1 << bits < trained)]
+    powers = [1 << bits for bits in range(trained.bit_length(), 7, -1)]
+    lengths = [trained, *(n for power in powers for n in (power, power * 3 // 4) if n < trained and n >= powers[-1])]
     usual = [length for length in lengths if length <= max(USUAL_CONTEXT, lengths[-1])]
     found = refused = None
     for length in lengths:
@@ -212,14 +218,20 @@ def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dic
         except BudgetError as error:
             refused = refused if length < USUAL_CONTEXT and refused is not None else error
             continue
-        resident = not made.streams and made.expert_bytes == footprint.weights(file).experts and not made.lossy
-        if resident or length in usual:
+        resident = not made.streams and made.expert_bytes == footprint.weights(file).experts
+        if (resident and not _gave_up(made, asked)) or length in usual:
             found = made
             break
     if found is None:
         raise refused or BudgetError("no context fits")
     told = f"texts have at most {found.context} tokens (the model takes {trained}: --context)"
     return found if found.context == trained else replace(found, steps=(told, *found.steps))
+
+
+def _gave_up(made: Plan, asked: dict[str, Any]) -> bool:
+    """Whether "auto" chose what changes the text."""
+    chosen = made.evict is not None and asked["evict"] is None and asked["kv_tokens"] is None
+    return asked["kv"] == "auto" and (made.kv != KINDS[0] or chosen)
 
 
 def _check(config: Config, context: int, kv: str | None, sessions: int, memory: int | None) -> None:

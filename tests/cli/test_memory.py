@@ -196,6 +196,18 @@ def test_what_takes_memory_beside_the_text_keeps_it_too(smollm2: Path, tmp_path:
     assert kept["peak_rss_bytes"] <= kept["budget_bytes"]
 
 
+def test_a_conversation_is_planned_with_its_template(smollm2: Path) -> None:
+    """`chat` always needs it: a budget that is taken answers, in a shorter context where that is needed."""
+    words = [sys.executable, "-m", "genmote.cli", "chat", str(smollm2), "--kv", "auto", "-n", "4", "--json"]
+    for memory in (66, 72):
+        command = [*words, "--memory", f"{memory}MB"]
+        done = subprocess.run(command, input="What is a sensor?\n", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["decode_tokens"] == 4 and told["peak_rss_bytes"] <= memory * 1_000_000
+        assert told["plan"]["parts"]["interpreter"] > footprint.INTERPRETER_BYTES + (6 << 20)
+
+
 def test_a_schema_without_room_is_refused_in_one_line(smollm2: Path, tmp_path: Path, genmote: Any) -> None:
     pytest.importorskip("llguidance")
     (tmp_path / "s.json").write_text('{"enum": ["a", "b"]}')

@@ -176,6 +176,22 @@ def test_nothing_lossy_unless_allowed(small):
     assert roomy.kv == "f16" and not roomy.lossy
 
 
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [({}, 16_384), ({"kv": "auto"}, 16_384), ({"kv": "int8"}, 32_768), ({"kv_tokens": 512}, 1 << 17)],
+)
+def test_texts_are_as_long_as_fits_beside_all_weights(tmp_path, settings, tokens):
+    """Whatever keys and values are kept as; fewer bits of them make room for more."""
+    file = made(tmp_path, "tiny-llama-256")
+    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(1 << 17)}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(tmp_path / "long.gguf", metadata, tensors)
+    file = ModelFile.open(tmp_path / "long.gguf")
+    memory = plan(file, context=20_000, interpreter=BASE).predicted_bytes
+    found = plan(file, memory=memory, interpreter=BASE, **settings)
+    assert not found.streams and found.context == tokens
+
+
 def test_what_was_asked_for_is_told_too(small):
     found = plan(small, context=256, kv="int8", kv_tokens=64, interpreter=BASE)
     assert (found.kv, found.kv_tokens) == ("int8", 64)
