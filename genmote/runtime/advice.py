@@ -115,9 +115,12 @@ def fitting(
 ) -> list[Option]:
     """Changes, one at a time, with which the model fits the memory (and meets the deadline)."""
     found = []
+    own = _tried(lambda: plan(file, machine=machine, **settings))
     for what, change in _changes(file, settings):
         made = _tried(lambda: plan(file, machine=machine, **settings | change))  # noqa: B023
         if made is not None and (deadline is None or deadline.met(made)):
+            if own is not None and made.context != own.context and "context" not in change:
+                what = f"{what}, texts of {made.context} tokens"
             found.append(Option(what, change, made))
     return _first_of_each(found)
 
@@ -128,6 +131,9 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
     for kind in kinds:
         yield f"--kv {kind}", {"kv": kind}
     context = settings.get("context") or int(file.metadata[f"{file.architecture}.context_length"])
+    if settings.get("evict") is None and settings.get("kv_tokens") is None:
+        for rows in fewer_rows(context):
+            yield f"--kv-tokens {rows}", {"kv_tokens": rows}
     for shorter in CONTEXTS:
         if shorter < context:
             yield f"--context {shorter}", {"context": shorter}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from genmote.device import profile
 from genmote.errors import BudgetError, SpecError
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 from genmote.runtime import advice
 from genmote.runtime.advice import Deadline
@@ -131,3 +133,19 @@ def test_the_longest_prompt_in_time(model):
     assert deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best}))
     assert not deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best + 1}))
     assert advice.longest_prompt(model, Deadline(1e-9), machine=BOARD, **settings) is None
+
+
+def test_a_context_that_a_change_brings_is_told(model, tmp_path):
+    """Where none is named, fewer bits or rows of keys and values make room for longer texts."""
+    metadata = model.typed_metadata() | {"llama.context_length": np.uint32(8192)}
+    tensors = [(name, info.type, info.shape, model.raw(name)) for name, info in model.tensors.items()]
+    write_gguf(tmp_path / "long.gguf", metadata, tensors)
+    file = ModelFile.open(tmp_path / "long.gguf")
+    settings = asked(context=None, memory=plan(file, context=4500, interpreter=BASE).predicted_bytes)
+    own = plan(file, machine=BOARD, **settings)
+    found = {tuple(option.settings): option for option in advice.fitting(file, machine=BOARD, **settings)}
+    assert own.context == 4096 and {("kv",), ("kv_tokens",), ("context",)} <= set(found)
+    for changed, option in found.items():
+        told = f", texts of {option.plan.context} tokens" in option.what
+        assert told == (option.plan.context != 4096 and "context" not in changed), option.what
+    assert found[("kv",)].plan.context > 4096
