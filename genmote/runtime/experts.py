@@ -192,6 +192,11 @@ class ExpertCache:
         """Memory that the slots may take."""
         return (self.slots - len(self.away)) * self.slot_bytes
 
+    @property
+    def free_bytes(self) -> int:
+        """Memory of slots that hold no expert; those that never did do not take it yet."""
+        return len(self.free) * self.slot_bytes
+
     @classmethod
     def of(cls, packed: Packed, memory: int, **settings: Any) -> ExpertCache:
         """A cache of at most `memory` bytes (one expert at least) over a model's packed file; settings as above.
@@ -237,7 +242,7 @@ class ExpertCache:
 
     def grow(self, count: int) -> int:
         """Take at most `count` bytes more, of those given back; how many it were."""
-        coming = sorted(self.away)[: count // self.slot_bytes]
+        coming = sorted(self.away)[: max(0, count) // self.slot_bytes]
         self.away -= set(coming)
         self.free += coming
         return len(coming) * self.slot_bytes

@@ -118,6 +118,7 @@ def load(
         engine.draft = _draft(engine, draft, ops=ops, isa=isa, threads=threads, progress=progress)
     if made is not None and streaming is not None:
         footprint.trim()
+        streaming.experts = experts
         streaming.arrange(engine.decoder.weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
         engine.plan, engine.streaming, engine.experts = made, streaming, experts
         engine.decoder.before_pass = streaming.begin

@@ -360,7 +360,10 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
     else:
         least = _least_experts(asked)
         left -= looked_up_bytes(w) + routers
-        if left >= w.dense + ring_bytes(w, w.dense) + least:  # what every pass needs first, then as many experts
+        if left >= w.dense + w.embedding + least:  # what every pass needs first, then as many experts
+            pinned = w.dense + w.embedding
+            experts = min(w.experts, left - pinned)
+        elif left >= w.dense + ring_bytes(w, w.dense) + least:
             pinned, ring = w.dense, ring_bytes(w, w.dense)
             experts = min(w.experts, left - pinned - ring)
             pinned = min(w.dense + w.embedding, left - experts - ring)
@@ -485,8 +488,8 @@ def least_bytes(asked: Question, cache: Cache) -> int:
     """The smallest budget with which `_arranged` succeeds."""
     w = asked.weights
     fixed = sum(_fixed(replace(asked, memory=None), cache, CHUNKS[-1]).values())
-    beside = looked_up_bytes(w) + router_bytes(asked.config)
-    needed = fixed + min(w.vectors + ring_bytes(w, 0) + beside + _least_experts(asked), w.total)
+    beside = looked_up_bytes(w) + router_bytes(asked.config) + _least_experts(asked)
+    needed = fixed + w.vectors + min(min(ring_bytes(w, 0), w.dense + w.embedding) + beside, w.total - w.vectors)
     return needed + (needed - 1) // (SLACK - 1)  # with the part of it that is left to slack
 
 
