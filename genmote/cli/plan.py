@@ -280,7 +280,8 @@ def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
             f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s at the beginning (waits for {speed.bound})"
             f", {rate(speed.full_decode_tokens_per_s)} with the context full ({speed.full_bound})",
             f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; first token of "
-            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}",
+            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}"
+            + (f", of {made.context} after {seconds(speed.full_first_token_s)}" * (made.context > speed.prompt_tokens)),
             f"            by the figures of {speed.source} and {threads}; not measured",
         ]
     if chosen is not None:

@@ -51,6 +51,7 @@ class Expected:
     full_decode_tokens_per_s: float  # with the context full: the slowest that a text comes to
     prefill_tokens_per_s: float
     first_token_s: float
+    full_first_token_s: float  # of a prompt as long as the context
     prompt_tokens: int
     text_tokens: int
     bound: str  # what decoding waits for after the prompt: memory, arithmetic or storage
@@ -476,6 +477,7 @@ def _expected(asked: Question, made: Plan) -> Expected | None:
         full_decode_tokens_per_s=speeds[2],
         prefill_tokens_per_s=prompt / read,
         first_token_s=read,
+        full_first_token_s=_read_s(asked, made, asked.context),
         prompt_tokens=prompt,
         text_tokens=text,
         bound=bounds[0],

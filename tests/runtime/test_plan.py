@@ -254,6 +254,23 @@ def test_expected_speed_follows_the_machine(small):
     assert plan(small, context=64, interpreter=BASE).expected is None  # of an unknown machine nothing is told
 
 
+def test_small_pieces_of_a_prompt_read_streamed_weights_again(small):
+    """Eviction cuts a prompt wherever rows go: the bytes of each piece are in the time that is told."""
+    settings = {"context": 256, "machine": BOARD, "threads": 4, "prompt_tokens": 64}
+    memory = least(small, context=256) + 500_000
+    for more in ({}, {"evict": "window", "kv_tokens": 64}):
+        found = plan(small, memory=memory, interpreter=BASE, **settings, **more)
+        # A text takes memory from weights as it grows; without rows that stay, all is streamed from the beginning.
+        fewest = found.streamed_bytes - found.parts["kv"]
+        pieces, speed = -(-256 // found.chunk_rows), found.expected
+        assert found.chunk_rows <= (8 if more else 512) and fewest > 0
+        assert speed.full_first_token_s >= pieces * fewest / (0.9 * 40e6)
+        assert speed.full_first_token_s > 3.9 * speed.first_token_s
+    assert plan(small, context=256, machine=BOARD, prompt_tokens=256).expected.full_first_token_s == pytest.approx(
+        plan(small, context=256, machine=BOARD, prompt_tokens=256).expected.first_token_s
+    )
+
+
 def test_a_tensor_that_no_plan_knows(tmp_path):
     file = made(tmp_path, "tiny-llama")
     file.tensors["blk.0.attn_odd.weight"] = file.tensors["blk.0.attn_q.weight"]
