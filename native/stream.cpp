@@ -223,13 +223,13 @@ void Stream::release(size_t first, size_t end) {
         const size_t block = a / per * per, stop = std::min(block + per, users_.size()), z = std::min(end, stop);
         uint8_t* const at = image_.at + block * kPage;
         const bool used = std::any_of(users_.begin() + static_cast<int64_t>(block), users_.begin() + static_cast<int64_t>(stop), [](uint8_t n) { return n; });
+#if defined(MADV_NOHUGEPAGE)
+        madvise(at, (stop - block) * kPage, MADV_NOHUGEPAGE);  // or the kernel fills the hole again when it finds time
+#endif
         if (!used) madvise(at, (stop - block) * kPage, MADV_DONTNEED);
         else if (ring_size_ < kHuge) madvise(image_.at + a * kPage, (z - a) * kPage, MADV_DONTNEED);
         else {  // the ring is at rest
             for (size_t p = block; p < stop; p++) if (users_[p]) std::memcpy(ring_.at + (p - block) * kPage, image_.at + p * kPage, kPage);
-#if defined(MADV_NOHUGEPAGE)
-            madvise(at, (stop - block) * kPage, MADV_NOHUGEPAGE);
-#endif
             madvise(at, (stop - block) * kPage, MADV_DONTNEED);
             for (size_t p = block; p < stop; p++) if (users_[p]) std::memcpy(image_.at + p * kPage, ring_.at + (p - block) * kPage, kPage);
         }

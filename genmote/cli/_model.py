@@ -145,8 +145,8 @@ def find(name: str) -> Path:
         return resolve(name, progress=bar)
 
 
-def load(flags: ModelFlags) -> Engine:
-    """The engine that the flags describe."""
+def load(flags: ModelFlags, *, chat: bool = False) -> Engine:
+    """The engine that the flags describe; `chat`: for conversations."""
     from genmote import Engine
 
     with Bar() as bar:
@@ -167,6 +167,7 @@ def load(flags: ModelFlags) -> Engine:
             evict=flags.evict,
             kv_tokens=flags.kv_tokens,
             kv_spill=flags.kv_spill,
+            chat=chat,
         )
     if flags.kv_tokens is not None and flags.kv_tokens >= engine.context:
         note(f"--kv-tokens {flags.kv_tokens:g} has no effect: the context has {engine.context} tokens, no row goes")

@@ -47,7 +47,7 @@ def run(settings: Settings, out: Output) -> None:
     options = settings.options() | {"progress": reading(bar)}
     if sys.stdin is None:
         raise UserError("standard input is closed: the turns of a conversation come from it")
-    with load(settings) as engine:
+    with load(settings, chat=True) as engine:
         session = settings.session(engine)
         talk: Talk | Continuation = Continuation(engine, session, options)
         if engine.chat_template:

@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, columns, size
+from genmote.cli._output import Bar, Output, columns, note, size
 from genmote.errors import BudgetError, SpecError, UserError
 from genmote.spec import dataclass, setting
 
@@ -58,6 +58,7 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.cli._model import find
     from genmote.device import profile
     from genmote.models.gguf import ModelFile
+    from genmote.runtime import advice
     from genmote.runtime.roofline import Machine
 
     if settings.check and settings.device is not None:
@@ -91,6 +92,10 @@ def run(settings: Settings, out: Output) -> None:
         )
     values = {"model": settings.model, "device": settings.device, "fits": True, **found.values()}
     text = report(settings, found, chosen)
+    if found.streamed_bytes and deadline is None:
+        faster = advice.faster(file, found, machine=machine, **asked)
+        values["faster"] = [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in faster]
+        text += "\n\n" + help_text(faster, [], "what writes faster") if faster else ""
     if settings.svg is not None:
         save(settings.svg, picture(settings, file, found, asked))
         values["svg"] = settings.svg
@@ -110,8 +115,18 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
     from genmote.runtime.threads import default_threads
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
-    if memory is None and device is not None:
-        memory = device.usable_bytes
+    if device is not None:
+        if memory is not None and memory > device.memory_bytes:
+            raise SpecError(
+                f"memory={settings.memory}: {device.title} has {size(device.memory_bytes)}, of which the system leaves "
+                f"{size(device.usable_bytes)} to one program: leave --memory out, or name a larger device"
+            )
+        if memory is not None and memory > device.usable_bytes:
+            note(
+                f"plan: {settings.memory} is more than the {size(device.usable_bytes)} that the system of "
+                f"{device.title} leaves to one program"
+            )
+        memory = device.usable_bytes if memory is None else memory
     return {
         "memory": memory,
         "context": settings.context,
@@ -219,9 +234,9 @@ def short_values(made: Plan) -> dict[str, Any]:
     }
 
 
-def help_text(helps: list[Option], others: list[tuple[str, Plan]]) -> str:
+def help_text(helps: list[Option], others: list[tuple[str, Plan]], head: str = "what would do") -> str:
     """What would do, as a table."""
-    rows = [["what would do", "memory", "writes", "context full", "first token after"]]
+    rows = [[head, "memory", "writes", "context full", "first token after"]]
     for what, made in [(option.what, option.plan) for option in helps] + [
         (f"--device {name}", made) for name, made in others
     ]:
@@ -265,7 +280,8 @@ def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
             f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s at the beginning (waits for {speed.bound})"
             f", {rate(speed.full_decode_tokens_per_s)} with the context full ({speed.full_bound})",
             f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; first token of "
-            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}",
+            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}"
+            + (f", of {made.context} after {seconds(speed.full_first_token_s)}" * (made.context > speed.prompt_tokens)),
             f"            by the figures of {speed.source} and {threads}; not measured",
         ]
     if chosen is not None:

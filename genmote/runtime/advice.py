@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q3_K", "Q2_K")  # from most to fewest bits
 CONTEXTS = (8192, 4096, 2048, 1024, 512, 256)
 SHORTEST_PROMPT = 8  # tokens
+NOTABLE = 1.25  # times as fast: worth telling
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,12 @@ def fitting(
 ) -> list[Option]:
     """Changes, one at a time, with which the model fits the memory (and meets the deadline)."""
     found = []
+    own = _tried(lambda: plan(file, machine=machine, **settings))
     for what, change in _changes(file, settings):
         made = _tried(lambda: plan(file, machine=machine, **settings | change))  # noqa: B023
         if made is not None and (deadline is None or deadline.met(made)):
+            if own is not None and made.context != own.context and "context" not in change:
+                what = f"{what}, texts of {made.context} tokens"
             found.append(Option(what, change, made))
     return _first_of_each(found)
 
@@ -128,6 +132,9 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
     for kind in kinds:
         yield f"--kv {kind}", {"kv": kind}
     context = settings.get("context") or int(file.metadata[f"{file.architecture}.context_length"])
+    if settings.get("evict") is None and settings.get("kv_tokens") is None:
+        for rows in fewer_rows(context):
+            yield f"--kv-tokens {rows}", {"kv_tokens": rows}
     for shorter in CONTEXTS:
         if shorter < context:
             yield f"--context {shorter}", {"context": shorter}
@@ -139,6 +146,33 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
     for kind in TYPES:
         if weights(file, stored_as=kind).total < own:
             yield f"the model stored as {kind}", {"stored_as": kind}
+
+
+def faster(file: ModelFile, own: Plan, *, machine: Machine, **settings: Any) -> list[Option]:
+    """Changes with which a plan that reads weights from storage writes notably faster, its texts as long: fewer
+    threads, which leave their scratch memory to weights, then fewer bits and fewer rows of keys and values."""
+    kept = settings | {"context": own.context}
+    changes: list[tuple[str, dict[str, Any]]] = []
+    if settings.get("threads") is None:
+        changes += [(f"--threads {count}", {"threads": count}) for count in range(1, own.threads)]
+    changes += [(what, change) for what, change in _changes(file, kept) if change.keys() in ({"kv"}, {"kv_tokens"})]
+    found = []
+    for what, change in changes:
+        made = _tried(lambda: plan(file, machine=machine, **kept | change))  # noqa: B023
+        if made is not None and _gain(own, made) >= NOTABLE:
+            found.append(Option(what, change, made))
+    best = {tuple(option.settings): option for option in sorted(found, key=lambda option: _gain(own, option.plan))}
+    return [option for option in found if "kv" in option.settings or option is best[tuple(option.settings)]]
+
+
+def _gain(before: Plan, after: Plan) -> float:
+    """How many times faster it writes, where that is most: at the beginning or with the context full."""
+    if before.expected is None or after.expected is None:
+        return 0.0
+    one, two = before.expected, after.expected
+    return max(
+        two.decode_tokens_per_s / one.decode_tokens_per_s, two.full_decode_tokens_per_s / one.full_decode_tokens_per_s
+    )
 
 
 def _first_of_each(options: Iterable[Option]) -> list[Option]:

@@ -80,6 +80,7 @@ class Engine:
         evict: str | None = None,
         kv_tokens: float | None = None,
         kv_spill: str | os.PathLike[str] | None = None,
+        chat: bool = False,
     ) -> Engine:
         """A model by name (fetched first if it is not here) or path.
 
@@ -96,7 +97,8 @@ class Engine:
         `kv`: how keys and values are kept, f16 (None), int8 or int4; `evict`: which rows of them go
         (``NAME[+LAYERS][:FIELD=VALUE,...]``, `runtime/evict/`), `kv_tokens`: how many rows a layer may hold, or which
         share of the context. These change what the model says; `lossy` tells how. `kv_spill`: a folder for cold rows,
-        which leave the memory while their layer is not computed: the same text, slower (native op set).
+        which leave the memory while their layer is not computed: the same text, slower (native op set). `chat`: a
+        budget's plan counts the chat template's engine, which otherwise takes memory when it comes.
         """
         return loading.load(
             cls,
@@ -117,6 +119,7 @@ class Engine:
             evict=evict,
             kv_tokens=kv_tokens,
             kv_spill=kv_spill,
+            chat=chat,
         )
 
     def __init__(

@@ -192,6 +192,11 @@ class ExpertCache:
         """Memory that the slots may take."""
         return (self.slots - len(self.away)) * self.slot_bytes
 
+    @property
+    def free_bytes(self) -> int:
+        """Memory of slots that hold no expert; those that never did do not take it yet."""
+        return len(self.free) * self.slot_bytes
+
     @classmethod
     def of(cls, packed: Packed, memory: int, **settings: Any) -> ExpertCache:
         """A cache of at most `memory` bytes (one expert at least) over a model's packed file; settings as above.
@@ -237,7 +242,7 @@ class ExpertCache:
 
     def grow(self, count: int) -> int:
         """Take at most `count` bytes more, of those given back; how many it were."""
-        coming = sorted(self.away)[: count // self.slot_bytes]
+        coming = sorted(self.away)[: max(0, count) // self.slot_bytes]
         self.away -= set(coming)
         self.free += coming
         return len(coming) * self.slot_bytes
@@ -250,7 +255,7 @@ class ExpertCache:
             self.reader.check()
             self.counts.passes += 1
         self._settle(set(self.tickets))
-        needed = np.unique(chosen).tolist()
+        needed = sorted(set(chosen.ravel().tolist()))  # np.unique would import numpy.ma: 2 MB of a small budget
         here, coming, absent = self._look(layer, needed)
         self.lateness += (len(coming) / len(needed) - self.lateness) / 32
         self._learn(layer, chosen)

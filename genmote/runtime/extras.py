@@ -7,7 +7,7 @@ memory is refused before anything is taken.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -23,10 +23,17 @@ class Extras:
     """What one engine has taken beside its plan, by what it is for. Threads may share it."""
 
     def __init__(
-        self, made: Plan, streaming: Streaming, room: Room, config: Config, lock: AbstractContextManager[Any]
+        self,
+        made: Plan,
+        streaming: Streaming,
+        room: Room,
+        config: Config,
+        lock: AbstractContextManager[Any],
+        planned: Mapping[str, int] | None = None,
     ) -> None:
-        """`lock`: whoever computes holds it."""
+        """`lock`: whoever computes holds it. `planned`: what is in the plan already, by what it is for."""
         self.made, self.streaming, self.room, self.config, self._lock = made, streaming, room, config, lock
+        self._planned = planned or {}
         self._taken: dict[str, int] = {}
         self._adapters = made.parts["adapters"]
 
@@ -40,6 +47,7 @@ class Extras:
 
     def take(self, what: str, count: int) -> None:
         """From now on `what` (a plural) takes `count` bytes in all, which come to stay. Raises BudgetError."""
+        count = max(0, count - self._planned.get(what, 0))
         if self._taken.get(what) == count:
             return  # without waiting for the lock
         with self._lock:

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
 
 # CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
-# of libraries counts in full. What this process has already (`resident_bytes`) is taken instead where it is more.
-INTERPRETER_BYTES = 34 << 20
+# of libraries counts in full. What this process has already, with `CODE_BYTES`, is taken instead where it is more.
+INTERPRETER_BYTES = 35 << 20
+CODE_BYTES = 1 << 20  # of the kernels', NumPy's and C++'s code, which comes into memory when it first computes
+EXPERTS_CODE_BYTES = 1 << 20  # and where experts are chosen: NumPy sorts them
 HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on top
 GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cache line
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h

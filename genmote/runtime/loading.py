@@ -46,10 +46,11 @@ def load(
     evict: str | None = None,
     kv_tokens: float | None = None,
     kv_spill: str | os.PathLike[str] | None = None,
+    chat: bool = False,
 ) -> Engine:
     """What `Engine.load` does."""
     from genmote.models import packed, store
-    from genmote.models.chat import ChatTemplate
+    from genmote.models.chat import MEMORY_BYTES, ChatTemplate
     from genmote.models.config import read_config
     from genmote.models.decoder import Decoder
     from genmote.models.gguf import ModelFile
@@ -76,10 +77,13 @@ def load(
     files = open_adapters(adapter or ())
     asked: dict[str, Any] = {"draft": draft, "context": context, "sessions": sessions, "threads": count, "kv": kv}
     asked |= {"evict": evict, "kv_tokens": kv_tokens, "kv_spill": kv_spill}
+    template = ChatTemplate.of(file)
+    planned = {"chat templates": MEMORY_BYTES} if chat and template is not None else {}
     if budget is not None:
+        asked["beside"] = sum(planned.values())
         asked["adapter_bytes"] = footprint.adapter_bytes(read_config(file), [each for _, _, each in files])
         _check_table(file, budget, asked)
-    tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
+    tokenizer = load_tokenizer(file)  # before weights are re-laid for nothing
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
     made = streaming = experts = None
     if budget is not None:
@@ -118,12 +122,13 @@ def load(
         engine.draft = _draft(engine, draft, ops=ops, isa=isa, threads=threads, progress=progress)
     if made is not None and streaming is not None:
         footprint.trim()
+        streaming.experts = experts
         streaming.arrange(engine.decoder.weights, made.pinned_bytes + made.ring_bytes if made.streams else None)
         engine.plan, engine.streaming, engine.experts = made, streaming, experts
         engine.decoder.before_pass = streaming.begin
         kept = room(made, weights.config)
         streaming.keep_to(kept, made.parts["kv"] if made.streams else 0)
-        engine.extras = Extras(made, streaming, kept, weights.config, engine.lock)
+        engine.extras = Extras(made, streaming, kept, weights.config, engine.lock, planned)
     engine.load_ms = (time.perf_counter() - started) * 1e3
     return engine
 

@@ -51,6 +51,7 @@ class Expected:
     full_decode_tokens_per_s: float  # with the context full: the slowest that a text comes to
     prefill_tokens_per_s: float
     first_token_s: float
+    full_first_token_s: float  # of a prompt as long as the context
     prompt_tokens: int
     text_tokens: int
     bound: str  # what decoding waits for after the prompt: memory, arithmetic or storage
@@ -145,6 +146,7 @@ def plan(
     prompt_tokens: int = TYPICAL_PROMPT,
     stored_as: str | None = None,
     adapter_bytes: int = 0,
+    beside: int = 0,
     interpreter: int | None = None,
 ) -> Plan:
     """How `file` runs within `memory` bytes (None: unbounded), for `sessions` texts of `context` tokens each.
@@ -155,8 +157,9 @@ def plan(
     `kv`: f16, int8, int4, or "auto", which allows fewer bits and eviction where nothing else helps; `evict` and
     `kv_tokens` and `kv_spill` as for `Engine.load`; `machine`: whose speeds to expect; `stored_as`: as if the
     matrices were of that tensor type; `adapter_bytes`: what LoRA adapters take (`footprint.adapter_bytes`);
-    `interpreter`: bytes of Python and its modules (None: what this process has now, or the usual). Raises BudgetError
-    where it cannot be done, with the smallest budget that could, SpecError for a setting that nothing supports.
+    `interpreter`: bytes of Python and its modules (None: what this process has now, or the usual), `beside`: and of
+    what is known to come, such as a chat template's engine. Raises BudgetError where it cannot be done, with the
+    smallest budget that could, SpecError for a setting that nothing supports.
     """
     config = read_config(file)
     trained = config.context_length
@@ -170,13 +173,13 @@ def plan(
             "threads": threads,
         }
         asked |= {"machine": machine, "prompt_tokens": prompt_tokens, "stored_as": stored_as}
-        asked["adapter_bytes"] = adapter_bytes
+        asked |= {"adapter_bytes": adapter_bytes, "beside": beside}
         return _with_longest_context(file, memory, trained, asked | {"interpreter": interpreter})
     context = trained if context is None else context
     _check(config, context, kv, sessions, memory)
     if interpreter is None:
         file.release(0, file.nbytes)  # what has been read of it is none of this process's lasting memory
-        interpreter = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes())
+        interpreter = max(footprint.INTERPRETER_BYTES, footprint.resident_bytes() + footprint.CODE_BYTES)
     question = Question(
         name=file.path.name,
         config=config,
@@ -185,7 +188,10 @@ def plan(
         context=context,
         sessions=sessions,
         threads=threads or (default_threads() if machine is None else machine.cores),
-        interpreter=interpreter + footprint.HEAP_BYTES,
+        interpreter=interpreter
+        + beside
+        + footprint.HEAP_BYTES
+        + (footprint.EXPERTS_CODE_BYTES if config.n_experts else 0),
         tables=footprint.tables_bytes(file),
         float_down=footprint.float_down(file),
         rank=footprint.rank(file),
@@ -203,7 +209,8 @@ def plan(
 
 def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dict[str, Any]) -> Plan:
     """The plan for the longest context that fits beside all weights, or for the longest up to the usual one."""
-    lengths = [trained, *(1 << bits for bits in range(trained.bit_length(), 7, -1) if 1 << bits < trained)]
+    powers = [1 << bits for bits in range(trained.bit_length(), 7, -1)]
+    lengths = [trained, *(n for power in powers for n in (power, power * 3 // 4) if n < trained and n >= powers[-1])]
     usual = [length for length in lengths if length <= max(USUAL_CONTEXT, lengths[-1])]
     found = refused = None
     for length in lengths:
@@ -212,14 +219,20 @@ def _with_longest_context(file: ModelFile, memory: int, trained: int, asked: dic
         except BudgetError as error:
             refused = refused if length < USUAL_CONTEXT and refused is not None else error
             continue
-        resident = not made.streams and made.expert_bytes == footprint.weights(file).experts and not made.lossy
-        if resident or length in usual:
+        resident = not made.streams and made.expert_bytes == footprint.weights(file).experts
+        if (resident and not _gave_up(made, asked)) or length in usual:
             found = made
             break
     if found is None:
         raise refused or BudgetError("no context fits")
     told = f"texts have at most {found.context} tokens (the model takes {trained}: --context)"
     return found if found.context == trained else replace(found, steps=(told, *found.steps))
+
+
+def _gave_up(made: Plan, asked: dict[str, Any]) -> bool:
+    """Whether "auto" chose what changes the text."""
+    chosen = made.evict is not None and asked["evict"] is None and asked["kv_tokens"] is None
+    return asked["kv"] == "auto" and (made.kv != KINDS[0] or chosen)
 
 
 def _check(config: Config, context: int, kv: str | None, sessions: int, memory: int | None) -> None:
@@ -348,7 +361,10 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
     else:
         least = _least_experts(asked)
         left -= looked_up_bytes(w) + routers
-        if left >= w.dense + ring_bytes(w, w.dense) + least:  # what every pass needs first, then as many experts
+        if left >= w.dense + w.embedding + least:  # what every pass needs first, then as many experts
+            pinned = w.dense + w.embedding
+            experts = min(w.experts, left - pinned)
+        elif left >= w.dense + ring_bytes(w, w.dense) + least:
             pinned, ring = w.dense, ring_bytes(w, w.dense)
             experts = min(w.experts, left - pinned - ring)
             pinned = min(w.dense + w.embedding, left - experts - ring)
@@ -461,6 +477,7 @@ def _expected(asked: Question, made: Plan) -> Expected | None:
         full_decode_tokens_per_s=speeds[2],
         prefill_tokens_per_s=prompt / read,
         first_token_s=read,
+        full_first_token_s=_read_s(asked, made, asked.context),
         prompt_tokens=prompt,
         text_tokens=text,
         bound=bounds[0],
@@ -473,8 +490,8 @@ def least_bytes(asked: Question, cache: Cache) -> int:
     """The smallest budget with which `_arranged` succeeds."""
     w = asked.weights
     fixed = sum(_fixed(replace(asked, memory=None), cache, CHUNKS[-1]).values())
-    beside = looked_up_bytes(w) + router_bytes(asked.config)
-    needed = fixed + min(w.vectors + ring_bytes(w, 0) + beside + _least_experts(asked), w.total)
+    beside = looked_up_bytes(w) + router_bytes(asked.config) + _least_experts(asked)
+    needed = fixed + w.vectors + min(min(ring_bytes(w, 0), w.dense + w.embedding) + beside, w.total - w.vectors)
     return needed + (needed - 1) // (SLACK - 1)  # with the part of it that is left to slack
 
 

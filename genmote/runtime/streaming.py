@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genmote.models.weights import WeightSource
     from genmote.ops.layer import Layer, Linear
     from genmote.ops.native_ops import NativeOps
+    from genmote.runtime.experts import ExpertCache
 
 PAGE = 4096  # what reads are aligned to: a chunk takes whole pages
 LAYER, HEAD, ROWS = 0, 1, 2  # what a chunk is for: `native/stream.h`
@@ -82,6 +83,7 @@ class Streaming:
         self.ring_bytes = 0
         self.total_bytes: int | None = None
         self._order: list[bool] = []
+        self.experts: ExpertCache | None = None  # which give way first: each of them is used in few passes
         self._room: Room | None = None
         self._most: int | None = None  # bytes that may be pinned, where somebody asked for some back
         self._rows = self._roomy = 0  # the largest pass so far; passes since there was little room
@@ -171,6 +173,9 @@ class Streaming:
 
     def _let_go(self, count: int) -> None:
         """Let go of weights of `count` bytes. The ring takes memory with the first byte that is streamed."""
+        count -= 0 if self.experts is None else self.experts.shrink(count)
+        if count <= 0:
+            return
         ring = 0 if self.streamed_bytes else self.ring_bytes
         self.pin(max(0, self.pinned_bytes - count - ring))
 
@@ -190,10 +195,13 @@ class Streaming:
             need += room.activation_bytes * min(rows - held, room.chunk_rows) // room.chunk_rows
             self._rows = max(rows, self._rows)
         spare = room.budget_bytes - margin - resident - need
+        coming = 0 if self.experts is None else self.experts.free_bytes
         if spare < 0:
             self._let_go(step - spare)
-        elif spare > 4 * step and self._roomy >= PATIENCE and (self._most is None or pinned < self._most):
-            self.pin(min(pinned + spare - 2 * step, self._most or 2**62))
+        elif spare - coming > 4 * step and self._roomy >= PATIENCE and (self._most is None or pinned < self._most):
+            self.pin(min(pinned + spare - coming - 2 * step, self._most or 2**62))
+            if self.experts is not None and not self.streamed_bytes:
+                self.experts.grow(spare - coming - 2 * step - (self.pinned_bytes - pinned))
         else:
             self._roomy += 1
             return

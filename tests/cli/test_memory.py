@@ -143,6 +143,19 @@ def run(home: Path | None, *words: str) -> tuple[dict[str, Any], str]:
 ASK = ("-p", "The capital of France is", "-n", "12", "--context", "256")
 
 
+def test_the_least_that_is_told_is_kept_by_a_mixture_too() -> None:
+    """There is nothing to give way: what Python, NumPy and the kernels take while they compute must be known."""
+    words = ["generate", "mixture-16x", "-p", "The history " * 60, "-n", "60"]
+    run(None, *words)  # makes the token table, for which so little is not enough
+    command = [sys.executable, "-m", "genmote.cli", *words, "--json", "--memory", "30MB"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    least = int(re.findall(r"the least is (\d+) MB", refused.stderr)[0])
+    for memory in (least + 1, least + 3):  # one process is 100 kB larger than the next
+        told, _ = run(None, *words, "--memory", f"{memory}MB")
+        assert told["decode_tokens"] > 1
+        assert told["peak_rss_bytes"] <= memory * 1_000_000
+
+
 def test_the_real_model_in_less_than_its_file(smollm2: Path) -> None:
     """A 98 MB file within 72 MB: never above, and the same words."""
     words = ["generate", str(smollm2), *ASK]
@@ -181,6 +194,18 @@ def test_what_takes_memory_beside_the_text_keeps_it_too(smollm2: Path, tmp_path:
         words += ["--memory", "64MB"]
     kept, _ = run(None, *words)
     assert kept["peak_rss_bytes"] <= kept["budget_bytes"]
+
+
+def test_a_conversation_is_planned_with_its_template(smollm2: Path) -> None:
+    """`chat` always needs it: a budget that is taken answers, in a shorter context where that is needed."""
+    words = [sys.executable, "-m", "genmote.cli", "chat", str(smollm2), "--kv", "auto", "-n", "4", "--json"]
+    for memory in (66, 72):
+        command = [*words, "--memory", f"{memory}MB"]
+        done = subprocess.run(command, input="What is a sensor?\n", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["decode_tokens"] == 4 and told["peak_rss_bytes"] <= memory * 1_000_000
+        assert told["plan"]["parts"]["interpreter"] > footprint.INTERPRETER_BYTES + (6 << 20)
 
 
 def test_a_schema_without_room_is_refused_in_one_line(smollm2: Path, tmp_path: Path, genmote: Any) -> None:

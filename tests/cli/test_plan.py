@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,25 @@ def test_a_model_of_the_package_is_called_by_its_name(genmote, own_home):
     assert genmote("plan", "mixture-16x", "--device", "pi-zero-2w").out.startswith("mixture-16x.gguf on Raspberry Pi")
     ran = genmote("plan", "mixture-16x", "--device", "pi-zero-2w", "--memory", "20MB")
     assert ran.err.startswith("genmote plan: mixture-16x.gguf does not fit 20 MB")
+
+
+def test_more_than_a_device_leaves_to_a_program_is_told(genmote, model):
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--memory", "400MB")
+    told = "plan: 400MB is more than the 335.5 MB that the system of Raspberry Pi Zero 2 W leaves to one program\n"
+    assert ran.status == 0 and ran.err == told
+
+
+def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
+    from genmote.runtime import advice
+    from genmote.runtime.plan import plan
+
+    words = ["plan", model, "--device", "pi-zero-2w"]
+    monkeypatch.setattr(advice, "faster", lambda file, own, **asked: [advice.Option("--kv int8", {"kv": "int8"}, own)])
+    assert "what writes faster" not in genmote(*words).out, "nothing is read from storage"
+    streamed = lambda *given, **asked: replace(plan(*given, **asked), streamed_bytes=1)  # noqa: E731
+    monkeypatch.setattr("genmote.runtime.plan.plan", streamed)
+    assert re.search(r"\n\nwhat writes faster .*\n--kv int8 ", genmote(*words).out)
+    assert genmote(*words, "--json").json["faster"][0]["settings"] == {"kv": "int8"}
 
 
 def test_json_holds_all_of_it(genmote, model):
@@ -107,7 +127,7 @@ def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
 def test_a_check_compares(genmote, model):
     ran = genmote("plan", model, "--context", "64", "--threads", "1", "--check")
     assert ran.status == 0, ran.err
-    assert "peak memory" in ran.out and "predicted  measured  ratio" in ran.out and "60 tokens" not in ran.out
+    assert "peak memory" in ran.out and "predicted  measured  ratio" in ran.out and " 60 tokens" not in ran.out
     assert "48 tokens read, 16 written" in ran.out or "measured without a control group" in ran.out
     assert re.search(r"^disk read .+, written .+, energy (unavailable|[\d.e+-]+ J \(measured: )", ran.out, re.MULTILINE)
     values = genmote("plan", model, "--context", "64", "--threads", "1", "--check", "--json").json["measured"]
@@ -126,6 +146,10 @@ def test_a_check_compares(genmote, model):
         (["--device", "pi-zero-2w", "--pace", "0"], "pace=0: wanted tokens a second, above 0"),
         (["--device", "pi-zero-2w", "--prompt-tokens", "0"], "prompt_tokens=0: wanted 1 or more"),
         (["--device", "pi-zero-2w", "--threads", "0"], "threads=0: wanted 1 or more"),
+        (
+            ["--device", "pi-zero-2w", "--memory", "600MB"],
+            "memory=600MB: Raspberry Pi Zero 2 W has 536.9 MB, of which the system leaves 335.5 MB to one program",
+        ),
         (["--device", "pi-zero-2w", "--memory", "lots"], "memory 'lots': wanted an amount above 0"),
         (["--device", "pi-zero-2w", "--kv", "int3"], "kv='int3': keys and values are kept as f16, int8, int4, or auto"),
     ],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from genmote.device import profile
 from genmote.errors import BudgetError, SpecError
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 from genmote.runtime import advice
 from genmote.runtime.advice import Deadline
@@ -131,3 +133,44 @@ def test_the_longest_prompt_in_time(model):
     assert deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best}))
     assert not deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best + 1}))
     assert advice.longest_prompt(model, Deadline(1e-9), machine=BOARD, **settings) is None
+
+
+@pytest.fixture(scope="module")
+def long_texts(model, tmp_path_factory) -> ModelFile:
+    """The same model, for 8,192 tokens."""
+    metadata = model.typed_metadata() | {"llama.context_length": np.uint32(8192)}
+    tensors = [(name, info.type, info.shape, model.raw(name)) for name, info in model.tensors.items()]
+    path = tmp_path_factory.mktemp("advice") / "long.gguf"
+    write_gguf(path, metadata, tensors)
+    return ModelFile.open(path)
+
+
+def test_a_context_that_a_change_brings_is_told(long_texts):
+    """Where none is named, fewer bits or rows of keys and values make room for longer texts."""
+    file = long_texts
+    settings = asked(context=None, memory=plan(file, context=4500, interpreter=BASE).predicted_bytes)
+    own = plan(file, machine=BOARD, **settings)
+    found = {tuple(option.settings): option for option in advice.fitting(file, machine=BOARD, **settings)}
+    assert own.context == 4096 and {("kv",), ("kv_tokens",), ("context",)} <= set(found)
+    for changed, option in found.items():
+        told = f", texts of {option.plan.context} tokens" in option.what
+        assert told == (option.plan.context != 4096 and "context" not in changed), option.what
+    assert found[("kv",)].plan.context > 4096
+
+
+def test_what_writes_faster_does_and_keeps_the_context(long_texts, monkeypatch):
+    """Where weights are read from storage."""
+    monkeypatch.setattr("genmote.runtime.plan.LEAST_RING", 10_000)
+    settings = asked(context=8192, memory=plan(long_texts, context=8192, interpreter=BASE).predicted_bytes - 300_000)
+    own = plan(long_texts, machine=BOARD, **settings)
+    assert own.streamed_bytes
+    found = advice.faster(long_texts, own, machine=BOARD, **settings)
+    assert {"kv", "kv_tokens"} <= {name for option in found for name in option.settings}
+    for option in found:
+        assert option.plan == plan(long_texts, machine=BOARD, **settings | option.settings)
+        assert option.plan.context == 8192
+        before, after = own.expected, option.plan.expected
+        gains = [
+            getattr(after, each) / getattr(before, each) for each in ("decode_tokens_per_s", "full_decode_tokens_per_s")
+        ]
+        assert max(gains) >= 1.25

@@ -417,3 +417,34 @@ def test_an_engine_that_holds_half_of_the_experts_gives_the_resident_text(
         assert counts.passes == 24 and counts.missed > 0
         assert f"experts: {counts.needed} needed in 24 passes" in str(counts)
         assert counts.values()["hit_rate"] == round(counts.hit_rate, 4)
+
+
+def test_experts_give_way_before_what_every_token_needs(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the memory is wanted by a growing text; they come again when there is room."""
+    from genmote import Engine
+    from genmote.runtime import plan as planning
+    from genmote.runtime import streaming
+
+    path = model[0].path
+    made = planning.plan(model[0], memory=1 << 30, context=64, threads=2)
+    assert made.streamed_bytes == 0 == made.ring_bytes
+    made = replace(made, expert_bytes=made.expert_bytes * 3 // 4)
+    with Engine.load(path, ops="native", threads=2) as engine:
+        wanted = engine.generate([5, 6, 7, 8], max_tokens=24, ignore_eos=True).tokens
+    monkeypatch.setattr("genmote.runtime.loading.plan_for", lambda *_, **__: made)
+    with Engine.load(path, ops="native", threads=2, memory=1 << 30, context=64) as engine:
+        stream, cache = engine.streaming, engine.experts
+        assert stream is not None and cache is not None and stream.experts is cache
+        pinned, slots = stream.pinned_bytes, cache.nbytes
+        assert stream.streamed_bytes == 0
+        room, resident = stream._room, 0
+        assert room is not None
+        monkeypatch.setattr(streaming, "MARGIN", 1)
+        monkeypatch.setattr(streaming, "resident_bytes", lambda: resident)
+        resident = room.budget_bytes  # no byte is left
+        assert engine.generate([5, 6, 7, 8], max_tokens=24, ignore_eos=True).tokens == wanted
+        assert cache.nbytes < slots
+        resident = 1
+        for _ in range(40):
+            stream.begin(1, 1)
+        assert (stream.pinned_bytes, stream.streamed_bytes, cache.nbytes) == (pinned, 0, slots)

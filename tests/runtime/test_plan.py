@@ -176,6 +176,22 @@ def test_nothing_lossy_unless_allowed(small):
     assert roomy.kv == "f16" and not roomy.lossy
 
 
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [({}, 16_384), ({"kv": "auto"}, 16_384), ({"kv": "int8"}, 32_768), ({"kv_tokens": 512}, 1 << 17)],
+)
+def test_texts_are_as_long_as_fits_beside_all_weights(tmp_path, settings, tokens):
+    """Whatever keys and values are kept as; fewer bits of them make room for more."""
+    file = made(tmp_path, "tiny-llama-256")
+    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(1 << 17)}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(tmp_path / "long.gguf", metadata, tensors)
+    file = ModelFile.open(tmp_path / "long.gguf")
+    memory = plan(file, context=20_000, interpreter=BASE).predicted_bytes
+    found = plan(file, memory=memory, interpreter=BASE, **settings)
+    assert not found.streams and found.context == tokens
+
+
 def test_what_was_asked_for_is_told_too(small):
     found = plan(small, context=256, kv="int8", kv_tokens=64, interpreter=BASE)
     assert (found.kv, found.kv_tokens) == ("int8", 64)
@@ -236,6 +252,23 @@ def test_expected_speed_follows_the_machine(small):
     # Storage bound: a token takes what reading the streamed weights takes, while all else is done.
     assert 1 / tight.expected.full_decode_tokens_per_s == pytest.approx(tight.streamed_bytes / (40e6 * 0.9))
     assert plan(small, context=64, interpreter=BASE).expected is None  # of an unknown machine nothing is told
+
+
+def test_small_pieces_of_a_prompt_read_streamed_weights_again(small):
+    """Eviction cuts a prompt wherever rows go: the bytes of each piece are in the time that is told."""
+    settings = {"context": 256, "machine": BOARD, "threads": 4, "prompt_tokens": 64}
+    memory = least(small, context=256) + 500_000
+    for more in ({}, {"evict": "window", "kv_tokens": 64}):
+        found = plan(small, memory=memory, interpreter=BASE, **settings, **more)
+        # A text takes memory from weights as it grows; without rows that stay, all is streamed from the beginning.
+        fewest = found.streamed_bytes - found.parts["kv"]
+        pieces, speed = -(-256 // found.chunk_rows), found.expected
+        assert found.chunk_rows <= (8 if more else 512) and fewest > 0
+        assert speed.full_first_token_s >= pieces * fewest / (0.9 * 40e6)
+        assert speed.full_first_token_s > 3.9 * speed.first_token_s
+    assert plan(small, context=256, machine=BOARD, prompt_tokens=256).expected.full_first_token_s == pytest.approx(
+        plan(small, context=256, machine=BOARD, prompt_tokens=256).expected.first_token_s
+    )
 
 
 def test_a_tensor_that_no_plan_knows(tmp_path):

@@ -158,6 +158,20 @@ def test_weights_make_room_for_a_growing_text(tiny: Callable[..., Path], monkeyp
     assert same(passes(decoder), wanted)
 
 
+def test_the_kernel_does_not_fill_what_was_let_go_again(tmp_path: Path, own_home: Path) -> None:
+    """Memory that may be made of huge pages is filled whole, in the background, where one page of it is in use."""
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        pytest.skip("this system does not tell")
+    make_model("smollm2-135m", "q4_0", tmp_path / "m.gguf", seed=1)
+    before = smaps.read_text().count(" hg ")
+    _, matrices = streamed(tmp_path / "m.gguf", None)
+    assert smaps.read_text().count(" hg ") > before
+    for left in (matrices.pinned_bytes // 2, 0):
+        matrices.pin(left)
+    assert smaps.read_text().count(" hg ") == before
+
+
 @pytest.mark.parametrize("shape", ["tiny-llama", "tiny-low-rank", "tiny-deci"])
 def test_a_pass_reads_what_is_streamed_once(
     shape: str, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
