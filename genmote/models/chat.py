@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmote.errors import TemplateError
 from genmote.models import template_limits as limits
+from genmote.models.gguf_values import MetaArray
 
 if TYPE_CHECKING:
     import jinja2
@@ -96,7 +97,10 @@ class ChatTemplate:
 def _token(model: ModelFile, name: str) -> str:
     """The text of the token that ``tokenizer.ggml.NAME_token_id`` names, or nothing."""
     token, tokens = model.metadata.get(f"tokenizer.ggml.{name}_token_id"), model.metadata.get("tokenizer.ggml.tokens")
-    return str(tokens[token]) if isinstance(token, int) and tokens is not None and 0 <= token < len(tokens) else ""
+    # A damaged table is told by the tokenizer, which is read after this.
+    if not isinstance(token, int) or not isinstance(tokens, MetaArray | list) or not 0 <= token < len(tokens):
+        return ""
+    return str(tokens[token])
 
 
 def _compile(source: str) -> jinja2.Template:

@@ -138,7 +138,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("train", ["codes", "scales"])
 def test_a_stored_model_learns_and_stays_as_large(model: Path, tmp_path: Path, train: str) -> None:
-    rough = Rtn(type="Q4_1")
+    rough = Rtn(type="GM3_32")  # coarse: there is something to learn
     made = compress(
         model,
         tmp_path / "out.gguf",
@@ -146,14 +146,14 @@ def test_a_stored_model_learns_and_stays_as_large(model: Path, tmp_path: Path, t
         work=tmp_path / "w",
     )
     figures = made.steps[1]["figures"]
-    assert figures["kl_after"] < 0.95 * figures["kl_before"]
+    assert figures["kl_after"] < 0.99 * figures["kl_before"]
     before, after = ModelFile.open(next((tmp_path / "w").glob("01-*.gguf"))), ModelFile.open(made.path)
     assert list(after.tensors) == list(before.tensors)
     changed, experts = 0, 0
     for name, info in after.tensors.items():
         assert info.type == before.tensors[name].type and info.nbytes == before.tensors[name].nbytes
-        if info.type == "Q4_1":
-            a, b = (quant.unpack("Q4_1", file.raw(name)) for file in (before, after))
+        if info.type == "GM3_32":
+            a, b = (quant.unpack("GM3_32", file.raw(name)) for file in (before, after))
             changed += int((a.codes != b.codes).sum())
             experts += int((a.codes != b.codes).sum()) if "_exps" in name else 0
     assert (changed > 0) == (train == "codes")

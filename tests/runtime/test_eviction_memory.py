@@ -67,8 +67,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read where Linux tells it")
-@pytest.mark.parametrize("share", [0.25, 0.5])
-@pytest.mark.parametrize("kind", ["f16", "int4"])
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        ("f16", 0.5),
+        ("int4", 0.5),
+        pytest.param("f16", 0.25, marks=pytest.mark.slow),
+        pytest.param("int4", 0.25, marks=pytest.mark.slow),
+    ],
+)
 def test_a_budget_holds_while_rows_are_evicted(model: Path, kind: str, share: float) -> None:
     """At the least budget that the refusal names, and where weights have taken what is left of a larger one."""
 
@@ -109,7 +116,12 @@ def queries(setting: eviction.Eviction, heads: int) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "context"),
-    [(9, 3, 64, 2048), (16, 16, 128, 1024), (4, 1, 256, 2048), (32, 1, 32, 32768)],
+    [
+        (9, 3, 64, 2048),
+        (16, 16, 128, 1024),
+        (4, 1, 256, 2048),
+        pytest.param(32, 1, 32, 32768, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("kind", ["f16", "int4"])
 @pytest.mark.parametrize("name", eviction.names())

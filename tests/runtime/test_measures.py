@@ -64,7 +64,7 @@ def test_perplexity_is_its_definition(context: int, bos: bool, monkeypatch: pyte
     assert found.value == pytest.approx(value, rel=1e-6)
     assert found.stderr == pytest.approx(error, rel=1e-4)
     assert found.tokens == 3 * (context - 1 - context // 2)
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert engine.perplexity(tokens, context=context, chunks=3) == found
 
 
