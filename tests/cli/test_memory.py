@@ -314,6 +314,7 @@ def test_within_a_budget_memory_that_is_freed_goes_back(model: str) -> None:
     assert given_back() < 5 << 20 <= 19 << 20 < given_back("100MB")
 
 
+@pytest.mark.slow
 def test_a_long_text_that_evicts_keeps_to_the_budget(smollm2: Path) -> None:
     """All weights have gone by its end, so nothing is left that could make room for what was not planned."""
     prompt = " ".join(f"The {i}th river runs past the old mill and on to the sea." for i in range(225))
