@@ -97,8 +97,12 @@ class ChatTemplate:
 def _token(model: ModelFile, name: str) -> str:
     """The text of the token that ``tokenizer.ggml.NAME_token_id`` names, or nothing."""
     token, tokens = model.metadata.get(f"tokenizer.ggml.{name}_token_id"), model.metadata.get("tokenizer.ggml.tokens")
-    # A damaged table is told by the tokenizer, which is read after this.
-    if not isinstance(token, int) or not isinstance(tokens, MetaArray | list) or not 0 <= token < len(tokens):
+    if (
+        not isinstance(token, int)
+        or isinstance(token, bool)
+        or not isinstance(tokens, MetaArray | list)
+        or not 0 <= token < len(tokens)
+    ):
         return ""
     return str(tokens[token])
 

@@ -77,13 +77,12 @@ def load(
     files = open_adapters(adapter or ())
     asked: dict[str, Any] = {"draft": draft, "context": context, "sessions": sessions, "threads": count, "kv": kv}
     asked |= {"evict": evict, "kv_tokens": kv_tokens, "kv_spill": kv_spill}
-    template = ChatTemplate.of(file)
-    planned = {"chat templates": MEMORY_BYTES} if chat and template is not None else {}
+    planned = {"chat templates": MEMORY_BYTES} if chat and "tokenizer.chat_template" in file.metadata else {}
     if budget is not None:
         asked["beside"] = sum(planned.values())
         asked["adapter_bytes"] = footprint.adapter_bytes(read_config(file), [each for _, _, each in files])
         _check_table(file, budget, asked)
-    tokenizer = load_tokenizer(file)  # before weights are re-laid for nothing
+    tokenizer, template = load_tokenizer(file), ChatTemplate.of(file)  # before weights are re-laid for nothing
     matrices: Any = packed.loader(file, opset, progress=progress) if wanted is None else wanted.loader(file, opset)
     made = streaming = experts = None
     if budget is not None:
