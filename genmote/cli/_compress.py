@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, note, save, size
-from genmote.errors import UserError
+from genmote.cli._output import Bar, Output, check_place, note, save, size
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -94,16 +93,8 @@ def own_text(settings: Around) -> str | None:
     from genmote.cli._model import read_text
 
     if settings.report is not None:
-        need_folder(settings.report)
+        check_place(settings.report, "--report")
     return None if settings.eval_text is None else read_text(settings.eval_text)
-
-
-def need_folder(path: Path) -> None:
-    """UserError where a file cannot be there."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: {path.absolute().parent} is no folder; make it first")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the file to write in it")
 
 
 def save_text(path: Path, model: Path, recipe: Recipe) -> None:

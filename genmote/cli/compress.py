@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmote.cli import _compress
 from genmote.cli._compress import Around
-from genmote.cli._output import Bar, Output, note, save, size
+from genmote.cli._output import Bar, Output, check_place, note, save, size
 from genmote.errors import BudgetError
 from genmote.spec import dataclass, setting
 
@@ -64,7 +64,7 @@ def run(settings: Settings, out: Output) -> None:
     assert settings.model is not None
     text_to_measure = _compress.own_text(settings)
     if settings.text_out is not None:
-        _compress.need_folder(settings.text_out)
+        check_place(settings.text_out, "--text-out")
     found = None
     try:
         if settings.searches:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from genmote.device.jail import Report
     from genmote.device.profile import Profile
 
-LEAST_MEMORY = 1 << 20  # bytes, the least that a control group is given
 LEAST_DISK = 10_000  # bytes a second: no command comes to its end with fewer
 
 
@@ -81,8 +80,6 @@ def _limits(settings: Settings, device: Profile | None) -> Limits:
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
     disk = None if settings.disk is None else parse_rate(settings.disk, what="disk")
-    if memory is not None and memory < LEAST_MEMORY:
-        raise UserError(f"--memory {settings.memory}: {memory} bytes{meant(memory)}, wanted at least 1.05MB")
     if disk is not None and disk < LEAST_DISK:
         hint = meant(disk).replace("MB", "MB/s")
         raise UserError(f"--disk {settings.disk}: {disk} bytes a second{hint}, wanted at least 10kB/s")

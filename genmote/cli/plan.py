@@ -16,8 +16,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, columns, note, size
-from genmote.errors import BudgetError, SpecError, UserError
+from genmote.cli._output import Bar, Output, columns, note, save, size
+from genmote.errors import BudgetError, SpecError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run(settings: Settings, out: Output) -> None:
         values["faster"] = [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in faster]
         text += "\n\n" + help_text(faster, [], "what writes faster") if faster else ""
     if settings.svg is not None:
-        save(settings.svg, picture(settings, file, found, asked))
+        save(settings.svg, picture(settings, file, found, asked), "--svg")
         values["svg"] = settings.svg
         text += f"\n\npicture: {settings.svg}"
     if settings.check:
@@ -327,16 +327,6 @@ def picture(settings: Settings, file: ModelFile, made: Plan, asked: dict[str, An
         lines.append((kind, points))
     where = settings.device or (made.expected.source if made.expected is not None else "this machine")
     return svg(made, f"{settings.model} on {where}", lines)
-
-
-def save(path: Path, text: str) -> None:
-    from genmote import home
-
-    try:
-        with home.atomic_write(path, "w") as out:
-            out.write(text)
-    except OSError as fault:
-        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another --svg") from None
 
 
 def check(path: Path, made: Plan, settings: Settings) -> dict[str, Any]:

@@ -35,8 +35,6 @@ class Grid:
         self.base, self.factor, self.base_factor = map(self._transposed, scales[1:])
         self.levels = torch.from_numpy(self.layout.levels.astype(np.float32))
         self._middles = (self.levels[1:] + self.levels[:-1]) / 2
-        units = self.layout.units
-        self._units = None if units is None else torch.from_numpy(units)
         self._even = bool((self.levels.diff() == 1).all())
         self._low, self._high = float(self.levels[0]), float(self.levels[-1])
         self._expand()
@@ -60,12 +58,12 @@ class Grid:
         block = group * self.group // self.block
         if scale is not None:
             if self.factor is None:
-                self.unit[group] = self._stored(scale)
+                self.unit[group] = storable(self.layout, scale)
             else:
                 self.factor[group] = self._whole(scale, self.unit[block])
         if offset is not None and self.base is not None:
             if self.base_factor is None:
-                self.base[group] = _half(offset)
+                self.base[group] = half(offset)
             else:
                 self.base_factor[group] = self._whole(-offset, self.base[block])
         self._expand(group)
@@ -73,9 +71,9 @@ class Grid:
     def move_block(self, block: int, unit: Tensor | None = None, base: Tensor | None = None) -> None:
         """Give a block, whose groups have factors of it, another unit (rows,) of their scales or of their offsets."""
         if unit is not None:
-            self.unit[block] = self._stored(unit)
+            self.unit[block] = storable(self.layout, unit)
         if base is not None and self.base is not None:
-            self.base[block] = _half(base)
+            self.base[block] = half(base)
         first = block * self.block // self.group
         for group in range(first, first + self.block // self.group):
             self._expand(group)
@@ -89,12 +87,6 @@ class Grid:
         scales = quant.Scales(*parts, *whole)  # type: ignore[arg-type]  # mypy counts no unpacked generator
         chosen = np.ascontiguousarray(codes.T.to(torch.int8).numpy()).reshape(-1, self.block)
         return self.layout.pack(scales, chosen).view(np.uint8).reshape(-1)
-
-    def _stored(self, unit: Tensor) -> Tensor:
-        """The nearest scales of blocks that can be stored."""
-        if self._units is None:
-            return _half(unit)
-        return self._units[torch.bucketize(unit.abs(), (self._units[1:] + self._units[:-1]) / 2)].copysign(unit)
 
     def _whole(self, wanted: Tensor, unit: Tensor) -> Tensor:
         assert self.layout.reach is not None
@@ -129,5 +121,14 @@ class Grid:
             self.offset[group] = base if self.base_factor is None else -(base * self.base_factor[group])
 
 
-def _half(x: Tensor) -> Tensor:
+def storable(layout: quant.Layout, unit: Tensor) -> Tensor:
+    """The nearest scales of blocks that a layout can store."""
+    if layout.units is None:
+        return half(unit)
+    units = torch.from_numpy(layout.units)
+    return units[torch.bucketize(unit.abs(), (units[1:] + units[:-1]) / 2)].copysign(unit)
+
+
+def half(x: Tensor) -> Tensor:
+    """The nearest numbers that a float16 holds; infinite beyond, which packing refuses."""
     return x.half().float()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 
 from genmote.compress.block import Site, Vector
-from genmote.compress.stored import Stored, half
+from genmote.compress.grid import half, storable
+from genmote.compress.stored import Stored
 
 Tensor = torch.Tensor
 EDGE = 0.49  # how far from its code a number may begin
@@ -82,7 +83,7 @@ class Latent:
     def put(self) -> None:
         """The site computes with what would now be stored, and collects a gradient."""
         stored = self.stored
-        stored.unit = stored.storable(self._unit + UNIT * self.units * self._unit.abs())
+        stored.unit = storable(stored.layout, self._unit + UNIT * self.units * self._unit.abs())
         if self.bases is not None and self._base is not None:
             stored.base = half(self._base + UNIT * self.bases * self._size)
         if self.places is not None:

@@ -45,7 +45,8 @@ class Pupil:
         if part == "adapters":
             draw = torch.Generator().manual_seed(seed)
             self.adapters = [found for block in self.whole.blocks for found in _adapted(block, rank, draw)]
-        self.latents: list[Latent | Gain] = []
+        self.latents: list[Latent] = []
+        self.learners: list[Latent | Gain] = []  # the same, and the vectors
         if part in ("codes", "scales"):
             stored = [site for block in self.whole.blocks for site in block.sites.values() if _coded(site)]
             if not stored:
@@ -53,7 +54,7 @@ class Pupil:
                     f"train={part}: no matrix is stored in codes; a step such as gptq comes before this one"
                 )
             self.latents = [Latent(site, _unrounded(site, before), codes=part == "codes") for site in stored]
-            self.latents += [Gain(vector) for vector in self.vectors]
+            self.learners = [*self.latents, *(Gain(vector) for vector in self.vectors)]
         self.zeros: list[tuple[Tensor, Tensor]] = []
         for site in self.sites:
             stays = site.weight != 0
@@ -62,24 +63,24 @@ class Pupil:
         self.parameters: list[Tensor] = [
             *(site.weight for site in self.sites),
             *(matrix.weight for _, adapter in self.adapters for matrix in (adapter.down, adapter.up)),
-            *(parameter for latent in self.latents for parameter in latent.parameters),
-            *(vector.value for vector in self.vectors if not self.latents),
+            *(parameter for learner in self.learners for parameter in learner.parameters),
+            *(vector.value for vector in self.vectors if not self.learners),
         ]
         for parameter in self.parameters:
             parameter.requires_grad_()
 
     def gather(self) -> None:
         """To be called before a step: each parameter has its gradient then."""
-        for latent in self.latents:
-            latent.gather()
+        for learner in self.learners:
+            learner.gather()
 
     @torch.no_grad()
     def settle(self) -> None:
         """To be called after a step: the model is what the parameters say."""
         for weight, stays in self.zeros:
             weight *= stays
-        for latent in self.latents:
-            latent.put()
+        for learner in self.learners:
+            learner.put()
 
     @torch.no_grad()
     def write(self, target: Path, between: Path, progress: Progress) -> None:
@@ -89,8 +90,7 @@ class Pupil:
         for site in self.sites:
             site.replace(site.weight)
         for latent in self.latents:
-            if isinstance(latent, Latent):
-                latent.stored.store()
+            latent.stored.store()
         for site, adapter in self.adapters:
             site.replace(site.weight + adapter.scale * adapter.up.weight @ adapter.down.weight)
         for vector in self.vectors:

@@ -28,8 +28,6 @@ class Stored:
         blocks = np.ascontiguousarray(site.raw).reshape(-1).view(self.layout.record)
         scales = self.layout.scales_of(blocks)
         self._scales = scales
-        units = self.layout.units
-        self._units = None if units is None else torch.from_numpy(units)
         self.codes = torch.from_numpy(self.layout.codes_of(blocks).copy()).reshape(self.rows, self.cols)
         self.unit = self._per_row(scales.unit)
         self.base = None if scales.base is None else self._per_row(scales.base)
@@ -57,14 +55,8 @@ class Stored:
         unit = self._gathered((groups * self.codes.reshape(groups.shape)).sum(-1), self.factor)
         return unit, None if self.base is None else self._gathered(groups.sum(-1), self.base_factor)
 
-    def storable(self, unit: Tensor) -> Tensor:
-        """The nearest units that the type can store."""
-        if self._units is None:
-            return half(unit)
-        return self._units[torch.bucketize(unit.abs(), (self._units[1:] + self._units[:-1]) / 2)].copysign(unit)
-
     def store(self) -> None:
-        """Into the site, in its type. The units must be `storable`, the offsets' float16's."""
+        """Into the site, in its type. The units must be `grid.storable`, the offsets' float16's."""
         unit, base = (None if part is None else part.reshape(-1, 1).numpy() for part in (self.unit, self.base))
         assert unit is not None
         scales = self._scales._replace(unit=unit, base=base)
@@ -82,8 +74,3 @@ class Stored:
     def _gathered(self, groups: Tensor, factor: Tensor | None) -> Tensor:
         """The transpose of `_spread`."""
         return groups if factor is None else (groups * factor).reshape(self.rows, self.unit.shape[1], -1).sum(-1)
-
-
-def half(x: Tensor) -> Tensor:
-    """The nearest numbers that a float16 holds."""
-    return x.clamp(-65504.0, 65504.0).half().float()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genmote.device import maker
 from genmote.device.hierarchy import CONTROLLERS, LEAF, PREFIX, Mounts, Place, hand_out, mounts, places
+from genmote.device.sizes import meant
 from genmote.errors import NoJailError, SpecError, UserError
 
 #: CPU time is given out once in this period: with the kernel's usual 100 ms a process that has used its share stands
@@ -34,7 +35,7 @@ class Limits:
         least = LEAST_US / PERIOD_US
         found = []
         if self.memory_bytes is not None and self.memory_bytes < 1 << 20:
-            found.append(f"memory of {self.memory_bytes} B: wanted at least 1MiB")
+            found.append(f"memory of {self.memory_bytes} B{meant(self.memory_bytes)}: wanted at least 1.05MB")
         if self.cpus is not None and not least <= self.cpus <= 4096:
             found.append(f"cpus={self.cpus:g}: wanted {least:g} or more processors")
         if found:

@@ -204,7 +204,6 @@ class Engine:
     def set_cache(self, *, kv: str | None = None, evict: str | None = None, kv_tokens: float | None = None) -> None:
         """From now on keep keys and values so, see `load`; prompts are read anew. Raises SpecError."""
         found = eviction(evict, kv_tokens, self.context)
-        loading.check_sinks(found)
         if kv not in (None, *KINDS):
             raise SpecError(f"kv={kv!r}: keys and values are kept as {', '.join(KINDS)}, or auto")
         with self.lock:

@@ -156,7 +156,15 @@ def eviction(evict: str | None, kv_tokens: float | None, context: int) -> Evicti
             f"kv_tokens={told} with a context of {context}: use a whole number from {LEAST_ROWS} up, "
             f"or a share of the context below 1 that makes at least {LEAST_ROWS} rows"
         )
-    return None if rows >= context else Eviction(name, found, layers, rows, context)
+    if rows >= context:
+        return None
+    made = Eviction(name, found, layers, rows, context)
+    if found.sinks >= (kept := rows - made.block):
+        raise SpecError(
+            f"evict={name!r} always keeps the first {found.sinks} rows, and {kept} are all that a "
+            f"layer of {rows} keeps: use fewer sinks or more kv_tokens"
+        )
+    return made
 
 
 def lossy(kv: str, setting: Eviction | None) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile
     from genmote.ops.protocol import Ops
     from genmote.runtime.engine import Adapters, Engine
-    from genmote.runtime.eviction import Eviction
     from genmote.runtime.plan import Plan
     from genmote.runtime.streaming import Room, Streaming
 
@@ -149,7 +148,7 @@ def check_cache(
     if evict is not None:
         policy(evict)
     if kv_tokens is not None and kv_tokens >= LEAST_ROWS and kv_tokens == int(kv_tokens):
-        check_sinks(eviction(evict, kv_tokens, context or 2**31))  # a share needs the model's context
+        eviction(evict, kv_tokens, context or 2**31)  # a share needs the model's context
     if kv_spill is None:
         return
     if opset.name != "native":
@@ -157,15 +156,6 @@ def check_cache(
     if not os.path.isdir(kv_spill) or not os.access(kv_spill, os.W_OK | os.X_OK):
         what = "takes no new files: " if os.path.isdir(kv_spill) else "is no folder: make it first, or "
         raise SpecError(f"kv_spill={os.fspath(kv_spill)!r} {what}give another one for cold rows")
-
-
-def check_sinks(setting: Eviction | None) -> None:
-    """Raise SpecError where the first rows, which always stay, leave no place for later ones."""
-    if setting is not None and setting.policy.sinks >= (kept := setting.rows - setting.block):
-        raise SpecError(
-            f"evict={setting.name!r} always keeps the first {setting.policy.sinks} rows, and {kept} are all that a "
-            f"layer of {setting.rows} keeps: use fewer sinks or more kv_tokens"
-        )
 
 
 def budget_bytes(memory: int | str) -> int:

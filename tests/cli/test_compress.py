@@ -71,7 +71,7 @@ def test_the_text_that_is_learned_from_can_be_had(
     told = "\n".join(tokenizer.decode(row.tolist()) for row in tokens)
     assert (tmp_path / "text.txt").read_bytes() == told.encode() and len(told) > 100
     assert main([*words, "--text-out", str(tmp_path / "none" / "text.txt")]) == 2
-    assert f"{tmp_path / 'none'} is no folder; make it first" in capsys.readouterr().err
+    assert f"{tmp_path / 'none'} is no folder: make it first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--text-out", "--report"])
@@ -80,7 +80,7 @@ def test_a_folder_in_place_of_a_file_is_told_before_the_work(
 ) -> None:
     words = ["compress", str(model), "-o", str(tmp_path / "out.gguf"), flag, str(tmp_path)]
     assert main(words) == 2
-    assert capsys.readouterr().err == f"genmote compress: {tmp_path} is a folder; name the file to write in it\n"
+    assert capsys.readouterr().err == f"genmote compress: {tmp_path} is a folder: name a file in it with {flag}\n"
     assert not list(tmp_path.glob("out.gguf*"))
 
 

@@ -118,7 +118,7 @@ def test_goals_that_are_none(genmote: Any, model: Path, tmp_path: Path, words: t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--report", "none/r.html"), "none is no folder; make it first"),
+        (("--report", "none/r.html"), "none is no folder: make it first, or choose another --report"),
         (("--report", "r.html", "--eval-text", "none.txt"), "none.txt cannot be read"),
         (("--eval-text", "none.txt"), "eval_text: is what --report measures on: give that too"),
     ],

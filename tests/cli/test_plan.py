@@ -52,6 +52,11 @@ def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
     assert genmote(*words, "--json").json["faster"][0]["settings"] == {"kv": "int8"}
 
 
+def test_sinks_that_fill_all_rows_are_refused(genmote, model):
+    ran = genmote("plan", model, "--evict", "window:sinks=999", "--kv-tokens", "64")
+    assert ran.status == 2 and "always keeps the first 999 rows" in ran.err
+
+
 def test_json_holds_all_of_it(genmote, model):
     values = genmote("plan", model, "--device", "pi-zero-2w", "--context", "128", "--json").json
     assert values["fits"] is True and values["context"] == 128 and values["budget_bytes"] == 320 << 20

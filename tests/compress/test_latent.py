@@ -12,10 +12,11 @@ import torch
 from genmote.compress import Calibration, Recipe, compress
 from genmote.compress.adam import Adam
 from genmote.compress.block import Site
+from genmote.compress.grid import half
 from genmote.compress.latent import EDGE, PLACE, UNIT, Latent
 from genmote.compress.steps.distill import Distill
 from genmote.compress.steps.rtn import Rtn
-from genmote.compress.stored import Stored, half
+from genmote.compress.stored import Stored
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model

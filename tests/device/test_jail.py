@@ -504,9 +504,9 @@ def test_read_only_groups_are_a_refusal(tmp_path: Path) -> None:
     [
         ([], "a jail without limits: give --device, --memory, --cpus, --cores or --disk"),
         (["--memory", "many"], "memory 'many': wanted an amount above 0 such as 150MB, 512MiB or 4GB"),
-        (["--memory", "4kB"], "--memory 4kB: 4000 bytes (was 4MB meant?), wanted at least 1.05MB"),
-        (["--memory", "150"], "--memory 150: 150 bytes (was 150MB meant?), wanted at least 1.05MB"),
-        (["--memory", "1MB"], "--memory 1MB: 1000000 bytes, wanted at least 1.05MB"),
+        (["--memory", "4kB"], "memory of 4000 B (was 4MB meant?): wanted at least 1.05MB"),
+        (["--memory", "150"], "memory of 150 B (was 150MB meant?): wanted at least 1.05MB"),
+        (["--memory", "1MB"], "memory of 1000000 B: wanted at least 1.05MB"),
         (["--disk", "40"], "--disk 40: 40 bytes a second (was 40MB/s meant?), wanted at least 10kB/s"),
         (["--cpus", "0.01"], "cpus=0.01: wanted 0.1 or more processors"),
         (["--device", "pi-zero-2w", "--cpus", "0"], "cpus=0: wanted 0.1 or more processors"),
@@ -525,5 +525,7 @@ def test_impossible_limits_are_one_line(words: list[str], told: str, capfd: pyte
 
 
 def test_limits_tell_all_faults_at_once() -> None:
-    with pytest.raises(SpecError, match="memory of 1 B: wanted at least 1MiB; cpus=0: wanted 0.1 or more"):
+    with pytest.raises(
+        SpecError, match=r"memory of 1 B \(was 1MB meant\?\): wanted at least 1.05MB; cpus=0: wanted 0.1 or more"
+    ):
         Group.make(Limits(memory_bytes=1, cpus=0.0), [])

@@ -1,8 +1,8 @@
 """Learned rounding: which way each number is rounded, and by which scales, learnt from what the whole model then says.
 
 A step such as `gptq` has stored the matrices; this one goes on from its codes (`latent.py`), taught by the original as
-in `distill`. Learned rounding by a block's own error (AutoRound, Cheng et al. 2023, arXiv 2309.05516) finds nothing
-that the coordinate descent of `gptq` has left; what an error does to the next token, only the whole model tells.
+in `distill`. Learned rounding mostly goes by a block's own error (AutoRound, Cheng et al. 2023, arXiv 2309.05516), as
+the coordinate descent of `gptq` does already; what an error does to the next token, only the whole model tells.
 """
 
 from __future__ import annotations
