@@ -22,7 +22,6 @@ from genmote.compress.steps.rtn import Rtn
 from genmote.compress.steps.vocabulary import Vocabulary
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import make_model
 from genmote.models.tokenizer import load_tokenizer
 from genmote.spec import build
 from tests.compress.test_steps import uneven
@@ -60,13 +59,6 @@ def looked(model: Path, tmp_path: Path, *before: Step) -> list[bool]:
     Looks.apart.clear()
     compress(model, tmp_path / "out.gguf", Recipe((*before, Looks()), SMALL))
     return list(Looks.same)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -21,17 +21,9 @@ from genmote.compress.steps.rtn import Rtn
 from genmote.compress.teacher import ROWS, Divergence, taught
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import make_model
 
 SHORT = Distill(tokens=16 * 4 * 32, batch=4, at_once=2, length=32, measured=4, rate=2e-3, top=32)
 SMALL = Calibration(windows=4, length=32)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
 
 
 @pytest.mark.parametrize("cap", [0.0, 5.0])

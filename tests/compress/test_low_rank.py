@@ -21,13 +21,6 @@ SMALL = Calibration(windows=6, length=64)
 SHAPES = ["tiny-llama", "tiny-gemma3", "tiny-opt", "tiny-mixtral"]
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
-
-
 def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(200, 8, generator=draw) @ torch.randn(8, 8, generator=draw)

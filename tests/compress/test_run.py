@@ -40,13 +40,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
-
-
 def logits(path: Path, windows: np.ndarray) -> np.ndarray:
     """By the torch op set, all rows: (n, T, V)."""
     torch_ops = ops.load("torch", round_inputs=False)

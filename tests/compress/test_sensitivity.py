@@ -174,13 +174,6 @@ def test_a_killed_measurement_goes_on_and_ends_the_same(
     assert not list((tmp_path / "cut").glob("states-*"))
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
-
-
 def test_a_model_that_computes_no_numbers_is_refused(tmp_path: Path, llama: Path) -> None:
     from genmote.models.gguf_write import write_gguf
 

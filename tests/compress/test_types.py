@@ -25,14 +25,6 @@ TABLE = "token_embd.weight"
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its embedding is its output matrix."""
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
-
-
-@pytest.fixture(scope="module")
 def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its embedding is not, and it has experts."""
     path = tmp_path_factory.mktemp("model") / "mixtral.gguf"

@@ -13,17 +13,9 @@ from genmote.compress.steps.distill import Distill
 from genmote.compress.steps.vocabulary import Vocabulary
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
-from genmote.models.make_model import make_model
 from genmote.models.tokenizer import load_tokenizer
 
 SMALL = Calibration(windows=4, length=32)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "llama.gguf"
-    make_model("tiny-llama", "F32", path, 1)
-    return path
 
 
 def test_what_a_text_uses_stays_and_reads_as_before(llama: Path, tmp_path: Path) -> None:
