@@ -55,8 +55,18 @@ def figure(value: Any, unit: str = "") -> str:
     return f"{text} {unit}".strip()
 
 
-def line(entry: Record) -> str:
-    """One row of a table."""
+def failed_since(entry: Record, found: Iterable[Record]) -> bool:
+    """Whether a later run on this CPU could not measure the row."""
+    name, cpu = entry.values["name"], cpu_name(entry)
+    return any(
+        each.values["value"] is None and each.time > entry.time
+        for each in found
+        if each.values["name"] == name and cpu_name(each) == cpu
+    )
+
+
+def line(entry: Record, *, stale: bool = False) -> str:
+    """One row of a table; `stale`: a later run could not measure it."""
     told = entry.values
     value_unit = {"x": "x"}.get(told["value_unit"], told["value_unit"])
     sides = told["unit"] != told["value_unit"] or told["peer"] is not None
@@ -67,6 +77,8 @@ def line(entry: Record) -> str:
     measured = figure(told["value"], value_unit) if told["value"] is not None else f"not measured: {told['note']}"
     if record.disturbed(told["others_cores"]):
         measured += " (disturbed)"
+    if stale:
+        measured += " (not measured again since)"
     verdict = {True: "met", False: "**missed**", None: ""}[told["met"]]
     return f"| {told['name']} | {ours} | {figure(told['peer'])} | {measured} | {asked} | {verdict} |\n"
 
@@ -79,7 +91,7 @@ def set_of(entry: Record) -> str:
 
 def table(names: str, found: Iterable[Record]) -> str:
     """The tables of the named measures, one a CPU, with what they were measured on."""
-    wanted = set(names.split(","))
+    found, wanted = list(found), set(names.split(","))
     picked = [entry for entry in latest(found) if {entry.what.removeprefix("bench."), set_of(entry)} & wanted]
     if not picked:
         return "No record yet: `make bench`, `make bench-memory` and `make bench-compress` make them.\n"
@@ -93,7 +105,8 @@ def table(names: str, found: Iterable[Record]) -> str:
         text += f"{cpu}; {newest.time[:10]}, genmote {newest.versions['genmote']}"
         text += f" ({', '.join(commits)})" if commits else ""
         text += f"; peers: {'; '.join(peers)}" if peers else ""
-        text += f"; energy {newest.energy}.\n\n{HEADER}{''.join(line(entry) for entry in mine)}\n"
+        rows = "".join(line(entry, stale=failed_since(entry, found)) for entry in mine)
+        text += f"; energy {newest.energy}.\n\n{HEADER}{rows}\n"
     return text.rstrip("\n") + "\n"
 
 

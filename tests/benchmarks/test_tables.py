@@ -43,8 +43,11 @@ def test_a_quiet_record_goes_before_a_disturbed_one_and_a_lone_disturbed_one_is_
 
 def test_a_figure_goes_before_a_newer_record_without_one():
     absent = entry(value=None, time="2026-03-01T", others=None, note="no peer")
-    (chosen,) = tables.latest([entry(value=1.1, time="2026-01-03T", others=1.3), absent])
+    found = [entry(value=1.1, time="2026-01-03T", others=1.3), absent]
+    (chosen,) = tables.latest(found)
     assert chosen.values["value"] == 1.1
+    assert "1.1 x (disturbed) (not measured again since)" in tables.table("decode", found)
+    assert "again since" not in tables.table("decode", found[:1])
 
 
 def test_a_table_names_each_commit_that_its_rows_were_measured_at():
