@@ -11,6 +11,10 @@ TOUR := $(VENV)/.tour-up-to-date
 NATIVE := build/native
 CROSS_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu gcc-riscv64-linux-gnu g++-riscv64-linux-gnu qemu-user
 SETS ?=
+# The tests run in two processes, a file of tests in one of them, PyTorch with a thread in each.
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
+# Where writing bytecode is switched off, each of the many processes that tests start would compile all it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check bench bench-memory bench-compress docs docs-generate wheels native models debian clean venv
@@ -78,7 +82,7 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(TOUR))
 	@echo "   Next: $(VENV)/bin/genmote chat smollm2-135m"
 
 test: native models debian
-	@$(PY) -m pytest -q $(SETS)
+	@$(TESTS) $(SETS)
 
 test-slow: native models debian
 	@$(PY) -m pytest -q --slow -m slow $(SETS)
