@@ -309,8 +309,8 @@ def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_hom
         ({"step": [{"use": "gptq", "type": "Q9"}]}, "tensor type 'Q9' is unknown"),
         ({"step": [{"use": "gptq", "type": "I8"}]}, "I8: weights cannot be stored so"),
         (
-            {"step": [{"use": "gptq", "damp": 0, "sweeps": -1}]},
-            "damp=0: use more than 0, such as 0.01; sweeps=-1: use 0 or more",
+            {"step": [{"use": "gptq", "damp": 0, "ridge": -1, "sweeps": -1}]},
+            "damp=0: use more than 0, such as 0.01; ridge=-1: use 0 or more, such as 0.1; sweeps=-1: use 0 or more",
         ),
         ({"step": [{"use": "rtn", "types": ["Q4_0"]}]}, "types='Q4_0': write PATTERN=TYPE"),
         ({"steps": []}, "steps is no part of a recipe"),
@@ -474,7 +474,9 @@ def test_a_damaged_vector_is_told(llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [{"use": "gptq"}, {"use": "prune"}, {"use": "low-rank", "multiple": 8}], ids=lambda step: step["use"]
+    "step",
+    [{"use": "gptq", "ridge": 0}, {"use": "prune"}, {"use": "low-rank", "multiple": 8}],
+    ids=lambda step: step["use"],
 )
 def test_a_damp_too_little_for_the_text_is_told(
     llama: Path, tmp_path: Path, step: dict[str, Any], own_home: Path

@@ -144,12 +144,14 @@ def test_the_target_is_the_least_squares_solution() -> None:
     now = original + 0.3 * rng.standard_normal((200, 24))
     lack = rng.standard_normal((200, 5))
     hessian, cross, owed = (torch.from_numpy((a.T @ now / 200).astype(np.float32)) for a in (now, original, lack))
-    for more in (None, owed):
-        found = solve.target(torch.from_numpy(weight).float(), hessian, cross, 0.05, more)
-        hold = np.sqrt(0.05 * np.diag(now.T @ now / 200).mean())
+    squares = np.diag(now.T @ now / 200)
+    for more, ridge in ((None, 0.0), (owed, 0.0), (owed, 0.3)):
+        h = solve.damped(hessian, 0.05, ridge)
+        found = solve.target(torch.from_numpy(weight).float(), hessian, cross, h, more)
+        hold = np.diag(np.sqrt(0.05 * squares.mean() + ridge * squares))
         wanted = original @ weight.T + (0 if more is None else lack)
-        left = np.concatenate([now / np.sqrt(200), hold * np.eye(24)])
-        right = np.concatenate([wanted / np.sqrt(200), hold * weight.T])
+        left = np.concatenate([now / np.sqrt(200), hold])
+        right = np.concatenate([wanted / np.sqrt(200), hold @ weight.T])
         assert np.allclose(found.numpy(), np.linalg.lstsq(left, right, rcond=None)[0].T, atol=2e-4)
 
 
@@ -161,4 +163,4 @@ def test_columns_without_inputs_are_rounded_to_nearest() -> None:
     codes = solve.gptq(weight.T.contiguous(), hessian, grid)
     nearest = torch.cat([grid.nearest(weight.T[g * 32 : (g + 1) * 32], g) for g in range(2)])
     assert torch.equal(codes, nearest)
-    assert torch.equal(solve.target(weight, nothing, nothing, 0.01), weight)
+    assert torch.equal(solve.target(weight, nothing, nothing, solve.damped(nothing, 0.01)), weight)

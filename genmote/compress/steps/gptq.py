@@ -23,6 +23,8 @@ class Gptq(Quantiser):
     """See `solve.py`."""
 
     damp: float = setting("share of the mean second moment that is added to each", default=0.01)
+    ridge: float = setting("share of each second moment that is added to it: more believes the text less", default=0.1)
+    hold: float = setting("the same where a matrix aims at the original model's outputs", default=0.5)
     sweeps: int = setting("times that every code and scale is chosen again", default=3)
 
     follow: bool = setting("aim at the original model's outputs, not only at the weights", default=True)
@@ -36,12 +38,16 @@ class Gptq(Quantiser):
         yield from super().faults()
         if not 0 < self.damp < math.inf:
             yield f"damp={self.damp:g}: use more than 0, such as 0.01"
+        for name in ("ridge", "hold"):
+            if not 0 <= getattr(self, name) < math.inf:
+                yield f"{name}={getattr(self, name):g}: use 0 or more, such as 0.1"
         if self.sweeps < 0:
             yield f"sweeps={self.sweeps}: use 0 or more"
 
     def quantise(self, site: Site, type_name: str, inputs: Inputs | None) -> None:
         assert inputs is not None
-        hessian = solve.damped(inputs.hessian, self.damp)
+        hessian = solve.damped(inputs.hessian, self.damp, self.ridge)
+        held = solve.damped(inputs.hessian, self.damp, self.hold)
         parts, lost, whole = [], 0.0, 0.0
         rows, cols = site.weight.shape
         step = max(NUMBERS // cols, 4 * cols)  # else factoring the hessian each time would take long
@@ -51,7 +57,7 @@ class Gptq(Quantiser):
             with factored(site.name, self.damp):
                 if inputs.original is not None:
                     owed = inputs.owed[own] if self.mend and inputs.owed is not None else None
-                    wanted = solve.target(wanted, inputs.hessian, inputs.cross, self.damp, owed)
+                    wanted = solve.target(wanted, inputs.hessian, inputs.cross, held, owed)
                 grid = Grid(type_name, wanted, hessian.diagonal())
                 goal = wanted.T.contiguous()
                 codes = solve.gptq(goal, hessian, grid)
