@@ -107,8 +107,10 @@ def importance(bench: Bench, source: str) -> Path:
     if not path.exists():
         bench.say(f"llama-imatrix on {text.name}")
         program = bench.peer(PEER).program("llama-imatrix")
-        words = ["-m", str(model), "-f", str(text), "-o", str(path), "--process-output", "--no-ppl", "-c", str(CONTEXT)]
-        process.run([program, *words, "-t", str(bench.cores)], timeout_s=LONG_S)
+        temporary = path.with_suffix(".part.gguf")  # it is written again and again as the text is read
+        words = ["-m", str(model), "-f", str(text), "-o", str(temporary), "--process-output", "--no-ppl"]
+        process.run([program, *words, "-c", str(CONTEXT), "-t", str(bench.cores)], timeout_s=LONG_S)
+        temporary.rename(path)
     return path
 
 
