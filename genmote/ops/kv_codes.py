@@ -40,21 +40,23 @@ def rotate(x: Float32) -> Float32:
     """
     dim = x.shape[-1]
     n = dim & -dim
-    y = np.array(x, np.float32).reshape(-1, dim)
+    y = np.array(x.reshape(-1, dim).T, np.float32, order="C")  # (D, rows): each sum is of whole rows of numbers
+    other = np.empty_like(y)
     step = 1
     while step < n:
-        pairs = y.reshape(-1, dim // (2 * step), 2, step)
-        a, b = pairs[:, :, 0], pairs[:, :, 1]
-        y = np.stack([a + b, a - b], axis=2).reshape(-1, dim)
+        pairs, sums = (part.reshape(dim // (2 * step), 2, step, y.shape[1]) for part in (y, other))
+        np.add(pairs[:, 0], pairs[:, 1], out=sums[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=sums[:, 1])
+        y, other = other, y
         step *= 2
-    y = y * (np.float32(1) / np.sqrt(np.float32(n)))
+    y *= np.float32(1) / np.sqrt(np.float32(n))
     if n < dim:
-        runs = y.reshape(-1, dim // n, n)
-        total = runs[:, 0]
-        for run in range(1, dim // n):
-            total = total + runs[:, run]
-        y = runs - (np.float32(2) / np.float32(dim // n) * total)[:, None]
-    turned: Float32 = y.reshape(x.shape)
+        runs = y.reshape(dim // n, n, y.shape[1])
+        total = runs[0]
+        for run in runs[1:]:
+            total = total + run
+        y = (runs - np.float32(2) / np.float32(dim // n) * total).reshape(dim, y.shape[1])
+    turned: Float32 = np.ascontiguousarray(y.T).reshape(x.shape)
     return turned
 
 
@@ -101,5 +103,5 @@ def levels(kind: str, codes: NDArray[Any], *, key: bool) -> Float32:
     if kind == "int8":
         return codes.astype(np.float32)
     table = np.concatenate([KEY_LEVELS, -KEY_LEVELS] if key else [-VALUE_LEVELS[::-1], VALUE_LEVELS])
-    found: Float32 = table[codes]
+    found: Float32 = table.take(codes)
     return found
