@@ -60,8 +60,10 @@ def run(settings: Settings, out: Output) -> None:
     if settings.frontier:
         return _compress.draw_frontier(settings.frontier, settings.output, out)
     from genmote.compress import compress
+    from genmote.runtime.footprint import without_holes
 
     assert settings.model is not None
+    without_holes()  # a text's activations come and go in pieces of many megabytes
     text_to_measure = _compress.own_text(settings)
     if settings.text_out is not None:
         check_place(settings.text_out, "--text-out")

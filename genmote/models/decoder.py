@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genmote.errors import ContextError, SpecError
 from genmote.models.config import Config
 from genmote.models.weights import WeightSource
-from genmote.ops.layer import Array, Layer, Norm
+from genmote.ops.layer import Activation, Array, Layer, Linear, Norm
 from genmote.ops.protocol import KVCache, Ops, Rotary, Span
 
 Rows = Literal["last", "all"] | Sequence[int]  # "last": one row for each span, in the order of the spans
@@ -23,21 +23,22 @@ Rows = Literal["last", "all"] | Sequence[int]  # "last": one row for each span, 
 
 def block(ops: Ops, x: Array, layer: Layer, rotary: Rotary | None, spans: Sequence[Span]) -> Array:
     """One transformer block, (N, D) → (N, D). An op set's own `block` must give these very bits."""
-    spec = layer.spec
-    rows = x.shape[0]
+    h = attention(ops, ops.norm(x, layer.attn_norm), layer, rotary, spans)
+    x = ops.add(x, h if layer.post_attn_norm is None else ops.norm(h, layer.post_attn_norm))
+    h = feed_forward(ops, ops.norm(x, layer.ffn_norm), layer)
+    return ops.add(x, h if layer.post_ffn_norm is None else ops.norm(h, layer.post_ffn_norm))
 
-    h = ops.norm(x, layer.attn_norm)  # (N, D)
+
+def attention(ops: Ops, h: Array, layer: Layer, rotary: Rotary | None, spans: Sequence[Span]) -> Array:
+    """The first half of a block, before its residual, (N, D) → (N, D)."""
+    spec, rows = layer.spec, h.shape[0]
     q = _heads(ops, ops.linear(h, layer.q), spec.n_heads, layer.q_norm)  # (N, H, Dh)
     k = _heads(ops, ops.linear(h, layer.k), spec.n_kv_heads, layer.k_norm)  # (N, Hkv, Dh)
     v = ops.linear(h, layer.v).reshape(rows, spec.n_kv_heads, spec.head_dim)  # (N, Hkv, Dh)
     if rotary is not None:
         q = ops.rope(q, rotary, spec.rope_interleaved)
         k = ops.rope(k, rotary, spec.rope_interleaved)
-    h = ops.linear(ops.attend(q, k, v, spans, layer), layer.o)  # (N, H*Dh) → (N, D)
-    x = ops.add(x, h if layer.post_attn_norm is None else ops.norm(h, layer.post_attn_norm))
-
-    h = feed_forward(ops, ops.norm(x, layer.ffn_norm), layer)
-    return ops.add(x, h if layer.post_ffn_norm is None else ops.norm(h, layer.post_ffn_norm))
+    return ops.linear(ops.attend(q, k, v, spans, layer), layer.o)  # (N, H*Dh) → (N, D)
 
 
 def feed_forward(ops: Ops, h: Array, layer: Layer) -> Array:
@@ -47,9 +48,13 @@ def feed_forward(ops: Ops, h: Array, layer: Layer) -> Array:
         return ops.experts(h, layer.experts, activation)
     if layer.up is None or layer.down is None:
         raise SpecError(f"layer {layer.spec.index} has no feed-forward: give it up and down, or experts")
-    up = ops.linear(h, layer.up)  # (N, F)
-    inner = ops.activate(up, activation) if layer.gate is None else ops.glu(ops.linear(h, layer.gate), up, activation)
-    return ops.linear(inner, layer.down)
+    return ops.linear(_inner(ops, h, layer.up, layer.gate, activation), layer.down)
+
+
+def _inner(ops: Ops, h: Array, up: Linear, gate: Linear | None, activation: Activation) -> Array:
+    """(N, D) → (N, F); what it is made of is let go before the next product."""
+    wide = ops.linear(h, up)
+    return ops.activate(wide, activation) if gate is None else ops.glu(ops.linear(h, gate), wide, activation)
 
 
 def _heads(ops: Ops, x: Array, n_heads: int, norm: Norm | None) -> Array:
