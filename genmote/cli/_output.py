@@ -65,9 +65,14 @@ def note(text: str) -> None:
 
 def check_place(path: Path, option: str) -> None:
     """Raise UserError where no file can be written at `path`: ask before the work whose result is to go there."""
-    folder = path.absolute().parent
+    from genmote import home
+
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it with {option}")
+    try:
+        folder = home.target(path).parent
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another {option}") from None
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written, {folder} is no folder: make it first, or choose another {option}")
     if not os.access(folder, os.W_OK | os.X_OK):

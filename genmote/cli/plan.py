@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, columns, note, save, size
+from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
 from genmote.errors import BudgetError, SpecError
 from genmote.spec import dataclass, setting
 
@@ -61,6 +61,8 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.runtime import advice
     from genmote.runtime.roofline import Machine
 
+    if settings.svg is not None:
+        check_place(settings.svg, "--svg")
     if settings.check and settings.device is not None:
         raise SpecError("--check runs on this machine: leave --device out, and give its --memory")
     if settings.check and settings.sessions != 1:

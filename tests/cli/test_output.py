@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -152,6 +153,15 @@ def test_a_place_that_takes_no_file_is_told(tmp_path: Path, monkeypatch: pytest.
         UserError, match=r"new.svg cannot be written \(No such file or directory\): choose another --svg"
     ):
         save(tmp_path / "no" / "new.svg", "text", "--svg")  # the folder went in the meantime
+    os.mkfifo(tmp_path / "pipe")
+    for check in (check_place, lambda path, option: save(path, "text", option)):
+        with pytest.raises(
+            UserError, match=r"pipe cannot be written \(it is a pipe, not a file\): choose another --svg"
+        ):
+            check(tmp_path / "pipe", "--svg")
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "new.svg")
+    with pytest.raises(UserError, match="link cannot be written, .*/no is no folder: make it first"):
+        check_place(tmp_path / "link", "--svg")
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UserError, match="takes no new files: choose another --svg"):
         check_place(tmp_path / "new.svg", "--svg")

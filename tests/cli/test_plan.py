@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 
@@ -108,7 +109,19 @@ def test_the_picture_is_written(genmote, model, tmp_path):
     assert ran.json["svg"] == str(tmp_path / "b.svg")
     assert (tmp_path / "b.svg").read_text().startswith("<svg")
     ran = genmote("plan", model, "--device", "pi-3b-plus", "--svg", str(tmp_path / "none" / "b.svg"))
-    assert ran.status == 2 and "b.svg cannot be written (No such file or directory): choose another --svg" in ran.err
+    assert ran.status == 2 and "is no folder: make it first, or choose another --svg" in ran.err
+
+
+def test_the_picture_and_a_model_take_no_pipes_place(genmote, model, tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("genmote.models.gguf.ModelFile.open", lambda *_: pytest.fail("worked before it was refused"))
+    for words in (["plan", model, "--svg"], ["generate", model, "-p", "a", "--save-prefix"]):
+        ran = genmote(*words, str(pipe))
+        assert ran.status == 2 and "pipe cannot be written (it is a pipe, not a file): choose another" in ran.err
+    ran = genmote("make-model", "tiny-llama", str(pipe))
+    assert ran.status == 2 and "pipe: cannot be written (it is a pipe, not a file)" in ran.err
+    assert pipe.is_fifo()
 
 
 def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
