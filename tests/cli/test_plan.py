@@ -128,18 +128,45 @@ def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
     from genmote import home, records
     from genmote.cli import _machine
     from genmote.device import profile
-    from genmote.spec import to_toml
 
     ran = genmote("plan", model, "--context", "64")
     assert ran.status == 0 and "plan: this machine was measured in a second" in ran.err
-    board = to_toml(profile.load("pi-4b-2gb")).replace(
-        profile.load("pi-4b-2gb").chip, records.cpu_model()
-    )  # a profile as device-probe leaves it, of this processor
-    board = board.replace("cores = 4", f"cores = {records.usable_cores()}")
-    _machine.remember(board)
+    board = replace(profile.load("pi-4b-2gb"), chip=records.cpu_model())  # as of this processor
+    board = replace(board, compute=replace(board.compute, cores=records.usable_cores()))
+    loaded = replace(board, measured=profile.Measured(seconds=2.0, load=records.usable_cores()))
+    assert "remembered for plans, measured for 2 s each, at a load of" in _machine.remember(loaded)
     assert _machine.recorded().is_relative_to(home.cache_dir())
     ran = genmote("plan", model, "--context", "64")
-    assert ran.status == 0 and not ran.err and "on Raspberry Pi 4 Model B 2 GB" in ran.out
+    told = "by the figures of Raspberry Pi 4 Model B 2 GB (figures taken under load: too low) and "
+    assert ran.status == 0 and not ran.err and told in ran.out
+    _machine.remember(replace(board, measured=profile.Measured(seconds=0.1, load=0.0)))
+    ran = genmote("plan", model, "--context", "64")
+    assert ran.status == 0 and "by the figures of Raspberry Pi 4 Model B 2 GB and " in ran.out
+
+
+def test_a_worse_measurement_takes_no_better_ones_place(own_home, monkeypatch):
+    from genmote import home, records
+    from genmote.cli import _machine
+    from genmote.device import profile
+
+    board = replace(profile.load("pi-4b-2gb"), chip=records.cpu_model())
+    board = replace(board, compute=replace(board.compute, cores=records.usable_cores()))
+    untold, long, short, loaded = (
+        replace(board, measured=None if told is None else profile.Measured(seconds=told[0], load=told[1]))
+        for told in (None, (2.0, 0.1), (0.1, 0.0), (9.0, 99.0))
+    )
+    for made in (untold, long):
+        assert _machine.remember(made).startswith("remembered for plans, ")
+    for made in (untold, short, loaded):
+        said = _machine.remember(made)
+        assert said.startswith("not remembered: plans keep to the better one of before (measured for 2 s each, at a ")
+        assert said.endswith("--force takes this one") and made.how_measured in said
+        assert _machine.remembered() == long
+    assert _machine.remember(short, force=True).startswith("remembered")
+    assert _machine.remembered() == short
+    assert _machine.remember(long).startswith("remembered") and _machine.remembered() == long
+    monkeypatch.setattr(home, "usable", lambda folder: False)
+    assert _machine.remember(long) == f"not remembered: {home.cache_dir()} cannot be written"
 
 
 def test_a_check_compares(genmote, model):
