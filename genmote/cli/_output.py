@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -56,11 +57,22 @@ def _plain(value: Any) -> Any:
 
 
 def note(text: str) -> None:
-    """One line beside the result, on standard error; on a terminal it breaks no line of a text in the making."""
-    if Output.line_open and sys.stdout.isatty() and sys.stderr.isatty():
+    """One line beside the result, on standard error; seen with a text in the making it breaks no line of it."""
+    if Output.line_open and _together():
         print(file=sys.stderr)
         Output.line_open = False
     print(text, file=sys.stderr, flush=True)
+
+
+def _together() -> bool:
+    """Whether standard output and error are seen in one place: a terminal, also behind a pipe (`| tee`), or a file."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        return True
+    try:
+        text, notes = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError):  # no files of the system
+        return False
+    return os.path.samestat(text, notes) or (stat.S_ISFIFO(text.st_mode) and sys.stderr.isatty())
 
 
 def check_place(path: Path, option: str) -> None:
