@@ -119,8 +119,8 @@ def run(
             if matters and dropped.stayed_bytes >= _STAYED:
                 told(
                     f"{dropped.stayed_bytes / 1e6:.0f} MB of the command's files stay in the page cache, other "
-                    "programs have them mapped: they are neither charged nor read from the disk, so this run may be warmer "
-                    "than the board; end those programs first for a cold one"
+                    "programs have them mapped: they are neither charged nor read from the disk, so this run may be "
+                    "warmer than the board; end those programs first for a cold one"
                 )
             if matters and dropped.unknown:
                 told(f"{dropped.unknown} files of another user: whether their pages went cannot be seen")
