@@ -38,8 +38,15 @@ class Settings:
         "most tokens of prompt and text (default: as many as fit beside all weights, or up to 2048)", default=None
     )
     kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
-    evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
-    kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
+    evict: str | None = setting(
+        "which rows of keys and values go, such as snapkv: see genmote eval kv (default with --kv-tokens: "
+        "expected+retrieval)",
+        default=None,
+    )
+    kv_tokens: float | None = setting(
+        "rows of them that a layer may hold, or a share of the context (default with --evict: a quarter of it)",
+        default=None,
+    )
     kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
     sessions: int = setting("texts at the same time", default=1)
     threads: int | None = setting("threads (default: the device's cores)", default=None)
