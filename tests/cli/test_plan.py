@@ -82,6 +82,16 @@ def test_a_microcontroller_is_refused_with_the_reason(genmote, model):
     assert ran.status == 2 and "a microcontroller: 8 MB of memory" in ran.err and not ran.out
     values = genmote("plan", model, "--device", "esp32-s3", "--json").json
     assert values["fits"] is False and "a microcontroller" in values["reason"]
+    other = genmote("plan", model, "--device", "pi-zero-2w", "--memory", "20MB", "--json").json
+    assert values.keys() == other.keys() and (values["least_bytes"], values["would_do"]) == (None, [])
+    fits = genmote("plan", model, "--device", "pi-zero-2w", "--json").json
+    assert values["model"] == other["model"] == fits["model"] == model, "as it was asked for, whatever comes of it"
+
+
+def test_more_threads_than_cores_are_told(genmote, model):
+    words = ["plan", model, "--device", "pi-zero-2w", "--context", "128", "--threads"]
+    told = "plan: 400 threads on 4 cores are no faster, and each takes memory: leave --threads out, or give at most 4\n"
+    assert genmote(*words, "400").err == told and not genmote(*words, "4").err
 
 
 def test_a_deadline_that_is_met(genmote, model):
