@@ -8,6 +8,7 @@ passes through here, and takes no memory for it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -70,8 +71,9 @@ def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
     """An empty folder beside `target`, on the same file system, for one process at a time; it is gone afterwards.
 
     A second process that fetches the same target waits here. What killed processes left in the home is removed first,
-    whatever they fetched.
+    whatever they fetched. Raises `PullError` where `place` could not put a file at `target`.
     """
+    _check(target)
     sweep(home.models_dir())
     sweep(home.cache_dir())
     folder = target.parent / ".staging" / target.name
@@ -89,6 +91,17 @@ def staging(target: Path, progress: Progress = quiet) -> Iterator[Path]:
         _remove_empty(folder.parent)  # not while another fetch is under way there
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _check(target: Path) -> None:
+    try:
+        folder = home.target(target).parent
+    except (IsADirectoryError, NotADirectoryError):
+        return  # a folder that is fetched is there already; that no file can be made there is told next
+    except OSError as fault:
+        raise PullError(f"{target} cannot be written ({fault.strerror}): move it away") from None
+    if target.is_symlink() and not folder.is_dir():
+        raise PullError(f"{target} is a link into {folder}, which is no folder: mount or make it, or remove the link")
 
 
 def sweep(root: Path) -> None:
@@ -172,11 +185,21 @@ def need_space(folder: Path, size_bytes: int) -> None:
 
 
 def place(staged: Path, target: Path) -> None:
-    """Move a whole file from its staging folder to `target`, on the disk when this returns."""
+    """Move a whole file from its staging folder to `target`, on the disk when this returns. A link stays one: the file
+    goes where it leads, which may be another disk."""
+    where = home.target(target)
     with open(staged, "rb") as whole:
         os.fsync(whole.fileno())
-    os.replace(staged, target)
-    home.sync_folder(target.parent)
+    try:
+        os.replace(staged, where)
+    except OSError as fault:
+        if fault.errno != errno.EXDEV:
+            raise
+        import shutil
+
+        with open(staged, "rb") as whole, home.atomic_write(where) as out:
+            shutil.copyfileobj(whole, out, CHUNK)
+    home.sync_folder(where.parent)
 
 
 def packages(source: Source, target: Path, *, progress: Progress = quiet) -> Path:

@@ -13,7 +13,9 @@ Nothing is made before something is written, so a read-only root or an absent ho
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,14 +81,31 @@ def usable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
+def target(path: str | os.PathLike[str]) -> Path:
+    """The file that a write to `path` makes or takes the place of; a link is followed, so that it stays one.
+
+    Ask before the work whose result goes there. Raises OSError, with the reason in words, where something else is
+    there: a folder, a device, a pipe or a socket, which a rename would take away.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind == stat.S_IFDIR:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if kind != stat.S_IFREG:
+            what = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}.get(kind, "device")
+            raise FileExistsError(errno.EEXIST, f"it is a {what}, not a file", os.fspath(path))
+    return Path(os.path.realpath(path))
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears at `path` only when the block ends well, whole and on the disk.
 
     The bytes go to a temporary name in the same folder, are synced, renamed, and the folder is synced. When the block
-    raises, nothing is left; what a killed process left is swept by the next write of the same path.
+    raises, nothing is left; what a killed process left is swept by the next write of the same path. Raises what
+    :func:`target` does, before the block begins.
     """
-    path = Path(path)
+    path = target(path)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,41 @@ def test_atomic_write_leaves_the_old_file_when_the_block_raises(tmp_path: Path, 
         raise fault
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_link_stays_one_and_what_it_names_is_written(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("old.txt", "new.txt"):  # one names a file, one nothing yet
+        (tmp_path / name).symlink_to(Path("other") / name)
+    (tmp_path / "other" / "old.txt").write_text("old")
+    for name in ("old.txt", "new.txt"):
+        assert home.target(tmp_path / name) == tmp_path / "other" / name
+        with home.atomic_write(tmp_path / name, "w") as out:
+            out.write("written")
+        assert (tmp_path / name).is_symlink() and (tmp_path / "other" / name).read_text() == "written"
+    assert len(list(tmp_path.rglob("*"))) == 5, "no temporary file may stay in either folder"
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket"))  # a whole path may be too long for a socket
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "device").symlink_to(os.devnull)
+    (tmp_path / "round").symlink_to("round")
+    before = {path: path.lstat() for path in tmp_path.iterdir()}
+    for name, said in [
+        ("pipe", "it is a pipe, not a file"),
+        ("socket", "it is a socket, not a file"),
+        ("link", "it is a pipe, not a file"),
+        ("device", "it is a device, not a file"),
+        ("folder", "Is a directory"),
+        ("round", "Too many levels of symbolic links"),
+    ]:
+        with pytest.raises(OSError, match=said), home.atomic_write(tmp_path / name):
+            pytest.fail("the block must not begin")
+    assert {path: path.lstat() for path in tmp_path.iterdir()} == before
 
 
 def test_what_a_killed_writer_left_is_swept_and_a_living_writers_file_is_not(tmp_path: Path) -> None:

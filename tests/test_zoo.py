@@ -64,6 +64,18 @@ def test_the_mixtures_routers_choose_as_its_card_says(tmp_path: Path, shared_dat
     assert abs(cache.counts.since(before).hit_rate - figures["half_cached_without_guesses"]["hit_rate"]) < 0.03
 
 
+def test_the_mixtures_card_is_drawn_from_its_figures() -> None:
+    figures = json.loads((MIXTURE / "card.json").read_text())
+    template = Path(__file__).parents[1] / "tools/mixture_card.md"
+    assert (MIXTURE / "card.md").read_text() == template.read_text().format(**figures)
+    half = figures["half_cached"]
+    assert (half["in_memory"], half["asked_for"]) == (
+        half["cached"] / half["needed"],
+        1 - half["missed"] / half["needed"],
+    )
+    assert half["in_memory"] < half["hit_rate"] < half["asked_for"]
+
+
 @pytest.mark.slow
 def test_the_mixtures_perplexity_is_its_cards(tmp_path: Path, shared_data: Path) -> None:
     from genmote.models.decoder import Decoder

@@ -95,7 +95,13 @@ def cached(found: packed.Packed, tokens: list[int], share: float, **settings: An
         if number == WINDOW:
             before = cache.counts.copy()
         decoder.forward([token], [Span(session, 0, 1)], logits=None)
-    return cache.counts.since(before).values()
+    return shares(cache.counts.since(before).values())
+
+
+def shares(counts: dict[str, Any]) -> dict[str, Any]:
+    """Counts of a cache of experts, and with them the bounds of what nobody waits for, which no disk changes."""
+    needed = counts["needed"]
+    return counts | {"in_memory": counts["cached"] / needed, "asked_for": 1 - counts["missed"] / needed}
 
 
 def fewer(model: Path, calibration: list[int], tokens: list[int]) -> dict[str, float]:

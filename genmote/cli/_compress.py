@@ -94,6 +94,7 @@ def own_text(settings: Around) -> str | None:
 
     if settings.report is not None:
         check_place(settings.report, "--report")
+        check_place(settings.report.with_suffix(".json"), "--report")
     return None if settings.eval_text is None else read_text(settings.eval_text)
 
 
@@ -110,7 +111,7 @@ def save_text(path: Path, model: Path, recipe: Recipe) -> None:
 
 def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None, text: str | None) -> str:
     """Measure, on `text` or (None) on what the model writes; write the page and the figures; gives the summary."""
-    from genmote import records
+    from genmote import home, records
     from genmote.compress.report import measure, summary
     from genmote.compress.report_page import page
     from genmote.compress.search import written
@@ -134,7 +135,7 @@ def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | No
         )
     save(settings.report, page(told))
     figures = settings.report.with_suffix(".json")
-    figures.unlink(missing_ok=True)
+    home.target(figures).unlink(missing_ok=True)
     records.append(figures, told)
     note(f"report: {settings.report}, its figures: {figures}")
     return summary(told)

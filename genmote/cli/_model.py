@@ -44,8 +44,15 @@ class ModelFlags(EngineFlags):
     kv: str | None = setting(
         "keys and values as f16, int8, int4; auto: fewer bits where --memory needs it", default=None
     )
-    evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
-    kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
+    evict: str | None = setting(
+        "which rows of keys and values go, such as snapkv: see genmote eval kv (default with --kv-tokens: "
+        "expected+retrieval)",
+        default=None,
+    )
+    kv_tokens: float | None = setting(
+        "rows of them that a layer may hold, or a share of the context (default with --evict: a quarter of it)",
+        default=None,
+    )
     kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
     governor_kv: int | None = setting("tokens of keys and values the governor may cut to (lossy)", default=None)

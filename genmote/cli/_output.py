@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -56,18 +57,34 @@ def _plain(value: Any) -> Any:
 
 
 def note(text: str) -> None:
-    """One line beside the result, on standard error; on a terminal it breaks no line of a text in the making."""
-    if Output.line_open and sys.stdout.isatty() and sys.stderr.isatty():
+    """One line beside the result, on standard error; seen with a text in the making it breaks no line of it."""
+    if Output.line_open and _together():
         print(file=sys.stderr)
         Output.line_open = False
     print(text, file=sys.stderr, flush=True)
 
 
+def _together() -> bool:
+    """Whether standard output and error are seen in one place: a terminal, also behind a pipe (`| tee`), or a file."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        return True
+    try:
+        text, notes = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError):  # no files of the system
+        return False
+    return os.path.samestat(text, notes) or (stat.S_ISFIFO(text.st_mode) and sys.stderr.isatty())
+
+
 def check_place(path: Path, option: str) -> None:
     """Raise UserError where no file can be written at `path`: ask before the work whose result is to go there."""
-    folder = path.absolute().parent
+    from genmote import home
+
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it with {option}")
+    try:
+        folder = home.target(path).parent
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror}): choose another {option}") from None
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written, {folder} is no folder: make it first, or choose another {option}")
     if not os.access(folder, os.W_OK | os.X_OK):

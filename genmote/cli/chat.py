@@ -136,7 +136,7 @@ def answer(
     talk.heard(stream.result.text)
     values = figures(engine, stream.result)
     if settings.stats and not out.json:
-        note(stats(values))
+        note(stats(values, "there from before"))
     out.result({"role": "assistant", "content": values.pop("text"), **values}, "")
 
 

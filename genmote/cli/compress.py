@@ -67,6 +67,9 @@ def run(settings: Settings, out: Output) -> None:
     text_to_measure = _compress.own_text(settings)
     if settings.text_out is not None:
         check_place(settings.text_out, "--text-out")
+    recipe_file = settings.output.with_name(f"{settings.output.name}.toml")
+    if settings.searches:
+        check_place(recipe_file, "--output")
     found = None
     try:
         if settings.searches:
@@ -96,7 +99,6 @@ def run(settings: Settings, out: Output) -> None:
     share = made.size_bytes / made.source_bytes
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
     if found is not None:
-        recipe_file = settings.output.with_name(f"{settings.output.name}.toml")
         save(recipe_file, recipe.toml())
         values |= {"search": found.values(), "recipe": recipe_file}
         text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file}"

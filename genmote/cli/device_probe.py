@@ -6,7 +6,8 @@
 It takes about 15 seconds, on a machine that does nothing else. The disk is measured by reading the largest model that
 is here, or --file, past the page cache; where there is none, a test file of 192 MiB is written and removed. Power and
 network are not measured: add a [power] and a [network] table to the file by hand, as `genmote devices NAME` shows
-them. What was measured is remembered: `genmote plan` expects this machine's speeds by it.
+them. What was measured is remembered, but with --output: `genmote plan` expects this machine's speeds by it. It takes
+no better one's place, measured longer or without other programs on the cores, but with --force.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _LARGE = 32 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    output: Path | None = setting("the profile (.toml) that is written", default=None, short="-o")
+    output: Path | None = setting("write the profile (.toml) here alone", default=None, short="-o")
+    force: bool = setting("remember it though a better one is remembered", default=False)
     file: Path | None = setting("a large file that is read to measure the disk", default=None)
     folder: Path = setting("where a test file may be written", default=Path("."))
     isa: str | None = setting("instruction set of the native kernels (default: the best here)", default=None)
@@ -37,6 +39,8 @@ class Settings:
     def faults(self) -> Iterable[str]:
         if not 0.01 <= self.seconds <= 60:
             yield f"seconds={self.seconds:g}, wanted 0.01 to 60"
+        if self.force and self.output is not None:
+            yield "force: with --output nothing is remembered; leave one of them out"
 
 
 def run(settings: Settings, out: Output) -> None:
@@ -61,8 +65,9 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
     text = detail(found)
-    remember(to_toml(found))
-    if settings.output is not None:
+    if settings.output is None:
+        note(f"device-probe: {remember(found, force=settings.force)}")
+    else:
         save(settings.output, to_toml(found), "--output")
         profile.load(str(settings.output.absolute()))
         text += f"\n\nprofile: {settings.output}; use it with --device {settings.output}"

@@ -60,6 +60,8 @@ def detail(device: Profile) -> str:
     lines = [device.title, f"{device.chip}, {device.arch}"]
     if device.refused:
         lines.append(f"genmote does not run there: {device.refused}")
+    if device.measured:
+        lines.append(device.how_measured + (": the figures are too low" if device.under_load else ""))
     for f in fields(device):
         part: Any = getattr(device, f.name)
         if not hasattr(part, "source"):

@@ -47,7 +47,10 @@ class Settings(EngineFlags, Kind):
     def faults(self) -> Iterable[str]:
         for budget in (self.budgets or "").split(",") if self.budgets else ():
             if not _share(budget):
-                yield f"budgets={self.budgets!r}: use shares between 0 and 1, such as 0.25,0.5"
+                yield (
+                    f"budgets={budget.strip()!r}: wanted shares of the context's rows, above 0 and below 1, such as "
+                    "--budgets 0.25,0.5"
+                )
                 return
 
 
@@ -68,6 +71,7 @@ def run(settings: Settings, out: Output) -> int:
     interrupted = False
     with load(flags) as engine:
         tokens = engine.tokenizer.encode(text, special=False)
+        eval_kv.check(wanted, engine.context, len(tokens))
         windows = _announced(settings, engine.context, len(tokens), len(wanted), windows)
         bar = Bar(unit_bytes=False)
         rows = eval_kv.evaluate(engine, tokens, wanted, windows=windows, seed=settings.seed, progress=bar)
@@ -93,7 +97,7 @@ def run(settings: Settings, out: Output) -> int:
         title = f"{settings.model}: a smaller KV cache, context {values['context']}"
         below = "rows evicted by each policy, over the share of rows kept"
         save(settings.svg, eval_picture.svg(title, below, found), "--svg")
-    out.result(values, table(found))
+    out.result(values, table(found) + (f"\n\npicture: {settings.svg}" if settings.svg is not None else ""))
     if interrupted:
         note(f"genmote eval: interrupted: {len(found)} of {len(wanted)} settings were measured")
     return INTERRUPTED if interrupted else 0

@@ -131,13 +131,16 @@ def figures(engine: Engine, result: Result) -> dict[str, Any]:
     }
 
 
-def stats(values: dict[str, Any]) -> str:
+def stats(values: dict[str, Any], whence: str = "from the prefix") -> str:
+    """The figures in a line; `whence` tells where the part of the prompt is from that was not read."""
     budget = ""
     if "plan" in values:
         told = size(values["budget_bytes"]), size(values["plan"]["predicted_bytes"]), size(values["weights_read_bytes"])
         budget = f" of {told[0]} ({told[1]} planned), {told[2]} of weights read"
+    prompt, kept = values["prompt_tokens"], values["cached_tokens"]
+    read = f"prompt {prompt} tokens" + (f", {kept} of them {whence}, {prompt - kept} read" if kept else "")
     return (
-        f"prompt {values['prompt_tokens']} tokens at {values['prefill_tokens_per_s']:.1f}/s, "
+        f"{read} at {values['prefill_tokens_per_s']:.1f}/s, "
         f"text {values['decode_tokens']} tokens at {values['decode_tokens_per_s']:.1f}/s, "
         f"first after {values['first_token_ms']:.0f} ms, loaded in {values['load_ms']:.0f} ms, "
         f"peak memory {size(values['peak_rss_bytes'])}{budget}, {values['ops']} on {values['threads']} threads"

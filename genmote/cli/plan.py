@@ -13,10 +13,11 @@ the model does not fit, or misses --latency or --pace, what would do is told, an
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, columns, note, save, size
+from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
 from genmote.errors import BudgetError, SpecError
 from genmote.spec import dataclass, setting
 
@@ -38,8 +39,15 @@ class Settings:
         "most tokens of prompt and text (default: as many as fit beside all weights, or up to 2048)", default=None
     )
     kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
-    evict: str | None = setting("which rows of keys and values go, such as snapkv: see genmote eval kv", default=None)
-    kv_tokens: float | None = setting("rows of them that a layer may hold, or a share of the context", default=None)
+    evict: str | None = setting(
+        "which rows of keys and values go, such as snapkv: see genmote eval kv (default with --kv-tokens: "
+        "expected+retrieval)",
+        default=None,
+    )
+    kv_tokens: float | None = setting(
+        "rows of them that a layer may hold, or a share of the context (default with --evict: a quarter of it)",
+        default=None,
+    )
     kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
     sessions: int = setting("texts at the same time", default=1)
     threads: int | None = setting("threads (default: the device's cores)", default=None)
@@ -61,12 +69,14 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.runtime import advice
     from genmote.runtime.roofline import Machine
 
+    if settings.svg is not None:
+        check_place(settings.svg, "--svg")
     if settings.check and settings.device is not None:
         raise SpecError("--check runs on this machine: leave --device out, and give its --memory")
     if settings.check and settings.sessions != 1:
         raise SpecError(f"--check runs one text, not {settings.sessions}: leave --sessions out")
     if settings.device is not None and (why := profile.load(settings.device).refused) is not None:
-        out.result({"model": settings.model, "device": settings.device, "fits": False, "reason": why}, "")
+        out.result(refused(settings, why), "")
     if settings.threads is not None and settings.threads < 1:
         raise SpecError(f"threads={settings.threads}: wanted 1 or more")
     device = None if settings.device is None else profile.runnable(settings.device)
@@ -75,22 +85,23 @@ def run(settings: Settings, out: Output) -> None:
     file = ModelFile.open(path)
     asked = asked_for(settings, device) | {"adapter_bytes": adapter_bytes(file, settings)}
     machine = Machine.of(device or this_machine(path))
+    if (threads := settings.threads or 0) > machine.cores:
+        cores = f"{machine.cores} core{'s' * (machine.cores != 1)}"
+        note(
+            f"plan: {threads} threads on {cores} are no faster, and each takes memory: leave --threads out, or give at "
+            f"most {machine.cores}"
+        )
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:
         helps, others = what_helps(file, machine, asked, deadline, settings)
-        out.result(
-            {"model": settings.model, "device": settings.device, "fits": False, "reason": str(fault)}
-            | {"least_bytes": fault.least_bytes}
-            | told_help(helps, others),
-            help_text(helps, others),
-        )
+        out.result(refused(settings, str(fault), fault.least_bytes, helps, others), help_text(helps, others))
         raise
     if settings.check and chosen is not None and (kind := chosen.settings["stored_as"]) is not None:
         raise SpecError(
             f"the deadline takes the model stored as {kind}, and --check would run this file: give it such a file"
         )
-    values = {"model": settings.model, "device": settings.device, "fits": True, **found.values()}
+    values = found.values() | {"model": settings.model, "device": settings.device, "fits": True}
     text = report(settings, found, chosen)
     if found.streamed_bytes and deadline is None:
         faster = advice.faster(file, found, machine=machine, **asked)
@@ -216,8 +227,20 @@ def what_helps(
     return found, advice.boards(file, profiles, deadline=deadline, within=within, **asked)
 
 
-def told_help(helps: list[Option], others: list[tuple[str, Plan]]) -> dict[str, Any]:
+def refused(
+    settings: Settings,
+    reason: str,
+    least_bytes: int | None = None,
+    helps: Sequence[Option] = (),
+    others: Sequence[tuple[str, Plan]] = (),
+) -> dict[str, Any]:
+    """A refusal's values for --json: the same keys whatever is lacking."""
     return {
+        "model": settings.model,
+        "device": settings.device,
+        "fits": False,
+        "reason": reason,
+        "least_bytes": least_bytes,
         "would_do": [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in helps],
         "boards": [{"device": name, **short_values(made)} for name, made in others],
     }

@@ -97,8 +97,6 @@ def begin(
     path, target = resolve(model, progress=progress), Path(out)
     if not target.absolute().parent.is_dir():
         raise UserError(f"{target}: {target.absolute().parent} is no folder; make it first")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; name the file to write in it")
     source = ModelFile.open(path)
     check_target(target, path)
     return source, target

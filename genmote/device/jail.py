@@ -27,6 +27,7 @@ from genmote.errors import NoJailError, UserError
 NOT_IMITATED = ("clock rate and instruction set of the processors", "memory bandwidth", "latency of the disk")
 _SAMPLE_S = 0.05
 _GRACE_S = 2.0
+_STAYED = 1_000_000  # bytes of cached files that make a run warmer than it may seem
 _COPY_BYTES = 1 << 20  # what a copy of this process may touch before it becomes the command
 _DEATHSIG = 1  # PR_SET_PDEATHSIG
 
@@ -113,9 +114,15 @@ def run(
         if told is not None:
             for line in not_limited:
                 told(f"not limited here: {line}")
-            if dropped.stayed_bytes:
-                told(f"{dropped.stayed_bytes} bytes stay in the page cache (mapped elsewhere): they are not charged")
-            if dropped.unknown:
+            # Where neither memory nor the disk is limited, a warm file changes nothing that is looked for.
+            matters = limits.memory_bytes is not None or limits.disk_read_bytes_per_s is not None
+            if matters and dropped.stayed_bytes >= _STAYED:
+                told(
+                    f"{dropped.stayed_bytes / 1e6:.0f} MB of the command's files stay in the page cache, other "
+                    "programs have them mapped: they are neither charged nor read from the disk, so this run may be "
+                    "warmer than the board; end those programs first for a cold one"
+                )
+            if matters and dropped.unknown:
                 told(f"{dropped.unknown} files of another user: whether their pages went cannot be seen")
         return _within(group, command, limits, not_limited, dropped, disks, stdout, stderr, env, profile)
     finally:

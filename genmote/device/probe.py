@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genmote import __version__, records
 from genmote.device import pages, sensors
-from genmote.device.profile import MIB, Architecture, Bandwidth, Compute, Memory, Profile, Storage
+from genmote.device.profile import MIB, Architecture, Bandwidth, Compute, Measured, Memory, Profile, Storage
 from genmote.errors import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -65,6 +65,7 @@ def probe(
     steps = 6
     tell = progress or (lambda what, done, total: None)
     cores = records.usable_cores()
+    measured = Measured(seconds=seconds, load=round(os.getloadavg()[0], 2))  # before it makes a load itself
     when = time.strftime("%Y-%m-%d")
     by = f"measured by genmote {__version__} device-probe on {when}: "
     tell("memory, one core", 0, steps)
@@ -108,6 +109,7 @@ def probe(
         storage=Storage(
             kind="disk", read_mb_s=round(disk.read_mb_s, 1), source=by + f"{disk.size_bytes} bytes, {disk.how}"
         ),
+        measured=measured,
     )
     tell("done", steps, steps)
     return made

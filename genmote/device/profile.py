@@ -117,6 +117,19 @@ class Power:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How device-probe came by a profile's figures."""
+
+    seconds: float = setting("time of each measurement, s")
+    load: float = setting("programs that ran or waited for a core in the minute before, on average")
+
+    def faults(self) -> Iterable[str]:
+        yield from _positive(self, "seconds")
+        if not self.load >= 0:
+            yield f"load={self.load:g}, wanted a number from 0"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """A device. `refused` says why no model runs there, for classes that are too small."""
 
@@ -131,10 +144,26 @@ class Profile:
     power: Power | None = setting("what it draws", default=None)
     accelerator: Accelerator | None = setting("a GPU or NPU", default=None)
     refused: str | None = setting("why genmote does not run there", default=None)
+    measured: Measured | None = setting("how device-probe measured it", default=None)
 
     def faults(self) -> Iterable[str]:
         if not self.title.strip():
             yield "title is empty, wanted the device's full name"
+
+    @property
+    def under_load(self) -> bool:
+        """Whether other programs had the cores when it was measured: its figures are too low."""
+        return self.measured is not None and self.measured.load > self.compute.cores / 2
+
+    @property
+    def how_measured(self) -> str:
+        """In words: ``measured for 2 s each, at a load of 0.31 on 2 cores``."""
+        if self.measured is None:
+            return "not told how it was measured"
+        return (
+            f"measured for {self.measured.seconds:g} s each, at a load of {self.measured.load:g} on "
+            f"{self.compute.cores} core{'s' * (self.compute.cores != 1)}"
+        )
 
     @property
     def memory_bytes(self) -> int:

@@ -118,9 +118,9 @@ class Sensors:
         seen = self.read()
         told = dict.fromkeys(("memory", "memory pressure", "processor", "temperature", "battery"), "not shown here")
         if seen.memory is not None:
-            told["memory"] = (
-                f"{seen.memory.left_bytes >> 20} of {seen.memory.limit_bytes >> 20} MiB left, {seen.memory.of}"
-            )
+            left, limit = seen.memory.left_bytes, seen.memory.limit_bytes
+            unit, digits, name = (1e9, 1, "GB") if limit >= 1e9 else (1e6, 0, "MB")  # as the memory is told beside it
+            told["memory"] = f"{left / unit:.{digits}f} of {limit / unit:.{digits}f} {name} left, {seen.memory.of}"
         if (pressure := self._pressure()) is not None:
             told["memory pressure"] = "PSI of " + ("this control group" if pressure[1] else "the whole machine")
         ways = {

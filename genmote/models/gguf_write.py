@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from genmote import home
 from genmote.errors import ModelFileError, SpecError, UserError
 from genmote.home import atomic_write
 from genmote.models.gguf_values import ARRAY, BOOL, STRING, VALUE_TYPES, MetaArray
@@ -29,9 +30,15 @@ _IDS = {kind.dtype: type_id for type_id, kind in VALUE_TYPES.items() if kind.dty
 
 
 def check_target(target: str | os.PathLike[str], source: Path) -> None:
-    """Raise UserError where a model made of `source` would take its place."""
+    """Raise UserError where a model made of `source` would take its place, or that of something that is no file."""
     if Path(target).exists() and Path(target).samefile(source):
         raise UserError(f"{target} is the model itself; name another file")
+    try:
+        home.target(target)
+    except IsADirectoryError:
+        raise UserError(f"{target} is a folder; name the file to write in it") from None
+    except OSError as fault:
+        raise UserError(f"{target} cannot be written ({fault.strerror}); name another file") from None
 
 
 def write_gguf(

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from genmote.runtime.plan import Plan
     from genmote.runtime.streaming import Streaming
 
+_TABLES = "a grammar's tables"
+
 Adapters = str | os.PathLike[str] | Sequence[tuple[str | os.PathLike[str], float]]
 Messages = Sequence[Mapping[str, Any]]
 
@@ -448,10 +450,16 @@ class Engine:
             most = min(most, max(1, self.extras.rows_of_logits(2**62) // self.plan.sessions))
         return PromptLookup(max_draft=most) if self.draft is None else DraftModel(self.draft, max_draft=most)
 
+    def least_with_grammars(self) -> int | None:
+        """The smallest `memory` with which a JSON schema or grammar would not be refused; None where none is here."""
+        if self._vocabulary is not None or self.extras is None:
+            return None
+        return self.extras.least(_TABLES, GrammarVocabulary.memory_bytes(self.tokenizer.vocab_size))
+
     def constraint(self, grammar: Grammar) -> Constraint:
         """A grammar ready to constrain one text. Raises GrammarError, and BudgetError where its tables do not fit."""
         if self._vocabulary is None and self.extras is not None:
-            self.extras.take("a grammar's tables", GrammarVocabulary.memory_bytes(self.tokenizer.vocab_size))
+            self.extras.take(_TABLES, GrammarVocabulary.memory_bytes(self.tokenizer.vocab_size))
         with self._grammars:
             if self._vocabulary is None:
                 self._vocabulary = GrammarVocabulary(self.tokenizer)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genmote.errors import SpecError
-from genmote.runtime.eviction import eviction
+from genmote.runtime.eviction import LEAST_ROWS, eviction
 from genmote.runtime.prompt import Rows
 from genmote.runtime.session import Session
 
@@ -94,12 +94,7 @@ def evaluate(
     """
     context = engine.context
     tokens = engine.tokenizer.encode(text, special=False) if isinstance(text, str) else text
-    if context < 256:
-        raise SpecError(f"context={context}: use at least 256, eviction is for long texts")
-    if len(tokens) < context:
-        raise SpecError(f"the text has {len(tokens)} tokens, one window takes {context}: give a longer text")
-    for case in wanted:
-        eviction(case.policy, _rows(case, context), context)
+    check(wanted, context, len(tokens))
     spread = spread_windows(tokens, context, windows)
     hay, questions = haystack(engine, tokens, seed)
     ledger, copied = copy_text(engine, seed)
@@ -140,6 +135,22 @@ def evaluate(
     finally:
         engine.set_cache(kv=before[0])
         engine.eviction = before[1]
+
+
+def check(wanted: Sequence[Case], context: int, tokens: int) -> None:
+    """Raise SpecError for cases that cannot be with that context, and for a text of too few tokens."""
+    if context < 256:
+        raise SpecError(f"context={context}: use at least 256, eviction is for long texts")
+    if tokens < context:
+        raise SpecError(f"the text has {tokens} tokens, one window takes {context}: give a longer text")
+    for case in wanted:
+        rows = _rows(case, context)
+        if rows is not None and rows < LEAST_ROWS:
+            raise SpecError(
+                f"budget {case.budget:g} of a context of {context} is {rows} row{'s' * (rows != 1)} a layer: wanted at "
+                f"least {LEAST_ROWS}, which is {math.ceil(1000 * LEAST_ROWS / context) / 1000:g} of it"
+            )
+        eviction(case.policy, rows, context)
 
 
 def _rows(case: Case, context: int) -> int | None:

@@ -45,15 +45,24 @@ class Extras:
         ring = 0 if made.streams else self.streaming.ring_bytes  # it takes memory with the first weight that goes
         return max(free, free + made.pinned_bytes - ring) - sum(self._taken.values())
 
+    def least(self, what: str, count: int) -> int | None:
+        """The smallest budget with which `what` could take `count` bytes in all; None where it can in this one."""
+        lacking = self._beside(what, count) - self._taken.get(what, 0) - self.left
+        return self.room.budget_bytes + lacking if lacking > 0 else None
+
+    def _beside(self, what: str, count: int) -> int:
+        """What of `count` bytes is not in the plan."""
+        return max(0, count - self._planned.get(what, 0))
+
     def take(self, what: str, count: int) -> None:
         """From now on `what` (a plural) takes `count` bytes in all, which come to stay. Raises BudgetError."""
-        count = max(0, count - self._planned.get(what, 0))
+        whole, count = count, self._beside(what, count)
         if self._taken.get(what) == count:
             return  # without waiting for the lock
         with self._lock:
             more, left = count - self._taken.get(what, 0), self.left
-            if more > left:
-                budget, least = self.room.budget_bytes, self.room.budget_bytes + more - left
+            if (least := self.least(what, whole)) is not None:
+                budget = self.room.budget_bytes
                 raise BudgetError(
                     f"{what} take {-(-more // 1_000_000)} MB more, and {budget / 1e6:.0f} MB of memory leave "
                     f"{max(0, left) / 1e6:.0f} MB: the least is {-(-least // 1_000_000)} MB, or a shorter context",

@@ -28,9 +28,11 @@ from genmote.ops.packed import PANEL, PLAIN, packed_bytes
 if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
 
-# CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux; another process's share
-# of libraries counts in full. What this process has already, with `CODE_BYTES`, is taken instead where it is more.
-INTERPRETER_BYTES = 35 << 20
+# CPython 3.11 with NumPy, the kernels and the modules of a text, as measured on x86-64 Linux: the most of several
+# loads, so that a plan of another process and a load, which differ by 0.2 MB each time, come to the same; another
+# process's share of libraries counts in full. What this process has already, with `CODE_BYTES`, is taken instead where
+# it is more.
+INTERPRETER_BYTES = 37_000_000
 CODE_BYTES = 1 << 20  # of the kernels', NumPy's and C++'s code, which comes into memory when it first computes
 EXPERTS_CODE_BYTES = 1 << 20  # and where experts are chosen: NumPy sorts them
 HEAP_BYTES = 1 << 20  # what texts, samplers and the allocator's slack take on top

@@ -43,7 +43,8 @@ class Ready:
     slots: int
 
     def __str__(self) -> str:
-        return f"genmote serves {self.model} at {self.url}/v1 (context {self.context}, {self.slots} slots)"
+        slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
+        return f"genmote serves {self.model} at {self.url}/v1 (context {self.context}, {slots})"
 
 
 def say(line: str) -> None:
@@ -124,7 +125,14 @@ def serve(
         ) as engine,
     ):
         if engine.plan is not None:
-            log("; ".join([f"{engine.plan.predicted_bytes / 1e6:.0f} MB are planned", *engine.plan.steps]))
+            made, budget = engine.plan, engine.plan.budget_bytes or 0
+            within = f"within {budget / 1e6:.1f} MB: {made.predicted_bytes / 1e6:.1f} MB planned"
+            log("; ".join([within, *(step for step in made.steps if step not in made.lossy)]))
+            if (least := engine.least_with_grammars()) is not None:
+                log(
+                    "requests with a JSON schema or a grammar will be refused: with its tables the least is "
+                    f"{-(-least // 1_000_000)} MB (--memory), or a shorter --context"
+                )
         for step in engine.lossy:
             log(f"the text may change: {step}")
         if governor is not None:

@@ -56,6 +56,9 @@ def test_the_work_on_a_prompt_is_kept(genmote: Genmote, echo: dict[str, Any], tm
     again = genmote(*words, "ab ab ab ab", "--prefix", kept).json
     assert again["text"] == first.json["text"]
     assert again["cached_tokens"] == again["prompt_tokens"] - 1  # the last is run for what follows
+    told = genmote(*[word for word in words if word != "--json"], "ab ab ab ab", "--prefix", kept, "--stats").err
+    asked, cached = again["prompt_tokens"], again["cached_tokens"]
+    assert f"prompt {asked} tokens, {cached} of them from the prefix, {asked - cached} read at " in told
     more = genmote(*words, "ab ab ab abc", "--prefix", kept).json
     other = genmote(*words, "x", "--prefix", kept).json
     assert (more["cached_tokens"], other["cached_tokens"]) == (12, 1)

@@ -41,6 +41,19 @@ def test_every_verb_tells_of_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert ended.value.code == 0 and f"usage: genmote {verb}" in shown and "--json" in shown
 
 
+@pytest.mark.parametrize("verb", ["generate", "plan"])
+def test_help_tells_what_is_filled_in_where_one_of_two_settings_is_given(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from genmote.runtime.eviction import DEFAULT, SHARE
+
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"(default with --kv-tokens: {DEFAULT})" in told
+    assert "(default with --evict: a quarter of it)" in told and SHARE == 0.25
+
+
 def test_listing_the_verbs_loads_nothing_heavy() -> None:
     code = "import sys; from genmote.cli import main; main([]); print(*sys.modules, file=sys.stderr)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -156,6 +156,29 @@ def test_the_least_that_is_told_is_kept_by_a_mixture_too() -> None:
         assert told["peak_rss_bytes"] <= memory * 1_000_000
 
 
+def test_a_plan_and_loads_name_the_same_least_each_time(smollm2: Path) -> None:
+    def refused(verb: str, *words: str) -> str:
+        words = (
+            sys.executable,
+            "-m",
+            "genmote.cli",
+            verb,
+            str(smollm2),
+            "--memory",
+            "40MB",
+            "--context",
+            "2000",
+            *words,
+        )
+        ran = subprocess.run(words, capture_output=True, text=True)
+        assert ran.returncode == 2
+        return ran.stderr.splitlines()[-1].removeprefix(f"genmote {verb}: ")
+
+    told = refused("plan")
+    assert "the least is" in told
+    assert [refused("generate", "-p", "a") for _ in range(3)] == [told] * 3
+
+
 def test_the_real_model_in_less_than_its_file(smollm2: Path) -> None:
     """A 98 MB file within 72 MB: never above, and the same words."""
     words = ["generate", str(smollm2), *ASK]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -49,6 +51,33 @@ def test_a_note_on_a_terminal_stands_on_a_line_of_its_own(
     assert told.out == "the text of the\n"
     between = "\n" if terminal else ""
     assert told.err == f"before\n{between}the governor waits\nthe governor goes on\nafter\n"
+
+
+SAYS = (
+    "from genmote.cli._output import Output, note; out = Output(); out.say('the text', end=''); note('governor'); "
+    "out.say(' goes on')"
+)
+
+
+def test_a_note_in_the_same_pipe_or_file_as_the_text_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SAYS]
+    together = b"the text\ngovernor\n goes on\n"
+    assert subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout == together
+    with (tmp_path / "both").open("wb") as both:
+        subprocess.run(words, stdout=both, stderr=subprocess.STDOUT, check=True)
+    assert (tmp_path / "both").read_bytes() == together
+    ran = subprocess.run(words, capture_output=True, check=True)
+    assert (ran.stdout, ran.stderr) == (b"the text goes on\n", b"governor\n"), "apart, neither is touched"
+
+
+def test_a_note_on_the_terminal_that_a_piped_text_goes_to_stands_on_a_line_of_its_own() -> None:
+    import pty
+
+    here, there = pty.openpty()
+    ran = subprocess.run([sys.executable, "-c", SAYS], stdout=subprocess.PIPE, stderr=there, check=True)
+    os.close(there)
+    assert ran.stdout == b"the text goes on\n" and os.read(here, 100) == b"\r\ngovernor\r\n"
+    os.close(here)
 
 
 def test_columns_are_aligned() -> None:
@@ -152,6 +181,15 @@ def test_a_place_that_takes_no_file_is_told(tmp_path: Path, monkeypatch: pytest.
         UserError, match=r"new.svg cannot be written \(No such file or directory\): choose another --svg"
     ):
         save(tmp_path / "no" / "new.svg", "text", "--svg")  # the folder went in the meantime
+    os.mkfifo(tmp_path / "pipe")
+    for check in (check_place, lambda path, option: save(path, "text", option)):
+        with pytest.raises(
+            UserError, match=r"pipe cannot be written \(it is a pipe, not a file\): choose another --svg"
+        ):
+            check(tmp_path / "pipe", "--svg")
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "new.svg")
+    with pytest.raises(UserError, match="link cannot be written, .*/no is no folder: make it first"):
+        check_place(tmp_path / "link", "--svg")
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(UserError, match="takes no new files: choose another --svg"):
         check_place(tmp_path / "new.svg", "--svg")

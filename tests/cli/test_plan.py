@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 
@@ -81,6 +82,16 @@ def test_a_microcontroller_is_refused_with_the_reason(genmote, model):
     assert ran.status == 2 and "a microcontroller: 8 MB of memory" in ran.err and not ran.out
     values = genmote("plan", model, "--device", "esp32-s3", "--json").json
     assert values["fits"] is False and "a microcontroller" in values["reason"]
+    other = genmote("plan", model, "--device", "pi-zero-2w", "--memory", "20MB", "--json").json
+    assert values.keys() == other.keys() and (values["least_bytes"], values["would_do"]) == (None, [])
+    fits = genmote("plan", model, "--device", "pi-zero-2w", "--json").json
+    assert values["model"] == other["model"] == fits["model"] == model, "as it was asked for, whatever comes of it"
+
+
+def test_more_threads_than_cores_are_told(genmote, model):
+    words = ["plan", model, "--device", "pi-zero-2w", "--context", "128", "--threads"]
+    told = "plan: 400 threads on 4 cores are no faster, and each takes memory: leave --threads out, or give at most 4\n"
+    assert genmote(*words, "400").err == told and not genmote(*words, "4").err
 
 
 def test_a_deadline_that_is_met(genmote, model):
@@ -108,25 +119,64 @@ def test_the_picture_is_written(genmote, model, tmp_path):
     assert ran.json["svg"] == str(tmp_path / "b.svg")
     assert (tmp_path / "b.svg").read_text().startswith("<svg")
     ran = genmote("plan", model, "--device", "pi-3b-plus", "--svg", str(tmp_path / "none" / "b.svg"))
-    assert ran.status == 2 and "b.svg cannot be written (No such file or directory): choose another --svg" in ran.err
+    assert ran.status == 2 and "is no folder: make it first, or choose another --svg" in ran.err
+
+
+def test_the_picture_and_a_model_take_no_pipes_place(genmote, model, tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("genmote.models.gguf.ModelFile.open", lambda *_: pytest.fail("worked before it was refused"))
+    for words in (["plan", model, "--svg"], ["generate", model, "-p", "a", "--save-prefix"]):
+        ran = genmote(*words, str(pipe))
+        assert ran.status == 2 and "pipe cannot be written (it is a pipe, not a file): choose another" in ran.err
+    ran = genmote("make-model", "tiny-llama", str(pipe))
+    assert ran.status == 2 and "pipe: cannot be written (it is a pipe, not a file)" in ran.err
+    assert pipe.is_fifo()
 
 
 def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
     from genmote import home, records
     from genmote.cli import _machine
     from genmote.device import profile
-    from genmote.spec import to_toml
 
     ran = genmote("plan", model, "--context", "64")
     assert ran.status == 0 and "plan: this machine was measured in a second" in ran.err
-    board = to_toml(profile.load("pi-4b-2gb")).replace(
-        profile.load("pi-4b-2gb").chip, records.cpu_model()
-    )  # a profile as device-probe leaves it, of this processor
-    board = board.replace("cores = 4", f"cores = {records.usable_cores()}")
-    _machine.remember(board)
+    board = replace(profile.load("pi-4b-2gb"), chip=records.cpu_model())  # as of this processor
+    board = replace(board, compute=replace(board.compute, cores=records.usable_cores()))
+    loaded = replace(board, measured=profile.Measured(seconds=2.0, load=records.usable_cores()))
+    assert "remembered for plans, measured for 2 s each, at a load of" in _machine.remember(loaded)
     assert _machine.recorded().is_relative_to(home.cache_dir())
     ran = genmote("plan", model, "--context", "64")
-    assert ran.status == 0 and not ran.err and "on Raspberry Pi 4 Model B 2 GB" in ran.out
+    told = "by the figures of Raspberry Pi 4 Model B 2 GB (figures taken under load: too low) and "
+    assert ran.status == 0 and not ran.err and told in ran.out
+    _machine.remember(replace(board, measured=profile.Measured(seconds=0.1, load=0.0)))
+    ran = genmote("plan", model, "--context", "64")
+    assert ran.status == 0 and "by the figures of Raspberry Pi 4 Model B 2 GB and " in ran.out
+
+
+def test_a_worse_measurement_takes_no_better_ones_place(own_home, monkeypatch):
+    from genmote import home, records
+    from genmote.cli import _machine
+    from genmote.device import profile
+
+    board = replace(profile.load("pi-4b-2gb"), chip=records.cpu_model())
+    board = replace(board, compute=replace(board.compute, cores=records.usable_cores()))
+    untold, long, short, loaded = (
+        replace(board, measured=None if told is None else profile.Measured(seconds=told[0], load=told[1]))
+        for told in (None, (2.0, 0.1), (0.1, 0.0), (9.0, 99.0))
+    )
+    for made in (untold, long):
+        assert _machine.remember(made).startswith("remembered for plans, ")
+    for made in (untold, short, loaded):
+        said = _machine.remember(made)
+        assert said.startswith("not remembered: plans keep to the better one of before (measured for 2 s each, at a ")
+        assert said.endswith("--force takes this one") and made.how_measured in said
+        assert _machine.remembered() == long
+    assert _machine.remember(short, force=True).startswith("remembered")
+    assert _machine.remembered() == short
+    assert _machine.remember(long).startswith("remembered") and _machine.remembered() == long
+    monkeypatch.setattr(home, "usable", lambda folder: False)
+    assert _machine.remember(long) == f"not remembered: {home.cache_dir()} cannot be written"
 
 
 def test_a_check_compares(genmote, model):

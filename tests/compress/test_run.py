@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -346,6 +347,9 @@ def test_outputs_that_cannot_be(llama: Path, tmp_path: Path) -> None:
         compress(llama, tmp_path, recipe)
     with pytest.raises(UserError, match="is the model itself; name another file"):
         compress(llama, llama, recipe)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe cannot be written \(it is a pipe, not a file\); name another file"):
+        compress(llama, tmp_path / "pipe", recipe)
     with pytest.raises(SpecError, match="the recipe has no steps"):
         compress(llama, tmp_path / "out.gguf", Recipe(()))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genmote.cli import main
+from genmote.cli import _machine, main
 from genmote.device import probe as probing
 from genmote.device import profile, sizes
 from genmote.errors import UserError
@@ -125,12 +125,23 @@ def test_the_verb_writes_a_profile_that_devices_and_jail_take(
     words = ["--file", str(tmp_path / "large"), "--seconds", "0.05", "-o", str(board), "--json"]
     assert main(["device-probe", *words]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert not _machine.recorded().exists(), "with -o that file alone is written"
     found = profile.load(str(board))
     assert found.compute.isa == told["compute"]["isa"] and found.compute.int8_gops > 0.1
     assert profile.runnable(str(board)) == found
     assert main(["devices", str(board)]) == 0
     assert "measured by genmote" in capsys.readouterr().out
     assert sizes.parse_bytes(f"{found.memory.usable_mib}MiB") == found.usable_bytes
+    assert found.measured is not None and found.measured.seconds == 0.05
+    for load, said in ((99.0, " on 2 cores: the figures are too low\n"), (0.5, " on 2 cores\n")):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+        assert main(["device-probe", *words[:4], "--force"]) == 0
+        shown = capsys.readouterr()
+        assert f"\nmeasured for 0.05 s each, at a load of {load:g}{said}" in shown.out
+        assert f"device-probe: remembered for plans, measured for 0.05 s each, at a load of {load:g}" in shown.err
+        assert ("the figures will be too low" in shown.err) == (load > 1)
+        assert _machine.remembered() is not None
 
 
 @pytest.mark.parametrize(
@@ -149,3 +160,5 @@ def test_where_the_profile_cannot_be_is_told_before_anything_is_measured(
 def test_an_impossible_time_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["device-probe", "--seconds", "0"]) == 2
     assert "seconds=0, wanted 0.01 to 60" in capsys.readouterr().err
+    assert main(["device-probe", "--force", "-o", "x.toml"]) == 2
+    assert "force: with --output nothing is remembered; leave one of them out" in capsys.readouterr().err

@@ -54,6 +54,12 @@ def test_a_machine_that_shows_nothing_has_nothing_to_be_seen(tmp_path: Path) -> 
     assert set(Sensors(tmp_path).found().values()) == {"not shown here"}
 
 
+def test_memory_is_told_in_the_units_of_the_other_figures(tree: Write) -> None:
+    assert Sensors(tree(meminfo(300_000))).found()["memory"] == "307 of 524 MB left, this machine"
+    large = {"proc/meminfo": "MemTotal:  8000000 kB\nMemAvailable:  300000 kB\n"}
+    assert Sensors(tree(large)).found()["memory"] == "0.3 of 8.2 GB left, this machine"
+
+
 def test_memory_left_is_that_of_the_tightest_limit_above(tree: Write, tmp_path: Path) -> None:
     root = tree(
         meminfo(300_000)

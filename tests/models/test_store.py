@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -311,3 +312,39 @@ def test_staging_waits_for_another_thread_of_work(tmp_path: Path, own_home: Path
         assert (first / "half").exists(), "a waiting process may not touch the other's files"
     assert told == ["waiting for another process that fetches m.gguf"]
     assert not first.exists()
+
+
+def test_a_link_in_the_models_folder_is_followed_also_to_another_disk(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.models_dir().mkdir(parents=True)
+    link, real = home.models_dir() / "m.gguf", tmp_path / "disk" / "m.gguf"
+    link.symlink_to(real)
+    with (
+        pytest.raises(PullError, match="m.gguf is a link into .*/disk, which is no folder: mount or make it, or"),
+        fetch.staging(link),
+    ):
+        pytest.fail("the work must not begin")
+    real.parent.mkdir()
+    replace = os.replace
+
+    def other_disk(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    for number, move in enumerate((replace, other_disk)):
+        monkeypatch.setattr(os, "replace", move)
+        with fetch.staging(link) as folder:
+            (folder / "part").write_text(f"whole {number}")
+            fetch.place(folder / "part", link)
+        assert link.is_symlink() and real.read_text() == f"whole {number}"
+        assert [path.name for path in real.parent.iterdir()] == ["m.gguf"]
+    real.unlink()
+    os.mkfifo(real)
+    with (
+        pytest.raises(PullError, match=r"m.gguf cannot be written \(it is a pipe, not a file\): move it away"),
+        fetch.staging(link),
+    ):
+        pytest.fail("the work must not begin")
+    assert real.is_fifo()

@@ -92,7 +92,9 @@ def test_what_cannot_be_evaluated_is_told(tiny: Path, context: int, text: str, s
 
 def test_a_case_that_cannot_be_is_told_before_anything_is_measured() -> None:
     engine = fake_engine(context=256)
-    with pytest.raises(SpecError, match="kv_tokens=10 with a context of 256: use a whole number from 32 up"):
+    with pytest.raises(
+        SpecError, match="budget 0.04 of a context of 256 is 10 rows a layer: wanted at least 32, which is 0.125"
+    ):
         next(eval_kv.evaluate(engine, "ab " * 200, [Case(), Case("window", 0.04)], windows=1))
 
 
@@ -129,8 +131,17 @@ def test_the_verb(tiny: Path, genmote: Genmote, tmp_path: Path) -> None:
     assert ElementTree.parse(tmp_path / "kv.svg")
     ran = genmote(*words, "--quick")
     assert ran.status == 0 and len(ran.out.splitlines()) == 4 and "expected+retrieval  64 (25%)" in ran.out
-    assert "budgets='2': use shares between 0 and 1" in genmote(*words, "--budgets", "2").err
-    assert "budgets='x': use shares between 0 and 1" in genmote(*words, "--budgets", "x").err
+    assert not ran.out.endswith(".svg")
+    for budget in ("2", "x", "0"):
+        told = (
+            f"budgets={budget!r}: wanted shares of the context's rows, above 0 and below 1, such as --budgets 0.25,0.5"
+        )
+        assert told in genmote(*words, "--budgets", f"0.5, {budget}").err
+    ran = genmote(*words, "--budgets", "0.01")
+    told = "budget 0.01 of a context of 256 is 2 rows a layer: wanted at least 32, which is 0.125 of it"
+    assert ran.status == 2 and ran.err == f"genmote eval: {told}\n", "told before anything is announced"
+    ran = genmote(*words, "--quick", "--svg", str(tmp_path / "kv.svg"))
+    assert ran.status == 0 and ran.out.endswith(f"\n\npicture: {tmp_path / 'kv.svg'}\n")
     assert "no eviction policy is called 'wind'" in genmote(*words, "--policies", "wind").err
 
 

@@ -146,8 +146,11 @@ def test_a_grammar_that_has_no_room_is_refused(model: Path) -> None:
     with loaded(model, 9_000_000) as poor, loaded(model, 100_000_000) as rich, Engine.load(model) as free:
         assert poor.extras is not None and rich.extras is not None
         poor.extras.take("others", poor.extras.left - 1_000_000)
-        with pytest.raises(BudgetError, match=r"a grammar's tables take \d+ MB more, and \d+ MB of memory leave 1 MB"):
+        told = r"a grammar's tables take \d+ MB more, and \d+ MB of memory leave 1 MB: the least is \d+ MB"
+        with pytest.raises(BudgetError, match=told) as refused:
             poor.generate(PROMPT, json_schema=schema)
+        assert refused.value.least_bytes == poor.least_with_grammars(), "known before one is asked for"
+        assert rich.least_with_grammars() is None and free.least_with_grammars() is None
         assert poor.generate(PROMPT, max_tokens=3).tokens, "and texts without one go on"
         left = rich.extras.left
         for _ in range(2):

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +209,34 @@ def test_serve_wires_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen["ready"].startswith("genmote serves tiny at http://127.0.0.1:")
     assert seen["ready"].endswith("(context 77, 3 slots)")
     assert (seen["model"], seen["threads"], seen["ops"], seen["adapter"]) == ("tiny", 1, None, None)
+    with pytest.raises(SpecError, match="enough"):
+        serve("tiny", port=0, context=77, threads=1, max_sessions=1, ready=ready)
+    assert seen["ready"].endswith("(context 77, 1 slot)")
+
+
+def test_what_a_budget_costs_is_told_at_the_start(tmp_path: Path, own_home: Path) -> None:
+    pytest.importorskip("genmote.ops._native")
+    from genmote.models.make_model import make_model
+    from genmote.runtime import footprint
+
+    make_model("tiny-llama-256", "f32", tmp_path / "m.gguf", seed=1)
+
+    def told(spare: int) -> list[str]:
+        lines: list[str] = []
+
+        def ready(_: Any) -> None:
+            raise SpecError("enough")
+
+        memory = footprint.resident_bytes() + spare
+        with pytest.raises(SpecError, match="enough"):
+            serve(str(tmp_path / "m.gguf"), port=0, context=64, memory=memory, ready=ready, log=lines.append)
+        return lines
+
+    assert re.fullmatch(r"within [\d.]+ MB: [\d.]+ MB planned", told(100_000_000)[0])
+    tight = told(9_000_000)
+    assert re.match(r"within [\d.]+ MB: [\d.]+ MB planned; a prompt is run", tight[0])
+    assert re.fullmatch(
+        r"requests with a JSON schema or a grammar will be refused: with its tables the least is \d+ MB \(--memory\), "
+        "or a shorter --context",
+        tight[1],
+    )
