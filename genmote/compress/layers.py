@@ -34,6 +34,7 @@ from genmote.ops.torch_ops import Matrix
 
 Tokens = NDArray[np.int32]
 FIGURES = "genmote.compress.figures"  # in a finished block's file
+BLOCK = re.compile(r"blk\.\d+\.")
 EXPERT = re.compile(r"(blk\.\d+\.\w+)\.\d+\.weight")
 TABLE, HEAD = "token_embd.weight", "output.weight"
 
@@ -52,7 +53,10 @@ def compress_layers(
     `original`: the model that `Block.original` shows, where the step compares."""
     model = Model(ModelFile.open(source))
     other = Model(ModelFile.open(original)) if original is not None and windows is not None and step.compares else None
-    count = model.config.n_layers
+    changing = [
+        int(name.split(".")[1]) for name, info in model.file.tensors.items() if BLOCK.match(name) and step.changes(info)
+    ]
+    count = max(changing, default=-1) + 1  # blocks after the last that changes are not even read
     title = f"{type(step).__name__.lower()}: blocks"
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}
@@ -73,8 +77,8 @@ def compress_layers(
             save(path, [site], [])
         figures |= model.overlay(path)
 
-    states = None if windows is None else model.states(windows)
-    other_states = None if other is None or windows is None else other.states(windows)
+    states = None if windows is None or not count else model.states(windows)
+    other_states = None if other is None or states is None or windows is None else other.states(windows)
     for index in range(count):
         progress(title, index, count)
         path = folder / f"block-{index:04}.gguf"

@@ -285,6 +285,30 @@ def test_gptq_keeps_more_than_rounding(model: Path, tmp_path: Path, own_home: Pa
     assert found < rounded * (1.02 if few else 1)
 
 
+@pytest.mark.parametrize(("types", "read"), [(("blk.1.*=Q4_0",), [0, 1]), (("token_embd.weight=Q4_0",), [])])
+def test_blocks_after_the_last_that_changes_are_not_read(
+    types: tuple[str, ...], read: list[int], tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of those before it, what does not change is not solved for."""
+    make_model("tiny-gemma3", "F32", tmp_path / "m.gguf", 1)
+    seen: list[int] = []
+    swept: list[int] = []
+
+    @dataclass(frozen=True)
+    class Watched(Gptq):
+        def compress_layer(self, block: Block) -> None:
+            seen.append(block.index)
+            super().compress_layer(block)
+
+    sweep = Block.sweep
+    monkeypatch.setattr(Block, "sweep", lambda block, visit: (swept.append(block.index), sweep(block, visit)))
+    made = compress(tmp_path / "m.gguf", tmp_path / "out.gguf", Recipe((Watched(type="keep", types=types),), SMALL))
+    assert ModelFile.open(tmp_path / "m.gguf").metadata["gemma3.block_count"] > 2
+    assert seen == read and swept == read[-1:]
+    stored = {info.name for info in ModelFile.open(made.path).tensors.values() if info.type == "Q4_0"}
+    assert stored and all(name.startswith(types[0].partition("*")[0].partition("=")[0]) for name in stored)
+
+
 def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_home: Path) -> None:
     make_model("tiny-gemma3", "F32", tmp_path / "m.gguf", 1)  # its embedding is its head
     seen: list[torch.Tensor] = []

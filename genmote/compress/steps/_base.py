@@ -46,6 +46,10 @@ class LayerStep(Step):
         """Whether blocks come with the original model's (`Block.original`)."""
         return False
 
+    def changes(self, info: TensorInfo) -> bool:
+        """Whether a block's matrix may get other bytes: text is read up to the last block that has one."""
+        return True
+
     def compress_layer(self, block: Block) -> None:
         """Put new weights into the block's sites: `Site.store` stored bytes, `Site.replace` plain numbers."""
         raise NotImplementedError

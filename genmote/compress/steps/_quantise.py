@@ -99,7 +99,13 @@ class Quantiser(LayerStep):
     def compress_head(self, head: Head) -> None:
         self._visit(head.site, head.inputs if self.calibrates else None)
 
+    def changes(self, info: TensorInfo) -> bool:
+        return len(info.shape) > 1 and self.type_of(info.name, info.shape[-1], info.type) != info.type
+
     def compress_layer(self, block: Block) -> None:
+        sites = block.sites.values()
+        if all(self.type_of(site.tensor, site.weight.shape[1], site.type) == site.type for site in sites):
+            return
         if self.calibrates:
             block.sweep(self._visit)
         else:
