@@ -33,7 +33,7 @@ TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between me
 SHORTER = (1024, 512, 256)  # contexts that a refusal tries
 PIECES_TIMED = 32  # of a prompt, at most
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
-SLACK = 400  # one part in so many of the budget is left to allocators and page tables
+SLACK = 400  # one part in so many of what is used is left to allocators and page tables
 ROWS_AT_ONCE = 16  # kRowsAtOnce of native/stream.cpp
 RESIDENT_ROWS = 256  # `resident_rows` of NativeOps.cache
 LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
@@ -323,14 +323,17 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         sessions=asked.sessions,
         steps=asked.adapters > 0,
     )
-    return {
-        "interpreter": asked.interpreter + (asked.memory or 0) // SLACK,
+    parts = {
+        "interpreter": asked.interpreter,
         "tables": asked.tables,
         "adapters": asked.adapters,
         "kv": kv * asked.sessions,
         "queries": queries * asked.sessions,
         "activations": activations + scratch,
     }
+    if asked.memory is not None:
+        parts["interpreter"] += min(asked.memory, sum(parts.values()) + asked.weights.total) // SLACK
+    return parts
 
 
 def spilling_bytes(config: Config, kind: str, rows: int) -> int:
@@ -492,7 +495,8 @@ def least_bytes(asked: Question, cache: Cache) -> int:
     fixed = sum(_fixed(replace(asked, memory=None), cache, CHUNKS[-1]).values())
     beside = looked_up_bytes(w) + router_bytes(asked.config) + _least_experts(asked)
     needed = fixed + w.vectors + min(min(ring_bytes(w, 0), w.dense + w.embedding) + beside, w.total - w.vectors)
-    return needed + (needed - 1) // (SLACK - 1)  # with the part of it that is left to slack
+    # With what is left to slack: a part of the budget, or of all that the model takes.
+    return needed + min((needed - 1) // (SLACK - 1), (fixed + w.total) // SLACK)
 
 
 def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:

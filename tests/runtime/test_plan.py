@@ -99,6 +99,14 @@ def test_parts_add_up_and_keep_the_budget(tmp_path, shape, spare):
     assert json.loads(json.dumps(found.values()))["predicted_bytes"] == found.predicted_bytes
 
 
+def test_what_is_left_to_slack_goes_by_what_is_used(small):
+    """A budget of a thousand times as much takes no more."""
+    whole = plan(small, context=64, interpreter=BASE).predicted_bytes
+    roomy = [plan(small, memory=memory, context=64, interpreter=BASE).parts for memory in (2 * whole, 10**12)]
+    assert roomy[0] == roomy[1]
+    assert sum(roomy[0].values()) == whole + whole // 400
+
+
 def least(file: ModelFile, **settings) -> int:
     """The smallest budget, as the refusal tells it."""
     with pytest.raises(BudgetError) as refused:
