@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from genmote.runtime.plan import Plan
     from genmote.runtime.roofline import Machine
 
+ROUNDED = 1 << 16  # bytes that a control group's limit may be smaller than what was asked of it: whole pages
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -57,6 +59,7 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.cli._machine import this_machine
     from genmote.cli._model import find
     from genmote.device import profile
+    from genmote.device.sensors import most_memory
     from genmote.models.gguf import ModelFile
     from genmote.runtime import advice
     from genmote.runtime.roofline import Machine
@@ -75,13 +78,15 @@ def run(settings: Settings, out: Output) -> None:
     file = ModelFile.open(path)
     asked = asked_for(settings, device) | {"adapter_bytes": adapter_bytes(file, settings)}
     machine = Machine.of(device or this_machine(path))
+    limit = None if device is not None else most_memory()
+    asked |= within_limit(file, machine, asked, limit)
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:
         helps, others = what_helps(file, machine, asked, deadline, settings)
         out.result(
             {"model": settings.model, "device": settings.device, "fits": False, "reason": str(fault)}
-            | {"least_bytes": fault.least_bytes}
+            | {"least_bytes": fault.least_bytes, **told_limit(limit)}
             | told_help(helps, others),
             help_text(helps, others),
         )
@@ -90,8 +95,8 @@ def run(settings: Settings, out: Output) -> None:
         raise SpecError(
             f"the deadline takes the model stored as {kind}, and --check would run this file: give it such a file"
         )
-    values = {"model": settings.model, "device": settings.device, "fits": True, **found.values()}
-    text = report(settings, found, chosen)
+    values = {"model": settings.model, "device": settings.device, "fits": True, **told_limit(limit), **found.values()}
+    text = report(settings, found, chosen, limit)
     if found.streamed_bytes and deadline is None:
         faster = advice.faster(file, found, machine=machine, **asked)
         values["faster"] = [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in faster]
@@ -139,6 +144,35 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
         "prompt_tokens": TYPICAL_PROMPT if settings.prompt_tokens is None else settings.prompt_tokens,
         "interpreter": INTERPRETER_BYTES,
     }
+
+
+def within_limit(
+    file: ModelFile, machine: Machine, asked: dict[str, Any], limit: tuple[int, str] | None
+) -> dict[str, Any]:
+    """What changes of the settings because this process may have only so much: the budget, where none was given and
+    the model would take more. Raises SpecError for a budget beyond it."""
+    from genmote.runtime.plan import plan
+
+    if limit is None:
+        return {}
+    most, whose = limit
+    memory = asked["memory"]
+    if memory is not None and memory > most + ROUNDED:
+        raise SpecError(
+            f"memory={size(memory)}: this process may use {size(most)} here ({whose}): leave --memory out, or name "
+            "with --device where it will run"
+        )
+    if memory is not None or (whole := plan(file, machine=machine, **asked).predicted_bytes) <= most:
+        return {}
+    note(
+        f"plan: this process may use {size(most)} here ({whose}), which is the budget of this plan: run it with "
+        f"--memory, without which it would take {size(whole)}"
+    )
+    return {"memory": most}
+
+
+def told_limit(limit: tuple[int, str] | None) -> dict[str, Any]:
+    return {} if limit is None else {"limit_bytes": limit[0], "limit_of": limit[1]}
 
 
 def adapter_bytes(file: ModelFile, settings: Settings) -> int:
@@ -256,13 +290,16 @@ def speeds(made: Plan) -> list[str]:
     return [*writes, seconds(speed.first_token_s)]
 
 
-def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
-    """The plan for people: the bar, the parts, the speeds, what was given up."""
+def report(settings: Settings, made: Plan, chosen: Option | None, limit: tuple[int, str] | None) -> str:
+    """The plan for people: the bar, the parts, the speeds, what was given up; `limit`: what this process may have, and
+    by whose limit."""
     from genmote.runtime.advice import rate, seconds
     from genmote.runtime.budget_picture import PARTS, bar
 
     where = f"on {made.expected.source}" if made.expected is not None else ""
     within = f"{size(made.predicted_bytes)} of memory"
+    if limit is not None:
+        within += f" (this process may use {size(limit[0])}: {limit[1]})"
     if made.budget_bytes is not None:
         within = f"{size(made.predicted_bytes)} of {size(made.budget_bytes)}"
     lines = [f"{made.model} {where}, {made.context} tokens of context: {within}", "", bar(made), ""]

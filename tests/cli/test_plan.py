@@ -39,6 +39,30 @@ def test_more_than_a_device_leaves_to_a_program_is_told(genmote, model):
     assert ran.status == 0 and ran.err == told
 
 
+def test_no_more_is_planned_than_this_process_may_use(genmote, model, monkeypatch):
+    """Its control group's limit, or this machine's memory; another device's plan has nothing to do with it."""
+    allowed = lambda most: monkeypatch.setattr("genmote.device.sensors.most_memory", lambda: (most, "group /x"))  # noqa: E731
+    allowed(300_000_000)
+    ran = genmote("plan", model, "--context", "256")
+    assert "of memory (this process may use 300.0 MB: group /x)" in ran.out and "may use" not in ran.err
+    values = genmote("plan", model, "--json").json
+    assert (values["limit_bytes"], values["limit_of"], values["budget_bytes"]) == (300_000_000, "group /x", None)
+    whole = values["predicted_bytes"]
+    allowed(whole - 1_000_000)
+    ran = genmote("plan", model, "--context", "256")
+    assert f" of {(whole - 1_000_000) / 1e6:.1f} MB" in ran.out
+    assert re.search(r"plan: this process may use .* \(group /x\), which is the budget of this plan: run it", ran.err)
+    assert genmote("plan", model, "--json").json["budget_bytes"] == whole - 1_000_000
+    ran = genmote("plan", model, "--memory", "5GB")
+    assert (
+        ran.status == 2 and "memory=5.0 GB: this process may use" in ran.err and "name with --device where" in ran.err
+    )
+    assert genmote("plan", model, "--memory", str(whole - 990_000)).status == 0, "groups count in whole pages"
+    assert genmote("plan", model, "--memory", "300MB", "--device", "pi-zero-2w").status == 0
+    allowed(1_000_000)
+    assert genmote("plan", model, "--json").json["limit_bytes"] == 1_000_000
+
+
 def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
     from genmote.runtime import advice
     from genmote.runtime.plan import plan
