@@ -150,8 +150,11 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
 
 def faster(file: ModelFile, own: Plan, *, machine: Machine, **settings: Any) -> list[Option]:
     """Changes with which a plan that reads weights from storage writes notably faster, its texts as long: fewer
-    threads, which leave their scratch memory to weights, then fewer bits and fewer rows of keys and values."""
+    threads, which leave their scratch memory to weights, then fewer bits and fewer rows of keys and values than the
+    plan has, also where "auto" chose those."""
     kept = settings | {"context": own.context}
+    if settings.get("kv") == "auto":
+        kept |= {"kv": own.kv, "evict": own.evict, "kv_tokens": own.kv_tokens}
     changes: list[tuple[str, dict[str, Any]]] = []
     if settings.get("threads") is None:
         changes += [(f"--threads {count}", {"threads": count}) for count in range(1, own.threads)]

@@ -174,3 +174,5 @@ def test_what_writes_faster_does_and_keeps_the_context(long_texts, monkeypatch):
             getattr(after, each) / getattr(before, each) for each in ("decode_tokens_per_s", "full_decode_tokens_per_s")
         ]
         assert max(gains) >= 1.25
+    auto = advice.faster(long_texts, own, machine=BOARD, **settings | {"kv": "auto"})
+    assert [option.what for option in auto] == [option.what for option in found], "f16 stays, so the same is faster"
