@@ -97,6 +97,9 @@ def run(settings: Settings, out: Output) -> None:
         )
     values = {"model": settings.model, "device": settings.device, "fits": True, **told_limit(limit), **found.values()}
     text = report(settings, found, chosen, limit)
+    if (chat := conversation(file, machine, asked if chosen is None else asked | chosen.settings)) is not None:
+        values["chat"] = chat
+        text += f"\n  {'chat':<8}  {chat_text(chat, found)}"
     if found.streamed_bytes and deadline is None:
         faster = advice.faster(file, found, machine=machine, **asked)
         values["faster"] = [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in faster]
@@ -169,6 +172,30 @@ def within_limit(
         f"--memory, without which it would take {size(whole)}"
     )
     return {"memory": most}
+
+
+def conversation(file: ModelFile, machine: Machine, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a conversation takes more, the chat template's engine, and whether it still fits; None where the model has
+    no template."""
+    from genmote.models.chat import MEMORY_BYTES
+    from genmote.runtime.plan import plan
+
+    if "tokenizer.chat_template" not in file.metadata:
+        return None
+    told: dict[str, Any] = {"more_bytes": MEMORY_BYTES}
+    try:
+        made = plan(file, machine=machine, **asked | {"beside": MEMORY_BYTES})
+    except BudgetError as fault:
+        return told | {"fits": False, "least_bytes": fault.least_bytes}
+    return told | {"fits": True, "context": made.context, **short_values(made)}
+
+
+def chat_text(chat: dict[str, Any], made: Plan) -> str:
+    text = f"the engine of its template takes {size(chat['more_bytes'])} more: "
+    if not chat["fits"]:
+        return text + f"does not fit, the least is {-(-chat['least_bytes'] // 1_000_000)} MB"
+    text += "fits" if made.budget_bytes is not None else size(chat["predicted_bytes"])
+    return text + (f", with texts of at most {chat['context']} tokens" if chat["context"] != made.context else "")
 
 
 def told_limit(limit: tuple[int, str] | None) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from dataclasses import replace
 import pytest
 
 from genmote.errors import SpecError
+from genmote.models.chat import MEMORY_BYTES
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 
 
@@ -61,6 +64,29 @@ def test_no_more_is_planned_than_this_process_may_use(genmote, model, monkeypatc
     assert genmote("plan", model, "--memory", "300MB", "--device", "pi-zero-2w").status == 0
     allowed(1_000_000)
     assert genmote("plan", model, "--json").json["limit_bytes"] == 1_000_000
+
+
+def test_what_a_conversation_takes_more_is_told(genmote, model, tmp_path):
+    """By what `genmote chat` plans: the same least."""
+    words = ["plan", model, "--context", "64"]
+    whole = genmote(*words, "--json").json
+    assert whole["chat"]["predicted_bytes"] == whole["predicted_bytes"] + MEMORY_BYTES
+    assert "  chat      the engine of its template takes 6.3 MB more: " in genmote(*words).out
+    roomy = str(whole["predicted_bytes"] + 8_000_000)
+    assert "takes 6.3 MB more: fits\n" in genmote(*words, "--memory", roomy).out
+    tight = ["--memory", str(whole["predicted_bytes"] + 1_000_000)]
+    ran, values = genmote(*words, *tight), genmote(*words, *tight, "--json").json["chat"]
+    assert ran.status == 0 and values["fits"] is False
+    told = f"does not fit, the least is {-(-values['least_bytes'] // 1_000_000)} MB"
+    assert told in ran.out
+    again = genmote(*words, "--memory", str(values["least_bytes"]), "--json").json
+    assert again["chat"]["fits"] and again["chat"]["context"] == 64
+    file = ModelFile.open(model)
+    metadata = {name: value for name, value in file.typed_metadata().items() if "template" not in name}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(tmp_path / "bare.gguf", metadata, tensors)
+    bare = genmote("plan", str(tmp_path / "bare.gguf"), "--context", "64", "--json").json
+    assert bare["fits"] and "chat" not in bare
 
 
 def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
