@@ -55,7 +55,7 @@ class Settings:
     check: bool = setting("run it, and compare what was predicted with what is measured", default=False)
 
 
-def run(settings: Settings, out: Output) -> None:
+def run(settings: Settings, out: Output) -> int:
     from genmote.cli._machine import this_machine
     from genmote.cli._model import find
     from genmote.device import profile
@@ -83,14 +83,16 @@ def run(settings: Settings, out: Output) -> None:
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:
+        note(f"genmote plan: {fault}")  # the reason first: what follows is read after it
         helps, others = what_helps(file, machine, asked, deadline, settings)
+        needed = needed_at_least(file, machine, asked, deadline)
         out.result(
             {"model": settings.model, "device": settings.device, "fits": False, "reason": str(fault)}
             | {"least_bytes": fault.least_bytes, **told_limit(limit)}
             | told_help(helps, others),
-            help_text(helps, others),
+            help_text(helps, others, needed=needed),
         )
-        raise
+        return fault.exit_status
     if settings.check and chosen is not None and (kind := chosen.settings["stored_as"]) is not None:
         raise SpecError(
             f"the deadline takes the model stored as {kind}, and --check would run this file: give it such a file"
@@ -113,6 +115,7 @@ def run(settings: Settings, out: Output) -> None:
         values["measured"] = measured
         text += "\n\n" + comparison(expecting(file, machine, asked, measured) or found, measured)
     out.result(values, text)
+    return 0
 
 
 def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
@@ -277,6 +280,29 @@ def what_helps(
     return found, advice.boards(file, profiles, deadline=deadline, within=within, **asked)
 
 
+def needed_at_least(file: ModelFile, machine: Machine, asked: dict[str, Any], deadline: Deadline | None) -> str:
+    """What is needed where no setting and no board does, in words. More memory makes a deadline only where weights are
+    read from storage for lack of it."""
+    from genmote.runtime.advice import seconds
+    from genmote.runtime.plan import plan
+
+    memory = ": more memory, or a smaller model, is needed"
+    if deadline is None:
+        return memory
+    try:
+        own = plan(file, machine=machine, **asked)
+    except BudgetError:
+        return memory
+    held = asked | {"memory": None, "context": own.context}
+    if deadline.met(plan(file, machine=machine, **held)):
+        return memory
+    least = plan(file, machine=machine, **held | {"prompt_tokens": 1}).expected
+    even = ""
+    if deadline.latency_s is not None and least is not None and least.first_token_s > deadline.latency_s:
+        even = f", even a prompt of one token takes {seconds(least.first_token_s)}"
+    return f"{even}: a faster machine, or a smaller model, is needed"
+
+
 def told_help(helps: list[Option], others: list[tuple[str, Plan]]) -> dict[str, Any]:
     return {
         "would_do": [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in helps],
@@ -295,15 +321,17 @@ def short_values(made: Plan) -> dict[str, Any]:
     }
 
 
-def help_text(helps: list[Option], others: list[tuple[str, Plan]], head: str = "what would do") -> str:
-    """What would do, as a table."""
+def help_text(
+    helps: list[Option], others: list[tuple[str, Plan]], head: str = "what would do", needed: str = ""
+) -> str:
+    """What would do, as a table; `needed`: what to say where that is nothing."""
     rows = [[head, "memory", "writes", "context full", "first token after"]]
     for what, made in [(option.what, option.plan) for option in helps] + [
         (f"--device {name}", made) for name, made in others
     ]:
         rows.append([what, size(made.predicted_bytes), *speeds(made)])
     if len(rows) == 1:
-        return "No setting and no known board does so: more memory, or a smaller model, is needed."
+        return f"No setting and no known board does so{needed}."
     return columns(rows)
 
 
@@ -343,7 +371,7 @@ def report(settings: Settings, made: Plan, chosen: Option | None, limit: tuple[i
             "",
             f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s at the beginning (waits for {speed.bound})"
             f", {rate(speed.full_decode_tokens_per_s)} with the context full ({speed.full_bound})",
-            f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; first token of "
+            f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; answers a prompt of "
             f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}"
             + (f", of {made.context} after {seconds(speed.full_first_token_s)}" * (made.context > speed.prompt_tokens)),
             f"            by the figures of {speed.source} and {threads}; not measured",

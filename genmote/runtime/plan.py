@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
 TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
-SHORTER = (1024, 512, 256)  # contexts that a refusal tries
+SHORTER = (8192, 4096, 2048, 1024, 512, 256)  # contexts that a refusal and advice try
 PIECES_TIMED = 32  # of a prompt, at most
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
 SLACK = 400  # one part in so many of what is used is left to allocators and page tables

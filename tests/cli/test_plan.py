@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -146,11 +148,43 @@ def test_a_deadline_that_nothing_meets(genmote, model):
         "plan", model, "--device", "pi-zero-2w", "--latency", "1ms", "--prompt-tokens", "200", "--context", "256"
     )
     assert ran.status == 2 and ran.err.count("\n") == 1
-    assert "on Raspberry Pi Zero 2 W: the first of 200 tokens' answer is expected after" in ran.err
+    assert "on Raspberry Pi Zero 2 W: after a prompt of 200 tokens the answer is expected to begin in" in ran.err
     assert "a prompt of at most" in ran.out or "--device phone-2024" in ran.out
     ran = genmote("plan", model, "--device", "pi-zero-2w", "--pace", "1e9")
     assert ran.status == 2
-    assert "No setting and no known board does so: more memory, or a smaller model, is needed." in ran.out
+    assert "No setting and no known board does so: a faster machine, or a smaller model, is needed." in ran.out
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--latency", "0.001ms")
+    assert re.search(r"does so, even a prompt of one token takes \d+ m?s: a faster machine, or a smaller", ran.out)
+
+
+def test_memory_is_advised_for_a_deadline_only_where_it_helps(model, monkeypatch):
+    """Where weights are read from storage for lack of it."""
+    from genmote.cli.plan import needed_at_least
+    from genmote.runtime.advice import Deadline
+    from genmote.runtime.plan import plan
+    from genmote.runtime.roofline import Machine
+
+    file, board = ModelFile.open(model), Machine(4e9, 2e9, 30e9, 15e9, 1e6, 4, "a slow card")
+    asked = {"memory": None, "context": 64, "prompt_tokens": 16, "interpreter": 40 << 20}
+    whole = plan(file, machine=board, **asked)
+    deadline = Deadline(pace=whole.expected.full_decode_tokens_per_s * 0.9)
+    monkeypatch.setattr("genmote.runtime.plan.LEAST_RING", 10_000)
+    tight = asked | {"memory": whole.predicted_bytes - whole.parts["activations"]}
+    assert plan(file, machine=board, **tight).streamed_bytes
+    assert needed_at_least(file, board, tight, deadline) == ": more memory, or a smaller model, is needed"
+    assert needed_at_least(file, board, tight, Deadline(pace=1e9)).startswith(": a faster machine")
+    assert needed_at_least(file, board, tight | {"memory": 1_000_000}, deadline).startswith(": more memory")
+    assert needed_at_least(file, board, tight, None).startswith(": more memory")
+
+
+def test_the_reason_comes_before_what_would_do(model, own_home):
+    """In the one stream that a terminal shows; and once."""
+    words = [sys.executable, "-m", "genmote.cli", "plan", model, "--device", "pi-zero-2w", "--memory", "5MB"]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 2 and len(lines) == 2
+    assert lines[0].startswith("genmote plan: m.gguf does not fit 5 MB: ")
+    assert lines[1] == "No setting and no known board does so: more memory, or a smaller model, is needed."
 
 
 def test_the_picture_is_written(genmote, model, tmp_path):

@@ -225,6 +225,18 @@ def test_what_helps_in_a_refusal_does_fit(small):
         plan(small, memory=BASE, **short)
 
 
+def test_a_refusal_names_the_longest_context_that_fits(tmp_path):
+    file = made(tmp_path, "tiny-llama-256")
+    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(8192)}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(tmp_path / "long.gguf", metadata, tensors)
+    file = ModelFile.open(tmp_path / "long.gguf")
+    memory = plan(file, context=5000, interpreter=BASE).predicted_bytes
+    with pytest.raises(BudgetError, match=re.escape("what helps: --context 4096 (from ")):
+        plan(file, memory=memory, context=8192, interpreter=BASE)
+    assert plan(file, memory=memory, context=4096, interpreter=BASE)
+
+
 def test_an_amount_without_its_unit_is_asked_about(small):
     for memory, told in ((150, "150 bytes (was 150MB meant?)"), (1000, "1000 bytes (was 1MB meant?)")):
         with pytest.raises(BudgetError, match=re.escape(f"does not fit {told}")):
