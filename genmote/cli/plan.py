@@ -49,7 +49,9 @@ class Settings:
         "tokens of the prompt that a first token waits for (default: 256); --pace must then hold for it and its answer",
         default=None,
     )
-    latency: str | None = setting("to the first token at most, such as 200ms or 2s", default=None)
+    latency: str | None = setting(
+        "from a prompt to its first token at most, such as 200ms or 2s; loading is not counted", default=None
+    )
     pace: float | None = setting("tokens a second at least, also with the context full", default=None)
     svg: Path | None = setting("a picture of the budget (SVG)", default=None)
     check: bool = setting("run it, and compare what was predicted with what is measured", default=False)
@@ -375,6 +377,8 @@ def report(settings: Settings, made: Plan, chosen: Option | None, limit: tuple[i
             f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}"
             + (f", of {made.context} after {seconds(speed.full_first_token_s)}" * (made.context > speed.prompt_tokens)),
             f"            by the figures of {speed.source} and {threads}; not measured",
+            f"  loading   {seconds(speed.load_s)} ({size(made.load_bytes)} from storage), the first time ever "
+            f"{seconds(speed.first_load_s)} (weights are re-laid and written); no time above counts it",
         ]
     if chosen is not None:
         pace = deadline_of(settings)

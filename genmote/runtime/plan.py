@@ -56,6 +56,8 @@ class Expected:
     text_tokens: int
     bound: str  # what decoding waits for after the prompt: memory, arithmetic or storage
     full_bound: str  # and with the context full
+    load_s: float  # reading what is held from storage, before the first pass or, where files are mapped, in it
+    first_load_s: float  # the same where the weights are re-laid before
     source: str
 
 
@@ -78,6 +80,8 @@ class Plan:
     expert_bytes: int  # the cache of experts
     parts: dict[str, int]
     weights_by_type: dict[str, int]
+    load_bytes: int  # read from storage before the first token, the page cache empty; experts apart that come by need
+    first_load_bytes: int  # the same for the first load ever, which reads the model file and writes its weights re-laid
     steps: tuple[str, ...] = ()  # what was given up so that it fits, in order
     lossy: tuple[str, ...] = ()  # those of the steps, or of what was asked for, that change the text
     expected: Expected | None = None
@@ -123,6 +127,7 @@ class Question:
     threads: int
     interpreter: int
     tables: int
+    file: int  # bytes of the model file
     float_down: bool
     rank: int
     machine: Machine
@@ -193,6 +198,7 @@ def plan(
         + footprint.HEAP_BYTES
         + (footprint.EXPERTS_CODE_BYTES if config.n_experts else 0),
         tables=footprint.tables_bytes(file),
+        file=file.nbytes,
         float_down=footprint.float_down(file),
         rank=footprint.rank(file),
         machine=machine or NOMINAL,
@@ -387,6 +393,7 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         steps.append(f"up to {streamed / 1e6:.0f} MB of weights are read from storage in each pass")
     if experts < w.experts:
         steps.append(f"{experts / w.experts:.0%} of the experts stay in memory, the rest are read when chosen")
+    held = pinned + w.vectors + (experts if experts == w.experts else 0) + asked.tables + asked.adapters
     made = Plan(
         model=asked.name,
         budget_bytes=asked.memory,
@@ -403,6 +410,8 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         expert_bytes=experts,
         parts=parts,
         weights_by_type=w.by_type,
+        load_bytes=held,
+        first_load_bytes=held + asked.file + w.total + asked.tables,
         steps=(*steps, *cache.told),
         lossy=cache.told,
         kv_spill=asked.kv_spill,
@@ -485,6 +494,8 @@ def _expected(asked: Question, made: Plan) -> Expected | None:
         text_tokens=text,
         bound=bounds[0],
         full_bound=bounds[2],
+        load_s=roofline.stored_s(made.load_bytes, asked.machine),
+        first_load_s=roofline.stored_s(made.first_load_bytes, asked.machine),
         source=asked.machine.source,
     )
 

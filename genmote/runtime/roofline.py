@@ -65,8 +65,13 @@ def pass_s(load: Load, machine: Machine, threads: int, rows: int = 1) -> float:
     moved = load.weight_bytes + load.kv_bytes * max(1.0, rows / 16) + load.streamed_bytes
     multiply = 2 * rows * (load.macs / machine.int8_ops_s + load.float_macs / machine.float_ops_s)
     multiply /= threads / machine.cores * COMPUTE_SHARE
-    stream = load.streamed_bytes / (machine.storage_bytes_s * STORAGE_SHARE)
+    stream = stored_s(load.streamed_bytes, machine)
     return max(moved / rate, multiply, stream)
+
+
+def stored_s(count: float, machine: Machine) -> float:
+    """Seconds in which so many bytes are read from storage; writing is taken to be as fast."""
+    return count / (machine.storage_bytes_s * STORAGE_SHARE)
 
 
 def bound(load: Load, machine: Machine, threads: int, rows: int = 1) -> str:

@@ -28,6 +28,7 @@ def test_a_device_with_room(genmote, model):
     assert "m.gguf on Raspberry Pi Zero 2 W, 256 tokens of context:" in ran.out
     assert "of 335.5 MB" in ran.out and "not measured" in ran.out and "tokens/s at the beginning (waits for" in ran.out
     assert "with the context full" in ran.out
+    assert re.search(r"\n  loading   \d+ ms \([\d.]+ MB from storage\), the first time ever \d+ ms \(", ran.out)
     rows = [line for line in ran.out.splitlines() if line.startswith("  W")]
     assert rows and "weights" in rows[0] and "Q8_0" in rows[0]
 

@@ -274,6 +274,34 @@ def test_expected_speed_follows_the_machine(small):
     assert plan(small, context=64, interpreter=BASE).expected is None  # of an unknown machine nothing is told
 
 
+def test_loading_reads_what_is_held(small):
+    """And the first time the file, and writes its weights re-laid, before."""
+    whole = plan(small, context=64, machine=BOARD, interpreter=BASE)
+    assert whole.load_bytes == whole.parts["weights"] + whole.parts["tables"]
+    assert whole.first_load_bytes == 2 * whole.load_bytes + small.nbytes
+    tight = plan(small, memory=least(small) + 500_000, context=64, machine=BOARD, interpreter=BASE)
+    assert tight.load_bytes < whole.load_bytes - tight.streamed_bytes / 2
+    assert tight.first_load_bytes - tight.load_bytes == whole.first_load_bytes - whole.load_bytes
+    for made in (whole, tight):
+        assert made.expected.load_s == pytest.approx(made.load_bytes / (40e6 * 0.9))
+        assert made.expected.first_load_s == pytest.approx(made.first_load_bytes / (40e6 * 0.9))
+
+
+def test_what_a_load_reads_is_what_a_plan_says(tmp_path, monkeypatch):
+    """Bytes of the weights that an engine reads within a budget before its first pass; and the file that it writes."""
+    pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
+    from genmote import Engine
+    from genmote.models import packed
+
+    monkeypatch.setenv("GENMOTE_HOME", str(tmp_path / "home"))
+    file = made(tmp_path, "tiny-llama-256")
+    with Engine.load(file.path, memory="500MB", context=64, threads=1) as engine:
+        told = engine.plan
+        assert engine.streaming.reader.bytes_read == pytest.approx(told.load_bytes, rel=0.1)
+    written = packed.path_of(file).stat().st_size
+    assert told.first_load_bytes - told.load_bytes - file.nbytes == pytest.approx(written, rel=0.1)
+
+
 def test_small_pieces_of_a_prompt_read_streamed_weights_again(small):
     """Eviction cuts a prompt wherever rows go: the bytes of each piece are in the time that is told."""
     settings = {"context": 256, "machine": BOARD, "threads": 4, "prompt_tokens": 64}
