@@ -394,6 +394,8 @@ def report(settings: Settings, made: Plan, chosen: Option | None, limit: tuple[i
 
 def detail(name: str, made: Plan) -> str:
     """What a part is made of, in a few words."""
+    from genmote.runtime.evict._layers import REPEATED
+
     if name == "weights":
         types = sorted(made.weights_by_type.items(), key=lambda item: -item[1])
         return ", ".join(f"{kind} {size(count)}" for kind, count in types[:3]) + " in the file"
@@ -401,6 +403,8 @@ def detail(name: str, made: Plan) -> str:
         return f"up to {size(made.streamed_bytes)} are read through it in each pass"
     if name == "kv":
         kept = f"{made.kv_tokens} rows a layer, kept by {made.evict}" if made.evict else f"{made.context} tokens"
+        if made.finding:
+            kept += f"; before, {2 * REPEATED} in f16 to find out which layers look back"
         return f"{made.kv}, {kept}" + (f", {made.sessions} texts" if made.sessions > 1 else "")
     return f"{made.chunk_rows} tokens of a prompt at once" if name == "activations" else ""
 

@@ -133,6 +133,12 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
     if settings.get("evict") is None and settings.get("kv_tokens") is None:
         for rows in fewer_rows(context):
             yield f"--kv-tokens {rows}", {"kv_tokens": rows}
+    else:
+        yield "--evict window", {"evict": "window"}
+        for shorter in SHORTER:
+            if shorter < context:
+                change = {"context": shorter, "evict": None, "kv_tokens": None}
+                yield f"--context {shorter} and no eviction", change
     for shorter in SHORTER:
         if shorter < context:
             yield f"--context {shorter}", {"context": shorter}

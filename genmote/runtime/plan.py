@@ -86,6 +86,7 @@ class Plan:
     lossy: tuple[str, ...] = ()  # those of the steps, or of what was asked for, that change the text
     expected: Expected | None = None
     kv_spill: str | None = None  # the folder for rows that are not in memory between two passes
+    finding: bool = False  # whether finding out which layers look back, once, takes more than the rows of the text
 
     @property
     def predicted_bytes(self) -> int:
@@ -318,7 +319,7 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         scratch = forget.scratch_bytes(config, longest)
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
             chunk = max(chunk, min(SLICE, asked.context))
-            kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
+            kv = max(kv, finding_bytes(config) // asked.sessions)
     activations = footprint.activation_bytes(
         config,
         chunk,
@@ -340,6 +341,11 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
     if asked.memory is not None:
         parts["interpreter"] += min(asked.memory, sum(parts.values()) + asked.weights.total) // SLACK
     return parts
+
+
+def finding_bytes(config: Config) -> int:
+    """Keys, values and queries of the text that tells which layers look back, before a first text is read."""
+    return footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED)
 
 
 def spilling_bytes(config: Config, kind: str, rows: int) -> int:
@@ -415,8 +421,15 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         steps=(*steps, *cache.told),
         lossy=cache.told,
         kv_spill=asked.kv_spill,
+        finding=_finds(asked, cache, parts["kv"]),
     )
     return replace(made, expected=_expected(asked, made))
+
+
+def _finds(asked: Question, cache: Cache, kv: int) -> bool:
+    """Whether `kv` bytes are those of finding out which layers look back."""
+    looks = cache.eviction is not None and cache.eviction.layers == "retrieval"
+    return looks and kv == finding_bytes(asked.config) // asked.sessions * asked.sessions
 
 
 def _least_experts(asked: Question) -> int:
@@ -526,6 +539,13 @@ def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
     for count in shorter:
         brief = replace(asked, context=count)
         tries[f"--context {count}"] = min(least_bytes(brief, cache) for cache in caches)
+    if (forget := caches[0].eviction) is not None:
+        simple = Cache(caches[0].kv, eviction("window", forget.rows, asked.context))
+        tries["--evict window"] = least_bytes(asked, simple)
+        for count in shorter:
+            tries[f"--context {count} and no eviction"] = least_bytes(
+                replace(asked, context=count), Cache(caches[0].kv)
+            )
     for count in shorter if may_lose else ():
         tries[f"--kv auto --context {count}"] = _least_with_auto(replace(asked, context=count))
     fits = [what for what, needed in tries.items() if needed <= memory]

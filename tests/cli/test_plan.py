@@ -110,6 +110,13 @@ def test_sinks_that_fill_all_rows_are_refused(genmote, model):
     assert ran.status == 2 and "always keeps the first 999 rows" in ran.err
 
 
+def test_keys_and_values_that_only_find_out_are_told(genmote, model):
+    words = ["plan", model, "--device", "pi-zero-2w", "--context", "256", "--kv-tokens", "64"]
+    told = "f16, 64 rows a layer, kept by expected+retrieval; before, 256 in f16 to find out which layers look back\n"
+    assert told in genmote(*words).out
+    assert "f16, 64 rows a layer, kept by window\n" in genmote(*words, "--evict", "window").out
+
+
 def test_json_holds_all_of_it(genmote, model):
     values = genmote("plan", model, "--device", "pi-zero-2w", "--context", "128", "--json").json
     assert values["fits"] is True and values["context"] == 128 and values["budget_bytes"] == 320 << 20

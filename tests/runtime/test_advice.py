@@ -160,6 +160,17 @@ def test_a_context_that_a_change_brings_is_told(long_texts):
     assert found[("kv",)].plan.context > 4096
 
 
+def test_where_rows_are_evicted_a_simpler_way_and_none_are_tried(long_texts):
+    settings = asked(context=4096, kv="int4", kv_tokens=64, memory=plan(long_texts, context=256, interpreter=BASE))
+    settings["memory"] = settings["memory"].predicted_bytes + 100_000
+    found = {option.what: option for option in advice.fitting(long_texts, machine=BOARD, **settings)}
+    assert found["--evict window"].plan.evict == "window" and found["--evict window"].plan.kv_tokens == 64
+    whole = next(option for what, option in found.items() if what.endswith(" and no eviction"))
+    assert whole.plan.evict is None and whole.plan.context < 4096
+    told = {what for what in found if "--kv-tokens" in what}
+    assert not told, "that was given"
+
+
 def test_what_writes_faster_does_and_keeps_the_context(long_texts, monkeypatch):
     """Where weights are read from storage."""
     monkeypatch.setattr("genmote.runtime.plan.LEAST_RING", 10_000)

@@ -237,6 +237,27 @@ def test_a_refusal_names_the_longest_context_that_fits(tmp_path):
     assert plan(file, memory=memory, context=4096, interpreter=BASE)
 
 
+def test_a_refusal_with_eviction_names_what_takes_less(tmp_path):
+    """Finding out which layers look back can be what does not fit, whatever the text's own rows are stored as."""
+    file = made(tmp_path, "tiny-llama-256")
+    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(2048)}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(tmp_path / "long.gguf", metadata, tensors)
+    file = ModelFile.open(tmp_path / "long.gguf")
+    given = {"context": 2000, "kv_tokens": 64, "interpreter": BASE}
+    kinds = [plan(file, kv=kind, **given) for kind in ("f16", "int4")]
+    assert all(each.finding for each in kinds) and kinds[0].parts["kv"] == kinds[1].parts["kv"]
+    simple = plan(file, kv="int4", evict="window", **given)
+    assert not simple.finding and simple.parts["kv"] < kinds[1].parts["kv"] / 4
+    assert not plan(file, kv="f16", **given | {"kv_tokens": 1000}).finding
+    memory = least(file, kv="int4", context=2000, kv_tokens=64) - 1
+    with pytest.raises(BudgetError, match=re.escape("what helps: --evict window (from ")) as refused:
+        plan(file, memory=memory, kv="int4", **given)
+    assert plan(file, memory=memory, kv="int4", evict="window", **given).evict == "window"
+    context = re.search(r"--context (\d+) and no eviction", str(refused.value))
+    assert context and plan(file, memory=memory, kv="int4", context=int(context[1]), interpreter=BASE)
+
+
 def test_an_amount_without_its_unit_is_asked_about(small):
     for memory, told in ((150, "150 bytes (was 150MB meant?)"), (1000, "1000 bytes (was 1MB meant?)")):
         with pytest.raises(BudgetError, match=re.escape(f"does not fit {told}")):
