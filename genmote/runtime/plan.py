@@ -54,7 +54,7 @@ class Expected:
     full_first_token_s: float  # of a prompt as long as the context
     prompt_tokens: int
     text_tokens: int
-    bound: str  # what decoding waits for after the prompt: memory, arithmetic or storage
+    bound: str  # what decoding waits for after the prompt: memory, arithmetic, storage, or the start of operations
     full_bound: str  # and with the context full
     load_s: float  # reading what is held from storage, before the first pass or, where files are mapped, in it
     first_load_s: float  # the same where the weights are re-laid before
@@ -456,9 +456,15 @@ def looked_up_bytes(w: footprint.Weights) -> int:
 def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
     """What a pass of `rows` rows reads and computes when each session holds `rows_held` tokens before it."""
     w, config = asked.weights, asked.config
-    missing = 0.0
-    if made.expert_bytes < w.experts:  # as if choices were even; real ones repeat
-        missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
+    active, missing = float(w.active), 0.0
+    operations = float(roofline.OF_A_PASS + roofline.OF_A_LAYER * config.n_layers)
+    if config.n_experts:  # as if choices were even; real ones repeat
+        together = max(rows, asked.sessions)
+        share = 1 - (1 - config.n_experts_used / config.n_experts) ** together  # of the experts, that some row chooses
+        away = share * (1 - made.expert_bytes / w.experts)
+        active, missing = w.dense + share * w.experts, away * w.experts
+        of_experts = roofline.OF_AN_EXPERT * share + roofline.OF_A_READ * away
+        operations += config.n_layers * (roofline.OF_EXPERTS + config.n_experts * of_experts)
     most = made.kv_tokens or made.context
     held = min(rows_held, most)
     kv = footprint.kv_row_bytes(config, made.kv) * held
@@ -470,7 +476,8 @@ def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
         missing += footprint.kv_row_bytes(config, made.kv) * max(0, held - RESIDENT_ROWS)
     attended = 2 * held * sum(config.heads) * config.head_dim  # multiply-adds: scores, and their sums
     updates = asked.adapters // 4  # multiply-adds, were all of them float32
-    return Load(w.active + asked.adapters, kv, w.macs, w.float_macs + attended + updates, streamed + missing)
+    floats = w.float_macs + attended + updates
+    return Load(active + asked.adapters, kv, w.macs, floats, streamed + missing, operations)
 
 
 def _read_s(asked: Question, made: Plan, prompt: int) -> float:
