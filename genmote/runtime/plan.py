@@ -465,6 +465,9 @@ def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
         active, missing = w.dense + share * w.experts, away * w.experts
         of_experts = roofline.OF_AN_EXPERT * share + roofline.OF_A_READ * away
         operations += config.n_layers * (roofline.OF_EXPERTS + config.n_experts * of_experts)
+    forget = eviction(made.evict, made.kv_tokens, made.context)
+    if forget is not None and rows_held + rows > forget.rows:  # a cut comes with each block of rows
+        operations += cut_operations(config, made.kv, forget) * max(rows, asked.sessions) / forget.block
     most = made.kv_tokens or made.context
     held = min(rows_held, most)
     kv = footprint.kv_row_bytes(config, made.kv) * held
@@ -478,6 +481,16 @@ def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
     updates = asked.adapters // 4  # multiply-adds, were all of them float32
     floats = w.float_macs + attended + updates
     return Load(active + asked.adapters, kv, w.macs, floats, streamed + missing, operations)
+
+
+def cut_operations(config: Config, kind: str, forget: Eviction) -> float:
+    """What it takes to choose which rows go and to move those that stay, as operations that start in that time. Layers
+    whose attention has a window keep their latest rows, which is next to nothing."""
+    kv_heads = zip(config.kv_heads, config.layers, strict=True)
+    heads = sum(count for count, layer in kv_heads if not layer.window)
+    numbers = heads * forget.rows * config.head_dim
+    scored = numbers / roofline.SCORED[kind] if forget.policy.reads or forget.queries else 0.0
+    return roofline.OF_A_CUT * heads + scored + numbers / roofline.MOVED[kind]
 
 
 def _read_s(asked: Question, made: Plan, prompt: int) -> float:

@@ -344,6 +344,34 @@ def test_starting_operations_bounds_a_small_model(tmp_path):
     assert 1 / told.decode_tokens_per_s == pytest.approx(wanted * 6e-6, rel=0.05)
 
 
+def test_choosing_which_rows_go_takes_time(tmp_path):
+    """By what rows are kept as, and only once a layer is full; windows of attention choose nothing."""
+    quick = Machine(1e15, 1e15, 1e18, 43e9, 1e15, 1, "no limits but one core's")
+    file = made(tmp_path, "tiny-llama-256")
+    config = footprint.read_config(file)
+    given = {"context": 256, "machine": quick, "prompt_tokens": 16, "interpreter": BASE}
+    start_s = (10 + 2 * config.n_layers) * 6e-6
+    numbers = sum(config.kv_heads) * 64 * config.head_dim  # of the keys that layers of 64 rows hold
+    for kind, scored, moved in (("f16", 240, 3000), ("int8", 130, 1200), ("int4", 110, 600)):
+        for evict, looks in (("expected", True), ("window", False)):
+            told = plan(file, kv=kind, evict=evict, kv_tokens=64, **given).expected
+            assert 1 / told.decode_tokens_per_s == pytest.approx(start_s, rel=0.05), "16 tokens: nothing goes"
+            cut_s = (15 * sum(config.kv_heads) + looks * numbers / scored + numbers / moved) * 6e-6
+            assert 1 / told.full_decode_tokens_per_s == pytest.approx(start_s + cut_s / 8, rel=0.05)
+            # 32 pieces of 8 rows, and a cut with each but the first 8.
+            assert told.full_first_token_s == pytest.approx(32 * start_s + 24 * cut_s, rel=0.1)
+    gemma = made(tmp_path, "tiny-gemma3")
+    config = footprint.read_config(gemma)
+    from genmote.runtime.eviction import eviction
+    from genmote.runtime.plan import cut_operations
+
+    whole = [layer for layer in config.layers if not layer.window]
+    assert 0 < len(whole) < config.n_layers
+    heads = config.kv_heads[0] * len(whole)
+    window = eviction("window", 32, 64)
+    assert cut_operations(config, "f16", window) == pytest.approx(15 * heads + heads * 32 * config.head_dim / 3000)
+
+
 def test_experts_that_are_not_in_memory_are_waited_for(tmp_path):
     """By one row some, by the rows of a prompt together nearly all."""
     from genmote.runtime.plan import load_of
