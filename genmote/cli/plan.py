@@ -16,7 +16,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, columns, note, save, size
+from genmote.cli._output import Bar, Output, note, save, size
+from genmote.cli._plan_text import chat_text, comparison, help_text, report
 from genmote.errors import BudgetError, SpecError
 from genmote.spec import dataclass, setting
 
@@ -100,7 +101,7 @@ def run(settings: Settings, out: Output) -> int:
             f"the deadline takes the model stored as {kind}, and --check would run this file: give it such a file"
         )
     values = {"model": settings.model, "device": settings.device, "fits": True, **told_limit(limit), **found.values()}
-    text = report(settings, found, chosen, limit)
+    text = report(found, chosen, deadline, limit)
     if (chat := conversation(file, machine, asked if chosen is None else asked | chosen.settings)) is not None:
         values["chat"] = chat
         text += f"\n  {'chat':<8}  {chat_text(chat, found)}"
@@ -124,7 +125,7 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
     """Keyword arguments of `runtime.plan.plan`."""
     from genmote.device.sizes import parse_bytes
     from genmote.runtime.footprint import INTERPRETER_BYTES
-    from genmote.runtime.plan import TYPICAL_PROMPT
+    from genmote.runtime.plan_speed import TYPICAL_PROMPT
     from genmote.runtime.threads import default_threads
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
@@ -193,14 +194,6 @@ def conversation(file: ModelFile, machine: Machine, asked: dict[str, Any]) -> di
     except BudgetError as fault:
         return told | {"fits": False, "least_bytes": fault.least_bytes}
     return told | {"fits": True, "context": made.context, **short_values(made)}
-
-
-def chat_text(chat: dict[str, Any], made: Plan) -> str:
-    text = f"the engine of its template takes {size(chat['more_bytes'])} more: "
-    if not chat["fits"]:
-        return text + f"does not fit, the least is {-(-chat['least_bytes'] // 1_000_000)} MB"
-    text += "fits" if made.budget_bytes is not None else size(chat["predicted_bytes"])
-    return text + (f", with texts of at most {chat['context']} tokens" if chat["context"] != made.context else "")
 
 
 def told_limit(limit: tuple[int, str] | None) -> dict[str, Any]:
@@ -323,92 +316,6 @@ def short_values(made: Plan) -> dict[str, Any]:
     }
 
 
-def help_text(
-    helps: list[Option], others: list[tuple[str, Plan]], head: str = "what would do", needed: str = ""
-) -> str:
-    """What would do, as a table; `needed`: what to say where that is nothing."""
-    rows = [[head, "memory", "writes", "context full", "first token after"]]
-    for what, made in [(option.what, option.plan) for option in helps] + [
-        (f"--device {name}", made) for name, made in others
-    ]:
-        rows.append([what, size(made.predicted_bytes), *speeds(made)])
-    if len(rows) == 1:
-        return f"No setting and no known board does so{needed}."
-    return columns(rows)
-
-
-def speeds(made: Plan) -> list[str]:
-    from genmote.runtime.advice import rate, seconds
-
-    speed = made.expected
-    if speed is None:
-        return ["", "", ""]
-    writes = [f"{rate(each)} tokens/s" for each in (speed.decode_tokens_per_s, speed.full_decode_tokens_per_s)]
-    return [*writes, seconds(speed.first_token_s)]
-
-
-def report(settings: Settings, made: Plan, chosen: Option | None, limit: tuple[int, str] | None) -> str:
-    """The plan for people: the bar, the parts, the speeds, what was given up; `limit`: what this process may have, and
-    by whose limit."""
-    from genmote.runtime.advice import rate, seconds
-    from genmote.runtime.budget_picture import PARTS, bar
-
-    where = f"on {made.expected.source}" if made.expected is not None else ""
-    within = f"{size(made.predicted_bytes)} of memory"
-    if limit is not None:
-        within += f" (this process may use {size(limit[0])}: {limit[1]})"
-    if made.budget_bytes is not None:
-        within = f"{size(made.predicted_bytes)} of {size(made.budget_bytes)}"
-    lines = [f"{made.model} {where}, {made.context} tokens of context: {within}", "", bar(made), ""]
-    rows = []
-    for name, (letter, told, _) in PARTS.items():
-        if made.parts[name]:
-            rows.append([f"  {letter}", told, f"{size(made.parts[name]):>9}", detail(name, made)])
-    if made.budget_bytes is not None:
-        rows.append(["  .", "free", f"{size(made.budget_bytes - made.predicted_bytes):>9}", ""])
-    lines.append(columns(rows))
-    speed, threads = made.expected, f"{made.threads} thread{'s' * (made.threads != 1)}"
-    if speed is not None:
-        lines += [
-            "",
-            f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s at the beginning (waits for {speed.bound})"
-            f", {rate(speed.full_decode_tokens_per_s)} with the context full ({speed.full_bound})",
-            f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; answers a prompt of "
-            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}"
-            + (f", of {made.context} after {seconds(speed.full_first_token_s)}" * (made.context > speed.prompt_tokens)),
-            f"            by the figures of {speed.source} and {threads}; not measured",
-            f"  loading   {seconds(speed.load_s)} ({size(made.load_bytes)} from storage), the first time ever "
-            f"{seconds(speed.first_load_s)} (weights are re-laid and written); no time above counts it",
-        ]
-    if chosen is not None:
-        pace = deadline_of(settings)
-        judged = f", the pace {pace.judged_at(made)}" if pace is not None and pace.pace is not None else ""
-        lines.append(f"  chosen    {chosen.what}: the least that meets the deadline{judged}")
-    lines += [f"  {'given up' if not number else '':<8}  {step}" for number, step in enumerate(made.steps)]
-    if made.lossy:
-        lines.append(
-            "            what is stored in fewer bits or not kept changes the text: genmote eval kv says how much"
-        )
-    return "\n".join(lines)
-
-
-def detail(name: str, made: Plan) -> str:
-    """What a part is made of, in a few words."""
-    from genmote.runtime.evict._layers import REPEATED
-
-    if name == "weights":
-        types = sorted(made.weights_by_type.items(), key=lambda item: -item[1])
-        return ", ".join(f"{kind} {size(count)}" for kind, count in types[:3]) + " in the file"
-    if name == "ring":
-        return f"up to {size(made.streamed_bytes)} are read through it in each pass"
-    if name == "kv":
-        kept = f"{made.kv_tokens} rows a layer, kept by {made.evict}" if made.evict else f"{made.context} tokens"
-        if made.finding:
-            kept += f"; before, {2 * REPEATED} in f16 to find out which layers look back"
-        return f"{made.kv}, {kept}" + (f", {made.sessions} texts" if made.sessions > 1 else "")
-    return f"{made.chunk_rows} tokens of a prompt at once" if name == "activations" else ""
-
-
 def picture(settings: Settings, file: ModelFile, made: Plan, asked: dict[str, Any]) -> str:
     """The SVG, with the memory that longer contexts would take."""
     from genmote.ops.cache import KINDS
@@ -446,24 +353,3 @@ def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured
         return plan(file, machine=machine, **asked | {"prompt_tokens": measured["prompt_tokens"]})
     except BudgetError:
         return None
-
-
-def comparison(made: Plan, measured: dict[str, Any]) -> str:
-    """Predicted beside measured."""
-    from genmote.device.energy import Energy
-
-    peak = measured["peak_rss_bytes"]
-    rows = [["", "predicted", "measured", "ratio"]]
-    rows.append(["peak memory", size(made.predicted_bytes), size(peak), f"{made.predicted_bytes / peak:.3f}"])
-    group = measured.get("group_peak_bytes")
-    if group:
-        rows.append(["  as the control group counts", "", size(group), f"{made.predicted_bytes / group:.3f}"])
-    if made.expected is not None:
-        for label, key in (("writing, tokens/s", "decode_tokens_per_s"), ("reading, tokens/s", "prefill_tokens_per_s")):
-            expected, real = getattr(made.expected, key), measured[key]
-            rows.append([label, f"{expected:.1f}", f"{real:.1f}", f"{expected / real:.2f}" if real else ""])
-    read, written = (
-        "unknown" if measured[key] is None else size(measured[key]) for key in ("read_bytes", "written_bytes")
-    )
-    spent = Energy(measured.get("energy_j"), measured["energy"], measured["energy_of"])
-    return columns(rows) + f"\ndisk read {read}, written {written}, {spent}\n{measured['how']}"
