@@ -19,7 +19,7 @@ MEMORY_SHARE, COMPUTE_SHARE, STORAGE_SHARE = 0.85, 0.6, 0.9
 # Seconds in which an operation is called from Python and its kernel starts, on a core that reaches so many float32
 # operations a second (a Xeon's thread at 2.8 GHz), and how many such operations there are: measured on tiny models of 1
 # to 32 layers in one thread, whose weights are next to nothing.
-OPERATION_S, CORE_FLOAT_OPS_S = 6e-6, 43e9
+OPERATION_S, CORE_FLOAT_OPS_S = 6e-6, 61e9
 OF_A_PASS = 10  # embedding, head, sampling
 OF_A_LAYER = 2  # the fused block
 OF_EXPERTS = 18  # of a layer: router, sort, gathering, sums

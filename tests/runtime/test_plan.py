@@ -139,7 +139,7 @@ def test_more_memory_is_never_slower(small, context):
     for before, later in itertools.pairwise(found):
         # Where all weights come to stay, pieces can be smaller: each starts its operations once more.
         begins = before.full_bound == "storage" != later.full_bound
-        assert later.first_token_s <= before.first_token_s * (1.1 if begins else a_piece)
+        assert later.first_token_s <= before.first_token_s * (1.15 if begins else a_piece)
         assert later.decode_tokens_per_s * a_piece >= before.decode_tokens_per_s
         assert later.full_decode_tokens_per_s * a_piece >= before.full_decode_tokens_per_s
     assert found[-1].first_token_s < found[0].first_token_s / 4  # all in memory in the end
@@ -312,7 +312,7 @@ def test_loading_reads_what_is_held(small):
 
 
 def test_what_a_load_reads_is_what_a_plan_says(tmp_path, monkeypatch):
-    """Bytes of the weights that an engine reads within a budget before its first pass; and the file that it writes."""
+    """The weights that an engine holds before its first pass; and the file that it writes."""
     pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
     from genmote import Engine
     from genmote.models import packed
@@ -321,21 +321,22 @@ def test_what_a_load_reads_is_what_a_plan_says(tmp_path, monkeypatch):
     file = made(tmp_path, "tiny-llama-256")
     with Engine.load(file.path, memory="500MB", context=64, threads=1) as engine:
         told = engine.plan
-        assert engine.streaming.reader.bytes_read == pytest.approx(told.load_bytes, rel=0.1)
+        beside = told.parts["tables"] + footprint.weights(file).vectors
+        assert engine.streaming.pinned_bytes == pytest.approx(told.load_bytes - beside, rel=0.05)  # pages
     written = packed.path_of(file).stat().st_size
     assert told.first_load_bytes - told.load_bytes == pytest.approx(file.nbytes + written, rel=0.1)
 
 
 def test_starting_operations_bounds_a_small_model(tmp_path):
     """As many as its layers and the experts that run start, at what one core takes for each."""
-    quick = Machine(1e15, 1e15, 1e18, 43e9, 1e15, 1, "no limits but one core's")
+    quick = Machine(1e15, 1e15, 1e18, 61e9, 1e15, 1, "no limits but one core's")
     file = made(tmp_path, "tiny-qwen3moe")
     config, given = footprint.read_config(file), {"context": 64, "machine": quick, "prompt_tokens": 16}
     few = plan(file, interpreter=BASE, **given).expected
     wanted = 10 + config.n_layers * (2 + 18 + config.n_experts_used)
     assert few.bound == "operations"
     assert 1 / few.decode_tokens_per_s == pytest.approx(wanted * 6e-6, rel=0.05)
-    slow = Machine(1e15, 1e15, 1e18, 43e9, 1e15, 4, "cores of a quarter of the speed")
+    slow = Machine(1e15, 1e15, 1e18, 61e9, 1e15, 4, "cores of a quarter of the speed")
     slower = plan(file, interpreter=BASE, **given | {"machine": slow, "threads": 1}).expected
     assert few.decode_tokens_per_s / slower.decode_tokens_per_s == pytest.approx(4, rel=0.1)
     dense = made(tmp_path, "tiny-llama")
@@ -346,7 +347,7 @@ def test_starting_operations_bounds_a_small_model(tmp_path):
 
 def test_choosing_which_rows_go_takes_time(tmp_path):
     """By what rows are kept as, and only once a layer is full; windows of attention choose nothing."""
-    quick = Machine(1e15, 1e15, 1e18, 43e9, 1e15, 1, "no limits but one core's")
+    quick = Machine(1e15, 1e15, 1e18, 61e9, 1e15, 1, "no limits but one core's")
     file = made(tmp_path, "tiny-llama-256")
     config = footprint.read_config(file)
     given = {"context": 256, "machine": quick, "prompt_tokens": 16, "interpreter": BASE}
