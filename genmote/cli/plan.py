@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
+from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.cli._plan_text import chat_text, comparison, help_text, report
 from genmote.errors import BudgetError, SpecError
 from genmote.spec import dataclass, setting
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from genmote.runtime.advice import Deadline, Option
     from genmote.runtime.plan import Plan
     from genmote.runtime.roofline import Machine
+
+ROUNDED = 1 << 16  # bytes that a control group's limit may be smaller than what was asked of it: whole pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +58,19 @@ class Settings:
         "tokens of the prompt that a first token waits for (default: 256); --pace must then hold for it and its answer",
         default=None,
     )
-    latency: str | None = setting("to the first token at most, such as 200ms or 2s", default=None)
+    latency: str | None = setting(
+        "from a prompt to its first token at most, such as 200ms or 2s; loading is not counted", default=None
+    )
     pace: float | None = setting("tokens a second at least, also with the context full", default=None)
     svg: Path | None = setting("a picture of the budget (SVG)", default=None)
     check: bool = setting("run it, and compare what was predicted with what is measured", default=False)
 
 
-def run(settings: Settings, out: Output) -> None:
+def run(settings: Settings, out: Output) -> int:
     from genmote.cli._machine import this_machine
     from genmote.cli._model import find
     from genmote.device import profile
+    from genmote.device.sensors import most_memory
     from genmote.models.gguf import ModelFile
     from genmote.runtime import advice
     from genmote.runtime.roofline import Machine
@@ -91,18 +97,26 @@ def run(settings: Settings, out: Output) -> None:
             f"plan: {threads} threads on {cores} are no faster, and each takes memory: leave --threads out, or give at "
             f"most {machine.cores}"
         )
+    limit = None if device is not None else most_memory()
+    asked |= within_limit(file, machine, asked, limit)
     try:
         found, chosen = planned(file, machine, asked, deadline)
     except BudgetError as fault:
+        note(f"genmote plan: {fault}")  # the reason first: what follows is read after it
         helps, others = what_helps(file, machine, asked, deadline, settings)
-        out.result(refused(settings, str(fault), fault.least_bytes, helps, others), help_text(helps, others))
-        raise
+        needed = needed_at_least(file, machine, asked, deadline)
+        values = refused(settings, str(fault), fault.least_bytes, helps, others) | told_limit(limit)
+        out.result(values, help_text(helps, others, needed=needed))
+        return fault.exit_status
     if settings.check and chosen is not None and (kind := chosen.settings["stored_as"]) is not None:
         raise SpecError(
             f"the deadline takes the model stored as {kind}, and --check would run this file: give it such a file"
         )
-    values = found.values() | {"model": settings.model, "device": settings.device, "fits": True}
-    text = report(settings, found, chosen)
+    values = found.values() | {"model": settings.model, "device": settings.device, "fits": True, **told_limit(limit)}
+    text = report(found, chosen, deadline, limit)
+    if (chat := conversation(file, machine, asked if chosen is None else asked | chosen.settings)) is not None:
+        values["chat"] = chat
+        text += f"\n  {'chat':<8}  {chat_text(chat, found)}"
     if found.streamed_bytes and deadline is None:
         faster = advice.faster(file, found, machine=machine, **asked)
         values["faster"] = [{"what": o.what, "settings": o.settings, **short_values(o.plan)} for o in faster]
@@ -116,13 +130,14 @@ def run(settings: Settings, out: Output) -> None:
         values["measured"] = measured
         text += "\n\n" + comparison(expecting(file, machine, asked, measured) or found, measured)
     out.result(values, text)
+    return 0
 
 
 def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
     """Keyword arguments of `runtime.plan.plan`."""
     from genmote.device.sizes import parse_bytes
     from genmote.runtime.footprint import INTERPRETER_BYTES
-    from genmote.runtime.plan import TYPICAL_PROMPT
+    from genmote.runtime.plan_speed import TYPICAL_PROMPT
     from genmote.runtime.threads import default_threads
 
     memory = None if settings.memory is None else parse_bytes(settings.memory, what="memory")
@@ -150,6 +165,51 @@ def asked_for(settings: Settings, device: Profile | None) -> dict[str, Any]:
         "prompt_tokens": TYPICAL_PROMPT if settings.prompt_tokens is None else settings.prompt_tokens,
         "interpreter": INTERPRETER_BYTES,
     }
+
+
+def within_limit(
+    file: ModelFile, machine: Machine, asked: dict[str, Any], limit: tuple[int, str] | None
+) -> dict[str, Any]:
+    """What changes of the settings because this process may have only so much: the budget, where none was given and
+    the model would take more. Raises SpecError for a budget beyond it."""
+    from genmote.runtime.plan import plan
+
+    if limit is None:
+        return {}
+    most, whose = limit
+    memory = asked["memory"]
+    if memory is not None and memory > most + ROUNDED:
+        raise SpecError(
+            f"memory={size(memory)}: this process may use {size(most)} here ({whose}): leave --memory out, or name "
+            "with --device where it will run"
+        )
+    if memory is not None or (whole := plan(file, machine=machine, **asked).predicted_bytes) <= most:
+        return {}
+    note(
+        f"plan: this process may use {size(most)} here ({whose}), which is the budget of this plan: run it with "
+        f"--memory, without which it would take {size(whole)}"
+    )
+    return {"memory": most}
+
+
+def conversation(file: ModelFile, machine: Machine, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a conversation takes more, the chat template's engine, and whether it still fits; None where the model has
+    no template."""
+    from genmote.models.chat import MEMORY_BYTES
+    from genmote.runtime.plan import plan
+
+    if "tokenizer.chat_template" not in file.metadata:
+        return None
+    told: dict[str, Any] = {"more_bytes": MEMORY_BYTES}
+    try:
+        made = plan(file, machine=machine, **asked | {"beside": MEMORY_BYTES})
+    except BudgetError as fault:
+        return told | {"fits": False, "least_bytes": fault.least_bytes}
+    return told | {"fits": True, "context": made.context, **short_values(made)}
+
+
+def told_limit(limit: tuple[int, str] | None) -> dict[str, Any]:
+    return {} if limit is None else {"limit_bytes": limit[0], "limit_of": limit[1]}
 
 
 def adapter_bytes(file: ModelFile, settings: Settings) -> int:
@@ -227,6 +287,29 @@ def what_helps(
     return found, advice.boards(file, profiles, deadline=deadline, within=within, **asked)
 
 
+def needed_at_least(file: ModelFile, machine: Machine, asked: dict[str, Any], deadline: Deadline | None) -> str:
+    """What is needed where no setting and no board does, in words. More memory makes a deadline only where weights are
+    read from storage for lack of it."""
+    from genmote.runtime.advice import seconds
+    from genmote.runtime.plan import plan
+
+    memory = ": more memory, or a smaller model, is needed"
+    if deadline is None:
+        return memory
+    try:
+        own = plan(file, machine=machine, **asked)
+    except BudgetError:
+        return memory
+    held = asked | {"memory": None, "context": own.context}
+    if deadline.met(plan(file, machine=machine, **held)):
+        return memory
+    least = plan(file, machine=machine, **held | {"prompt_tokens": 1}).expected
+    even = ""
+    if deadline.latency_s is not None and least is not None and least.first_token_s > deadline.latency_s:
+        even = f", even a prompt of one token takes {seconds(least.first_token_s)}"
+    return f"{even}: a faster machine, or a smaller model, is needed"
+
+
 def refused(
     settings: Settings,
     reason: str,
@@ -255,81 +338,6 @@ def short_values(made: Plan) -> dict[str, Any]:
         "full_decode_tokens_per_s": None if speed is None else speed.full_decode_tokens_per_s,
         "first_token_s": None if speed is None else speed.first_token_s,
     }
-
-
-def help_text(helps: list[Option], others: list[tuple[str, Plan]], head: str = "what would do") -> str:
-    """What would do, as a table."""
-    rows = [[head, "memory", "writes", "context full", "first token after"]]
-    for what, made in [(option.what, option.plan) for option in helps] + [
-        (f"--device {name}", made) for name, made in others
-    ]:
-        rows.append([what, size(made.predicted_bytes), *speeds(made)])
-    if len(rows) == 1:
-        return "No setting and no known board does so: more memory, or a smaller model, is needed."
-    return columns(rows)
-
-
-def speeds(made: Plan) -> list[str]:
-    from genmote.runtime.advice import rate, seconds
-
-    speed = made.expected
-    if speed is None:
-        return ["", "", ""]
-    writes = [f"{rate(each)} tokens/s" for each in (speed.decode_tokens_per_s, speed.full_decode_tokens_per_s)]
-    return [*writes, seconds(speed.first_token_s)]
-
-
-def report(settings: Settings, made: Plan, chosen: Option | None) -> str:
-    """The plan for people: the bar, the parts, the speeds, what was given up."""
-    from genmote.runtime.advice import rate, seconds
-    from genmote.runtime.budget_picture import PARTS, bar
-
-    where = f"on {made.expected.source}" if made.expected is not None else ""
-    within = f"{size(made.predicted_bytes)} of memory"
-    if made.budget_bytes is not None:
-        within = f"{size(made.predicted_bytes)} of {size(made.budget_bytes)}"
-    lines = [f"{made.model} {where}, {made.context} tokens of context: {within}", "", bar(made), ""]
-    rows = []
-    for name, (letter, told, _) in PARTS.items():
-        if made.parts[name]:
-            rows.append([f"  {letter}", told, f"{size(made.parts[name]):>9}", detail(name, made)])
-    if made.budget_bytes is not None:
-        rows.append(["  .", "free", f"{size(made.budget_bytes - made.predicted_bytes):>9}", ""])
-    lines.append(columns(rows))
-    speed, threads = made.expected, f"{made.threads} thread{'s' * (made.threads != 1)}"
-    if speed is not None:
-        lines += [
-            "",
-            f"  expected  writes {rate(speed.decode_tokens_per_s)} tokens/s at the beginning (waits for {speed.bound})"
-            f", {rate(speed.full_decode_tokens_per_s)} with the context full ({speed.full_bound})",
-            f"            reads {rate(speed.prefill_tokens_per_s)} tokens/s; first token of "
-            f"{speed.prompt_tokens} after {seconds(speed.first_token_s)}"
-            + (f", of {made.context} after {seconds(speed.full_first_token_s)}" * (made.context > speed.prompt_tokens)),
-            f"            by the figures of {speed.source} and {threads}; not measured",
-        ]
-    if chosen is not None:
-        pace = deadline_of(settings)
-        judged = f", the pace {pace.judged_at(made)}" if pace is not None and pace.pace is not None else ""
-        lines.append(f"  chosen    {chosen.what}: the least that meets the deadline{judged}")
-    lines += [f"  {'given up' if not number else '':<8}  {step}" for number, step in enumerate(made.steps)]
-    if made.lossy:
-        lines.append(
-            "            what is stored in fewer bits or not kept changes the text: genmote eval kv says how much"
-        )
-    return "\n".join(lines)
-
-
-def detail(name: str, made: Plan) -> str:
-    """What a part is made of, in a few words."""
-    if name == "weights":
-        types = sorted(made.weights_by_type.items(), key=lambda item: -item[1])
-        return ", ".join(f"{kind} {size(count)}" for kind, count in types[:3]) + " in the file"
-    if name == "ring":
-        return f"up to {size(made.streamed_bytes)} are read through it in each pass"
-    if name == "kv":
-        kept = f"{made.kv_tokens} rows a layer, kept by {made.evict}" if made.evict else f"{made.context} tokens"
-        return f"{made.kv}, {kept}" + (f", {made.sessions} texts" if made.sessions > 1 else "")
-    return f"{made.chunk_rows} tokens of a prompt at once" if name == "activations" else ""
 
 
 def picture(settings: Settings, file: ModelFile, made: Plan, asked: dict[str, Any]) -> str:
@@ -369,24 +377,3 @@ def expecting(file: ModelFile, machine: Machine, asked: dict[str, Any], measured
         return plan(file, machine=machine, **asked | {"prompt_tokens": measured["prompt_tokens"]})
     except BudgetError:
         return None
-
-
-def comparison(made: Plan, measured: dict[str, Any]) -> str:
-    """Predicted beside measured."""
-    from genmote.device.energy import Energy
-
-    peak = measured["peak_rss_bytes"]
-    rows = [["", "predicted", "measured", "ratio"]]
-    rows.append(["peak memory", size(made.predicted_bytes), size(peak), f"{made.predicted_bytes / peak:.3f}"])
-    group = measured.get("group_peak_bytes")
-    if group:
-        rows.append(["  as the control group counts", "", size(group), f"{made.predicted_bytes / group:.3f}"])
-    if made.expected is not None:
-        for label, key in (("writing, tokens/s", "decode_tokens_per_s"), ("reading, tokens/s", "prefill_tokens_per_s")):
-            expected, real = getattr(made.expected, key), measured[key]
-            rows.append([label, f"{expected:.1f}", f"{real:.1f}", f"{expected / real:.2f}" if real else ""])
-    read, written = (
-        "unknown" if measured[key] is None else size(measured[key]) for key in ("read_bytes", "written_bytes")
-    )
-    spent = Energy(measured.get("energy_j"), measured["energy"], measured["energy_of"])
-    return columns(rows) + f"\ndisk read {read}, written {written}, {spent}\n{measured['how']}"

@@ -244,6 +244,13 @@ def memory(root: Path = Path("/")) -> Memory | None:
     return Memory(*min(found)) if found else None
 
 
+def most_memory(root: Path = Path("/")) -> tuple[int, str] | None:
+    """(bytes, whose limit that is): what this process may have at most, however little is used now: the machine's
+    memory, or the smallest limit of the control groups that it is in. None where nothing tells."""
+    found = [(limit, whose) for _, limit, whose in _limits(root, _memory_groups(root))]
+    return min(found, key=lambda each: each[0]) if found else None
+
+
 def _limits(root: Path, groups: Iterable[_Group]) -> list[tuple[int, int, str]]:
     """(bytes left, limit, whose) of the machine and of each group that has a limit."""
     machine = _table(root / "proc/meminfo")

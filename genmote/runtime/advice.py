@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genmote.errors import BudgetError, SpecError
 from genmote.ops.cache import KINDS
 from genmote.runtime.footprint import weights
-from genmote.runtime.plan import Plan, fewer_rows, plan
+from genmote.runtime.plan import SHORTER, Plan, fewer_rows, plan
 from genmote.runtime.roofline import Machine
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile
 
 TYPES = ("Q8_0", "Q6_K", "Q5_0", "Q4_0", "Q3_K", "Q2_K")  # from most to fewest bits
-CONTEXTS = (8192, 4096, 2048, 1024, 512, 256)
-SHORTEST_PROMPT = 8  # tokens
 NOTABLE = 1.25  # times as fast: worth telling
 
 
@@ -48,8 +46,8 @@ class Deadline:
         told = []
         if self.latency_s is not None and speed.first_token_s > self.latency_s:
             told.append(
-                f"the first of {speed.prompt_tokens} tokens' answer is expected after {seconds(speed.first_token_s)}, "
-                f"wanted {seconds(self.latency_s)}"
+                f"after a prompt of {speed.prompt_tokens} tokens the answer is expected to begin in "
+                f"{seconds(speed.first_token_s)}, wanted {seconds(self.latency_s)}"
             )
         slowest = speed.full_decode_tokens_per_s if self.whole_context else speed.text_decode_tokens_per_s
         if self.pace is not None and slowest < self.pace:
@@ -135,11 +133,17 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
     if settings.get("evict") is None and settings.get("kv_tokens") is None:
         for rows in fewer_rows(context):
             yield f"--kv-tokens {rows}", {"kv_tokens": rows}
-    for shorter in CONTEXTS:
+    else:
+        yield "--evict window", {"evict": "window"}
+        for shorter in SHORTER:
+            if shorter < context:
+                change = {"context": shorter, "evict": None, "kv_tokens": None}
+                yield f"--context {shorter} and no eviction", change
+    for shorter in SHORTER:
         if shorter < context:
             yield f"--context {shorter}", {"context": shorter}
     for kind in kinds:
-        for shorter in CONTEXTS:
+        for shorter in SHORTER:
             if shorter < context:
                 yield f"--kv {kind} --context {shorter}", {"kv": kind, "context": shorter}
     own = weights(file).total
@@ -150,8 +154,11 @@ def _changes(file: ModelFile, settings: dict[str, Any]) -> Iterator[tuple[str, d
 
 def faster(file: ModelFile, own: Plan, *, machine: Machine, **settings: Any) -> list[Option]:
     """Changes with which a plan that reads weights from storage writes notably faster, its texts as long: fewer
-    threads, which leave their scratch memory to weights, then fewer bits and fewer rows of keys and values."""
+    threads, which leave their scratch memory to weights, then fewer bits and fewer rows of keys and values than the
+    plan has, also where "auto" chose those."""
     kept = settings | {"context": own.context}
+    if settings.get("kv") == "auto":
+        kept |= {"kv": own.kv, "evict": own.evict, "kv_tokens": own.kv_tokens}
     changes: list[tuple[str, dict[str, Any]]] = []
     if settings.get("threads") is None:
         changes += [(f"--threads {count}", {"threads": count}) for count in range(1, own.threads)]
@@ -209,7 +216,7 @@ def boards(
 
 def longest_prompt(file: ModelFile, deadline: Deadline, *, machine: Machine, **settings: Any) -> int | None:
     """The longest prompt whose first token comes in time; None where none does."""
-    low, high = SHORTEST_PROMPT, int(settings.pop("prompt_tokens"))
+    low, high = 1, int(settings.pop("prompt_tokens"))
     best = None
     while low <= high:
         middle = (low + high) // 2

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from genmote.errors import BudgetError, SpecError
 from genmote.models.config import Config, read_config
 from genmote.ops.cache import KINDS
-from genmote.runtime import footprint, roofline
+from genmote.runtime import footprint
 from genmote.runtime.evict._layers import REPEATED, SLICE
 from genmote.runtime.eviction import Eviction, eviction, lossy
-from genmote.runtime.roofline import NOMINAL, Load, Machine
+from genmote.runtime.plan_speed import RESIDENT_ROWS, TYPICAL_PROMPT, TYPICAL_TEXT, Expected, expected
+from genmote.runtime.roofline import NOMINAL, Machine
 from genmote.runtime.streaming import LEAST_RING, MOST_RING
 from genmote.runtime.threads import default_threads
 
@@ -29,34 +30,11 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile
 
 CHUNKS = (512, 256, 128, 64, 32, 16)  # rows of a prompt at once
-TYPICAL_PROMPT, TYPICAL_TEXT = 256, 64  # tokens for which the choice between memory and passes is made
-SHORTER = (1024, 512, 256)  # contexts that a refusal tries
-PIECES_TIMED = 32  # of a prompt, at most
+SHORTER = (8192, 4096, 2048, 1024, 512, 256)  # contexts that a refusal and advice try
 USUAL_CONTEXT = 2048  # what a text may take within a budget, where nobody said
-SLACK = 400  # one part in so many of the budget is left to allocators and page tables
+SLACK = 400  # one part in so many of what is used is left to allocators and page tables
 ROWS_AT_ONCE = 16  # kRowsAtOnce of native/stream.cpp
-RESIDENT_ROWS = 256  # `resident_rows` of NativeOps.cache
 LEAST_KV_TOKENS = 256  # what --kv auto leaves at least
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Speeds by the roofline of `source`: expected, not measured.
-
-    A text that grows takes memory which weights had until then, and attends to more: it is written ever more slowly.
-    """
-
-    decode_tokens_per_s: float  # right after the prompt
-    text_decode_tokens_per_s: float  # when `text_tokens` are held: the prompt and a typical answer
-    full_decode_tokens_per_s: float  # with the context full: the slowest that a text comes to
-    prefill_tokens_per_s: float
-    first_token_s: float
-    full_first_token_s: float  # of a prompt as long as the context
-    prompt_tokens: int
-    text_tokens: int
-    bound: str  # what decoding waits for after the prompt: memory, arithmetic or storage
-    full_bound: str  # and with the context full
-    source: str
 
 
 @dataclass(frozen=True)
@@ -78,10 +56,13 @@ class Plan:
     expert_bytes: int  # the cache of experts
     parts: dict[str, int]
     weights_by_type: dict[str, int]
+    load_bytes: int  # read from storage before the first token, the page cache empty; experts apart that come by need
+    first_load_bytes: int  # the same for the first load ever, which reads the model file and writes its weights re-laid
     steps: tuple[str, ...] = ()  # what was given up so that it fits, in order
     lossy: tuple[str, ...] = ()  # those of the steps, or of what was asked for, that change the text
     expected: Expected | None = None
     kv_spill: str | None = None  # the folder for rows that are not in memory between two passes
+    finding: bool = False  # whether finding out which layers look back, once, takes more than the rows of the text
 
     @property
     def predicted_bytes(self) -> int:
@@ -312,7 +293,7 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         scratch = forget.scratch_bytes(config, longest)
         if forget.layers == "retrieval":  # which layers look back is found out by a text of so many tokens
             chunk = max(chunk, min(SLICE, asked.context))
-            kv = max(kv, footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED) // asked.sessions)
+            kv = max(kv, finding_bytes(config) // asked.sessions)
     activations = footprint.activation_bytes(
         config,
         chunk,
@@ -323,14 +304,22 @@ def _fixed(asked: Question, cache: Cache, chunk: int) -> dict[str, int]:
         sessions=asked.sessions,
         steps=asked.adapters > 0,
     )
-    return {
-        "interpreter": asked.interpreter + (asked.memory or 0) // SLACK,
+    parts = {
+        "interpreter": asked.interpreter,
         "tables": asked.tables,
         "adapters": asked.adapters,
         "kv": kv * asked.sessions,
         "queries": queries * asked.sessions,
         "activations": activations + scratch,
     }
+    if asked.memory is not None:
+        parts["interpreter"] += min(asked.memory, sum(parts.values()) + asked.weights.total) // SLACK
+    return parts
+
+
+def finding_bytes(config: Config) -> int:
+    """Keys, values and queries of the text that tells which layers look back, before a first text is read."""
+    return footprint.kv_bytes(config, "f16", 2 * REPEATED, REPEATED)
 
 
 def spilling_bytes(config: Config, kind: str, rows: int) -> int:
@@ -384,6 +373,7 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         steps.append(f"up to {streamed / 1e6:.0f} MB of weights are read from storage in each pass")
     if experts < w.experts:
         steps.append(f"{experts / w.experts:.0%} of the experts stay in memory, the rest are read when chosen")
+    held = pinned + w.vectors + (experts if experts == w.experts else 0) + asked.tables + asked.adapters
     made = Plan(
         model=asked.name,
         budget_bytes=asked.memory,
@@ -400,11 +390,20 @@ def _arranged(asked: Question, cache: Cache, chunk: int) -> Plan | None:
         expert_bytes=experts,
         parts=parts,
         weights_by_type=w.by_type,
+        load_bytes=held,
+        first_load_bytes=held + 2 * (w.total + asked.tables),  # a file is about as large as what is written
         steps=(*steps, *cache.told),
         lossy=cache.told,
         kv_spill=asked.kv_spill,
+        finding=_finds(asked, cache, parts["kv"]),
     )
-    return replace(made, expected=_expected(asked, made))
+    return replace(made, expected=expected(asked, made))
+
+
+def _finds(asked: Question, cache: Cache, kv: int) -> bool:
+    """Whether `kv` bytes are those of finding out which layers look back."""
+    looks = cache.eviction is not None and cache.eviction.layers == "retrieval"
+    return looks and kv == finding_bytes(asked.config) // asked.sessions * asked.sessions
 
 
 def _least_experts(asked: Question) -> int:
@@ -428,71 +427,14 @@ def looked_up_bytes(w: footprint.Weights) -> int:
     return ROWS_AT_ONCE * (w.row_panel + 2 * footprint.PAGE)
 
 
-def load_of(asked: Question, made: Plan, rows_held: int, rows: int = 1) -> Load:
-    """What a pass of `rows` rows reads and computes when each session holds `rows_held` tokens before it."""
-    w, config = asked.weights, asked.config
-    missing = 0.0
-    if made.expert_bytes < w.experts:  # as if choices were even; real ones repeat
-        missing = (w.active - w.dense) * (1 - made.expert_bytes / w.experts)
-    most = made.kv_tokens or made.context
-    held = min(rows_held, most)
-    kv = footprint.kv_row_bytes(config, made.kv) * held
-    streamed = made.streamed_bytes
-    if streamed:  # weights have the memory that keys and values do not take yet (`streaming.Room`)
-        taken = footprint.kv_bytes(config, made.kv, min(held + rows, most))
-        streamed = max(0, streamed - max(0, made.parts["kv"] - taken * made.sessions))
-    if asked.kv_spill is not None:  # cold rows are read again in each pass
-        missing += footprint.kv_row_bytes(config, made.kv) * max(0, held - RESIDENT_ROWS)
-    attended = 2 * held * sum(config.heads) * config.head_dim  # multiply-adds: scores, and their sums
-    updates = asked.adapters // 4  # multiply-adds, were all of them float32
-    return Load(w.active + asked.adapters, kv, w.macs, w.float_macs + attended + updates, streamed + missing)
-
-
-def _read_s(asked: Question, made: Plan, prompt: int) -> float:
-    """Seconds until a prompt is read, piece by piece; of many pieces some stand for their neighbours."""
-    starts = range(0, prompt, made.chunk_rows)
-    step = -(-len(starts) // PIECES_TIMED)
-    total = 0.0
-    for at in range(0, len(starts), step):
-        group = starts[at : at + step]
-        rows = min(prompt, group[-1] + made.chunk_rows) - group[0]
-        chunk = min(made.chunk_rows, rows)
-        load = load_of(asked, made, group[len(group) // 2], chunk)
-        total += rows / chunk * roofline.pass_s(load, asked.machine, asked.threads, chunk)
-    return total
-
-
-def _expected(asked: Question, made: Plan) -> Expected | None:
-    if asked.machine is NOMINAL:
-        return None
-    prompt = asked.prompt_tokens
-    text = min(asked.context, prompt + TYPICAL_TEXT)
-    loads = [load_of(asked, made, held) for held in (prompt, text, asked.context)]
-    speeds = [asked.sessions / roofline.pass_s(x, asked.machine, asked.threads, asked.sessions) for x in loads]
-    bounds = [roofline.bound(x, asked.machine, asked.threads, asked.sessions) for x in loads]
-    read = _read_s(asked, made, prompt)
-    return Expected(
-        decode_tokens_per_s=speeds[0],
-        text_decode_tokens_per_s=speeds[1],
-        full_decode_tokens_per_s=speeds[2],
-        prefill_tokens_per_s=prompt / read,
-        first_token_s=read,
-        full_first_token_s=_read_s(asked, made, asked.context),
-        prompt_tokens=prompt,
-        text_tokens=text,
-        bound=bounds[0],
-        full_bound=bounds[2],
-        source=asked.machine.source,
-    )
-
-
 def least_bytes(asked: Question, cache: Cache) -> int:
     """The smallest budget with which `_arranged` succeeds."""
     w = asked.weights
     fixed = sum(_fixed(replace(asked, memory=None), cache, CHUNKS[-1]).values())
     beside = looked_up_bytes(w) + router_bytes(asked.config) + _least_experts(asked)
     needed = fixed + w.vectors + min(min(ring_bytes(w, 0), w.dense + w.embedding) + beside, w.total - w.vectors)
-    return needed + (needed - 1) // (SLACK - 1)  # with the part of it that is left to slack
+    # With what is left to slack: a part of the budget, or of all that the model takes.
+    return needed + min((needed - 1) // (SLACK - 1), (fixed + w.total) // SLACK)
 
 
 def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
@@ -511,6 +453,13 @@ def _refusal(asked: Question, caches: list[Cache]) -> BudgetError:
     for count in shorter:
         brief = replace(asked, context=count)
         tries[f"--context {count}"] = min(least_bytes(brief, cache) for cache in caches)
+    if (forget := caches[0].eviction) is not None:
+        simple = Cache(caches[0].kv, eviction("window", forget.rows, asked.context))
+        tries["--evict window"] = least_bytes(asked, simple)
+        for count in shorter:
+            tries[f"--context {count} and no eviction"] = least_bytes(
+                replace(asked, context=count), Cache(caches[0].kv)
+            )
     for count in shorter if may_lose else ():
         tries[f"--kv auto --context {count}"] = _least_with_auto(replace(asked, context=count))
     fits = [what for what, needed in tries.items() if needed <= memory]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
 from genmote.errors import SpecError
+from genmote.models.chat import MEMORY_BYTES
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 
 
@@ -24,6 +29,7 @@ def test_a_device_with_room(genmote, model):
     assert "m.gguf on Raspberry Pi Zero 2 W, 256 tokens of context:" in ran.out
     assert "of 335.5 MB" in ran.out and "not measured" in ran.out and "tokens/s at the beginning (waits for" in ran.out
     assert "with the context full" in ran.out
+    assert re.search(r"\n  loading   \d+ ms \([\d.]+ MB from storage\), the first time ever \d+ ms \(", ran.out)
     rows = [line for line in ran.out.splitlines() if line.startswith("  W")]
     assert rows and "weights" in rows[0] and "Q8_0" in rows[0]
 
@@ -38,6 +44,53 @@ def test_more_than_a_device_leaves_to_a_program_is_told(genmote, model):
     ran = genmote("plan", model, "--device", "pi-zero-2w", "--memory", "400MB")
     told = "plan: 400MB is more than the 335.5 MB that the system of Raspberry Pi Zero 2 W leaves to one program\n"
     assert ran.status == 0 and ran.err == told
+
+
+def test_no_more_is_planned_than_this_process_may_use(genmote, model, monkeypatch):
+    """Its control group's limit, or this machine's memory; another device's plan has nothing to do with it."""
+    allowed = lambda most: monkeypatch.setattr("genmote.device.sensors.most_memory", lambda: (most, "group /x"))  # noqa: E731
+    allowed(300_000_000)
+    ran = genmote("plan", model, "--context", "256")
+    assert "of memory (this process may use 300.0 MB: group /x)" in ran.out and "may use" not in ran.err
+    values = genmote("plan", model, "--json").json
+    assert (values["limit_bytes"], values["limit_of"], values["budget_bytes"]) == (300_000_000, "group /x", None)
+    whole = values["predicted_bytes"]
+    allowed(whole - 1_000_000)
+    ran = genmote("plan", model, "--context", "256")
+    assert f" of {(whole - 1_000_000) / 1e6:.1f} MB" in ran.out
+    assert re.search(r"plan: this process may use .* \(group /x\), which is the budget of this plan: run it", ran.err)
+    assert genmote("plan", model, "--json").json["budget_bytes"] == whole - 1_000_000
+    ran = genmote("plan", model, "--memory", "5GB")
+    assert (
+        ran.status == 2 and "memory=5.0 GB: this process may use" in ran.err and "name with --device where" in ran.err
+    )
+    assert genmote("plan", model, "--memory", str(whole - 990_000)).status == 0, "groups count in whole pages"
+    assert genmote("plan", model, "--memory", "300MB", "--device", "pi-zero-2w").status == 0
+    allowed(1_000_000)
+    assert genmote("plan", model, "--json").json["limit_bytes"] == 1_000_000
+
+
+def test_what_a_conversation_takes_more_is_told(genmote, model, tmp_path):
+    """By what `genmote chat` plans: the same least."""
+    words = ["plan", model, "--context", "64"]
+    whole = genmote(*words, "--json").json
+    assert whole["chat"]["predicted_bytes"] == whole["predicted_bytes"] + MEMORY_BYTES
+    assert "  chat      the engine of its template takes 6.3 MB more: " in genmote(*words).out
+    roomy = str(whole["predicted_bytes"] + 8_000_000)
+    assert "takes 6.3 MB more: fits\n" in genmote(*words, "--memory", roomy).out
+    tight = ["--memory", str(whole["predicted_bytes"] + 1_000_000)]
+    ran, values = genmote(*words, *tight), genmote(*words, *tight, "--json").json["chat"]
+    assert ran.status == 0 and values["fits"] is False
+    told = f"does not fit, the least is {-(-values['least_bytes'] // 1_000_000)} MB"
+    assert told in ran.out
+    again = genmote(*words, "--memory", str(values["least_bytes"]), "--json").json
+    assert again["chat"]["fits"] and again["chat"]["context"] == 64
+    file = ModelFile.open(model)
+    metadata = {name: value for name, value in file.typed_metadata().items() if "template" not in name}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(tmp_path / "bare.gguf", metadata, tensors)
+    bare = genmote("plan", str(tmp_path / "bare.gguf"), "--context", "64", "--json").json
+    assert bare["fits"] and "chat" not in bare
 
 
 def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
@@ -56,6 +109,13 @@ def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
 def test_sinks_that_fill_all_rows_are_refused(genmote, model):
     ran = genmote("plan", model, "--evict", "window:sinks=999", "--kv-tokens", "64")
     assert ran.status == 2 and "always keeps the first 999 rows" in ran.err
+
+
+def test_keys_and_values_that_only_find_out_are_told(genmote, model):
+    words = ["plan", model, "--device", "pi-zero-2w", "--context", "256", "--kv-tokens", "64"]
+    told = "f16, 64 rows a layer, kept by expected+retrieval; before, 256 in f16 to find out which layers look back\n"
+    assert told in genmote(*words).out
+    assert "f16, 64 rows a layer, kept by window\n" in genmote(*words, "--evict", "window").out
 
 
 def test_json_holds_all_of_it(genmote, model):
@@ -107,11 +167,43 @@ def test_a_deadline_that_nothing_meets(genmote, model):
         "plan", model, "--device", "pi-zero-2w", "--latency", "1ms", "--prompt-tokens", "200", "--context", "256"
     )
     assert ran.status == 2 and ran.err.count("\n") == 1
-    assert "on Raspberry Pi Zero 2 W: the first of 200 tokens' answer is expected after" in ran.err
+    assert "on Raspberry Pi Zero 2 W: after a prompt of 200 tokens the answer is expected to begin in" in ran.err
     assert "a prompt of at most" in ran.out or "--device phone-2024" in ran.out
     ran = genmote("plan", model, "--device", "pi-zero-2w", "--pace", "1e9")
     assert ran.status == 2
-    assert "No setting and no known board does so: more memory, or a smaller model, is needed." in ran.out
+    assert "No setting and no known board does so: a faster machine, or a smaller model, is needed." in ran.out
+    ran = genmote("plan", model, "--device", "pi-zero-2w", "--latency", "0.001ms")
+    assert re.search(r"does so, even a prompt of one token takes \d+ m?s: a faster machine, or a smaller", ran.out)
+
+
+def test_memory_is_advised_for_a_deadline_only_where_it_helps(model, monkeypatch):
+    """Where weights are read from storage for lack of it."""
+    from genmote.cli.plan import needed_at_least
+    from genmote.runtime.advice import Deadline
+    from genmote.runtime.plan import plan
+    from genmote.runtime.roofline import Machine
+
+    file, board = ModelFile.open(model), Machine(4e9, 2e9, 30e9, 15e9, 1e6, 4, "a slow card")
+    asked = {"memory": None, "context": 64, "prompt_tokens": 16, "interpreter": 40 << 20}
+    whole = plan(file, machine=board, **asked)
+    deadline = Deadline(pace=whole.expected.full_decode_tokens_per_s * 0.9)
+    monkeypatch.setattr("genmote.runtime.plan.LEAST_RING", 10_000)
+    tight = asked | {"memory": whole.predicted_bytes - whole.parts["activations"]}
+    assert plan(file, machine=board, **tight).streamed_bytes
+    assert needed_at_least(file, board, tight, deadline) == ": more memory, or a smaller model, is needed"
+    assert needed_at_least(file, board, tight, Deadline(pace=1e9)).startswith(": a faster machine")
+    assert needed_at_least(file, board, tight | {"memory": 1_000_000}, deadline).startswith(": more memory")
+    assert needed_at_least(file, board, tight, None).startswith(": more memory")
+
+
+def test_the_reason_comes_before_what_would_do(model, own_home):
+    """In the one stream that a terminal shows; and once."""
+    words = [sys.executable, "-m", "genmote.cli", "plan", model, "--device", "pi-zero-2w", "--memory", "5MB"]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 2 and len(lines) == 2
+    assert lines[0].startswith("genmote plan: m.gguf does not fit 5 MB: ")
+    assert lines[1] == "No setting and no known board does so: more memory, or a smaller model, is needed."
 
 
 def test_the_picture_is_written(genmote, model, tmp_path):

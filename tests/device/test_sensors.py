@@ -15,7 +15,7 @@ import pytest
 
 from genmote.device import jail
 from genmote.device.cgroup import Limits
-from genmote.device.sensors import Battery, Heat, Sensors
+from genmote.device.sensors import Battery, Heat, Sensors, most_memory
 
 MIB = 1 << 20
 Write = Callable[[dict[str, str]], Path]
@@ -85,6 +85,25 @@ def test_memory_left_is_that_of_the_tightest_limit_above(tree: Write, tmp_path: 
     tree(meminfo(1_000))
     memory = Sensors(root).read().memory
     assert memory is not None and (memory.left_bytes, memory.of) == (1_024_000, "this machine")
+
+
+def test_the_most_that_a_process_may_have_is_the_smallest_limit(tree: Write, tmp_path: Path) -> None:
+    """However much of it is left: `outer` has less left, `inner` allows less."""
+    root = tree(
+        {
+            "proc/meminfo": "MemTotal: 2048000 kB\nMemAvailable: 1000 kB\n",
+            "proc/self/cgroup": "0::/outer/inner\n",
+            "proc/self/mountinfo": f"31 24 0:26 / {tmp_path}/cgroup rw - cgroup2 cgroup2 rw\n",
+            "cgroup/outer/memory.max": str(100 * MIB),
+            "cgroup/outer/memory.current": str(100 * MIB),
+            "cgroup/outer/inner/memory.max": str(80 * MIB),
+            "cgroup/outer/inner/memory.current": "0",
+        }
+    )
+    assert most_memory(root) == (80 * MIB, "control group /outer/inner")
+    tree(dict.fromkeys(("cgroup/outer/memory.max", "cgroup/outer/inner/memory.max"), "max"))
+    assert most_memory(root) == (2048000 * 1024, "this machine")
+    assert most_memory(tmp_path / "nothing") is None
 
 
 def test_memory_of_version_1(tree: Write, tmp_path: Path) -> None:

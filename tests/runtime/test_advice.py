@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_a_deadline_tells_what_is_missed(model):
     told = Deadline(speed.first_token_s / 2, speed.decode_tokens_per_s * 2).missed(made)
     assert len(told) == 2
     assert (
-        "the first of 64 tokens' answer is expected after" in told[0]
+        "after a prompt of 64 tokens the answer is expected to begin in" in told[0]
         and "tokens/s are expected with the context of 128 tokens full, wanted" in told[1]
     )
     brief = plan(model, machine=BOARD, **asked(context=256))  # 64 tokens of prompt, 64 of an answer
@@ -62,7 +64,7 @@ def test_the_least_threads_that_meet_it(model):
 def test_fewer_bits_only_where_threads_do_not_do(model):
     own = plan(model, machine=BOARD, **asked()).expected.full_decode_tokens_per_s
     small = plan(model, machine=BOARD, stored_as="Q2_K", **asked()).expected.full_decode_tokens_per_s
-    assert small > own * 1.2
+    assert small > own * 1.1
     wanted = (own + small) / 2
     found = advice.choose(model, Deadline(pace=wanted), machine=BOARD, **asked())
     assert found.settings["stored_as"] is not None and "the model stored as" in found.what
@@ -86,14 +88,15 @@ def test_with_auto_rows_go_where_fewer_bits_do_not_do(model, monkeypatch):
     from genmote.cli.plan import planned
 
     monkeypatch.setattr("genmote.runtime.plan.LEAST_KV_TOKENS", 32)
+    board = replace(BOARD, float_ops_s=1e15)  # choosing which rows go takes no time, and memory is what one waits for
     settings = asked(context=256, prompt_tokens=256, kv="auto", threads=2)
-    few = plan(model, machine=BOARD, **settings | {"kv": "int4", "kv_tokens": 64})
-    all_rows = plan(model, machine=BOARD, **settings | {"kv": "int4"})
+    few = plan(model, machine=board, **settings | {"kv": "int4", "kv_tokens": 64})
+    all_rows = plan(model, machine=board, **settings | {"kv": "int4"})
     pace = few.expected.decode_tokens_per_s
     assert all_rows.expected.decode_tokens_per_s < pace
-    assert "--kv-tokens 64" in advice.choose(model, Deadline(pace=pace * 0.999), machine=BOARD, **settings).what
+    assert "--kv-tokens 64" in advice.choose(model, Deadline(pace=pace * 0.999), machine=board, **settings).what
     monkeypatch.setattr(advice, "choose", lambda *args, **settings: None)
-    found, chosen = planned(model, BOARD, settings, Deadline(pace=1e-3))
+    found, chosen = planned(model, board, settings, Deadline(pace=1e-3))
     assert chosen is None and Deadline(pace=1e-3).met(found), "what was asked for meets it: nothing is refused"
 
 
@@ -129,9 +132,11 @@ def test_the_longest_prompt_in_time(model):
     whole = plan(model, machine=BOARD, **settings).expected.first_token_s
     deadline = Deadline(whole / 2)
     best = advice.longest_prompt(model, deadline, machine=BOARD, **settings)
-    assert 8 <= best < 200
+    assert 1 <= best < 200
     assert deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best}))
     assert not deadline.met(plan(model, machine=BOARD, **settings | {"prompt_tokens": best + 1}))
+    short = plan(model, machine=BOARD, **settings | {"prompt_tokens": 3}).expected.first_token_s
+    assert advice.longest_prompt(model, Deadline(short), machine=BOARD, **settings) >= 3, "few tokens are a prompt too"
     assert advice.longest_prompt(model, Deadline(1e-9), machine=BOARD, **settings) is None
 
 
@@ -158,6 +163,17 @@ def test_a_context_that_a_change_brings_is_told(long_texts):
     assert found[("kv",)].plan.context > 4096
 
 
+def test_where_rows_are_evicted_a_simpler_way_and_none_are_tried(long_texts):
+    settings = asked(context=4096, kv="int4", kv_tokens=64, memory=plan(long_texts, context=256, interpreter=BASE))
+    settings["memory"] = settings["memory"].predicted_bytes + 100_000
+    found = {option.what: option for option in advice.fitting(long_texts, machine=BOARD, **settings)}
+    assert found["--evict window"].plan.evict == "window" and found["--evict window"].plan.kv_tokens == 64
+    whole = next(option for what, option in found.items() if what.endswith(" and no eviction"))
+    assert whole.plan.evict is None and whole.plan.context < 4096
+    told = {what for what in found if "--kv-tokens" in what}
+    assert not told, "that was given"
+
+
 def test_what_writes_faster_does_and_keeps_the_context(long_texts, monkeypatch):
     """Where weights are read from storage."""
     monkeypatch.setattr("genmote.runtime.plan.LEAST_RING", 10_000)
@@ -174,3 +190,5 @@ def test_what_writes_faster_does_and_keeps_the_context(long_texts, monkeypatch):
             getattr(after, each) / getattr(before, each) for each in ("decode_tokens_per_s", "full_decode_tokens_per_s")
         ]
         assert max(gains) >= 1.25
+    auto = advice.faster(long_texts, own, machine=BOARD, **settings | {"kv": "auto"})
+    assert [option.what for option in auto] == [option.what for option in found], "f16 stays, so the same is faster"
