@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from genmote.compress import calibration
 from genmote.compress.recipe import Recipe, need_torch, step_name
 from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
-from genmote.errors import SpecError, UserError
+from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import check_target
@@ -95,8 +95,6 @@ def begin(
     """The model's file, and the path of the output, both found fit for it."""
     need_torch()
     path, target = resolve(model, progress=progress), Path(out)
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"{target}: {target.absolute().parent} is no folder; make it first")
     source = ModelFile.open(path)
     check_target(target, path)
     return source, target

@@ -27,8 +27,8 @@ def damped(hessian: Tensor, damp: float, ridge: float = 0.0) -> Tensor:
     nothing ever came in.
 
     The ridge tells how far what is off the diagonal is believed: of some ten thousand rows of one kind of text many
-    correlations are chance, or that text's alone (shrinkage to the diagonal: Ledoit and Wolf 2004,
-    doi 10.1016/S0047-259X(03)00096-4)."""
+    correlations are chance, or that text's alone (shrinkage to the diagonal: Schäfer and
+    Strimmer 2005, doi 10.2202/1544-6115.1175)."""
     diagonal = hessian.diagonal()
     add = damp * float(diagonal.mean())
     return hessian + torch.diag(ridge * diagonal + (add if add > 0 else 1.0))

@@ -30,15 +30,18 @@ _IDS = {kind.dtype: type_id for type_id, kind in VALUE_TYPES.items() if kind.dty
 
 
 def check_target(target: str | os.PathLike[str], source: Path) -> None:
-    """Raise UserError where a model made of `source` would take its place, or that of something that is no file."""
+    """Raise UserError where a model made of `source` would take its place, or that of something that is no file, or
+    would have no folder to be in."""
     if Path(target).exists() and Path(target).samefile(source):
         raise UserError(f"{target} is the model itself; name another file")
     try:
-        home.target(target)
+        folder = home.target(target).parent
     except IsADirectoryError:
         raise UserError(f"{target} is a folder; name the file to write in it") from None
     except OSError as fault:
         raise UserError(f"{target} cannot be written ({fault.strerror}); name another file") from None
+    if not folder.is_dir():
+        raise UserError(f"{target}: {folder} is no folder; make it first")
 
 
 def write_gguf(

@@ -87,6 +87,9 @@ def pass_s(load: Load, machine: Machine, threads: int, rows: int = 1) -> float:
 def bound(load: Load, machine: Machine, threads: int, rows: int = 1) -> str:
     """What a pass waits for most: "storage", "arithmetic", "memory" or "operations", which is their start."""
     each = _each_s(load, machine, threads, rows)
+    storage = each.pop("storage")
+    if storage >= max(each["memory"], each["arithmetic"]) + each["operations"]:
+        return "storage"
     return max(each, key=lambda name: each[name])
 
 

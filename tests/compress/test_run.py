@@ -334,8 +334,9 @@ def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_hom
         ({"step": [{"use": "gptq", "type": "Q9"}]}, "tensor type 'Q9' is unknown"),
         ({"step": [{"use": "gptq", "type": "I8"}]}, "I8: weights cannot be stored so"),
         (
-            {"step": [{"use": "gptq", "damp": 0, "ridge": -1, "sweeps": -1}]},
-            "damp=0: use more than 0, such as 0.01; ridge=-1: use 0 or more, such as 0.1; sweeps=-1: use 0 or more",
+            {"step": [{"use": "gptq", "damp": 0, "ridge": -1, "hold": -2, "sweeps": -1}]},
+            "damp=0: use more than 0, such as 0.01; ridge=-1: use 0 or more, such as 0.1; "
+            "hold=-2: use 0 or more, such as 0.1; sweeps=-1: use 0 or more",
         ),
         ({"step": [{"use": "rtn", "types": ["Q4_0"]}]}, "types='Q4_0': write PATTERN=TYPE"),
         ({"steps": []}, "steps is no part of a recipe"),
@@ -367,6 +368,9 @@ def test_outputs_that_cannot_be(llama: Path, tmp_path: Path) -> None:
     recipe = Recipe((Rtn(),))
     with pytest.raises(UserError, match="is no folder; make it first"):
         compress(llama, tmp_path / "none" / "out.gguf", recipe)
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "none" / "out.gguf")
+    with pytest.raises(UserError, match="link.gguf: .*none is no folder; make it first"):
+        compress(llama, tmp_path / "link.gguf", recipe)
     with pytest.raises(UserError, match="is a folder; name the file to write in it"):
         compress(llama, tmp_path, recipe)
     with pytest.raises(UserError, match="is the model itself; name another file"):

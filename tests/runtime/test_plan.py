@@ -16,7 +16,7 @@ from genmote.errors import BudgetError, ModelFileError, OpsError, SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model, shape_names
-from genmote.runtime import footprint
+from genmote.runtime import footprint, roofline
 from genmote.runtime.plan import plan
 from genmote.runtime.roofline import Machine
 
@@ -325,6 +325,19 @@ def test_what_a_load_reads_is_what_a_plan_says(tmp_path, monkeypatch):
         assert engine.streaming.pinned_bytes == pytest.approx(told.load_bytes - beside, rel=0.05)  # pages
     written = packed.path_of(file).stat().st_size
     assert told.first_load_bytes - told.load_bytes == pytest.approx(file.nbytes + written, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("storage_s", "told"), [(6e-3, "memory"), (12e-3, "storage")], ids=["read beside", "read last"]
+)
+def test_storage_bounds_a_pass_where_all_else_is_done_before(storage_s: float, told: str) -> None:
+    """Reading goes on beside the rest: 6 ms of it are not waited for where memory and starting take 5.1 and 5 ms."""
+    machine = Machine(10e9, 10e9, 1e12, roofline.CORE_FLOAT_OPS_S, 1e9, 1, "a machine")
+    streamed = storage_s * 1e9 * roofline.STORAGE_SHARE
+    moved = 5.1e-3 * 10e9 * roofline.MEMORY_SHARE
+    load = roofline.Load(moved - streamed, 0.0, 0.0, 0.0, streamed, 5e-3 / machine.operation_s)
+    assert roofline.bound(load, machine, 1) == told
+    assert roofline.pass_s(load, machine, 1) == pytest.approx(max(10.1e-3, storage_s))
 
 
 def test_starting_operations_bounds_a_small_model(tmp_path):
