@@ -129,9 +129,15 @@ def test_the_peers_importance_matrix_reads_the_text_that_we_learn_from(
     monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 32, 0, None))
     monkeypatch.setattr(bench, "peer", lambda name: type("P", (), {"program": staticmethod(lambda name: name)}))
     commands: list[list[str]] = []
-    monkeypatch.setattr(process, "run", lambda command, **_: commands.append(command))
+
+    def run(command: list[str], **_: object) -> None:
+        commands.append(command)
+        Path(command[command.index("-o") + 1]).write_bytes(b"a matrix")
+
+    monkeypatch.setattr(process, "run", run)
     text = sides.own_text(bench, str(model))
-    sides.importance(bench, str(model))
+    made = sides.importance(bench, str(model))
+    assert made.read_bytes() == b"a matrix" and not list(made.parent.glob("*.part.gguf"))
     assert commands[0][commands[0].index("-f") + 1] == str(text)
     assert len(text.read_text(encoding="utf-8")) > 100
     assert json.dumps(commands)  # plain words

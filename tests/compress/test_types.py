@@ -120,17 +120,18 @@ def test_a_large_matrix_is_solved_in_slices_of_rows_to_the_same_bytes(
     x = torch.from_numpy(rng.standard_normal((600, cols)).astype(np.float32)) * torch.arange(1, cols + 1) ** -0.5
     other = x + 0.1 * torch.from_numpy(rng.standard_normal((600, cols)).astype(np.float32))
     lack = 0.1 * torch.from_numpy(rng.standard_normal((600, rows)).astype(np.float32))
-    found = []
+    step, found = Gptq(sweeps=1), []
     for numbers in (1 << 23, 1):
         monkeypatch.setattr(gptq, "NUMBERS", numbers)
         site = Site("m", "F32", Matrix(weight.clone(), False), np.zeros(0, np.uint8))
-        Gptq(sweeps=1).quantise(site, kind, Inputs(x, other, lack))
+        step.quantise(site, kind, Inputs(x, other, lack))
         found.append(site)
     one, sliced = found
     assert np.array_equal(one.raw, sliced.raw) and torch.equal(one.weight, sliced.weight)
     inputs = Inputs(x, other, lack)
-    h = solve.damped(inputs.hessian, 0.01).double()
-    aimed = solve.target(weight, inputs.hessian, inputs.cross, 0.01, inputs.owed).double()
+    h = solve.damped(inputs.hessian, step.damp, step.ridge).double()
+    held = solve.damped(inputs.hessian, step.damp, step.hold)
+    aimed = solve.target(weight, inputs.hessian, inputs.cross, held, inputs.owed).double()
     left = one.weight.double() - aimed
     plain = float(torch.einsum("ri,ij,rj->", left, h, left) / torch.einsum("ri,ij,rj->", aimed, h, aimed))
     assert one.figures["error"] == pytest.approx(plain, rel=1e-3)
