@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from genmote.runtime.session import Session
 
 
+# Of flags that `genmote plan` has too.
+EVICT = (
+    "which rows of keys and values go, such as snapkv: see genmote eval kv (default with --kv-tokens: "
+    "expected+retrieval)"
+)
+KV_TOKENS = "rows of them that a layer may hold, or a share of the context (default with --evict: a quarter of it)"
+KV_SPILL = "folder for keys and values of old rows, where memory is short"
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineFlags:
     """The model, and what computes it."""
@@ -44,16 +53,9 @@ class ModelFlags(EngineFlags):
     kv: str | None = setting(
         "keys and values as f16, int8, int4; auto: fewer bits where --memory needs it", default=None
     )
-    evict: str | None = setting(
-        "which rows of keys and values go, such as snapkv: see genmote eval kv (default with --kv-tokens: "
-        "expected+retrieval)",
-        default=None,
-    )
-    kv_tokens: float | None = setting(
-        "rows of them that a layer may hold, or a share of the context (default with --evict: a quarter of it)",
-        default=None,
-    )
-    kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
+    evict: str | None = setting(EVICT, default=None)
+    kv_tokens: float | None = setting(KV_TOKENS, default=None)
+    kv_spill: str | None = setting(KV_SPILL, default=None)
     governor: bool = setting("watch memory, cores, heat and battery, act within bounds, tell each step", default=False)
     governor_kv: int | None = setting("tokens of keys and values the governor may cut to (lossy)", default=None)
     draft: str | None = setting("a smaller model with the same tokens, which guesses them", default=None)

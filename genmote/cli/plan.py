@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genmote.cli._model import EVICT, KV_SPILL, KV_TOKENS
 from genmote.cli._output import Bar, Output, check_place, note, save, size
 from genmote.cli._plan_text import chat_text, comparison, help_text, report
 from genmote.errors import BudgetError, SpecError
@@ -42,16 +43,9 @@ class Settings:
         "most tokens of prompt and text (default: as many as fit beside all weights, or up to 2048)", default=None
     )
     kv: str | None = setting("keys and values as f16, int8 or int4; auto: fewer bits where needed", default=None)
-    evict: str | None = setting(
-        "which rows of keys and values go, such as snapkv: see genmote eval kv (default with --kv-tokens: "
-        "expected+retrieval)",
-        default=None,
-    )
-    kv_tokens: float | None = setting(
-        "rows of them that a layer may hold, or a share of the context (default with --evict: a quarter of it)",
-        default=None,
-    )
-    kv_spill: str | None = setting("folder for keys and values of old rows, where memory is short", default=None)
+    evict: str | None = setting(EVICT, default=None)
+    kv_tokens: float | None = setting(KV_TOKENS, default=None)
+    kv_spill: str | None = setting(KV_SPILL, default=None)
     sessions: int = setting("texts at the same time", default=1)
     threads: int | None = setting("threads (default: the device's cores)", default=None)
     prompt_tokens: int | None = setting(

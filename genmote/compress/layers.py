@@ -56,9 +56,8 @@ def compress_layers(
     changing = [
         int(name.split(".")[1]) for name, info in model.file.tensors.items() if BLOCK.match(name) and step.changes(info)
     ]
-    count = min(
-        max(changing, default=-1) + 1, model.config.n_layers
-    )  # blocks after the last that changes are not even read
+    # Blocks after the last that changes are not even read.
+    count = min(max(changing, default=-1) + 1, model.config.n_layers)
     title = f"{type(step).__name__.lower()}: blocks"
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {}

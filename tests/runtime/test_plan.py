@@ -30,6 +30,15 @@ def made(tmp_path: Path, shape: str, kind: str = "q4_0") -> ModelFile:
     return ModelFile.open(tmp_path / f"{shape}.gguf")
 
 
+def with_context(folder, tokens):
+    """A tiny model that takes texts of so many tokens."""
+    file = made(folder, "tiny-llama-256")
+    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(tokens)}
+    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
+    write_gguf(folder / "long.gguf", metadata, tensors)
+    return ModelFile.open(folder / "long.gguf")
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> ModelFile:
     """A model of some 8 MB in 6 layers, so that budgets between nothing and all of it make a difference."""
@@ -193,11 +202,7 @@ def test_nothing_lossy_unless_allowed(small):
 )
 def test_texts_are_as_long_as_fits_beside_all_weights(tmp_path, settings, tokens):
     """Whatever keys and values are kept as; fewer bits of them make room for more."""
-    file = made(tmp_path, "tiny-llama-256")
-    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(1 << 17)}
-    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
-    write_gguf(tmp_path / "long.gguf", metadata, tensors)
-    file = ModelFile.open(tmp_path / "long.gguf")
+    file = with_context(tmp_path, 1 << 17)
     memory = plan(file, context=20_000, interpreter=BASE).predicted_bytes
     found = plan(file, memory=memory, interpreter=BASE, **settings)
     assert not found.streams and found.context == tokens
@@ -229,11 +234,7 @@ def test_what_helps_in_a_refusal_does_fit(small):
 
 
 def test_a_refusal_names_the_longest_context_that_fits(tmp_path):
-    file = made(tmp_path, "tiny-llama-256")
-    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(8192)}
-    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
-    write_gguf(tmp_path / "long.gguf", metadata, tensors)
-    file = ModelFile.open(tmp_path / "long.gguf")
+    file = with_context(tmp_path, 8192)
     memory = plan(file, context=5000, interpreter=BASE).predicted_bytes
     with pytest.raises(BudgetError, match=re.escape("what helps: --context 4096 (from ")):
         plan(file, memory=memory, context=8192, interpreter=BASE)
@@ -242,11 +243,7 @@ def test_a_refusal_names_the_longest_context_that_fits(tmp_path):
 
 def test_a_refusal_with_eviction_names_what_takes_less(tmp_path):
     """Finding out which layers look back can be what does not fit, whatever the text's own rows are stored as."""
-    file = made(tmp_path, "tiny-llama-256")
-    metadata = file.typed_metadata() | {"llama.context_length": np.uint32(2048)}
-    tensors = [(name, info.type, info.shape, file.raw(name)) for name, info in file.tensors.items()]
-    write_gguf(tmp_path / "long.gguf", metadata, tensors)
-    file = ModelFile.open(tmp_path / "long.gguf")
+    file = with_context(tmp_path, 2048)
     given = {"context": 2000, "kv_tokens": 64, "interpreter": BASE}
     kinds = [plan(file, kv=kind, **given) for kind in ("f16", "int4")]
     assert all(each.finding for each in kinds) and kinds[0].parts["kv"] == kinds[1].parts["kv"]
