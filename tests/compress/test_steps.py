@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from genmote.compress import Calibration, Recipe, compress
-from genmote.compress.fold import places
+from genmote.compress.block import Site
+from genmote.compress.fold import Place, places
 from genmote.compress.grid import Grid
 from genmote.compress.layers import Model
 from genmote.compress.steps.awq import Awq
@@ -21,6 +22,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
 from genmote.models.make_model import make_model
 from genmote.ops import quant, torch_ops
+from genmote.ops.torch_ops import Matrix
 from tests.compress.test_run import logits, tokens
 
 SHAPES = ["tiny-llama", "tiny-gemma3", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-mixtral"]
@@ -113,6 +115,18 @@ def test_what_follows_awq_compares_with_the_scaled_model(tmp_path: Path) -> None
         made = compress(model, tmp_path / "out.gguf", recipe)
         errors.append(float(np.square(logits(made.path, windows) - wanted).mean()))
     assert errors[1] < 3 * errors[0], errors  # 25 times with the unscaled channels
+
+
+def test_awq_tries_no_power_that_makes_numbers_too_large_for_the_type() -> None:
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    weight[0, 0] = 29.0  # GM3_32 holds no more than 30
+    site = Site("blk.0.ffn_up.weight", "F32", Matrix(weight, False), np.empty(0, np.uint8))
+    place = Place("ffn_norm", (), (site,), 64, lambda factors: factors)
+    size = torch.linspace(10, 0.1, 64)
+    factors, before, after = Awq(type="GM3_32").search(place, torch.eye(64), size)
+    assert after <= before and float((weight * factors).abs().max()) <= 30
+    with pytest.raises(SpecError, match="GM3_32 cannot hold"):
+        Awq(type="GM3_32").error(place, size / (size.max() * size.min()).sqrt(), torch.eye(64))
 
 
 def test_a_dead_channel_and_one_that_is_too_large(tmp_path: Path) -> None:
