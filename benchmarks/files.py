@@ -14,17 +14,20 @@ FOLDER = REPOSITORY / "build" / "bench-models"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a file comes to be: a named model as it is, one with another tensor type, or a shape with seeded weights."""
+    """How a file comes to be: a named model as it is, one with another tensor type, one trained further, or a shape
+    with seeded weights."""
 
     title: str
     source: str
     type_name: str | None = None
     shape: bool = False
+    tuned: bool = False
 
 
 RECIPES = {
     "smollm2-q4_1": Recipe("SmolLM2-135M Q4_1", "smollm2-135m"),
     "smollm2-q4_0": Recipe("SmolLM2-135M Q4_0", "smollm2-135m", "Q4_0"),
+    "smollm2-tuned": Recipe("SmolLM2-135M fine-tuned, F16", "smollm2-135m", "F16", tuned=True),
     "smollm2-q8_0": Recipe("SmolLM2-135M Q8_0", "smollm2-135m", "Q8_0"),
     "llama1b-q4_0": Recipe("Llama-3.2-1B shape Q4_0", "llama-3.2-1b", "Q4_0", shape=True),
     "llama7b-q4_0": Recipe("LLaMA-7B shape Q4_0", "llama-7b", "Q4_0", shape=True),
@@ -61,6 +64,10 @@ def path(name: str, folder: Path = FOLDER) -> Path:
         from genmote.models import make_model
 
         make_model.make_model(recipe.source, recipe.type_name, target, seed=SEED)
+    elif recipe.tuned:
+        from benchmarks.finetune import finetune
+
+        finetune(store.resolve(recipe.source), target)
     else:
         from genmote.models.requantise import convert_type
 

@@ -43,6 +43,7 @@ def chosen(bench: Bench, peer: Path, mix: str) -> sides.Made:
 
 def row(bench: Bench, name: str, path: Path, peer: Path) -> Row:
     ours, theirs = sides.perplexity(bench, path), sides.perplexity(bench, peer)
+    original = sides.perplexity(bench, bench.file(SOURCE))
     return Row(
         name=name,
         measure="compress_gemma",
@@ -55,8 +56,9 @@ def row(bench: Bench, name: str, path: Path, peer: Path) -> Row:
         peer=theirs,
         peer_name=f"llama-quantize with an importance matrix, {bench.peer(sides.PEER).version}",
         threads=bench.cores,
+        note="the original has these types: neither side changes it" if ours == theirs == original else "",
         details={
-            "original": sides.perplexity(bench, bench.file(SOURCE)),
+            "original": original,
             "windows": sides.windows(bench),
             "learned_windows": sides.learned(bench),
             "ours_bytes": path.stat().st_size,

@@ -48,7 +48,7 @@ def windows(bench: Bench) -> int:
 
 def learned(bench: Bench) -> int:
     """Windows of text that both sides learn from."""
-    return bench.pick(64, 16)
+    return bench.pick(32, 16)
 
 
 def recipe(name: str) -> dict[str, Any]:

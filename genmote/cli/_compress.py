@@ -40,6 +40,8 @@ class Around:
             yield "device: say what is wanted of it: --target BYTES, --pace TOKENS or both"
         if self.eval_text is not None and self.report is None:
             yield "eval_text: is what --report measures on: give that too"
+        if self.report is not None and self.report.suffix == ".json":
+            yield f"report={self.report}: is a page, beside which its figures get this name; end it in .html"
         for name in ("choices", "ray"):
             if getattr(self, name) is not None and not self.searches:
                 yield f"{name}: is for a search: give --target or --pace too"

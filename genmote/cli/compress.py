@@ -15,6 +15,7 @@ it was when the same command is given again. --text-out writes the text to a fil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from genmote.compress import Recipe
     from genmote.compress.search import Found
 
+SCRATCH_BYTES = 32 << 20  # a text's activations come and go in such pieces, a matrix's scratch in smaller ones
 BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, when it is named by itself
 
 
@@ -41,7 +43,7 @@ class Settings(Around):
     head_type: str | None = setting("type of the matrix that makes the logits (default: keep)", default=None)
     recipe: Path | None = setting("a TOML file with a list of steps, instead of --method and the types", default=None)
     text: Path | None = setting("text to learn from, UTF-8 (default: the model writes it)", default=None)
-    samples: int | None = setting("windows of text to learn from (default 64)", default=None)
+    samples: int | None = setting("windows of text to learn from (default 32)", default=None)
     seed: int | None = setting("number that fixes the text that the model writes", default=None)
     text_out: Path | None = setting("also write the text that is learned from here, for other tools", default=None)
     work: Path | None = setting("folder to keep what lies between the steps in", default=None)
@@ -63,7 +65,8 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.runtime.footprint import without_holes
 
     assert settings.model is not None
-    without_holes()  # a text's activations come and go in pieces of many megabytes
+    without_holes(SCRATCH_BYTES)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch: huge pages for what is large, where the system has them
     text_to_measure = _compress.own_text(settings)
     if settings.text_out is not None:
         check_place(settings.text_out, "--text-out")

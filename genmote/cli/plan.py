@@ -181,7 +181,7 @@ def within_limit(
         return {}
     note(
         f"plan: this process may use {size(most)} here ({whose}), which is the budget of this plan: run it with "
-        f"--memory, without which it would take {size(whole)}"
+        f"--memory {most // 1_000_000}MB, without which it would take {size(whole)}"
     )
     return {"memory": most}
 

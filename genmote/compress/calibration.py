@@ -87,7 +87,7 @@ OPENERS = (
 class Calibration:
     """Which text, and how much of it."""
 
-    windows: int = setting("windows of calibration text", default=64)
+    windows: int = setting("windows of calibration text", default=32)
     length: int = setting("tokens of a window; no more than the model's context are taken", default=512)
     seed: int = setting("number that fixes the text that the model writes", default=0)
     text: Path | None = setting("a text to calibrate on (default: the model writes it)", default=None)

@@ -43,7 +43,10 @@ class Grid:
         """The levels nearest to numbers (..., rows) of a group's columns, float32; where the scale is 0, level 0."""
         if self.offset is not None:
             x = x - self.offset[group]
-        ratio = x * self._inverse[group]
+        return self.level(x * self.inverse[group])
+
+    def level(self, ratio: Tensor) -> Tensor:
+        """The levels nearest to numbers that count in levels; `ratio` may be changed."""
         if self._even:
             return ratio.round_().clamp_(self._low, self._high)
         return self.levels[torch.bucketize(ratio, self._middles)]
@@ -108,14 +111,14 @@ class Grid:
         """Scales and offsets from what is stored, of one group or all."""
         if group is None:
             blank = torch.empty(self.cols // self.group, self.rows)
-            self.scale, self._inverse = blank, blank.clone()
+            self.scale, self.inverse = blank, blank.clone()
             self.offset = None if self.base is None else blank.clone()
             for number in range(len(blank)):
                 self._expand(number)
             return
         block = group * self.group // self.block
         self.scale[group] = self.unit[block] if self.factor is None else self.unit[block] * self.factor[group]
-        self._inverse[group] = torch.where(self.scale[group] == 0, 0.0, 1 / self.scale[group])
+        self.inverse[group] = torch.where(self.scale[group] == 0, 0.0, 1 / self.scale[group])
         if self.offset is not None and self.base is not None:
             base = self.base[block]
             self.offset[group] = base if self.base_factor is None else -(base * self.base_factor[group])

@@ -1,7 +1,7 @@
 """A recipe: what to calibrate on, and a list of steps in the order in which they are done.
 
     [calibration]
-    windows = 64
+    windows = 32
 
     [[step]]
     use = "gptq"

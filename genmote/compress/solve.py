@@ -90,11 +90,12 @@ def descend(weight_t: Tensor, hessian: Tensor, grid: Grid, codes: Tensor, sweeps
             h = hessian[own, own]
             local = slope[own].clone()
             local += h @ (_refit(grid, group, codes[own], h, local) - before)
-            for i in range(size):
-                at = group * size + i
-                now = grid.value(codes[at], group)
-                codes[at] = grid.nearest(now - local[i] / h[i, i], group)
-                local.addr_(h[i], grid.value(codes[at], group) - now)
+            local *= grid.inverse[group]  # in levels, as the codes are
+            curves = h.diagonal().tolist()
+            for now, row, line, curve in zip(codes[own], local, h, curves, strict=True):
+                best = grid.level(torch.sub(now, row, alpha=1 / curve))
+                local.addr_(line, best - now)
+                now.copy_(best)
             slope.addmm_(hessian[:, own], grid.value(codes[own], group) - before)
 
 

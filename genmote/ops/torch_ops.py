@@ -289,14 +289,21 @@ class TorchOps:
         """The last n rows' attention: q (n, H, D) over keys and values (T, Hkv, D) → (n, H*D)."""
         spec = layer.spec
         n, total = q.shape[0], keys.shape[0]
-        grouped = q.reshape(n, spec.n_kv_heads, -1, spec.head_dim)  # (n, Hkv, G, D)
-        scores = torch.einsum("nhgd,thd->hgnt", grouped, keys).float() * spec.scale
-        if spec.score_cap:
-            scores = self.soft_cap(scores, spec.score_cap)
         own = torch.arange(total - n, total, device=self.device)[:, None]  # the key row of each query row
         key = torch.arange(total, device=self.device)
-        hidden = key > own
+        shown = key <= own
         if spec.window:
-            hidden |= key <= own - spec.window
-        shares = torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1).to(values.dtype)
+            shown &= key > own - spec.window
+        if not spec.score_cap:
+            groups = spec.n_heads // spec.n_kv_heads
+            heads = (q.transpose(0, 1), *(x.transpose(0, 1).repeat_interleave(groups, 0) for x in (keys, values)))
+            triangle = n == total and not 0 < spec.window < total
+            found = F.scaled_dot_product_attention(
+                *(x[None] for x in heads), attn_mask=None if triangle else shown, is_causal=triangle, scale=spec.scale
+            )
+            return found[0].transpose(0, 1).reshape(n, -1)
+        grouped = q.reshape(n, spec.n_kv_heads, -1, spec.head_dim)  # (n, Hkv, G, D)
+        scores = torch.einsum("nhgd,thd->hgnt", grouped, keys).float() * spec.scale
+        scores = self.soft_cap(scores, spec.score_cap).masked_fill(~shown, -torch.inf)
+        shares = torch.softmax(scores, dim=-1).to(values.dtype)
         return torch.einsum("hgnt,thd->nhgd", shares, values).reshape(n, -1)

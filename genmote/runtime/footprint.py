@@ -41,7 +41,8 @@ GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cach
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
 PAGE = 4096  # what reads are aligned to
 LARGE_BYTES = 128 << 10  # what has a mapping of its own, within a budget
-_M_MMAP_THRESHOLD = -3  # of malloc.h
+TRIM_BYTES = 128 << 10  # as glibc has it by itself: what lies free at the heap's end
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 # What a pass uses together: one stage of the ring. Names are those after "blk.N.".
 STAGES = (
@@ -259,8 +260,9 @@ def resident_bytes() -> int:
         return 0
 
 
-def without_holes() -> None:
-    """From now on what is large goes back to the system as it is freed, where the C library is glibc.
+def without_holes(large: int = LARGE_BYTES) -> None:
+    """From now on pieces of `large` bytes and more go back to the system as they are freed, where the C library is
+    glibc.
 
     By itself it takes ever larger pieces from the heap, up to 32 MB once such a piece was freed. Scratch memory that
     grows with a text then leaves holes there, as resident as what is used.
@@ -268,7 +270,8 @@ def without_holes() -> None:
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, large)
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, max(large, TRIM_BYTES))
 
 
 def trim() -> None:

@@ -120,6 +120,7 @@ def test_goals_that_are_none(genmote: Any, model: Path, tmp_path: Path, words: t
     [
         (("--report", "none/r.html"), "none is no folder: make it first, or choose another --report"),
         (("--report", "r.html", "--eval-text", "none.txt"), "none.txt cannot be read"),
+        (("--report", "r.json"), "report=r.json: is a page, beside which its figures get this name; end it in .html"),
         (("--eval-text", "none.txt"), "eval_text: is what --report measures on: give that too"),
     ],
 )

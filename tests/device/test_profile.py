@@ -82,6 +82,8 @@ def faulty(path: Path, old: str, new: str) -> str:
         ('arch = "aarch64"', 'arch = "arm"', "arch='arm', wanted one of aarch64"),
         ('title = "Raspberry Pi Zero 2 W"', 'title = " "', "title is empty, wanted the device's full name"),
         ('kind = "microSD"', 'kind = "microSD"\nspeed = 3', "storage.speed is no setting"),
+        ("[memory]", "[measured]\nseconds = 0\nload = 0.1\n[memory]", "measured.seconds=0, wanted a number above 0"),
+        ("[memory]", "[measured]\nseconds = 2\nload = -1\n[memory]", "measured.load=-1, wanted a number from 0"),
         ("[power]", "[power]\nsource = ' '\n[other]", "power.source is empty, wanted where the figures are from"),
     ],
 )
