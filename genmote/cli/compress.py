@@ -66,7 +66,9 @@ def run(settings: Settings, out: Output) -> None:
 
     assert settings.model is not None
     without_holes(SCRATCH_BYTES)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch: huge pages for what is large, where the system has them
+    os.environ.setdefault(
+        "THP_MEM_ALLOC_ENABLE", "1"
+    )  # PyTorch: huge pages for what is large, where the system has them
     text_to_measure = _compress.own_text(settings)
     if settings.text_out is not None:
         check_place(settings.text_out, "--text-out")

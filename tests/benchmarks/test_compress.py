@@ -108,7 +108,7 @@ def test_a_recipe_that_is_too_large_does_not_count(bench: Bench, folder: Path, m
     def made(bench: Bench, source: str, name: str) -> sides.Made:
         return sides.Made(folder / f"{name}.gguf", 1.0, 1, {})
 
-    def row(bench: Bench, name: str, made: sides.Made, asked: float | None) -> Row:
+    def row(bench: Bench, source: str, name: str, made: sides.Made, asked: float | None) -> Row:
         return Row(name, "compress_eighty", values[made.path.stem], "x", asked, AT_MOST)
 
     monkeypatch.setattr(sides, "with_recipe", made)

@@ -73,7 +73,10 @@ class Awq(LayerStep):
         for step in range(1, self.powers + 1):
             factors = own ** (step / self.powers)
             factors = factors / (factors.max() * factors.min()).sqrt()
-            now = self.error(place, factors, hessian)
+            try:
+                now = self.error(place, factors, hessian)
+            except SpecError:  # numbers as large as that the type cannot hold
+                break
             if now < after:
                 best, after = factors, now
         return best, before, after
