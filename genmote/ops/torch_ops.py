@@ -296,10 +296,10 @@ class TorchOps:
             shown &= key > own - spec.window
         if not spec.score_cap:
             groups = spec.n_heads // spec.n_kv_heads
-            heads = (q.transpose(0, 1), *(x.transpose(0, 1).repeat_interleave(groups, 0) for x in (keys, values)))
+            k, v = (x.transpose(0, 1).repeat_interleave(groups, 0)[None] for x in (keys, values))
             triangle = n == total and not 0 < spec.window < total
             found = F.scaled_dot_product_attention(
-                *(x[None] for x in heads), attn_mask=None if triangle else shown, is_causal=triangle, scale=spec.scale
+                q.transpose(0, 1)[None], k, v, None if triangle else shown, is_causal=triangle, scale=spec.scale
             )
             return found[0].transpose(0, 1).reshape(n, -1)
         grouped = q.reshape(n, spec.n_kv_heads, -1, spec.head_dim)  # (n, Hkv, G, D)
