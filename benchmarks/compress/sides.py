@@ -2,7 +2,7 @@
 
 Everything that takes long is kept in `FOLDER` under a name that says what it depends on: ours on the recipe and on the
 code, the peer's on its command. Neither side sees any of the text that is measured on: both learn from the same text,
-which the model has written itself.
+which the model has written itself; but `round` reads more of such text than what the importance matrix is made of.
 """
 
 from __future__ import annotations
@@ -129,9 +129,11 @@ def theirs(bench: Bench, source: str, type_name: str, *options: str) -> Path:
 
 
 def perplexity(bench: Bench, model: Path, *, peer: bool = False) -> float:
-    """Of the test text, by our engine or (`peer`) by llama-perplexity; kept for each file and number of windows."""
+    """Of the test text, by our engine or (`peer`) by llama-perplexity; kept for each file, number of windows and
+    program."""
     text, count = corpus(), windows(bench)
-    name = f"{sha256(model)[:16]}-{sha256(text)[:8]}-{count}{'-peer' if peer else ''}"
+    reader = bench.peer(PEER).version if peer else engine()
+    name = f"{sha256(model)[:16]}-{sha256(text)[:8]}-{count}-{digest([reader])}"
     note = FOLDER / f"perplexity-{name}.json"
     if note.exists():
         return float(json.loads(note.read_text()))
@@ -154,6 +156,13 @@ def theirs_of(bench: Bench, model: Path, text: Path, count: int) -> float:
     sizes = ["--ctx-size", str(CONTEXT), "--chunks", str(count), "-t", str(bench.cores)]
     words = [bench.peer(PEER).program("llama-perplexity"), "-m", str(model), "-f", str(text), *sizes]
     return final_estimate(process.run(words, errors=True, timeout_s=LONG_S).output)
+
+
+def engine() -> str:
+    """Names the code that our perplexities are measured by."""
+    folders = [REPOSITORY / "genmote" / part for part in ("models", "ops", "runtime")]
+    python = [path for folder in folders for path in folder.rglob("*.py")]
+    return digest([path.read_text() for path in sorted([*python, *(REPOSITORY / "native").glob("*.*")])])
 
 
 def code() -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,22 @@ class Around:
                     yield f"{name}: a search chooses it; leave out --{name.replace('_', '-')}, or --target and --pace"
 
 
+@contextlib.contextmanager
+def opened(model: str) -> Iterator[str]:
+    """A model's name or path; for a Hugging Face folder the GGUF file that is made of it, which is gone afterwards."""
+    from genmote.compress.recipe import need_torch
+    from genmote.models import hub_folder
+    from genmote.models.convert import open_source
+
+    if not (Path(model).is_dir() or hub_folder.is_folder(model)):
+        yield model
+        return
+    need_torch()
+    with Bar() as bar, open_source(model, progress=bar) as path:
+        bar.close()
+        yield str(path)
+
+
 def goal_of(settings: Around, model: Path) -> Goal:
     """What is searched for."""
     from genmote.compress.search import Goal
@@ -76,9 +93,10 @@ def found_text(found: Found) -> str:
     """What the search chose, and what that costs, for people."""
     chosen = sorted(found.types.items(), key=lambda item: -item[1])
     last = next(one for one in found.rounds if one.recipe == found.recipe)
+    other = "the original" if len(found.recipe.steps) == 1 else "what the steps before left"
     lines = [
         "chosen    " + ", ".join(f"{name} {size(count)}" for name, count in chosen),
-        f"cost      {last.measured:.4f} nats a token of KL divergence to the original, measured; {last.expected:.4f} "
+        f"cost      {last.measured:.4f} nats a token of KL divergence to {other}, measured; {last.expected:.4f} "
         f"were expected, and no choice of these types was below {last.bound:.4f}",
     ]
     if found.tokens_per_s is not None and found.goal.machine is not None:
@@ -124,8 +142,9 @@ def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | No
         if text is not None and settings.eval_text is not None:
             name = settings.eval_text.name
         else:
-            text = written(ModelFile.open(made.source), recipe.calibration, EVALUATED, bar)
-            name = f"text that {made.source.name} wrote with seed {recipe.calibration.seed + 1}"
+            # Neither what the steps learned from nor what a search measured itself on.
+            text = written(ModelFile.open(made.source), recipe.calibration, EVALUATED, bar, after=2)
+            name = f"text that {made.source.name} wrote with seed {recipe.calibration.seed + 2}"
         told = measure(
             made.source,
             made.path,

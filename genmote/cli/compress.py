@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,11 @@ BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, w
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Around):
-    model: str | None = setting("a model's name (fetched if it is not here) or path", positional=True, default=None)
+    model: str | None = setting(
+        "a model's name (fetched if it is not here) or path; a Hugging Face folder, or hf:ORG/REPO, is converted first",
+        positional=True,
+        default=None,
+    )
     output: Path = setting("the GGUF file to write", short="-o")
     type: str | None = setting("tensor type of the linear layers (default Q4_0)", default=None)
     method: str | None = setting("the step that is done, such as rtn, gptq or round (default gptq)", default=None)
@@ -61,10 +66,16 @@ class Settings(Around):
 def run(settings: Settings, out: Output) -> None:
     if settings.frontier:
         return _compress.draw_frontier(settings.frontier, settings.output, out)
+    assert settings.model is not None
+    with _compress.opened(settings.model) as model:
+        make(settings, model, out)
+
+
+def make(settings: Settings, model: str, out: Output) -> None:
+    """Compress a model's name or GGUF file."""
     from genmote.compress import compress
     from genmote.runtime.footprint import without_holes
 
-    assert settings.model is not None
     without_holes(SCRATCH_BYTES)
     os.environ.setdefault(
         "THP_MEM_ALLOC_ENABLE", "1"
@@ -78,18 +89,18 @@ def run(settings: Settings, out: Output) -> None:
     found = None
     try:
         if settings.searches:
-            found = search_for(settings, settings.model)
+            found = search_for(settings, model)
             recipe, made = found.recipe, found.made
         else:
             recipe = recipe_of(settings)
             with Bar(unit_bytes=False) as bar:
-                made = compress(settings.model, settings.output, recipe, work=settings.work, progress=bar)
+                made = compress(model, settings.output, recipe, work=settings.work, progress=bar)
     except KeyboardInterrupt:
         note("what is done is kept: the same command goes on from there")
         raise
     values = {
         "path": made.path,
-        "source": made.source,
+        "source": made.source if model == settings.model else settings.model,
         "size_bytes": made.size_bytes,
         "source_bytes": made.source_bytes,
         "bits_per_weight": round(made.bits_per_weight, 4),
@@ -138,6 +149,7 @@ def search_for(settings: Settings, model: str) -> Found:
 def recipe_of(settings: Settings) -> Recipe:
     """What the flags, or the file, ask for."""
     from genmote.compress import Recipe
+    from genmote.compress.recipe import step_class
 
     given: dict[str, Any] = {"windows": settings.samples, "seed": settings.seed, "text": settings.text}
     given = {key: value for key, value in given.items() if value is not None}
@@ -148,5 +160,7 @@ def recipe_of(settings: Settings) -> Recipe:
     step = {"use": BEFORE.get(method, method), "type": settings.type, "head_type": settings.head_type}
     steps = [{key: value for key, value in step.items() if value is not None}]
     if method in BEFORE:
-        steps.append({"use": method} | ({} if settings.text is None else {"text": str(settings.text)}))
+        steps.append({"use": method})
+    if settings.text is not None and "text" in {field.name for field in fields(step_class(method))}:
+        steps[-1]["text"] = str(settings.text)
     return Recipe.of({"calibration": given, "step": steps}, where="command line")

@@ -2,7 +2,7 @@
 same: factors c for channels that are divided by c where they are made and multiplied by c where they are used.
 
 Places: a norm's gain and the matrices that read it; the rows of v and the columns of o; the rows of up and the columns
-of down. What has no such place in a family (experts, a GELU without a gate) is left out.
+of down. What has no such place (experts, a GELU without a gate, readers of low rank) is left out.
 """
 
 from __future__ import annotations
@@ -64,15 +64,20 @@ def places(block: Block) -> list[Place]:
     def same(factors: Tensor) -> Tensor:
         return factors
 
+    def whole(*readers: Linear) -> bool:
+        return all(reader.down is None for reader in readers)  # of two thin matrices the inner one reads the channels
+
     width = layer.attn_norm.gain.shape[0]
-    found = [
-        Place("attn_norm", norm(layer.attn_norm), sites(layer.q, layer.k, layer.v), width, same),
-        Place("v", linear(layer.v), sites(layer.o), spec.n_kv_heads * spec.head_dim, per_head),
-    ]
+    found = []
+    if whole(layer.q, layer.k, layer.v):
+        found.append(Place("attn_norm", norm(layer.attn_norm), sites(layer.q, layer.k, layer.v), width, same))
+    if whole(layer.o):
+        found.append(Place("v", linear(layer.v), sites(layer.o), spec.n_kv_heads * spec.head_dim, per_head))
     if layer.up is not None and layer.down is not None:
         readers = [layer.up] if layer.gate is None else [layer.gate, layer.up]
-        found.append(Place("ffn_norm", norm(layer.ffn_norm), sites(*readers), width, same))
+        if whole(*readers):
+            found.append(Place("ffn_norm", norm(layer.ffn_norm), sites(*readers), width, same))
         # relu(x / c) is relu(x) / c for c above 0; a gate leaves up as it is.
-        if layer.gate is not None or spec.activation == "relu":
+        if whole(layer.down) and (layer.gate is not None or spec.activation == "relu"):
             found.append(Place("up", linear(layer.up), sites(layer.down), layer.up.matrix.shape[0], same))
     return found

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from genmote import registry
 from genmote.compress.block import Block, Head, Inputs, Rows, Site, Vector, WatchedOps, joined
-from genmote.compress.steps._base import LayerStep
+from genmote.compress.steps._base import NOT_FINITE, LayerStep
 from genmote.errors import GenmoteError, ModelFileError, SpecError
 from genmote.fetch import Progress
 from genmote.models.config import FAMILIES, read_config
@@ -126,7 +126,7 @@ def write(target: Path, file: Overlaid, progress: Progress | None = None) -> Non
 def sound(name: str, numbers: torch.Tensor) -> torch.Tensor:
     """A tensor's numbers, if all are finite."""
     if numbers.numel() and not all(torch.isfinite(end) for end in numbers.aminmax()):
-        raise SpecError(f"{name}: not all its numbers are finite; the model is damaged: fetch it or convert it again")
+        raise SpecError(NOT_FINITE.format(name))
     return numbers
 
 

@@ -58,7 +58,7 @@ class Pupil:
         self.zeros: list[tuple[Tensor, Tensor]] = []
         for site in self.sites:
             stays = site.weight != 0
-            if float(stays.float().mean()) <= 1 - SPARSE:
+            if _pruned(stays):
                 self.zeros.append((site.weight, stays))
         self.parameters: list[Tensor] = [
             *(site.weight for site in self.sites),
@@ -92,13 +92,19 @@ class Pupil:
         for latent in self.latents:
             latent.stored.store()
         for site, adapter in self.adapters:
-            site.replace(site.weight + adapter.scale * adapter.up.weight @ adapter.down.weight)
+            learned = site.weight + adapter.scale * adapter.up.weight @ adapter.down.weight
+            stays = site.weight != 0
+            site.replace(learned * stays if _pruned(stays) else learned)
         for vector in self.vectors:
             vector.replace(vector.value)
         model = self.whole.model
         save(between, [site for block in self.whole.blocks for site in block.sites.values()], self.vectors)
         model.overlay(between)
         write(target, model.file, progress)
+
+
+def _pruned(stays: Tensor) -> bool:
+    return float(stays.float().mean()) <= 1 - SPARSE
 
 
 def _coded(site: Site) -> bool:

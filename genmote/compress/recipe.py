@@ -82,8 +82,11 @@ class Recipe:
             except SpecError as fault:
                 faults.append(f"step {number}: {fault}")
         calibration = Calibration()
+        given = values.get("calibration", {})
         try:
-            calibration = build(Calibration, values.get("calibration", {}), where="calibration")
+            if not isinstance(given, Mapping):
+                raise SpecError(f"calibration={given!r}: wanted a table, such as [calibration] with windows = 32")
+            calibration = build(Calibration, given, where="calibration")
         except SpecError as fault:
             faults.append(str(fault))
         if faults:

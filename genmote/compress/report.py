@@ -124,7 +124,7 @@ def load(path: Path) -> Record:
         raise SpecError(
             f"{path}: cannot be read ({fault.strerror}): wanted a report that compress --report wrote"
         ) from None
-    if not found:
+    if not found or not {"original", "compressed", "perplexity_ratio"} <= found[-1].values.keys():
         raise SpecError(f"{path}: holds no report: wanted the JSON that compress --report wrote")
     return found[-1]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from genmote.compress import calibration
 from genmote.compress.recipe import Recipe, need_torch, step_name
-from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
+from genmote.compress.steps._base import NOT_FINITE, LayerStep, ModelStep, Sight, Step
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.models.gguf import ModelFile
@@ -33,7 +34,11 @@ from genmote.models.store import resolve
 from genmote.ops import quant
 
 RECIPE, SOURCE = "genmote.compress.recipe", "genmote.compress.source"
-BETWEEN = re.compile(r"\d\d-[a-z-]+-[0-9a-f]{16}(\.gguf|\.json)?")  # names of what lies between steps
+# Names of what lies between steps, and of a search's own.
+PIECE = 1 << 22  # numbers that are looked at at once
+BETWEEN = re.compile(
+    r"\d\d-[a-z-]+-[0-9a-f]{16}(\.gguf|\.json)?|before\.gguf|round-\d+\.gguf|part\.gguf|sensitivity-[0-9a-f]{16}"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def compress(
                 folder.rmdir()  # where nothing was done yet, nothing stays
     _finish(last, target, source, about)
     if work is None:
-        _clear(folder)
+        clear(folder)
     made = ModelFile.open(target)
     stored = sum(info.nbytes for info in made.tensors.values())
     numbers = sum(int(np.prod(info.shape)) for info in made.tensors.values())
@@ -97,10 +102,25 @@ def begin(
     path, target = resolve(model, progress=progress), Path(out)
     source = ModelFile.open(path)
     check_target(target, path)
+    check_numbers(source)
     return source, target
 
 
-def _clear(folder: Path) -> None:
+def check_numbers(model: ModelFile) -> None:
+    """SpecError for a tensor some of whose numbers are not finite, a piece of it in memory at a time."""
+    for info in model.tensors.values():
+        cols = int(info.shape[-1])
+        rows = math.prod(info.shape) // max(1, cols)
+        stored = model.raw(info.name).reshape(rows, -1)
+        step = max(1, PIECE // max(1, cols))
+        for start in range(0, rows, step):
+            some = stored[start : start + step]
+            numbers = quant.dequantize(info.type, some.reshape(-1), (len(some), cols))
+            if not np.isfinite([numbers.min(), numbers.max()]).all():
+                raise SpecError(NOT_FINITE.format(info.name))
+
+
+def clear(folder: Path) -> None:
     """Remove what lies between steps, and the folder where nothing else is in it."""
     for path in folder.iterdir():
         if path.is_dir() and BETWEEN.fullmatch(path.name):
@@ -112,7 +132,7 @@ def _clear(folder: Path) -> None:
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
+def code() -> str:
     """SHA-256 of the program that decides what a step makes: another one does not go on with what this one left."""
     digest = hashlib.sha256()
     for room in (Path(__file__).parent, Path(quant.__file__).parent):
@@ -159,7 +179,7 @@ class _Run:
 
     def _key(self, before: str, step: Step) -> str:
         """Names what a step makes of what came before it."""
-        parts: list[Any] = [before, _code(), step_name(step), asdict(step)]
+        parts: list[Any] = [before, code(), step_name(step), asdict(step)]
         parts += [calibration.read(value)[1] for value in asdict(step).values() if isinstance(value, Path)]
         if step.calibrates:
             parts.append(self.recipe.calibration.key(self.source.sha256()))

@@ -27,7 +27,7 @@ from genmote.compress.allocate import Allocation, Option, allocate, least_bytes
 from genmote.compress.calibration import Calibration
 from genmote.compress.check import Check, corrected
 from genmote.compress.recipe import Recipe, step_class
-from genmote.compress.run import Compressed, begin, compress
+from genmote.compress.run import Compressed, begin, clear, code, compress
 from genmote.errors import BudgetError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
@@ -149,7 +149,7 @@ def search(
     with best.made.path.open("rb") as made, atomic_write(target) as written:
         shutil.copyfileobj(made, written)
     if work is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
     return replace(best, made=replace(best.made, path=target), seconds=time.perf_counter() - started)
 
 
@@ -177,9 +177,12 @@ class _Search:
         if not isinstance(last, Quantiser):
             self.before, last = recipe.steps, build(step_class(DEFAULT), {})
         assert isinstance(last, Quantiser)
+        if last.types:
+            raise SpecError("types: a search chooses them; leave them out of the recipe's last step")
         self.quantiser = replace(last, type=KEEP, head_type=KEEP, types=())
         self.source = self._begun()  # what the types are chosen for
-        self.blocks = read_config(self.source).n_layers
+        config = read_config(self.source)
+        self.blocks, self.length = config.n_layers, min(self.settings.length, config.context_length)
 
     def _begun(self) -> ModelFile:
         """The model as the steps before leave it."""
@@ -211,7 +214,7 @@ class _Search:
                 self.source,
                 ModelFile.open(made.path),
                 text,
-                self.settings.length,
+                self.length,
                 self.folder,
                 self.progress,
             )
@@ -238,7 +241,7 @@ class _Search:
         from genmote.compress.farm import Farm
         from genmote.compress.sensitivity import measure
 
-        key = "-".join((self.source.sha256(), self.settings.key(self.original.sha256()), *self.types))
+        key = "-".join((code(), self.source.sha256(), self.settings.key(self.original.sha256()), *self.types))
         part = self.folder / f"sensitivity-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         with Farm(self.ray) as farm:
             found = measure(
@@ -270,9 +273,9 @@ class _Search:
         return written(self.original, self.settings, CHECKS, self.progress)
 
 
-def written(source: ModelFile, settings: Calibration, windows: int, progress: Progress) -> str:
-    """Text that the model writes with another seed than that of `settings`."""
-    other = replace(settings, seed=settings.seed + 1, text=None, windows=windows)
+def written(source: ModelFile, settings: Calibration, windows: int, progress: Progress, after: int = 1) -> str:
+    """Text that the model writes with another seed than that of `settings`, `after` after it."""
+    other = replace(settings, seed=settings.seed + after, text=None, windows=windows)
     tokens = calibration.windows(source.path, source.sha256(), other, progress)
     return calibration.text_of(source, tokens)
 

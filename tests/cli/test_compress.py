@@ -45,6 +45,14 @@ def test_learned_rounding_by_name_comes_after_gptq(tmp_path: Path) -> None:
     assert (second["use"], second["train"], second["text"]) == ("round", "codes", text)
 
 
+def test_a_step_that_reads_a_text_of_its_own_reads_the_one_given(tmp_path: Path) -> None:
+    from genmote.cli.compress import Settings, recipe_of
+
+    text = tmp_path / "text.txt"
+    (step,) = recipe_of(Settings(model="m", output=tmp_path / "o.gguf", method="distill", text=text)).values()["step"]
+    assert step["use"] == "distill" and step["text"] == text
+
+
 def test_a_recipe_and_what_flags_add_to_it(
     model: Path, tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

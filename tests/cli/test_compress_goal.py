@@ -43,7 +43,7 @@ def test_a_target_a_report_and_a_frontier(genmote: Any, model: Path, tmp_path: P
     assert all((ours.raw(name) == theirs.raw(name)).all() for name in ours.tensors)
     assert recipe.calibration.windows == 4
     html = page.read_text(encoding="utf-8")
-    assert "text that tiny.gguf wrote with seed 1" in html and "at most 0.15 MB" in html
+    assert "text that tiny.gguf wrote with seed 2" in html and "at most 0.15 MB" in html
     figures = page.with_suffix(".json")
     drawn = genmote("compress", "--frontier", str(figures), "--frontier", str(figures), "-o", str(tmp_path / "f.html"))
     assert drawn.status == 0 and "2 results" in drawn.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -124,7 +125,8 @@ def test_hidden_states_are_learned_too(llama: Path, tmp_path: Path) -> None:
     assert errors[1] < errors[0]
 
 
-def test_pruned_zeros_stay(llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("train", ["all", "adapters"])
+def test_pruned_zeros_stay(llama: Path, tmp_path: Path, train: Literal["all", "adapters"]) -> None:
     model = Model(ModelFile.open(llama))
     site = model.block(1, None).sites["blk.1.ffn_up.weight"]
     pruned = site.weight.clone()
@@ -134,7 +136,7 @@ def test_pruned_zeros_stay(llama: Path, tmp_path: Path) -> None:
     model.overlay(tmp_path / "over.gguf")
     write(tmp_path / "sparse.gguf", model.file)
     sight = Sight(None, llama, llama, tmp_path, lambda *_: None)
-    replace(SHORT, rate=3e-4).compress_model(tmp_path / "sparse.gguf", tmp_path / "out.gguf", sight)
+    replace(SHORT, rate=3e-4, train=train).compress_model(tmp_path / "sparse.gguf", tmp_path / "out.gguf", sight)
     after = ModelFile.open(tmp_path / "out.gguf").tensor(site.name)
     assert np.array_equal(after == 0, pruned.numpy() == 0)
     assert not np.array_equal(after, pruned.numpy())

@@ -196,3 +196,6 @@ def test_a_file_without_a_report_is_told(tmp_path: Path) -> None:
     records.append(tmp_path / "other.json", Record("bench.decode", {}))
     with pytest.raises(SpecError, match="other.json: holds no report"):
         load(tmp_path / "other.json")
+    records.append(tmp_path / "empty.json", Record("compress", {}))
+    with pytest.raises(SpecError, match="empty.json: holds no report"):
+        load(tmp_path / "empty.json")

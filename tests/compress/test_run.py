@@ -339,6 +339,7 @@ def test_the_head_is_compressed_before_the_blocks_see_it(tmp_path: Path, own_hom
             "hold=-2: use 0 or more, such as 0.1; sweeps=-1: use 0 or more",
         ),
         ({"step": [{"use": "rtn", "types": ["Q4_0"]}]}, "types='Q4_0': write PATTERN=TYPE"),
+        ({"step": [{"use": "rtn"}], "calibration": 5}, "calibration=5: wanted a table"),
         ({"steps": []}, "steps is no part of a recipe"),
         (
             {"step": [{"use": "rtn"}], "calibration": {"windows": 0, "length": 3, "seed": -1}},
@@ -499,9 +500,10 @@ def test_every_step_tells_a_damaged_matrix(
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_a_damaged_vector_is_told(llama: Path, tmp_path: Path) -> None:
-    broken = spoilt(llama, tmp_path / "broken.gguf", "blk.0.ffn_norm.weight", float("nan"))
-    with pytest.raises(SpecError, match="blk.0.ffn_norm.weight: not all its numbers are finite"):
+@pytest.mark.parametrize("name", ["blk.0.ffn_norm.weight", "output_norm.weight", "token_embd.weight"])
+def test_what_a_step_leaves_as_it_is_is_looked_at_too(llama: Path, tmp_path: Path, name: str) -> None:
+    broken = spoilt(llama, tmp_path / "broken.gguf", name, float("nan"))
+    with pytest.raises(SpecError, match=f"{name}: not all its numbers are finite"):
         compress(broken, tmp_path / "out.gguf", Recipe((Rtn(),)))
 
 

@@ -100,6 +100,26 @@ def test_an_interrupted_search_goes_on(model: Path, tmp_path: Path, monkeypatch:
     assert {path: path.stat().st_mtime_ns for path in work.rglob("damage-*.json")} == kept
 
 
+def test_what_is_not_its_own_stays_in_the_work_folder(model: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "ours.gguf.work" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    found(model, tmp_path / "ours.gguf", Goal(bytes=200_000), rounds=1)
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"] and notes.read_text() == "mine"
+
+
+def test_windows_longer_than_the_context_are_as_long_as_it(model: Path, tmp_path: Path) -> None:
+    recipe = Recipe((Rtn(),), Calibration(windows=2, length=4096))
+    ours = search(model, tmp_path / "ours.gguf", Goal(bytes=200_000), recipe=recipe, rounds=1)
+    assert ours.missed is None and ours.rounds[0].measured > 0
+
+
+def test_types_that_a_recipe_names_are_not_dropped(model: Path, tmp_path: Path) -> None:
+    recipe = Recipe((Rtn(types=("*attn_v*=Q8_0",)),), SMALL)
+    with pytest.raises(SpecError, match="types: a search chooses them; leave them out"):
+        search(model, tmp_path / "ours.gguf", Goal(bytes=200_000), recipe=recipe)
+
+
 def options(source: ModelFile) -> dict[str, list[Option]]:
     """As if measured."""
     matrices = [i for i in source.tensors.values() if len(i.shape) > 1]

@@ -16,6 +16,7 @@ from genmote.compress.layers import Model
 from genmote.compress.steps.awq import Awq
 from genmote.compress.steps.gptq import Gptq
 from genmote.compress.steps.hqq import Hqq, half_quadratic
+from genmote.compress.steps.low_rank import LowRank
 from genmote.compress.steps.rtn import Rtn
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
@@ -115,6 +116,14 @@ def test_what_follows_awq_compares_with_the_scaled_model(tmp_path: Path) -> None
         made = compress(model, tmp_path / "out.gguf", recipe)
         errors.append(float(np.square(logits(made.path, windows) - wanted).mean()))
     assert errors[1] < 3 * errors[0], errors  # 25 times with the unscaled channels
+
+
+def test_awq_leaves_out_what_two_thin_matrices_read(tmp_path: Path, whole: None) -> None:
+    model = uneven("tiny-llama", tmp_path / "model.gguf")
+    thin = compress(model, tmp_path / "thin.gguf", Recipe((LowRank(share=0.3, multiple=8),), SMALL))
+    scaled = compress(thin.path, tmp_path / "scaled.gguf", Recipe((Awq(powers=2),), SMALL))
+    windows = tokens(model)
+    assert near(logits(scaled.path, windows), logits(thin.path, windows))
 
 
 def test_awq_tries_no_power_that_makes_numbers_too_large_for_the_type() -> None:

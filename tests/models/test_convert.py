@@ -262,6 +262,17 @@ def test_open_source(sound: Folder, tmp_path: Path) -> None:
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
+def test_compress_takes_a_folder(sound: Folder, tmp_path: Path) -> None:
+    from genmote.cli import main
+
+    assert main(["compress", str(sound("llama")), "-o", str(tmp_path / "out.gguf"), "--method", "rtn"]) == 0
+    convert(sound("llama"), tmp_path / "whole.gguf")
+    assert main(["compress", str(tmp_path / "whole.gguf"), "-o", str(tmp_path / "same.gguf"), "--method", "rtn"]) == 0
+    made, same = ModelFile.open(tmp_path / "out.gguf"), ModelFile.open(tmp_path / "same.gguf")
+    assert all(np.array_equal(made.raw(name), same.raw(name)) for name in same.tensors)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "same.gguf", "whole.gguf"]
+
+
 def test_the_card_and_the_makers_advice(sound: Folder, tmp_path: Path) -> None:
     folder = copied(sound("llama"), tmp_path / "My-Model")
     (folder / "README.md").write_text("---\nlanguage:\n- en\nlicense: apache-2.0\n---\n# My model\n", encoding="utf-8")
