@@ -53,8 +53,9 @@ class Around:
 
 
 @contextlib.contextmanager
-def opened(model: str) -> Iterator[str]:
-    """A model's name or path; for a Hugging Face folder the GGUF file that is made of it, which is gone afterwards."""
+def opened(model: str, folder: Path) -> Iterator[str]:
+    """A model's name or path; for a Hugging Face folder the GGUF file that is made of it in `folder`, which is gone
+    afterwards."""
     from genmote.compress.recipe import need_torch
     from genmote.models import hub_folder
     from genmote.models.convert import open_source
@@ -63,7 +64,7 @@ def opened(model: str) -> Iterator[str]:
         yield model
         return
     need_torch()
-    with Bar() as bar, open_source(model, progress=bar) as path:
+    with Bar() as bar, open_source(model, folder=folder, progress=bar) as path:
         bar.close()
         yield str(path)
 

@@ -67,7 +67,7 @@ def run(settings: Settings, out: Output) -> None:
     if settings.frontier:
         return _compress.draw_frontier(settings.frontier, settings.output, out)
     assert settings.model is not None
-    with _compress.opened(settings.model) as model:
+    with _compress.opened(settings.model, settings.output.parent) as model:
         make(settings, model, out)
 
 
@@ -158,7 +158,7 @@ def recipe_of(settings: Settings) -> Recipe:
         return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})
     method = settings.method or "gptq"
     step = {"use": BEFORE.get(method, method), "type": settings.type, "head_type": settings.head_type}
-    steps = [{key: value for key, value in step.items() if value is not None}]
+    steps: list[dict[str, Any]] = [{key: value for key, value in step.items() if value is not None}]
     if method in BEFORE:
         steps.append({"use": method})
     if settings.text is not None and "text" in {field.name for field in fields(step_class(method))}:
