@@ -53,8 +53,8 @@ class Around:
 
 
 @contextlib.contextmanager
-def opened(model: str, folder: Path) -> Iterator[str]:
-    """A model's name or path; for a Hugging Face folder the GGUF file that is made of it in `folder`, which is gone
+def opened(model: str, target: Path) -> Iterator[str]:
+    """A model's name or path; for a Hugging Face folder the GGUF file that is made of it beside `target`, which is gone
     afterwards."""
     from genmote.compress.recipe import need_torch
     from genmote.models import hub_folder
@@ -64,7 +64,8 @@ def opened(model: str, folder: Path) -> Iterator[str]:
         yield model
         return
     need_torch()
-    with Bar() as bar, open_source(model, folder=folder, progress=bar) as path:
+    check_place(target, "--output")
+    with Bar() as bar, open_source(model, folder=target.parent, progress=bar) as path:
         bar.close()
         yield str(path)
 

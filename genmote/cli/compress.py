@@ -67,7 +67,7 @@ def run(settings: Settings, out: Output) -> None:
     if settings.frontier:
         return _compress.draw_frontier(settings.frontier, settings.output, out)
     assert settings.model is not None
-    with _compress.opened(settings.model, settings.output.parent) as model:
+    with _compress.opened(settings.model, settings.output) as model:
         make(settings, model, out)
 
 
@@ -98,7 +98,7 @@ def make(settings: Settings, model: str, out: Output) -> None:
     except KeyboardInterrupt:
         note("what is done is kept: the same command goes on from there")
         raise
-    values = {
+    values: dict[str, Any] = {
         "path": made.path,
         "source": made.source if model == settings.model else settings.model,
         "size_bytes": made.size_bytes,

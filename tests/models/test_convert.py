@@ -262,7 +262,7 @@ def test_open_source(sound: Folder, tmp_path: Path) -> None:
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
-def test_compress_takes_a_folder(sound: Folder, tmp_path: Path) -> None:
+def test_compress_takes_a_folder(sound: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from genmote.cli import main
 
     assert main(["compress", str(sound("llama")), "-o", str(tmp_path / "out.gguf"), "--method", "rtn"]) == 0
@@ -271,6 +271,8 @@ def test_compress_takes_a_folder(sound: Folder, tmp_path: Path) -> None:
     made, same = ModelFile.open(tmp_path / "out.gguf"), ModelFile.open(tmp_path / "same.gguf")
     assert all(np.array_equal(made.raw(name), same.raw(name)) for name in same.tensors)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "same.gguf", "whole.gguf"]
+    assert main(["compress", str(sound("llama")), "-o", str(tmp_path / "none" / "out.gguf")]) == 2
+    assert "none is no folder: make it first" in capsys.readouterr().err
 
 
 def test_the_card_and_the_makers_advice(sound: Folder, tmp_path: Path) -> None:
