@@ -101,7 +101,7 @@ bench: native models
 bench-memory: native models
 	@$(PY) -m benchmarks --set memory $(SETS)
 
-# An hour or more the first time; what takes long is kept under build/bench-compress.
+# Some hours the first time; what takes long is kept under build/bench-compress.
 bench-compress: native models
 	@$(PY) -m benchmarks --set compress $(SETS)
 

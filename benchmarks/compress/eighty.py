@@ -49,6 +49,8 @@ def measure(bench: Bench) -> Iterator[Row]:
         value_unit="x",
         asked=1.0,
         sense=AT_MOST,
+        note="single methods: "
+        + ", ".join(path.stem.removeprefix(SINGLE) for path in sorted(sides.RECIPES.glob(f"{SINGLE}*"))),
         **about(SOURCE),
     )
 

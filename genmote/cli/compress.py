@@ -77,9 +77,7 @@ def make(settings: Settings, model: str, out: Output) -> None:
     from genmote.runtime.footprint import without_holes
 
     without_holes(SCRATCH_BYTES)
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # PyTorch: huge pages for what is large, where the system has them
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch takes huge pages then, where the system has them
     text_to_measure = _compress.own_text(settings)
     if settings.text_out is not None:
         check_place(settings.text_out, "--text-out")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from genmote import registry
 from genmote.compress.block import Block, Head, Inputs, Rows, Site, Vector, WatchedOps, joined
-from genmote.compress.steps._base import NOT_FINITE, LayerStep
+from genmote.compress.steps._base import LayerStep
 from genmote.errors import GenmoteError, ModelFileError, SpecError
 from genmote.fetch import Progress
 from genmote.models.config import FAMILIES, read_config
@@ -123,13 +123,6 @@ def write(target: Path, file: Overlaid, progress: Progress | None = None) -> Non
     write_gguf(target, metadata, tensors, progress=progress)
 
 
-def sound(name: str, numbers: torch.Tensor) -> torch.Tensor:
-    """A tensor's numbers, if all are finite."""
-    if numbers.numel() and not all(torch.isfinite(end) for end in numbers.aminmax()):
-        raise SpecError(NOT_FINITE.format(name))
-    return numbers
-
-
 def moved(block: Block) -> torch.Tensor:
     states: torch.Tensor = block.output().detach()
     if not torch.isfinite(states).all():
@@ -222,7 +215,7 @@ class Model:
         raw = self.file.raw(info.name)
         if name.endswith("]"):
             raw = raw.reshape(info.shape[0], -1)[int(name.rpartition("[")[2][:-1])]
-        return Site(name, info.type, Matrix(sound(name, self.ops.matrix(info.type, shape, raw).weight), False), raw)
+        return Site(name, info.type, Matrix(self.ops.matrix(info.type, shape, raw).weight, False), raw)
 
     def block(self, index: int, x: torch.Tensor | None) -> Block:
         """Block `index`, which the states x (N, D) come to."""
@@ -265,6 +258,6 @@ class NamedVectors(Tensors):
         self.vectors: dict[str, Vector] = {}
 
     def vector(self, name: str, length: int) -> Any:
-        value = sound(name, super().vector(name, length))
+        value = super().vector(name, length)
         self.vectors[name] = Vector(name, value)
         return value

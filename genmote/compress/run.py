@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from genmote.compress import calibration
 from genmote.compress.recipe import Recipe, need_torch, step_name
-from genmote.compress.steps._base import NOT_FINITE, LayerStep, ModelStep, Sight, Step
+from genmote.compress.steps._base import LayerStep, ModelStep, Sight, Step
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.models.gguf import ModelFile
@@ -34,8 +34,8 @@ from genmote.models.store import resolve
 from genmote.ops import quant
 
 RECIPE, SOURCE = "genmote.compress.recipe", "genmote.compress.source"
-# Names of what lies between steps, and of a search's own.
 PIECE = 1 << 22  # numbers that are looked at at once
+# Names of what lies between steps, and of a search's own.
 BETWEEN = re.compile(
     r"\d\d-[a-z-]+-[0-9a-f]{16}(\.gguf|\.json)?|before\.gguf|round-\d+\.gguf|part\.gguf|sensitivity-[0-9a-f]{16}"
 )
@@ -102,13 +102,14 @@ def begin(
     path, target = resolve(model, progress=progress), Path(out)
     source = ModelFile.open(path)
     check_target(target, path)
-    check_numbers(source)
+    check_numbers(source, progress)
     return source, target
 
 
-def check_numbers(model: ModelFile) -> None:
+def check_numbers(model: ModelFile, progress: Progress = quiet) -> None:
     """SpecError for a tensor some of whose numbers are not finite, a piece of it in memory at a time."""
-    for info in model.tensors.values():
+    for done, info in enumerate(model.tensors.values()):
+        progress("checking the numbers", done, len(model.tensors))
         cols = int(info.shape[-1])
         rows = math.prod(info.shape) // max(1, cols)
         stored = model.raw(info.name).reshape(rows, -1)
@@ -117,7 +118,10 @@ def check_numbers(model: ModelFile) -> None:
             some = stored[start : start + step]
             numbers = quant.dequantize(info.type, some.reshape(-1), (len(some), cols))
             if not np.isfinite([numbers.min(), numbers.max()]).all():
-                raise SpecError(NOT_FINITE.format(info.name))
+                raise SpecError(
+                    f"{info.name}: not all its numbers are finite; the model is damaged: fetch it or convert it again"
+                )
+    progress("checking the numbers", len(model.tensors), len(model.tensors))
 
 
 def clear(folder: Path) -> None:

@@ -41,7 +41,6 @@ GROUP_BYTES = 64  # 32 activations in 8 bits with their scale and sums: one cach
 QUERIES_AT_ONCE = 8 * 8  # kMaxTiles * kMaxQueries of native/genmote.h
 PAGE = 4096  # what reads are aligned to
 LARGE_BYTES = 128 << 10  # what has a mapping of its own, within a budget
-TRIM_BYTES = 128 << 10  # as glibc has it by itself: what lies free at the heap's end
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 # What a pass uses together: one stage of the ring. Names are those after "blk.N.".
@@ -271,7 +270,7 @@ def without_holes(large: int = LARGE_BYTES) -> None:
 
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, large)
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, max(large, TRIM_BYTES))
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, large)  # of the heap's end, too
 
 
 def trim() -> None:

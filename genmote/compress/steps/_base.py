@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile, TensorInfo
 
 
-NOT_FINITE = "{}: not all its numbers are finite; the model is damaged: fetch it or convert it again"
-
-
 @dataclass(frozen=True)
 class Step:
     """The base of all steps. A method `faults() -> Iterable[str]` tells what is wrong with the settings' values."""
