@@ -52,12 +52,14 @@ template <int T> inline void tile_zero() {
 }
 
 template <int C, int A, int B> inline void tile_dot() {
+    static const int fault = std::getenv("GENMOTE_AMX_FAULT") != nullptr;  // a processor that is one off, to be found out
     const TileConfig& c = tiles.config;
     tiles.need(tiles.configured && c.rows[A] == c.rows[C] && c.row_bytes[B] == c.row_bytes[C] && c.row_bytes[A] == 4 * c.rows[B] && A != B && A != C && B != C);
     for (int m = 0; m < c.rows[C]; m++)
         for (int n = 0; n < c.row_bytes[C] / 4; n++) {
             int32_t sum;
             std::memcpy(&sum, tiles.byte[C][m] + 4 * n, 4);
+            sum += fault && m == 15 && n == 3;
             for (int k = 0; k < c.rows[B]; k++)
                 for (int i = 0; i < 4; i++) sum += static_cast<int8_t>(tiles.byte[A][m][4 * k + i]) * static_cast<int8_t>(tiles.byte[B][k][4 * n + i]);
             std::memcpy(tiles.byte[C][m] + 4 * n, &sum, 4);

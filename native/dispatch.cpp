@@ -1,6 +1,7 @@
 // Which kernels run here: built in, and the processor has the instructions.
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "genmote.h"
 #if defined(__x86_64__)
@@ -16,11 +17,49 @@
 
 namespace genmote {
 
+extern const Kernels kernels_scalar;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
+#elif defined(__aarch64__)
+extern const Kernels kernels_neon, kernels_dotprod, kernels_i8mm;
+#endif
+
 size_t scratch_bytes(int64_t cols) { return static_cast<size_t>(cols / kGroup) * (512 + 4 * 16 * 4) * 2; }  // two panels spelt out
 
 namespace {
 
 #if defined(__x86_64__)
+// Whether products by tiles have the bits that they have by vectors, on drawn numbers: so far no processor with tiles has run
+// these kernels, and one that gets them wrong (or a virtual machine that does) must not be given them unnoticed.
+bool tiles_agree(const Kernels& tiles, const Kernels& vectors) {
+    constexpr int64_t rows = 2 * kPanel, cols = 1024, T = 35;  // two panels; tiles of rows, the last one begun anew
+    struct Sort { int type, halves[2]; };  // where a block's float16 numbers are; the other bytes may be any
+    const Sort sorts[] = {{Q4_0, {0, 0}}, {Q8_0, {0, 0}}, {Q5_1, {0, 2}}, {Q2_K, {80, 82}}, {Q4_K, {0, 2}}, {Q6_K, {208, 208}}};
+    uint32_t state = 1;
+    const auto draw = [&] { return state = state * 1664525u + 1013904223u, state >> 24; };
+    std::vector<float> x(T * cols);
+    for (float& one : x) one = static_cast<float>(draw()) - 127.5f;
+    std::vector<Group> groups(T * cols / kGroup);
+    for (int64_t t = 0; t < T; t++) vectors.quantise_row(&x[t * cols], cols, &groups[t * cols / kGroup]);
+    std::vector<uint8_t> scratch(scratch_bytes(cols) + 64);
+    void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+    for (const Sort& sort : sorts) {
+        Layout layout;
+        if (!layout_of(sort.type, &layout)) return false;
+        std::vector<uint8_t> raw(row_bytes(sort.type, cols) * rows), packed(packed_bytes(sort.type, rows, cols));
+        for (uint8_t& one : raw) one = static_cast<uint8_t>(draw());
+        for (size_t block = 0; block < raw.size(); block += static_cast<size_t>(layout.src_bytes))
+            for (int at : sort.halves) raw[block + at + 1] = 0x30;  // float16 between 1/8 and 1/4
+        for (int64_t p = 0; p < rows / kPanel; p++) pack_panel(sort.type, rows, cols, raw.data(), p, packed.data() + p * panel_bytes(sort.type, cols));
+        const Matrix w{sort.type, rows, cols, packed.data()};
+        std::vector<float> wanted(T * rows), found(T * rows);
+        vectors.matmul(w, groups.data(), T, wanted.data(), rows, 0, rows / kPanel, aligned);
+        tiles.matmul(w, groups.data(), T, found.data(), rows, 0, rows / kPanel, aligned);
+        if (std::memcmp(wanted.data(), found.data(), wanted.size() * sizeof(float))) return false;
+    }
+    return true;
+}
+
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
 
 #if defined(GENMOTE_AVXVNNI)
@@ -37,7 +76,7 @@ bool has_avx512() {
 }
 
 #if defined(GENMOTE_AMX_EMULATED)
-bool has_amx() { return has_avx512(); }
+bool ask_for_amx() { return has_avx512(); }
 #elif defined(__linux__)
 // The processor has tiles, the kernel saves them, and lets this process use them (asked for once, for all threads).
 bool ask_for_amx() {
@@ -49,14 +88,14 @@ bool ask_for_amx() {
     constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
+#else
+bool ask_for_amx() { return false; }
+#endif
 
 bool has_amx() {
-    static const bool here = ask_for_amx();
+    static const bool here = ask_for_amx() && tiles_agree(kernels_amx, kernels_avx512);
     return here;
 }
-#else
-bool has_amx() { return false; }
-#endif
 #elif defined(__aarch64__)
 bool has_neon() { return true; }  // part of the base architecture
 
@@ -74,17 +113,6 @@ bool has_i8mm() { return false; }
 #endif
 
 bool anywhere() { return true; }
-
-}  // namespace
-
-extern const Kernels kernels_scalar;
-#if defined(__x86_64__)
-extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
-#elif defined(__aarch64__)
-extern const Kernels kernels_neon, kernels_dotprod, kernels_i8mm;
-#endif
-
-namespace {
 
 struct Built { const Kernels* kernels; bool (*runs)(); };
 

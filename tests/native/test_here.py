@@ -32,6 +32,27 @@ def test_same_bits(cases: tuple[Path, int], kernel_check: Callable[..., Path]) -
     assert lines[-1] == f"same {count * len(tried)}"
 
 
+def test_tiles_that_are_wrong_are_not_used(cases: tuple[Path, int], kernel_check: Callable[..., Path]) -> None:
+    """A processor whose tiles are one off in one number of 256: the kernels for AMX are compared with those for AVX-512
+    before they are used, and left out."""
+    from genmote.ops import _native
+
+    if not _native.isa_runs("avx512"):
+        pytest.skip("this processor has no AVX-512, without which there is no AMX")
+    program = kernel_check("check-here", "c++", "-DGENMOTE_AMX_EMULATED=ON")
+    ran = subprocess.run(
+        [program, cases[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "GENMOTE_AMX_FAULT": "1"},
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr
+    tried = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith("isa ")]
+    assert "avx512" in tried and "amx" not in tried
+
+
 def test_a_wrong_bit_is_seen(cases: tuple[Path, int], kernel_check: Callable[..., Path], tmp_path: Path) -> None:
     program = kernel_check("check-here", "c++", "-DGENMOTE_AMX_EMULATED=ON")
     data = bytearray(cases[0].read_bytes())
