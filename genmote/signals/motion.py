@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
-from genmote.signals.series import Series
+from genmote.signals.kinds import Series
 
 LOWEST_HZ, HIGHEST_HZ = 0.1, 5.0  # people repeat a movement no slower and no faster
 PEAK_PART = 0.5

@@ -17,7 +17,7 @@ from genmote import fetch, home, spec
 from genmote.errors import SignalError, UserError
 from genmote.fetch import Progress, Source, quiet
 from genmote.registry import near
-from genmote.signals.series import Series
+from genmote.signals.kinds import Series
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -5,7 +5,7 @@ import pytest
 
 from genmote.fetch import Progress, quiet
 from genmote.signals import recordings
-from genmote.signals.series import Series
+from genmote.signals.kinds import Series
 
 
 def made_up(name: str, *, progress: Progress = quiet) -> list[Series]:

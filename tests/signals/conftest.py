@@ -7,7 +7,7 @@ import pytest
 
 from genmote.errors import GenmoteError
 from genmote.signals import recordings
-from genmote.signals.series import Series
+from genmote.signals.kinds import Series
 
 
 @lru_cache

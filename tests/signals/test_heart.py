@@ -9,7 +9,7 @@ import pytest
 
 from genmote.errors import SignalError
 from genmote.signals.heart import heart_rate
-from genmote.signals.series import Series
+from genmote.signals.kinds import Series
 
 RATE_HZ = 100.0
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from genmote.errors import SignalError
+from genmote.signals.kinds import Series
 from genmote.signals.motion import dominant_hz, motion, turns
-from genmote.signals.series import Series
 
 RATE_HZ = 50.0
 G = ("g", "g", "g")

@@ -16,8 +16,8 @@ import pytest
 
 from genmote.errors import SignalError
 from genmote.signals import recordings
+from genmote.signals.kinds import Series
 from genmote.signals.numpy_pickle import load
-from genmote.signals.series import Series
 
 RNG = np.random.default_rng(5)
 

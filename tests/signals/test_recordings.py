@@ -15,7 +15,7 @@ import pytest
 from genmote import home
 from genmote.errors import PullError, SignalError, SpecError, UserError
 from genmote.signals import recordings
-from genmote.signals.series import Series
+from genmote.signals.kinds import Series
 from tests.models.test_store import make_wheel
 from tests.signals.test_numpy_pickle import npy
 

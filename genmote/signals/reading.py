@@ -1,0 +1,105 @@
+"""Files of signals: which reader a file is for, and what every reader does.
+
+A reader is a module of `readers/`, found by its name, with
+
+- a docstring whose first line says what it reads;
+- ``SUFFIXES``: how such files' names end, such as ``(".hea", ".dat")``;
+- ``knows(path, head)``: whether a file is one, by its name and first bytes (at most `HEAD`);
+- ``pieces(path, rows, notes)``: the signals in the file, one after another, each of at most `rows` samples, rows or
+  frames. Pieces of one recording follow each other and have one name. What is repaired on the way (a row left out, a
+  gap filled with NaN, times brought into order) is told in `notes`, a line each time once; what cannot be read is a
+  `SignalError` that tells the file, where in it, what came and what was wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from genmote import registry
+from genmote.errors import SignalError
+from genmote.signals.kinds import Frames, Grid, Records, Series, Signal
+
+READERS = "genmote.signals.readers"
+HEAD = 4096  # bytes of a file that are looked at to find its reader
+ROWS = 1 << 16
+
+
+def reader_of(path: Path, name: str | None = None) -> ModuleType:
+    """The reader that is called `name`, or the one for this file. SignalError where none is."""
+    if name is not None:
+        return registry.load(READERS, name, what="reader", error=SignalError)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except OSError as fault:
+        raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted a recording") from None
+    if not head:
+        raise SignalError(f"{path}: is empty: wanted a recording")
+    readers = [registry.load(READERS, known) for known in registry.names(READERS)]
+    # Those whose files are called so first: a CSV reader knows many a text.
+    ordered = sorted(readers, key=lambda reader: path.suffix.lower() not in reader.SUFFIXES)
+    for reader in ordered:
+        if reader.knows(path, head):
+            return reader
+    raise SignalError(
+        f"{path}: no reader knows such a file; name one of {', '.join(registry.names(READERS))} with --reader"
+    )
+
+
+def pieces(
+    path: Path, *, reader: str | None = None, rows: int = ROWS, notes: list[str] | None = None
+) -> Iterator[Signal]:
+    """What is in a file, in pieces of at most `rows` samples, rows or frames: for files larger than memory."""
+    told: list[str] = [] if notes is None else notes
+    yield from reader_of(path, reader).pieces(path, rows, told)
+
+
+def read(path: Path, *, reader: str | None = None, notes: list[str] | None = None) -> list[Signal]:
+    """All signals in a file, whole. SignalError where it holds none, or cannot be read."""
+    found: list[list[Signal]] = []
+    for piece in pieces(path, reader=reader, notes=notes):
+        if found and found[-1][0].name == piece.name and type(found[-1][0]) is type(piece):
+            found[-1].append(piece)
+        else:
+            found.append([piece])
+    if not found:
+        raise SignalError(f"{path}: holds no signal")
+    return [joined(parts) for parts in found]
+
+
+def joined(parts: list[Signal]) -> Signal:
+    """Pieces of one recording as one."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Series):
+        return _joined_series([part for part in parts if isinstance(part, Series)])
+    times = None if first.times_s is None else np.concatenate([part.times_s for part in parts])
+    if isinstance(first, Records):
+        rows = [part for part in parts if isinstance(part, Records)]
+        columns = tuple(np.concatenate([part.columns[n] for part in rows]) for n in range(len(first.columns)))
+        return replace(first, columns=columns, times_s=times)
+    frames = [frame for part in parts if isinstance(part, Frames) for frame in part.frames]
+    return replace(first, frames=frames, times_s=times)
+
+
+def _joined_series(parts: list[Series]) -> Series:
+    first, marks, at = parts[0], [], 0
+    for part in parts:
+        marks += [replace(mark, start=mark.start + at, stop=mark.stop + at) for mark in part.marks]
+        at += len(part)
+    grids = [part.grid for part in parts if part.grid is not None]
+    grid: Grid | None = None
+    if len(grids) == len(parts) and all(
+        np.array_equal(g.step, grids[0].step) and np.array_equal(g.zero, grids[0].zero) for g in grids
+    ):
+        grid = replace(grids[0], integers=np.concatenate([g.integers for g in grids]))
+    times = None if first.times_s is None else np.concatenate([part.times_s for part in parts])
+    return replace(
+        first, values=np.concatenate([part.values for part in parts]), times_s=times, grid=grid, marks=tuple(marks)
+    )
