@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -64,7 +67,6 @@ def opened(model: str, target: Path) -> Iterator[str]:
         yield model
         return
     need_torch()
-    check_place(target, "--output")
     with Bar() as bar, open_source(model, folder=target.parent, progress=bar) as path:
         bar.close()
         yield str(path)
@@ -110,14 +112,32 @@ def found_text(found: Found) -> str:
     return "\n".join(lines)
 
 
+def check_places(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Raise UserError, before the work, where a file cannot be written, or would be in the place of one that is read or
+    of another; by the flags that name them, with a word after."""
+    seen = {os.path.realpath(path): flag for flag, path in read.items() if path is not None}
+    for flag, path in written.items():
+        if path is None:
+            continue
+        check_place(path, flag.partition(" ")[0])
+        if (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
+            raise UserError(f"{path} is the file of {other} and of {flag}: name another")
+
+
 def own_text(settings: Around) -> str | None:
-    """The text to measure on, where one is named. Raises UserError for what would only fail after the work."""
+    """The text to measure on, where one is named."""
     from genmote.cli._model import read_text
 
-    if settings.report is not None:
-        check_place(settings.report, "--report")
-        check_place(settings.report.with_suffix(".json"), "--report")
     return None if settings.eval_text is None else read_text(settings.eval_text)
+
+
+def check_text(settings: Around, model: str, text: str | None) -> None:
+    """Raise SpecError, before the work, for a text on which `report` cannot measure."""
+    from genmote.cli._model import find
+    from genmote.compress.report import check_text
+
+    if text is not None and settings.eval_text is not None:
+        check_text(find(model), text, settings.eval_text.name)
 
 
 def save_text(path: Path, model: Path, recipe: Recipe) -> None:
@@ -134,7 +154,7 @@ def save_text(path: Path, model: Path, recipe: Recipe) -> None:
 def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | None, text: str | None) -> str:
     """Measure, on `text` or (None) on what the model writes; write the page and the figures; gives the summary."""
     from genmote import home, records
-    from genmote.compress.report import measure, summary
+    from genmote.compress.report import CONTEXT, measure, summary
     from genmote.compress.report_page import page
     from genmote.compress.search import written
     from genmote.models.gguf import ModelFile
@@ -144,8 +164,9 @@ def report(settings: Around, made: Compressed, recipe: Recipe, found: Found | No
         if text is not None and settings.eval_text is not None:
             name = settings.eval_text.name
         else:
-            # Neither what the steps learned from nor what a search measured itself on.
-            text = written(ModelFile.open(made.source), recipe.calibration, EVALUATED, bar, after=2)
+            # Neither what the steps learned from nor what a search measured itself on; windows that can be scored.
+            own = replace(recipe.calibration, length=max(CONTEXT, recipe.calibration.length))
+            text = written(ModelFile.open(made.source), own, EVALUATED, bar, after=2)
             name = f"text that {made.source.name} wrote with seed {recipe.calibration.seed + 2}"
         told = measure(
             made.source,
@@ -169,6 +190,7 @@ def draw_frontier(paths: Iterable[Path], target: Path, out: Output) -> None:
     from genmote.compress.report import load
     from genmote.compress.report_page import frontier
 
+    check_places({"--output": target}, {f"--frontier {path}": path for path in paths})
     found = [load(path) for path in paths]
     save(target, frontier(found))
     values: list[dict[str, Any]] = [

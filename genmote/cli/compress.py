@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmote.cli import _compress
 from genmote.cli._compress import Around
-from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.cli._output import Bar, Output, note, save, size
 from genmote.errors import BudgetError
 from genmote.spec import dataclass, setting
 
@@ -67,23 +67,40 @@ def run(settings: Settings, out: Output) -> None:
     if settings.frontier:
         return _compress.draw_frontier(settings.frontier, settings.output, out)
     assert settings.model is not None
+    report = settings.report
+    _compress.check_places(
+        written={
+            "--output": settings.output,
+            "--output (its recipe)": recipe_file(settings) if settings.searches else None,
+            "--report": report,
+            "--report (its figures)": None if report is None else report.with_suffix(".json"),
+            "--text-out": settings.text_out,
+        },
+        read={
+            "the model": Path(settings.model),
+            "--recipe": settings.recipe,
+            "--text": settings.text,
+            "--eval-text": settings.eval_text,
+        },
+    )
+    text = _compress.own_text(settings)
     with _compress.opened(settings.model, settings.output) as model:
-        make(settings, model, out)
+        make(settings, model, text, out)
 
 
-def make(settings: Settings, model: str, out: Output) -> None:
+def recipe_file(settings: Settings) -> Path:
+    """Where what a search found goes."""
+    return settings.output.with_name(f"{settings.output.name}.toml")
+
+
+def make(settings: Settings, model: str, text_to_measure: str | None, out: Output) -> None:
     """Compress a model's name or GGUF file."""
     from genmote.compress import compress
     from genmote.runtime.footprint import without_holes
 
     without_holes(SCRATCH_BYTES)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch takes huge pages then, where the system has them
-    text_to_measure = _compress.own_text(settings)
-    if settings.text_out is not None:
-        check_place(settings.text_out, "--text-out")
-    recipe_file = settings.output.with_name(f"{settings.output.name}.toml")
-    if settings.searches:
-        check_place(recipe_file, "--output")
+    _compress.check_text(settings, model, text_to_measure)
     found = None
     try:
         if settings.searches:
@@ -113,9 +130,9 @@ def make(settings: Settings, model: str, out: Output) -> None:
     share = made.size_bytes / made.source_bytes
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
     if found is not None:
-        save(recipe_file, recipe.toml())
-        values |= {"search": found.values(), "recipe": recipe_file}
-        text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file}"
+        save(recipe_file(settings), recipe.toml())
+        values |= {"search": found.values(), "recipe": recipe_file(settings)}
+        text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file(settings)}"
     if settings.report is not None:
         text += f"\n\n{_compress.report(settings, made, recipe, found, text_to_measure)}"
         values["report"] = settings.report

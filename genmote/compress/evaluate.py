@@ -101,9 +101,7 @@ def compare(
     if not 4 <= context <= min(original.context, compressed.context):
         raise ContextError(f"context={context}: use windows of 4 to {min(original.context, compressed.context)} tokens")
     tokens = original.tokenizer.encode(text, bos=False)
-    count = len(tokens) // context
-    if not count:
-        raise SpecError(f"the text has {len(tokens)} tokens, one window takes {context}: give a longer text")
+    count = whole_windows(tokens, context)
     if windows is not None and windows < 1:
         raise SpecError(f"windows={windows}: use at least 1, or None for the whole text")
     count = min(count, windows or count)
@@ -134,6 +132,13 @@ def compare(
         count,
         context,
     )
+
+
+def whole_windows(tokens: Sequence[int], context: int, name: str = "the text") -> int:
+    """How many there are in a text of these tokens; SpecError for none."""
+    if len(tokens) < context:
+        raise SpecError(f"{name} has {len(tokens)} tokens, one window takes {context}: give a longer text")
+    return len(tokens) // context
 
 
 def characters(tokens: Sequence[bytes], first: int) -> tuple[str, str]:

@@ -124,6 +124,14 @@ class Grid:
             self.offset[group] = base if self.base_factor is None else -(base * self.base_factor[group])
 
 
+def has_zero(type_name: str) -> bool:
+    """Whether zero is a level of a tensor type, whatever the scale: not where levels are counted from an offset."""
+    if (block := quant.by_name(type_name).block_size) == 1:
+        return True
+    layout = quant.layout(type_name)
+    return layout.fit_scales(np.zeros((1, block), np.float32)).base is None and 0 in layout.levels
+
+
 def storable(layout: quant.Layout, unit: Tensor) -> Tensor:
     """The nearest scales of blocks that a layout can store."""
     if layout.units is None:

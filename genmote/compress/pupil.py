@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from genmote.compress import sparse
 from genmote.compress.block import Block, Site, Vector
 from genmote.compress.latent import Gain, Latent
 from genmote.compress.layers import save, write
@@ -24,7 +25,6 @@ from genmote.ops.torch_ops import Matrix
 Tensor = torch.Tensor
 Part = Literal["all", "norms", "adapters", "codes", "scales"]
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
-SPARSE = 0.05  # a matrix with at least this share of zeros was pruned: they stay zeros
 SCALE = 2.0  # of the adapters' updates
 
 
@@ -57,9 +57,8 @@ class Pupil:
             self.learners = [*self.latents, *(Gain(vector) for vector in self.vectors)]
         self.zeros: list[tuple[Tensor, Tensor]] = []
         for site in self.sites:
-            stays = site.weight != 0
-            if _pruned(stays):
-                self.zeros.append((site.weight, stays))
+            if (zeros := sparse.pruned(site.weight)) is not None:
+                self.zeros.append((site.weight, zeros))
         self.parameters: list[Tensor] = [
             *(site.weight for site in self.sites),
             *(matrix.weight for _, adapter in self.adapters for matrix in (adapter.down, adapter.up)),
@@ -77,8 +76,8 @@ class Pupil:
     @torch.no_grad()
     def settle(self) -> None:
         """To be called after a step: the model is what the parameters say."""
-        for weight, stays in self.zeros:
-            weight *= stays
+        for weight, zeros in self.zeros:
+            weight.masked_fill_(zeros, 0.0)
         for learner in self.learners:
             learner.put()
 
@@ -93,18 +92,14 @@ class Pupil:
             latent.stored.store()
         for site, adapter in self.adapters:
             learned = site.weight + adapter.scale * adapter.up.weight @ adapter.down.weight
-            stays = site.weight != 0
-            site.replace(learned * stays if _pruned(stays) else learned)
+            zeros = sparse.pruned(site.weight)
+            site.replace(learned if zeros is None else learned.masked_fill(zeros, 0.0))
         for vector in self.vectors:
             vector.replace(vector.value)
         model = self.whole.model
         save(between, [site for block in self.whole.blocks for site in block.sites.values()], self.vectors)
         model.overlay(between)
         write(target, model.file, progress)
-
-
-def _pruned(stays: Tensor) -> bool:
-    return float(stays.float().mean()) <= 1 - SPARSE
 
 
 def _coded(site: Site) -> bool:

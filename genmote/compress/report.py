@@ -17,10 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from genmote.compress.evaluate import Loss, compare, sizes
+from genmote.compress.evaluate import Loss, compare, sizes, whole_windows
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
+from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
+from genmote.models.tokenizer import load_tokenizer
 from genmote.records import Record
 from genmote.runtime import trial
 
@@ -30,6 +32,13 @@ RUN = 320  # tokens of the run whose speed and memory are told, a fifth of them 
 SAMPLES = 3  # of it; the fastest counts: whatever else runs only slows it
 RAN = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_rss_bytes", "load_ms", "prompt_tokens", "decode_tokens")
 RECIPE = "genmote.compress.recipe"
+
+
+def check_text(original: Path, text: str, name: str) -> None:
+    """Raise SpecError for a text that is too short for `measure`: to be asked before the model is compressed."""
+    file = ModelFile.open(original)
+    tokens = load_tokenizer(file).encode(text, bos=False)
+    whole_windows(tokens, min(CONTEXT, read_config(file).context_length), name)
 
 
 def measure(

@@ -183,6 +183,7 @@ class _Search:
         self.source = self._begun()  # what the types are chosen for
         config = read_config(self.source)
         self.blocks, self.length = config.n_layers, min(self.settings.length, config.context_length)
+        self.over = 0  # bytes that files were found to have beside their matrices, more than was expected
 
     def _begun(self) -> ModelFile:
         """The model as the steps before leave it."""
@@ -199,17 +200,11 @@ class _Search:
         told: list[Round] = []
         text = self.text()
         for number in range(1, rounds + 1):
-            chosen, missed = choose(self.source, options, self.goal)
-            recipe = self.recipe(chosen)
-            if any(recipe == one.recipe for one in told):
+            chosen, missed = choose(self.source, options, self.goal, self.over)
+            if any(self.recipe(chosen) == one.recipe for one in told):
                 break
-            made = compress(
-                self.original.path,
-                self.folder / f"round-{number}.gguf",
-                recipe,
-                work=self.folder,
-                progress=self.progress,
-            )
+            chosen, made, missed = self.fitted(chosen, missed, options, self.folder / f"round-{number}.gguf")
+            recipe = self.recipe(chosen)
             check = Check(
                 self.source,
                 ModelFile.open(made.path),
@@ -235,6 +230,21 @@ class _Search:
             }
         assert best is not None
         return best
+
+    def fitted(
+        self, chosen: Allocation, missed: str | None, options: Mapping[str, Sequence[Option]], path: Path
+    ) -> tuple[Allocation, Compressed, str | None]:
+        """A choice's file, which tells its size at last: while that is beyond the goal, one of that much less."""
+        while True:
+            made = compress(self.original.path, path, self.recipe(chosen), work=self.folder, progress=self.progress)
+            wanted = self.goal.bytes
+            if wanted is None or made.size_bytes <= wanted:
+                return chosen, made, missed
+            if chosen.bytes <= least_bytes(options):
+                told = f"no choice of types takes less than {made.size_bytes / 1e6:g} MB, wanted {wanted / 1e6:g}"
+                return chosen, made, told if missed is None else f"{told}; {missed}"
+            self.over += made.size_bytes - wanted
+            chosen, missed = choose(self.source, options, self.goal, self.over)
 
     def options(self) -> dict[str, list[Option]]:
         """Each matrix's options, measured; kept in the work folder."""
@@ -280,16 +290,15 @@ def written(source: ModelFile, settings: Calibration, windows: int, progress: Pr
     return calibration.text_of(source, tokens)
 
 
-def choose(source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goal) -> tuple[Allocation, str | None]:
-    """The allocation for a goal, and what of it cannot be met (then the smallest allocation that there is)."""
-    beside = source.nbytes - sum(source.tensors[name].nbytes for name in options) + BESIDE
+def choose(
+    source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goal, over: int = 0
+) -> tuple[Allocation, str | None]:
+    """The allocation for a goal, `over` the bytes beside the matrices that are not expected here; the smallest that
+    there is where that is too large. Also what pace cannot be met, then with the smallest."""
+    beside = source.nbytes - sum(source.tensors[name].nbytes for name in options) + BESIDE + over
     beside += sum(len(name) + RULE_BYTES for name in options)
     least, most = least_bytes(options), sum(max(x.bytes for x in each) for each in options.values())
-    room = most if goal.bytes is None else goal.bytes - beside
-    if room < least:
-        return allocate(options, least), (
-            f"no choice of types takes less than {(least + beside) / 1e6:.3g} MB, wanted {(goal.bytes or 0) / 1e6:g}"
-        )
+    room = most if goal.bytes is None else max(least, goal.bytes - beside)
     found = allocate(options, room)
     if goal.pace is None or meets(source, found, goal):
         return found, None

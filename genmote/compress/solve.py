@@ -9,6 +9,8 @@ at the output is e H e^T, e the row of Q - W. Three ways to make it small:
   likewise (coordinate descent; QuantEase, Behdin et al. 2023, arXiv 2309.01885): the error only falls.
 - `target`: aim not at W but at what makes good what the layers before have spoilt.
 
+Weights that are `gone`, (cols, rows), are held at zero, which is on the grid (`has_zero`), and made good by the others.
+
 Factors of H are computed in float64, the rest is float32. All are transposed, (cols, rows), as in `grid.py`.
 """
 
@@ -47,7 +49,7 @@ def target(weight: Tensor, hessian: Tensor, cross: Tensor, h: Tensor, owed: Tens
     return found
 
 
-def gptq(weight_t: Tensor, hessian: Tensor, grid: Grid) -> Tensor:
+def gptq(weight_t: Tensor, hessian: Tensor, grid: Grid, gone: Tensor | None = None) -> Tensor:
     """Levels (cols, rows) for a matrix (cols, rows) and a damped hessian, on the scales of `grid`."""
     order = torch.argsort(hessian.diagonal(), descending=True)
     h = hessian[order][:, order].double()
@@ -56,11 +58,14 @@ def gptq(weight_t: Tensor, hessian: Tensor, grid: Grid) -> Tensor:
     left = weight_t[order].clone()  # what each column would have to be, given the errors so far
     codes = torch.empty_like(left)
     groups = (order // grid.group).tolist()
+    held = None if gone is None else gone[order]
     for start in range(0, len(left), BLOCK):
         end = min(start + BLOCK, len(left))
         errors = torch.empty(end - start, left.shape[1])
         for i in range(start, end):
             codes[i] = grid.nearest(left[i], groups[i])
+            if held is not None:
+                codes[i].masked_fill_(held[i], 0.0)
             error = (left[i] - grid.value(codes[i], groups[i])) / upper[i, i]
             left[i + 1 : end].addr_(upper[i, i + 1 : end], error, alpha=-1)
             errors[i - start] = error
@@ -76,7 +81,9 @@ def values(codes: Tensor, grid: Grid) -> Tensor:
     return torch.cat([grid.value(codes[g * size : (g + 1) * size], g) for g in range(len(grid.scale))])
 
 
-def descend(weight_t: Tensor, hessian: Tensor, grid: Grid, codes: Tensor, sweeps: int) -> None:
+def descend(
+    weight_t: Tensor, hessian: Tensor, grid: Grid, codes: Tensor, sweeps: int, gone: Tensor | None = None
+) -> None:
     """Change codes and scales in place, `sweeps` times over all columns; the error never grows but by rounding."""
     size = grid.group
     slope = hessian @ (values(codes, grid) - weight_t)  # H e^T, half of the error's derivative
@@ -92,8 +99,11 @@ def descend(weight_t: Tensor, hessian: Tensor, grid: Grid, codes: Tensor, sweeps
             local += h @ (_refit(grid, group, codes[own], h, local) - before)
             local *= grid.inverse[group]  # in levels, as the codes are
             curves = h.diagonal().tolist()
-            for now, row, line, curve in zip(codes[own], local, h, curves, strict=True):
+            held = [None] * size if gone is None else gone[own]
+            for now, row, line, curve, still in zip(codes[own], local, h, curves, held, strict=True):
                 best = grid.level(torch.sub(now, row, alpha=1 / curve))
+                if still is not None:
+                    best.masked_fill_(still, 0.0)
                 local.addr_(line, best - now)
                 now.copy_(best)
             slope.addmm_(hessian[:, own], grid.value(codes[own], group) - before)

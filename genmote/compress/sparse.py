@@ -18,6 +18,7 @@ from genmote.compress.surgeon import inverted
 
 Tensor = torch.Tensor
 BLOCK = 128  # columns among which sparsegpt chooses at once
+SPARSE = 0.05  # a matrix with at least this share of zeros was pruned: they stay zeros
 PATTERN = re.compile(r"(\d+):(\d+)")
 
 
@@ -41,6 +42,12 @@ def lowest(scores: Tensor, share: float, pattern: tuple[int, int] | None) -> Ten
         return torch.zeros_like(parts, dtype=torch.bool).scatter_(2, order, True).reshape(scores.shape)
     order = torch.argsort(scores.reshape(-1), stable=True)[: round(share * scores.numel())]
     return torch.zeros(scores.numel(), dtype=torch.bool).index_fill_(0, order, True).reshape(scores.shape)
+
+
+def pruned(weight: Tensor) -> Tensor | None:
+    """Where a matrix's zeros are, if there are so many that it was pruned; None otherwise."""
+    zeros = weight == 0
+    return zeros if float(zeros.float().mean()) >= SPARSE else None
 
 
 def magnitude(weight: Tensor, share: float, pattern: tuple[int, int] | None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from genmote.compress import Recipe
+from genmote.compress.report import load
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 
@@ -122,13 +123,61 @@ def test_goals_that_are_none(genmote: Any, model: Path, tmp_path: Path, words: t
         (("--report", "r.html", "--eval-text", "none.txt"), "none.txt cannot be read"),
         (("--report", "r.json"), "report=r.json: is a page, beside which its figures get this name; end it in .html"),
         (("--eval-text", "none.txt"), "eval_text: is what --report measures on: give that too"),
+        (("--report", "r.html", "--eval-text", "short.txt"), "short.txt has 5 tokens, one window takes 256: give a lo"),
+        (("--report", "x.gguf"), "x.gguf is the file of --output and of --report: name another"),
+        (("--report", "r.html", "--eval-text", "r.html"), "r.html is the file of --eval-text and of --report: name an"),
+        (("--report", "x.html", "-o", "x.json"), "x.json is the file of --output and of --report (its figures): name"),
+        (("--text-out", "./short.txt", "--text", "short.txt"), "short.txt is the file of --text and of --text-out: "),
+        (("--target", "1MB", "--recipe", "x.gguf.toml"), "is the file of --recipe and of --output (its recipe): name"),
     ],
 )
 def test_a_report_that_cannot_be_made_is_told_before_the_work(
     genmote: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ran = genmote("compress", str(model), "-o", "x.gguf", "--method", "rtn", *words)
+    for name in ("short.txt", "x.gguf.toml", "r.html"):
+        Path(name).write_text("short")
+    before = set(tmp_path.rglob("*"))
+    method = () if "--recipe" in words else ("--method", "rtn")
+    ran = genmote("compress", str(model), "-o", "x.gguf", *method, *words)
     assert ran.status == 2
     assert message in ran.err and len(ran.err.strip().splitlines()) == 1
-    assert not (tmp_path / "x.gguf").exists()
+    assert set(tmp_path.rglob("*")) == before and Path("short.txt").read_text() == "short"
+
+
+def test_the_model_is_no_place_for_a_report(genmote: Any, model: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    ran = genmote("compress", str(model), "-o", str(tmp_path / "x.gguf"), "--report", str(model))
+    assert ran.status == 2 and model.read_bytes() == before
+    assert ran.err == f"genmote compress: {model} is the file of the model and of --report: name another\n"
+
+
+def test_a_frontier_is_not_drawn_over_a_report(genmote: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    ran = genmote("compress", "--frontier", str(tmp_path / "a.json"), "-o", str(tmp_path / "a.json"))
+    assert ran.status == 2 and (tmp_path / "a.json").read_text() == "{}"
+    assert "a.json and of --output: name another" in ran.err
+
+
+def test_a_folder_is_not_converted_for_a_report_that_has_no_place(
+    genmote: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genmote.models.convert.open_source", None)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    ran = genmote(
+        "compress", str(folder), "-o", str(tmp_path / "x.gguf"), "--report", str(tmp_path / "none" / "r.html")
+    )
+    assert ran.status == 2 and "none is no folder: make it first" in ran.err
+
+
+def test_a_report_is_measured_on_whole_windows_however_short_those_that_are_learned_from(
+    genmote: Any, model: Path, tmp_path: Path, own_home: Path
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[calibration]\nlength = 16\n[[step]]\nuse = "rtn"\n')
+    page = tmp_path / "r.html"
+    words = ("compress", str(model), "-o", str(tmp_path / "x.gguf"), "--recipe", str(recipe), "--report", str(page))
+    assert genmote(*words).status == 0
+    told = load(page.with_suffix(".json")).values
+    assert told["windows"] >= 6 and told["context"] == ModelFile.open(model).metadata["llama.context_length"] < 512

@@ -83,6 +83,40 @@ def test_a_target_out_of_reach_gives_the_smallest_file(model: Path, tmp_path: Pa
     assert ours.rounds[0].measured > 0
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_file_that_comes_out_larger_than_expected_is_chosen_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    """With 20 kB forgotten of what is beside the matrices."""
+    monkeypatch.setattr(searching, "BESIDE", searching.BESIDE - 20_000)
+    sizes = []
+
+    def watched(*args: object, **more: object) -> object:
+        made = compress(*args, **more)  # type: ignore[arg-type]
+        sizes.append(made.size_bytes)
+        return made
+
+    monkeypatch.setattr(searching, "compress", watched)
+    ours = found(model, tmp_path / "ours.gguf", Goal(bytes=150_000), rounds=rounds)
+    assert ours.missed is None and ours.made.size_bytes <= 150_000
+    assert sizes[0] > 150_000 and all(140_000 < size <= 150_000 for size in sizes[1:])
+    assert [one.size_bytes for one in ours.rounds] == sizes[1:]  # what it forgot is known in the second round
+
+
+def test_a_goal_is_missed_by_what_the_file_takes(model: Path, tmp_path: Path) -> None:
+    """To the byte: not by what it was expected to take."""
+    least = found(model, tmp_path / "ours.gguf", Goal(bytes=1000), rounds=1).made.size_bytes
+    assert found(model, tmp_path / "ours.gguf", Goal(bytes=least), rounds=1).missed is None
+    missed = found(model, tmp_path / "ours.gguf", Goal(bytes=least - 1), rounds=1)
+    assert missed.missed == f"no choice of types takes less than {least / 1e6:g} MB, wanted {(least - 1) / 1e6:g}"
+    assert missed.made.size_bytes == least
+    both = found(model, tmp_path / "ours.gguf", Goal(bytes=1000, pace=1e12, machine=SLOW, memory=10**9), rounds=1)
+    assert both.missed is not None and re.fullmatch(
+        r"no choice of types takes less than .* MB, wanted 0\.001; .* tokens/s are expected of the smallest .*",
+        both.missed,
+    )
+
+
 def test_an_interrupted_search_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from genmote.compress import solve
-from genmote.compress.grid import Grid
+from genmote.compress import solve, sparse
+from genmote.compress.grid import Grid, has_zero
 from genmote.ops import quant
 
 QUANTISED = [name for name in quant.codec_names() if quant.TYPES[name].block_size > 1]
 COARSE = [name for name in QUANTISED if quant.TYPES[name].bits_per_weight < 6]
+ZEROS = [name for name in QUANTISED if has_zero(name)]
 
 
 def problem(rows: int, cols: int, seed: int = 0, inputs: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,9 +27,10 @@ def problem(rows: int, cols: int, seed: int = 0, inputs: int = 0) -> tuple[torch
     return weight, solve.damped(hessian, 0.01)
 
 
-def slow_gptq(weight: np.ndarray, h: np.ndarray, grid: Grid) -> np.ndarray:
-    """The definition: round the columns by falling second moment; after each, the columns that are left become what is
-    best of all real numbers, given what was rounded. Solved anew each time, row by row, in float64."""
+def slow_gptq(weight: np.ndarray, h: np.ndarray, grid: Grid, gone: np.ndarray | None = None) -> np.ndarray:
+    """The definition: round the columns by falling second moment, those that are gone to zero; after each, the columns
+    that are left become what is best of all real numbers, given what was rounded. Solved anew each time, row by row, in
+    float64."""
     rows, cols = weight.shape
     order = np.argsort(-np.diag(h), kind="stable")
     codes = np.zeros((cols, rows))
@@ -37,6 +39,8 @@ def slow_gptq(weight: np.ndarray, h: np.ndarray, grid: Grid) -> np.ndarray:
         error = np.zeros(cols)
         for place, column in enumerate(order):
             code = grid.nearest(torch.full((rows,), float(now[column])), int(column) // grid.group)
+            if gone is not None and gone[row, column]:
+                code = torch.zeros(rows)
             codes[column, row] = code[row]
             error[column] = float(grid.value(code, int(column) // grid.group)[row]) - weight[row, column]
             done, left = order[: place + 1], order[place + 1 :]
@@ -52,6 +56,47 @@ def test_gptq_is_its_definition(name: str) -> None:
     fast = solve.gptq(weight.T.contiguous(), hessian, grid)
     slow = slow_gptq(weight.double().numpy(), hessian.double().numpy(), grid)
     assert np.array_equal(fast.numpy(), slow)
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_gptq_with_zeros_that_stay_is_its_definition(name: str) -> None:
+    weight, hessian = problem(2, max(64, quant.TYPES[name].block_size))
+    gone = torch.from_numpy(np.random.default_rng(1).random(weight.shape) < 0.5)
+    grid = Grid(name, weight.masked_fill(gone, 0.0), hessian.diagonal())
+    fast = solve.gptq(weight.T.contiguous(), hessian, grid, gone.T.contiguous())
+    slow = slow_gptq(weight.double().numpy(), hessian.double().numpy(), grid, gone.numpy())
+    assert np.array_equal(fast.numpy(), slow)
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_stay_and_the_others_make_them_good(name: str) -> None:
+    """Better than rounding what was pruned to the nearest, and in the end no single change of the others helps."""
+    weight, hessian = problem(16, 256, seed=3)
+    left = sparse.sparsegpt(weight, hessian, 0.5, (2, 4), 0.01)
+    gone, goal = (left == 0).T.contiguous(), weight.T.contiguous()
+    grid = Grid(name, weight.masked_fill(gone.T, 0.0), hessian.diagonal())
+    codes = solve.gptq(goal, hessian, grid, gone)
+    solve.descend(goal, hessian, grid, codes, 40, gone)
+    stored = solve.values(codes, grid)
+    assert torch.equal(stored == 0, (stored == 0) | gone)
+    nearest = torch.from_numpy(quant.dequantize(name, quant.quantize(name, left.numpy()), left.shape))
+    assert solve.mean_square(stored - goal, hessian) < 0.9 * solve.mean_square(nearest.T - goal, hessian)
+    h, error = hessian.double(), (stored - goal).double()
+    best = (error * (h @ error)).sum(0)
+    for column in range(len(codes)):
+        step = grid.value(grid.levels[:, None], column // grid.group) - stored[column]  # (levels, rows)
+        change = 2 * step * (h @ error)[column] + step**2 * h[column, column]
+        assert (change > -1e-5 * best)[:, ~gone[column]].all(), column
+    assert gone.float().mean() == 0.5
+
+
+def test_which_types_have_a_zero() -> None:
+    """Those that store a matrix's zeros as zeros."""
+    weight = problem(4, 256)[0].numpy()
+    weight[:, ::3] = 0
+    for name in quant.codec_names():
+        stored = quant.dequantize(name, quant.quantize(name, weight), weight.shape)
+        assert has_zero(name) == bool((stored[:, ::3] == 0).all()), name
 
 
 @pytest.mark.parametrize("name", QUANTISED)

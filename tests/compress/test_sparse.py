@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from genmote.compress import Calibration, Recipe, compress, sparse
+from genmote.compress.steps.gptq import Gptq
+from genmote.compress.steps.hqq import Hqq
 from genmote.compress.steps.prune import Prune
+from genmote.compress.steps.rtn import Rtn
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 
 DAMP = 0.01
+SHORT = Calibration(windows=3, length=24)
 
 
 def problem(out: int = 6, cols: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,6 +119,59 @@ def test_the_step_leaves_zeros_and_says_that_they_gain_nothing(tmp_path: Path, n
             assert np.array_equal(after.raw(info.name), before.raw(info.name)), info.name
     figures = made.steps[0]["figures"]
     assert all(told["zeros"] == 0.5 and 0 <= told["error"] < 1 for told in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "prune"),
+    [
+        *((Gptq, kind, Prune(pattern="2:4")) for kind in ("Q4_0", "Q8_0", "GM4_32", "GM3_32", "Q3_K")),
+        (Gptq, "Q4_0", Prune(method="magnitude", share=0.3)),
+        (Rtn, "Q4_0", Prune()),
+        (Hqq, "GM3_32", Prune()),
+    ],
+)
+def test_zeros_stay_when_they_are_stored(tmp_path: Path, step: Any, kind: str, prune: Prune) -> None:
+    shape = "tiny-llama-256" if kind == "Q3_K" else "tiny-mixtral"
+    make_model(shape, "F32", tmp_path / "model.gguf", 1)
+    recipe = Recipe((prune, step(type=kind)), SHORT)
+    made = compress(tmp_path / "model.gguf", tmp_path / "out.gguf", recipe, work=tmp_path / "work")
+    assert "note" not in made.steps[1]
+    (between,) = (tmp_path / "work").glob("01-prune-*.gguf")
+    before, after = ModelFile.open(between), ModelFile.open(made.path)
+    count = 0
+    for info in before.tensors.values():
+        zeros = before.tensor(info.name) == 0
+        if info.name.startswith("blk.") and len(info.shape) > 1 and after.tensors[info.name].type == kind:
+            count += 1
+            assert zeros.mean() > 0.29 and (after.tensor(info.name)[zeros] == 0).all(), info.name
+            assert (after.tensor(info.name) == 0).mean() < 0.8
+    assert count >= 8
+
+
+@pytest.mark.parametrize(("step", "kind"), [(Rtn, "Q4_1"), (Rtn, "IQ4_NL"), (Gptq, "GM2_32")])
+def test_a_type_without_a_zero_is_told(llama: Path, tmp_path: Path, step: Any, kind: str) -> None:
+    steps = (Prune(), step(type="Q4_0", types=(f"*.attn_?.weight={kind}", f"*.ffn_up.weight={kind}")))
+    made = compress(llama, tmp_path / "out.gguf", Recipe(steps, SHORT))
+    told = f"{kind} has no exact zero: those of 8 pruned matrices become small numbers (Q4_0, for one, keeps zeros)"
+    assert made.steps[1]["note"] == told
+    one = compress(llama, tmp_path / "out.gguf", Recipe((Prune(), step(types=(f"blk.0.attn_q.weight={kind}",))), SHORT))
+    assert f"{kind} has no exact zero: those of 1 pruned matrix become" in one.steps[1]["note"]
+    dense = compress(llama, tmp_path / "out.gguf", Recipe((step(type=kind),), SHORT))
+    assert "zero" not in dense.steps[0].get("note", "")
+
+
+def test_zeros_among_codes_are_no_pruning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of numbers that are stored in four bits many are zero: a step that stores them anew may change these."""
+    make_model("tiny-llama", "Q4_0", tmp_path / "model.gguf", 1)
+    file = ModelFile.open(tmp_path / "model.gguf")
+    assert (file.tensor("blk.0.attn_q.weight") == 0).mean() > sparse.SPARSE
+    found = []
+    for share in (sparse.SPARSE, 2.0):
+        monkeypatch.setattr(sparse, "SPARSE", share)
+        found.append(
+            ModelFile.open(compress(file.path, tmp_path / "out.gguf", Recipe((Gptq(type="GM3_32"),), SHORT)).path)
+        )
+    assert all(np.array_equal(found[0].raw(name), found[1].raw(name)) for name in file.tensors)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,13 @@ from genmote.compress.steps.distill import Distill
 from genmote.compress.steps.vocabulary import Vocabulary
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
 from genmote.models.tokenizer import load_tokenizer
+from genmote.runtime.measures import text_logits
+from genmote.runtime.session import Session
 
 SMALL = Calibration(windows=4, length=32)
+TABLE = "token_embd.weight"
 
 
 def test_what_a_text_uses_stays_and_reads_as_before(llama: Path, tmp_path: Path) -> None:
@@ -43,6 +47,53 @@ def test_the_calibration_text_counts_where_no_other_is_named(llama: Path, tmp_pa
     assert np.array_equal(
         ModelFile.open(made.path).tensor("token_embd.weight"), ModelFile.open(llama).tensor("token_embd.weight")[ids]
     )
+
+
+@pytest.fixture
+def padded(llama: Path, tmp_path: Path) -> Path:
+    """The model with more rows of its embedding than its tokenizer has tokens, as some published ones are."""
+    file, path = ModelFile.open(llama), tmp_path / "padded.gguf"
+    rows = np.concatenate([file.tensor(TABLE), np.random.default_rng(0).standard_normal((12, 64), np.float32)])
+    tensors = [(info.name, info.type, info.shape, file.raw(info.name)) for info in file.tensors.values()]
+    tensors = [(TABLE, "F32", rows.shape, rows) if tensor[0] == TABLE else tensor for tensor in tensors]
+    write_gguf(path, {**file.typed_metadata(), "llama.vocab_size": np.uint32(len(rows))}, tensors)
+    return path
+
+
+@pytest.mark.parametrize("size", [290, 320])
+@pytest.mark.parametrize("named", [False, True])
+def test_rows_that_are_no_tokens_go(padded: Path, tmp_path: Path, size: int, named: bool) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat and the other cat are there " * 20, encoding="utf-8")
+    step = Vocabulary(size=size, text=text if named else None)
+    made = compress(padded, tmp_path / "out.gguf", Recipe((step,), SMALL))
+    assert (made.steps[0]["figures"]["tokens"], made.steps[0]["figures"]["of"]) == (size, 320)
+    file, whole = ModelFile.open(made.path), ModelFile.open(padded)
+    kept = np.asarray(file.metadata["genmote.vocabulary.ids"])
+    assert file.metadata["llama.vocab_size"] == size == len(kept) and kept.max() < 320
+    assert np.array_equal(file.tensor(TABLE), whole.tensor(TABLE)[kept])
+    with Engine.load(padded) as original, Engine.load(made.path) as smaller:
+        assert (original.config.vocab_size, smaller.config.vocab_size) == (332, size)
+        old = original.tokenizer.encode("the cat")
+        new = smaller.tokenizer.encode("the cat")
+        assert kept[new].tolist() == old
+        assert np.array_equal(logits(smaller, new), logits(original, old)[:, kept])
+        assert smaller.generate("the cat", max_tokens=4).text
+
+
+def logits(engine: Engine, ids: list[int]) -> np.ndarray:
+    return np.concatenate([part for _, part in text_logits(engine, ids, 1, Session(engine))])
+
+
+def test_a_model_whose_tokens_were_taken_out_before_loses_more(llama: Path, tmp_path: Path) -> None:
+    """Its text is in its own tokens, not in those that the file's key names."""
+    compress(llama, tmp_path / "first.gguf", Recipe((Vocabulary(size=300),), SMALL))
+    made = compress(tmp_path / "first.gguf", tmp_path / "out.gguf", Recipe((Vocabulary(size=285),), SMALL))
+    figures = made.steps[0]["figures"]
+    assert (figures["tokens"], figures["of"]) == (285, 300) and figures["covered"] > 0.5
+    file = ModelFile.open(made.path)
+    ids = np.asarray(file.metadata["genmote.vocabulary.ids"])
+    assert np.array_equal(file.tensor(TABLE), ModelFile.open(llama).tensor(TABLE)[ids])
 
 
 def test_another_text_under_the_same_name_makes_another_file(llama: Path, tmp_path: Path) -> None:

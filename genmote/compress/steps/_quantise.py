@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
+
+from genmote.compress import sparse
 from genmote.compress.block import Block, Head, Inputs, Site
+from genmote.compress.grid import has_zero
 from genmote.compress.steps._base import LayerStep
 from genmote.errors import SpecError
 from genmote.models.config import is_tied
@@ -16,6 +21,7 @@ from genmote.ops import quant
 from genmote.spec import setting
 
 KEEP, TABLE = "keep", "token_embd.weight"
+PIECE = 1 << 20  # numbers of a matrix that tell whether it was pruned
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ class Quantiser(LayerStep):
             info: self.ruled(info.name) or (KEEP if lookup and info.name == TABLE else self.default(info.name))
             for info in matrices
         }
-        yield from _given_way({info: kind for info, kind in wanted.items() if kind.lower() != KEEP})
+        stored = {info: kind for info, kind in wanted.items() if kind.lower() != KEEP}
+        yield from _given_way(stored)
+        yield from _filled(model, {info: quant.fallback(kind, info.shape[-1]) for info, kind in stored.items()})
 
     def table_type(self, info: TensorInfo) -> str:
         wanted = self.ruled(info.name) or KEEP
@@ -138,3 +146,24 @@ def _given_way(wanted: Mapping[TensorInfo, str]) -> Iterable[str]:
         each = " or ".join(map(str, sorted(set(cols))))
         fits = f"{kind}'s blocks of {quant.by_name(kind).block_size} do not fit"
         yield f"{count} rows of {each} numbers, which {fits}: stored as {stored}"
+
+
+def zeros(site: Site) -> torch.Tensor | None:
+    """Where a pruned matrix (out, in) has its zeros; None for one that was not. Where numbers are stored in codes, some
+    of these are zero anyway."""
+    return sparse.pruned(site.weight) if quant.by_name(site.type).block_size == 1 else None
+
+
+def _filled(model: ModelFile, types: Mapping[TensorInfo, str]) -> Iterable[str]:
+    """A line for each type that cannot store the zeros of pruned matrices."""
+    found: dict[str, int] = {}
+    for info, kind in types.items():
+        if has_zero(kind) or quant.by_name(info.type).block_size > 1:
+            continue
+        rows = model.raw(info.name).reshape(math.prod(info.shape[:-1]), -1)[: max(1, PIECE // info.shape[-1])]
+        numbers = quant.dequantize(info.type, rows.reshape(-1), (len(rows), info.shape[-1]))
+        if sparse.pruned(torch.from_numpy(numbers)) is not None:
+            found[kind] = found.get(kind, 0) + 1
+    for kind, count in found.items():
+        whose = "1 pruned matrix" if count == 1 else f"{count} pruned matrices"
+        yield f"{kind} has no exact zero: those of {whose} become small numbers (Q4_0, for one, keeps zeros)"

@@ -10,8 +10,8 @@ import numpy as np
 
 from genmote.compress import solve
 from genmote.compress.block import Inputs, Site
-from genmote.compress.grid import Grid
-from genmote.compress.steps._quantise import Quantiser
+from genmote.compress.grid import Grid, has_zero
+from genmote.compress.steps._quantise import Quantiser, zeros
 from genmote.compress.surgeon import factored
 from genmote.spec import setting
 
@@ -48,6 +48,7 @@ class Gptq(Quantiser):
         assert inputs is not None
         hessian = solve.damped(inputs.hessian, self.damp, self.ridge)
         held = solve.damped(inputs.hessian, self.damp, self.hold)
+        gone = zeros(site) if has_zero(type_name) else None
         parts, lost, whole = [], 0.0, 0.0
         rows, cols = site.weight.shape
         step = max(NUMBERS // cols, 4 * cols)  # else factoring the hessian each time would take long
@@ -58,10 +59,12 @@ class Gptq(Quantiser):
                 if inputs.original is not None:
                     owed = inputs.owed[own] if self.mend and inputs.owed is not None else None
                     wanted = solve.target(wanted, inputs.hessian, inputs.cross, held, owed)
-                grid = Grid(type_name, wanted, hessian.diagonal())
+                stays = wanted if gone is None else wanted.masked_fill(gone[own], 0.0)
+                grid = Grid(type_name, stays, hessian.diagonal())
                 goal = wanted.T.contiguous()
-                codes = solve.gptq(goal, hessian, grid)
-            solve.descend(goal, hessian, grid, codes, self.sweeps)
+                still = None if gone is None else gone[own].T.contiguous()
+                codes = solve.gptq(goal, hessian, grid, still)
+            solve.descend(goal, hessian, grid, codes, self.sweeps, still)
             parts.append(grid.bytes(codes))
             size = solve.mean_square(goal, hessian)
             lost, whole = lost + solve.error(goal, hessian, codes, grid) * size, whole + size

@@ -35,18 +35,23 @@ class Vocabulary(ModelStep):
 
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
-        total = int(file.tensors["token_embd.weight"].shape[0])
-        counts = self._counts(file, total, sight)
+        counts = self._counts(file, sight)
         kept = prune_vocabulary(source, target, most_used(file, counts, self.size), progress=sight.progress)
-        return {"tokens": len(kept), "of": total, "covered": float(counts[kept].sum() / max(1, counts.sum()))}
+        return {"tokens": len(kept), "of": len(counts), "covered": float(counts[kept].sum() / max(1, counts.sum()))}
 
-    def _counts(self, file: ModelFile, total: int, sight: Sight) -> NDArray[np.int64]:
-        """How often each token occurs (V,)."""
+    def _counts(self, file: ModelFile, sight: Sight) -> NDArray[np.int64]:
+        """How often each of the tokenizer's tokens occurs (V,): a matrix may have more rows, which pad it."""
         if self.text is not None:
-            return np.bincount(load_tokenizer(file).encode(read(self.text)[0], bos=False), minlength=total)
+            tokenizer = load_tokenizer(file)
+            return np.bincount(tokenizer.encode(read(self.text)[0], bos=False), minlength=tokenizer.vocab_size)
         assert sight.windows is not None
-        whole = ModelFile.open(sight.original).tensors["token_embd.weight"].shape[0]
-        counts = np.bincount(sight.windows.reshape(-1), minlength=whole)
-        ids = file.metadata.get(KEPT_IDS)
         # The text is in the original's tokens, of which an earlier step may have taken some out.
-        return counts if ids is None else counts[np.asarray(ids)]
+        original = _ids(ModelFile.open(sight.original))
+        counts = np.bincount(sight.windows.reshape(-1), minlength=len(original))
+        return counts[np.searchsorted(original, _ids(file))]
+
+
+def _ids(file: ModelFile) -> NDArray[Any]:
+    """Each token's id (V,), ascending, in the vocabulary that tokens were first taken out of."""
+    ids = file.metadata.get(KEPT_IDS)
+    return np.arange(len(file.metadata["tokenizer.ggml.tokens"])) if ids is None else np.asarray(ids)
