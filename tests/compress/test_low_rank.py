@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from genmote.compress import Calibration, Recipe, compress
+from genmote.compress.cut import factor_names
 from genmote.compress.low_rank import ranks, spectrum
-from genmote.compress.steps.low_rank import LowRank, factor_names
+from genmote.compress.steps.low_rank import LowRank
 from genmote.compress.whole import Whole
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile

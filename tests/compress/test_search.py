@@ -17,8 +17,10 @@ from genmote.compress import search as searching
 from genmote.compress.allocate import Option, allocate
 from genmote.compress.block import Block
 from genmote.compress.check import Check, corrected
+from genmote.compress.goal import Goal, choose, speed
 from genmote.compress.recipe import step_name
-from genmote.compress.search import Found, Goal, choose, restored, search, speed, written
+from genmote.compress.search import Found, search, written
+from genmote.compress.shapes import restored
 from genmote.compress.steps._base import LayerStep
 from genmote.compress.steps.rtn import Rtn
 from genmote.errors import SpecError
