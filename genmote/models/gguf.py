@@ -109,7 +109,8 @@ class ModelFile:
 
     def as_if(self, metadata: dict[str, Any], tensors: dict[str, TensorInfo]) -> ModelFile:
         """The same file with another header, to plan with; its tensors cannot be read where they differ."""
-        return ModelFile(self._source, self.version, metadata, tensors, self.alignment)
+        plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
+        return ModelFile(self._source, self.version, plain, tensors, self.alignment)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """A tensor's bytes as they lie in the file, a read-only view. (nbytes,)"""
