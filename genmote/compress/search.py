@@ -196,6 +196,7 @@ class _Search:
         of = ("types",) if shapes is None else ("types", *self.kinds)
         words = " and ".join(filter(None, (", ".join(of[:-1]), of[-1])))
         for number in range(1, count + 1):
+            self.progress(f"choosing {words}", number - 1, count)
             options = types if shapes is None else items(self.source, shapes, types)
             chosen, missed = choose(self.source, options, self.goal, words)
             if missed is not None and shapes is None and self.kinds:
