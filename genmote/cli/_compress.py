@@ -15,7 +15,8 @@ from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
     from genmote.compress import Compressed, Recipe
-    from genmote.compress.search import Found, Goal
+    from genmote.compress.goal import Goal
+    from genmote.compress.search import Found, Round
 
 EVALUATED = 8  # windows of text that the model writes to be measured on
 
@@ -28,6 +29,9 @@ class Around:
     device: str | None = setting("a device that it is for (see genmote devices): what to expect there", default=None)
     pace: float | None = setting("tokens a second at least, on --device or here: searched for", default=None)
     choices: str | None = setting("types that a search may choose from, such as Q4_0,Q8_0 (default: all)", default=None)
+    shapes: str | None = setting(
+        "what a search may make smaller beside the types: some of channels,heads,ranks (default: nothing)", default=None
+    )
     ray: str | None = setting("a Ray cluster's address to search with (default: this machine's cores)", default=None)
     report: Path | None = setting("a page (HTML) with what it cost and gained; the figures beside it", default=None)
     eval_text: Path | None = setting("text to measure on, UTF-8 (default: the model writes it)", default=None)
@@ -46,7 +50,7 @@ class Around:
             yield "eval_text: is what --report measures on: give that too"
         if self.report is not None and self.report.suffix == ".json":
             yield f"report={self.report}: is a page, beside which its figures get this name; end it in .html"
-        for name in ("choices", "ray"):
+        for name in ("choices", "shapes", "ray"):
             if getattr(self, name) is not None and not self.searches:
                 yield f"{name}: is for a search: give --target or --pace too"
         if self.searches:
@@ -74,7 +78,7 @@ def opened(model: str, target: Path) -> Iterator[str]:
 
 def goal_of(settings: Around, model: Path) -> Goal:
     """What is searched for."""
-    from genmote.compress.search import Goal
+    from genmote.compress.goal import Goal
     from genmote.device import profile
     from genmote.device.sizes import parse_bytes
     from genmote.runtime.roofline import Machine
@@ -97,11 +101,12 @@ def found_text(found: Found) -> str:
     """What the search chose, and what that costs, for people."""
     chosen = sorted(found.types.items(), key=lambda item: -item[1])
     last = next(one for one in found.rounds if one.recipe == found.recipe)
-    other = "the original" if len(found.recipe.steps) == 1 else "what the steps before left"
+    other = "the original" if not found.before else "what the steps before left"
     lines = [
         "chosen    " + ", ".join(f"{name} {size(count)}" for name, count in chosen),
+        *_shapes_text(found, last),
         f"cost      {last.measured:.4f} nats a token of KL divergence to {other}, measured; {last.expected:.4f} "
-        f"were expected, and no choice of these types was below {last.bound:.4f}",
+        f"were expected, and no choice of {last.of} was below {last.bound:.4f}",
     ]
     if found.tokens_per_s is not None and found.goal.machine is not None:
         lines.append(
@@ -122,6 +127,19 @@ def check_places(written: Mapping[str, Path | None], read: Mapping[str, Path | N
         check_place(path, flag.partition(" ")[0])
         if (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
             raise UserError(f"{path} is the file of {other} and of {flag}: name another")
+
+
+def _shapes_text(found: Found, last: Round) -> Iterator[str]:
+    """What became smaller, and what the best of each round cost, where shapes were searched, too."""
+    if last.shapes:
+        parts = [
+            f"{kind} of {len(each)} {'matrices' if kind == 'ranks' else 'blocks'}" for kind, each in last.shapes.items()
+        ]
+        yield f"smaller   {', '.join(parts)}"
+    if found.alone is not None:
+        yield f"alone     {found.alone}"
+    if any(one.of != "types" for one in found.rounds):
+        yield "tried     " + "; ".join(f"{one.of}: {one.measured:.4f}" for one in found.rounds)
 
 
 def own_text(settings: Around) -> str | None:

@@ -7,10 +7,11 @@
     genmote compress --frontier small.json --frontier smaller.json -o frontier.html
 
 Without --recipe one step is done, --method, on the linear layers. With --target or --pace tensor types are searched for
-that lose least, after the steps of --recipe if there is one; all of it is written to OUTPUT.toml, for --recipe. Where
-the goal cannot be met, the best that can be is written, and the exit status is 2. --report measures the result beside
-the original. What a step learns from is text that the model writes itself, or --text. An interrupted run goes on where
-it was when the same command is given again. --text-out writes the text to a file, as llama-imatrix takes it.
+that lose least, and with --shapes smaller shapes, after the steps of --recipe if there is one; all of it is written to
+OUTPUT.toml, for --recipe. Where the goal cannot be met, the best that can be is written, and the exit status is 2.
+--report measures the result beside the original. What a step learns from is text that the model writes itself, or
+--text. An interrupted run goes on where it was when the same command is given again. --text-out writes the text to a
+file, as llama-imatrix takes it.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
         values["report"] = settings.report
     out.result(values, text)
     if found is not None and found.missed is not None:
-        raise BudgetError(f"{found.missed}; the best that can be is in {made.path} ({size(made.size_bytes)})")
+        more = "" if settings.shapes else " (--shapes channels lets a search take parts out, too)"
+        raise BudgetError(f"{found.missed}{more}; the best that can be is in {made.path} ({size(made.size_bytes)})")
 
 
 def search_for(settings: Settings, model: str) -> Found:
@@ -147,18 +149,22 @@ def search_for(settings: Settings, model: str) -> Found:
 
     path = find(model)
     goal = _compress.goal_of(settings, path)
-    chosen = tuple(name.strip() for name in settings.choices.split(",")) if settings.choices else ()
     with Bar(unit_bytes=False) as bar:
         return search(
             path,
             settings.output,
             goal,
             recipe=recipe_of(settings),
-            types=chosen,
+            types=names(settings.choices),
+            shapes=names(settings.shapes),
             work=settings.work,
             ray=settings.ray,
             progress=bar,
         )
+
+
+def names(listed: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",")) if listed else ()
 
 
 def recipe_of(settings: Settings) -> Recipe:

@@ -23,12 +23,13 @@ CELLS = 1 << 16  # of the table, for each matrix
 
 @dataclass(frozen=True)
 class Option:
-    """One way to have a matrix: what is done, the bytes that it then takes in the file, and what it is expected to
-    cost, in a unit that adds up over matrices."""
+    """One way to have a matrix, or several together: what is done, the bytes that it then takes in the file, and what
+    it is expected to cost, in a unit that adds up over matrices."""
 
     what: str
     bytes: int
     damage: float
+    parts: tuple[tuple[str, Option], ...] = ()  # of an option for several tensors: each one's own, in the sums too
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,29 @@ def undominated(options: Sequence[Option]) -> list[Option]:
         if not kept or option.damage < kept[-1].damage:
             kept.append(option)
     return kept
+
+
+def together(what: str, damage: float, parts: Mapping[str, Sequence[Option]]) -> list[Option]:
+    """The undominated ways to have all the parts at once, each as one of its options, with `damage` on top.
+
+    >>> [found] = together("whole", 1.0, {"a": [Option("Q4_0", 18, 0.5)], "b": [Option("Q8_0", 34, 0.25)]})
+    >>> found.bytes, found.damage, [(name, option.what) for name, option in found.parts]
+    (52, 1.75, [('a', 'Q4_0'), ('b', 'Q8_0')])
+    """
+    found = [Option(what, 0, damage)]
+    for name, each in parts.items():
+        useful = undominated(each)
+        sizes = np.add.outer([x.bytes for x in found], [x.bytes for x in useful]).reshape(-1)
+        costs = np.add.outer([x.damage for x in found], [x.damage for x in useful]).reshape(-1)
+        order = np.lexsort((costs, sizes))
+        lowest = np.minimum.accumulate(costs[order])
+        better = order[costs[order] < np.concatenate([[np.inf], lowest[:-1]])]
+        found = [
+            Option(what, int(sizes[n]), float(costs[n]), (*before.parts, (name, useful[n % len(useful)])))
+            for n in better
+            for before in (found[n // len(useful)],)
+        ]
+    return found
 
 
 def hull(options: Sequence[Option]) -> list[Option]:

@@ -3,10 +3,10 @@ beside the original in the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from genmote.compress.allocate import Allocation, Option
+from genmote.compress.allocate import Option
 from genmote.compress.evaluate import Comparison, compare
 from genmote.fetch import Progress
 from genmote.models.gguf import ModelFile
@@ -49,9 +49,9 @@ class Check:
         assert found is not None  # the vocabulary is the same
         return found
 
-    def scales(self, chosen: Allocation, blocks: int) -> dict[str, float]:
+    def scales(self, chosen: Mapping[str, Option], blocks: int) -> dict[str, float]:
         """What was measured over what was expected, of each group of matrices (see `groups`)."""
-        changed = {name: option for name, option in chosen.chosen.items() if option.damage > 0}
+        changed = {name: option for name, option in chosen.items() if option.damage > 0}
         members: dict[str, list[str]] = {}
         for name in changed:
             for group in dict.fromkeys(groups(name, blocks)):
@@ -67,13 +67,14 @@ class Check:
 def groups(name: str, blocks: int) -> tuple[str, str]:
     """What a matrix's damage is corrected with: its kind, and its quarter of the blocks.
 
-    >>> groups("blk.29.ffn_down.weight", 30), groups("token_embd.weight", 30)
+    >>> groups("blk.29.ffn_down_a.weight", 30), groups("token_embd.weight", 30)
     (('ffn_down', 'quarter 4'), ('head', 'head'))
     """
     parts = name.split(".")
     if parts[0] != "blk":
         return "head", "head"
-    return parts[2], f"quarter {int(parts[1]) * QUARTERS // blocks + 1}"
+    kind = parts[2].removesuffix("_a").removesuffix("_b")  # a factor counts with its matrix
+    return kind, f"quarter {int(parts[1]) * QUARTERS // blocks + 1}"
 
 
 def corrected(name: str, option: Option, scales: dict[str, float], blocks: int) -> Option:
@@ -86,5 +87,8 @@ def corrected(name: str, option: Option, scales: dict[str, float], blocks: int) 
     quarters = [scales[key] for key in scales if key.startswith("quarter")]
     if quarter in scales and quarter != kind:
         factor *= scales[quarter] / (sum(quarters) / len(quarters))
-    factor = min(MOST_SCALE, max(1 / MOST_SCALE, factor))
-    return Option(option.what, option.bytes, option.damage * factor)
+    return Option(option.what, option.bytes, option.damage * bounded(factor))
+
+
+def bounded(scale: float) -> float:
+    return min(MOST_SCALE, max(1 / MOST_SCALE, scale))

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SpecError
-from genmote.models.config import read_config
+from genmote.models.config import Config, read_config
 from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.gguf_write import Tensor, write_gguf
 from genmote.ops import quant
 
 BLOCKS = "genmote.compress.blocks"  # the number that each block had before any was taken out
+OUTPUTS = ("attn_output.weight", "ffn_down.weight")  # what adds to the states: written anew after a cut
 Kept = NDArray[np.int64]  # numbers of what stays, rising
+Keys = dict[str, int | list[int]]  # of the metadata, without the architecture: of all layers, or of each
 
 
 def whole_linears(file: ModelFile, what: str) -> None:
@@ -28,12 +31,58 @@ def whole_linears(file: ModelFile, what: str) -> None:
         raise SpecError(f"{what}: {low} is one of two low-rank factors; put {what} before low-rank")
 
 
+def factor_names(name: str) -> tuple[str, str]:
+    """Of the two tensors that stand for one of low rank.
+
+    >>> factor_names("blk.0.attn_q.weight")
+    ('blk.0.attn_q_a.weight', 'blk.0.attn_q_b.weight')
+    """
+    stem = name.removesuffix(".weight")
+    return f"{stem}_a.weight", f"{stem}_b.weight"
+
+
+def sizes(config: Config, kind: str, index: int, count: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Of which tensors of block `index` (without .weight) how many rows are left, and how many columns, where it keeps
+    `count` of its "channels", or of its key-value "heads"."""
+    block = f"blk.{index}"
+    if kind == "channels":
+        return {f"{block}.ffn_gate": count, f"{block}.ffn_up": count}, {f"{block}.ffn_down": count}
+    spec = config.layers[index]
+    keys = count * spec.head_dim
+    queries = keys * (spec.n_heads // spec.n_kv_heads)
+    return {f"{block}.attn_q": queries, f"{block}.attn_k": keys, f"{block}.attn_v": keys}, {
+        f"{block}.attn_output": queries
+    }
+
+
+def channel_keys(widths: list[int]) -> Keys:
+    """What the metadata says of feed-forward parts of these widths."""
+    return {"feed_forward_length": widths}
+
+
+def head_keys(config: Config, kv_heads: list[int]) -> Keys:
+    """What the metadata says of blocks with so many key-value heads."""
+    heads = [n * (spec.n_heads // spec.n_kv_heads) for n, spec in zip(kv_heads, config.layers, strict=True)]
+    counts: Keys = {"attention.head_count": heads, "attention.head_count_kv": kv_heads}
+    return {**counts, "attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+
+
+def with_keys(source: ModelFile, keys: Keys) -> dict[str, Any]:
+    """The metadata of `source` with these keys of its architecture."""
+    metadata = source.typed_metadata()
+    for key, value in keys.items():
+        # One number where all layers are alike: what every engine reads.
+        one = value if isinstance(value, int) else value[0] if len(set(value)) == 1 else None
+        metadata[f"{source.architecture}.{key}"] = np.uint32(one) if one is not None else np.array(value, np.int32)
+    return metadata
+
+
 def cut_channels(source: ModelFile, target: Path, kept: Sequence[Kept]) -> None:
     """Write `target` with the feed-forward channels `kept[i]` of block i."""
     rows = {f"blk.{i}.{name}": k for i, k in enumerate(kept) for name in ("ffn_gate.weight", "ffn_up.weight")}
     rows |= {f"blk.{i}.{name}": k for i, k in enumerate(kept) for name in ("ffn_gate.bias", "ffn_up.bias")}
     cols = {f"blk.{i}.ffn_down.weight": k for i, k in enumerate(kept)}
-    _write(source, target, {"feed_forward_length": [len(k) for k in kept]}, rows, cols)
+    _write(source, target, channel_keys([len(k) for k in kept]), rows, cols)
 
 
 def cut_groups(source: ModelFile, target: Path, kept: Sequence[Kept]) -> None:
@@ -48,10 +97,7 @@ def cut_groups(source: ModelFile, target: Path, kept: Sequence[Kept]) -> None:
         for part, at in (("q", queries), ("k", keys), ("v", keys)):
             rows |= {f"blk.{i}.attn_{part}.{kind}": at for kind in ("weight", "bias")}
         cols[f"blk.{i}.attn_output.weight"] = queries
-    heads = [len(k) * (spec.n_heads // spec.n_kv_heads) for k, spec in zip(kept, config.layers, strict=True)]
-    keys_of = {"attention.head_count": heads, "attention.head_count_kv": [len(k) for k in kept]}
-    width = {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    _write(source, target, {**keys_of, **width}, rows, cols)
+    _write(source, target, head_keys(config, [len(k) for k in kept]), rows, cols)
 
 
 def cut_blocks(source: ModelFile, target: Path, kept: Kept) -> None:
@@ -109,15 +155,10 @@ def spread(groups: Kept, size: int) -> Kept:
 def _write(
     source: ModelFile,
     target: Path,
-    keys: Mapping[str, int | list[int]],
+    keys: Keys,
     rows: Mapping[str, Kept],
     cols: Mapping[str, Kept],
 ) -> None:
-    metadata = source.typed_metadata()
-    for key, value in keys.items():
-        # One number where all layers are alike: what every engine reads.
-        one = value if isinstance(value, int) else value[0] if len(set(value)) == 1 else None
-        metadata[f"{source.architecture}.{key}"] = np.uint32(one) if one is not None else np.array(value, np.int32)
     tensors: list[Tensor] = []
     for info in source.tensors.values():
         if info.name in rows:
@@ -126,7 +167,7 @@ def _write(
             tensors.append(_cols(source, info, cols[info.name]))
         else:
             tensors.append((info.name, info.type, info.shape, source.raw(info.name)))
-    write_gguf(target, metadata, tensors)
+    write_gguf(target, with_keys(source, keys), tensors)
 
 
 def _rows(source: ModelFile, info: TensorInfo, kept: Kept) -> Tensor:

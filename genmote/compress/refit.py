@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from genmote.compress.block import Block, Inputs, Site
+from genmote.compress.cut import OUTPUTS
 from genmote.compress.layers import compress_layers
 from genmote.compress.steps._base import LayerStep, Sight
 from genmote.compress.surgeon import fitted
 from genmote.spec import setting
-
-OUTPUTS = ("attn_output.weight", "ffn_down.weight")
 
 
 @dataclass(frozen=True)

@@ -225,8 +225,9 @@ def _errors(steps: Sequence[Mapping[str, Any]]) -> str:
 def _search(told: Mapping[str, Any]) -> str:
     """Rounds: expected and measured; and what each group's damage was scaled by."""
     lines = "".join(
-        f"<tr><td>{number}</td><td class=n>{one['size_bytes'] / 1e6:.2f} MB</td><td class=n>{one['expected']:.4f}</td>"
-        f"<td class=n>{one['bound']:.4f}</td><td class=n>{one['measured']:.4f}</td></tr>"
+        f"<tr><td>{number}, {escape(one['of'])}</td><td class=n>{one['size_bytes'] / 1e6:.2f} MB</td>"
+        + "".join(f"<td class=n>{one[key]:.4f}</td>" for key in ("expected", "bound", "measured"))
+        + "</tr>"
         for number, one in enumerate(told["rounds"], 1)
     )
     table = (

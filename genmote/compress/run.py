@@ -37,7 +37,7 @@ RECIPE, SOURCE = "genmote.compress.recipe", "genmote.compress.source"
 PIECE = 1 << 22  # numbers that are looked at at once
 # Names of what lies between steps, and of a search's own.
 BETWEEN = re.compile(
-    r"\d\d-[a-z-]+-[0-9a-f]{16}(\.gguf|\.json)?|before\.gguf|round-\d+\.gguf|part\.gguf|sensitivity-[0-9a-f]{16}"
+    r"\d\d-[a-z-]+-[0-9a-f]{16}(\.gguf|\.json)?|before\.gguf|(round|shaped)-\d+\.gguf|part\.gguf|(sensitivity|shapes)-[0-9a-f]{16}"
 )
 
 

@@ -1,34 +1,39 @@
-"""Which tensor type each matrix gets, so that a model fits so many bytes, or is so fast on a device, and loses least.
+"""Which tensor type each matrix gets, and which shape where that is asked for, so that a model fits so many bytes, or
+is so fast on a device, and loses least.
 
-1. `sensitivity.py` measures what each type is expected to cost each matrix, in nats of KL divergence a token.
+1. `sensitivity.py` measures what each type is expected to cost each matrix, in nats of KL divergence a token, and
+   `shape_costs.py` what fewer channels or heads and lower ranks cost.
 2. `allocate.py` chooses among them within the bytes. A pace is met by ever fewer bytes, until the roofline of the
-   device (`runtime/plan.py`) says that it is.
-3. The recipe is done, and the result measured: the KL divergence that each kind of matrix, and each quarter of the
-   blocks, really adds. Where that is not what was expected, the damages are scaled by it and chosen again; the better
-   result of the rounds is kept.
+   device (`runtime/plan.py`) says that it is (`goal.py`).
+3. The recipe is done, and the result measured: the KL divergence that each kind of matrix, each quarter of the blocks
+   and each kind of smaller shape really adds. Where that is not what was expected, the damages are scaled by it and
+   chosen again; the best result of the rounds is kept. Types alone have their rounds first, so that a search among
+   shapes, too, does not end with a worse one.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.compress import calibration
-from genmote.compress.allocate import Allocation, Option, allocate, least_bytes
+from genmote.compress.allocate import Allocation, Option, least_bytes
 from genmote.compress.calibration import Calibration
-from genmote.compress.check import Check, corrected
+from genmote.compress.check import Check, bounded, corrected
+from genmote.compress.cut import OUTPUTS, factor_names
+from genmote.compress.goal import Goal, choose, speed, too_large, too_slow
 from genmote.compress.recipe import Recipe, step_class
 from genmote.compress.run import Compressed, begin, clear, code, compress
-from genmote.errors import BudgetError, SpecError
+from genmote.compress.shapes import KEEP, Settled, Shapes, items, known, settled
+from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
 from genmote.models.config import read_config
@@ -36,42 +41,9 @@ from genmote.models.gguf import ModelFile
 from genmote.ops import quant
 from genmote.spec import build
 
-if TYPE_CHECKING:
-    from genmote.runtime.roofline import Machine
-
 DEFAULT = "gptq"  # the step that stores the matrices
-KEEP, TABLE = "keep", "token_embd.weight"
 WINDOWS = 8  # of the calibration text, for sensitivities
 CHECKS = 4  # windows of other text, for what is measured afterwards
-RULE_BYTES = 48  # for each matrix, beside its name: of the recipe that lies in the file, and of alignment
-BESIDE = 4096  # bytes of the file that are not counted otherwise
-HALVINGS = 24
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What the result must be: a file of at most `bytes`, a `pace` in tokens a second on `machine` within `memory`
-    bytes there, after a prompt and an answer of usual lengths; either or both."""
-
-    bytes: int | None = None
-    pace: float | None = None
-    machine: Machine | None = None
-    memory: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.bytes is None and self.pace is None:
-            raise SpecError("a search needs a goal: --target BYTES, such as 60MB, or --pace TOKENS with --device NAME")
-        if self.bytes is not None and self.bytes < 1:
-            raise SpecError(f"target={self.bytes}: wanted bytes above 0")
-        if self.pace is not None and (self.machine is None or not self.pace > 0):
-            raise SpecError(f"pace={self.pace:g}: wanted tokens a second, above 0, and the machine that they are for")
-
-    def told(self) -> str:
-        """In words."""
-        parts = [] if self.bytes is None else [f"at most {self.bytes / 1e6:g} MB"]
-        if self.pace is not None and self.machine is not None:
-            parts.append(f"at least {self.pace:g} tokens/s on {self.machine.source}")
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -83,13 +55,16 @@ class Round:
     bound: float  # no other choice of the same options would be expected to cost less than this
     measured: float
     size_bytes: int
-    scales: Mapping[str, float]  # measured over expected: of kinds of matrices, and of quarters of the blocks
+    scales: Mapping[str, float]  # measured over expected: of kinds of matrices, quarters of the blocks, kinds of shapes
+    of: str  # what was chosen among, in words
+    shapes: Mapping[str, Mapping[str, int]]  # of each kind, what became smaller and how large it is now
 
 
 @dataclass(frozen=True)
 class Found:
     """What the search ended with. `missed`: what of the goal cannot be met, in words; the file is then the best there
-    is. `tokens_per_s`: what the roofline tells of it, where a machine was named."""
+    is. `tokens_per_s`: what the roofline tells of it, where a machine was named. `alone`: what of the goal types alone
+    cannot meet, where shapes were searched, too."""
 
     goal: Goal
     made: Compressed
@@ -99,6 +74,8 @@ class Found:
     tokens_per_s: float | None
     missed: str | None
     seconds: float
+    before: int = 0  # steps of the recipe that were done first: the rounds' figures compare with what those left
+    alone: str | None = None
 
     def values(self) -> dict[str, Any]:
         """Plain values, for JSON and reports."""
@@ -109,12 +86,15 @@ class Found:
                 "measured": one.measured,
                 "size_bytes": one.size_bytes,
                 "scales": dict(one.scales),
+                "of": one.of,
+                "shapes": {kind: dict(each) for kind, each in one.shapes.items()},
             }
             for one in self.rounds
         ]
         return {
             "goal": self.goal.told(),
             "missed": self.missed,
+            "types_alone": self.alone,
             "rounds": rounds,
             "types_bytes": self.types,
             "expected_tokens_per_s": self.tokens_per_s,
@@ -129,6 +109,7 @@ def search(
     *,
     recipe: Recipe | None = None,
     types: Sequence[str] = (),
+    shapes: Sequence[str] = (),
     rounds: int = 2,
     work: str | Path | None = None,
     ray: str | None = None,
@@ -138,14 +119,16 @@ def search(
 
     `recipe`: what is done before, and last the step that stores the matrices, whose types are chosen (None: gptq
     alone; where another step is the last, gptq comes after it); `types`: those to choose from (none: see `offered`);
+    `shapes`: what may become smaller, too, of `shapes.KINDS`; `rounds`: at most, of types and again with shapes;
     `work`: as for `compress`, where an interrupted search goes on; `ray`: see `Farm`. Raises SpecError for a model with
     nothing to choose, and what `compress` raises.
     """
-    started = time.perf_counter()
+    started, smaller = time.perf_counter(), known(shapes)
     source, target = begin(model, out, progress)
     folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
     kinds = tuple(quant.by_name(name).name for name in types) or offered()
-    best = _Search(source, goal, recipe or Recipe(()), kinds, folder, ray, progress).all(max(1, rounds))
+    each = _Search(source, goal, recipe or Recipe(()), kinds, smaller, folder, ray, progress)
+    best = each.all(max(1, rounds))
     with best.made.path.open("rb") as made, atomic_write(target) as written:
         shutil.copyfileobj(made, written)
     if work is None:
@@ -165,13 +148,18 @@ class _Search:
         goal: Goal,
         recipe: Recipe,
         types: tuple[str, ...],
+        kinds: tuple[str, ...],
         folder: Path,
         ray: str | None,
         progress: Progress,
     ) -> None:
         from genmote.compress.steps._quantise import Quantiser
 
-        self.original, self.goal, self.types, self.folder = original, goal, types, folder
+        self.original, self.goal, self.types, self.kinds, self.folder = original, goal, types, kinds, folder
+        self.told: list[Round] = []
+        self.best: Found | None = None
+        self.best_so_far = (True, np.inf)  # whether the goal is missed, and the nats measured
+        self.alone: str | None = None
         self.settings, self.ray, self.progress = recipe.calibration, ray, progress
         self.before, last = recipe.steps[:-1], recipe.steps[-1] if recipe.steps else None
         if not isinstance(last, Quantiser):
@@ -195,56 +183,103 @@ class _Search:
         return ModelFile.open(compress(self.original.path, path, recipe, work=self.folder, progress=self.progress).path)
 
     def all(self, rounds: int) -> Found:
-        options = self.options()
-        best: Found | None = None
-        told: list[Round] = []
-        text = self.text()
-        for number in range(1, rounds + 1):
-            chosen, missed = choose(self.source, options, self.goal, self.over)
-            if any(self.recipe(chosen) == one.recipe for one in told):
+        shapes, types, text = self.shapes(), self.options(), self.text()
+        types = self.rounds(rounds, text, types, None)
+        if shapes is not None:
+            self.rounds(rounds, text, types, shapes)
+        assert self.best is not None
+        return replace(self.best, rounds=self.told, before=len(self.before), alone=self.alone)
+
+    def rounds(
+        self, count: int, text: str, types: dict[str, list[Option]], shapes: Shapes | None
+    ) -> dict[str, list[Option]]:
+        """Choose and measure, `count` times at most; gives the types' options as they were corrected in the end."""
+        of = ("types",) if shapes is None else ("types", *self.kinds)
+        words = " and ".join(filter(None, (", ".join(of[:-1]), of[-1])))
+        for number in range(1, count + 1):
+            self.progress(f"choosing {words}", number - 1, count)
+            options = types if shapes is None else items(self.source, shapes, types)
+            chosen, missed = choose(self.source, options, self.goal, words, self.over)
+            if missed is not None and shapes is None and self.kinds:
+                self.alone = missed
                 break
-            chosen, made, missed = self.fitted(chosen, missed, options, self.folder / f"round-{number}.gguf")
-            recipe = self.recipe(chosen)
-            check = Check(
-                self.source,
-                ModelFile.open(made.path),
-                text,
-                self.length,
-                self.folder,
-                self.progress,
-            )
-            measured = check.whole().kl
+            if any(self.recipe(settled(chosen.chosen)) == one.recipe for one in self.told):
+                break
+            chosen, made, missed = self.fitted(chosen, missed, options, words)
+            what = settled(chosen.chosen)
+            recipe = self.recipe(what)
+            file = ModelFile.open(made.path)
+            measured = self.check(self.source, file, text).whole().kl
             assert measured is not None  # the vocabulary is the same
-            scales = check.scales(chosen, self.blocks) if number < rounds else {}
-            told.append(Round(recipe, chosen.damage, chosen.bound, measured, made.size_bytes, scales))
-            if best is None or measured < min(one.measured for one in told[:-1]):
+            scales = self.scales(what, file, text) if number < count else {}
+            if (missed is not None, measured) < self.best_so_far:
+                self.best_so_far = missed is not None, measured
                 by_type: dict[str, int] = {}
-                for name, option in chosen.chosen.items():
+                for name, option in what.types.items():
                     stored = self.source.tensors[name].type if option.what == KEEP else option.what
                     by_type[stored] = by_type.get(stored, 0) + option.bytes
                 pace = speed(self.source, chosen.chosen, self.goal)
-                best = Found(self.goal, made, recipe, told, by_type, pace, missed, 0.0)
-            options = {
-                name: [corrected(name, option, scales, self.blocks) for option in each]
-                for name, each in options.items()
+                self.best = Found(self.goal, made, recipe, self.told, by_type, pace, missed, 0.0)
+            self.told.append(
+                Round(recipe, chosen.damage, chosen.bound, measured, made.size_bytes, scales, words, what.shapes())
+            )
+            types = {
+                name: [corrected(name, option, scales, self.blocks) for option in each] for name, each in types.items()
             }
-        assert best is not None
-        return best
+            if shapes is not None:
+                shapes = shapes.scaled({kind: bounded(scales.get(kind, 1.0)) for kind in self.kinds})
+        return types
+
+    def made(self, name: str, recipe: Recipe) -> Compressed:
+        return compress(self.original.path, self.folder / name, recipe, work=self.folder, progress=self.progress)
+
+    def check(self, source: ModelFile, made: ModelFile, text: str) -> Check:
+        return Check(source, made, text, self.length, self.folder, self.progress)
+
+    def scales(self, what: Settled, made: ModelFile, text: str) -> dict[str, float]:
+        """What was measured over what was expected: of each kind of smaller shape, by what its step changed; of groups
+        of matrices, by what they add to the model of these shapes."""
+        from genmote.compress.shape_costs import steps
+
+        found, before, done = {}, self.source, self.before
+        for kind, step in steps(what).items():
+            done = (*done, step)
+            after = ModelFile.open(self.made(f"shaped-{len(done)}.gguf", Recipe(done, self.settings)).path)
+            measured = self.check(before, after, text).whole().kl
+            assert measured is not None
+            found[kind] = measured / max(what.costs[kind], 1e-12)
+            before = after
+        return found | self.check(before, made, text).scales(what.types, self.blocks)
+
+    def shapes(self) -> Shapes | None:
+        """What smaller shapes cost, measured; kept in the work folder. None where types alone are searched for."""
+        if not self.kinds:
+            return None
+        from genmote.compress.shape_costs import measure
+        from genmote.compress.steps._base import Sight
+
+        key = "-".join((code(), self.source.sha256(), self.settings.key(self.original.sha256())))
+        folder = self.folder / f"shapes-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        path = self.source.path
+        sight = Sight(self.tokens(), self.original.path, path, folder, self.progress)
+        return measure(self.source, self.kinds, sight)
 
     def fitted(
-        self, chosen: Allocation, missed: str | None, options: Mapping[str, Sequence[Option]], path: Path
+        self, chosen: Allocation, missed: str | None, options: Mapping[str, Sequence[Option]], of: str
     ) -> tuple[Allocation, Compressed, str | None]:
         """A choice's file, which tells its size at last: while that is beyond the goal, one of that much less."""
         while True:
-            made = compress(self.original.path, path, self.recipe(chosen), work=self.folder, progress=self.progress)
+            made = self.made(f"round-{len(self.told) + 1}.gguf", self.recipe(settled(chosen.chosen)))
             wanted = self.goal.bytes
-            if wanted is None or made.size_bytes <= wanted:
+            if wanted is None:
                 return chosen, made, missed
+            if made.size_bytes <= wanted:
+                return chosen, made, too_slow(self.source, chosen, self.goal, of)
             if chosen.bytes <= least_bytes(options):
-                told = f"no choice of types takes less than {made.size_bytes / 1e6:g} MB, wanted {wanted / 1e6:g}"
-                return chosen, made, told if missed is None else f"{told}; {missed}"
+                told = [too_large(made.size_bytes, self.goal, of), too_slow(self.source, chosen, self.goal, of)]
+                return chosen, made, "; ".join(filter(None, told))
             self.over += made.size_bytes - wanted
-            chosen, missed = choose(self.source, options, self.goal, self.over)
+            chosen, missed = choose(self.source, options, self.goal, of, self.over)
 
     def options(self) -> dict[str, list[Option]]:
         """Each matrix's options, measured; kept in the work folder."""
@@ -269,14 +304,27 @@ class _Search:
             )
         return found
 
-    def recipe(self, chosen: Allocation) -> Recipe:
-        rules = tuple(f"{name}={option.what}" for name, option in chosen.chosen.items() if option.what != KEEP)
-        return Recipe((*self.before, replace(self.quantiser, types=rules)), self.settings)
+    def recipe(self, what: Settled) -> Recipe:
+        """The steps before, those that make the shapes, and the one that stores the types."""
+        from genmote.compress.shape_costs import steps
+
+        def kept(name: str, option: Option) -> bool:
+            written = name not in self.source.tensors or (what.rewrites and name.endswith(OUTPUTS))
+            return option.what == KEEP or (not written and option.what == self.source.tensors[name].type)
+
+        order = {name: n for n, tensor in enumerate(self.source.tensors) for name in (tensor, *factor_names(tensor))}
+        types = sorted(what.types.items(), key=lambda one: order[one[0]])
+        rules = tuple(f"{name}={option.what}" for name, option in types if not kept(name, option))
+        return Recipe((*self.before, *steps(what).values(), replace(self.quantiser, types=rules)), self.settings)
+
+    def tokens(self) -> NDArray[np.int32]:
+        """The calibration text, in tokens of the model that types are chosen for."""
+        tokens = calibration.windows(self.original.path, self.original.sha256(), self.settings, self.progress)
+        return calibration.in_tokens_of(self.source, self.original, tokens)
 
     def windows(self) -> NDArray[np.int32]:
-        """The first windows of the calibration text, in tokens of the model that types are chosen for."""
-        tokens = calibration.windows(self.original.path, self.original.sha256(), self.settings, self.progress)[:WINDOWS]
-        return calibration.in_tokens_of(self.source, self.original, tokens)
+        """The first windows of it, for sensitivities."""
+        return self.tokens()[:WINDOWS]
 
     def text(self) -> str:
         """Text to measure on: the original writes it, with another seed than the calibration's."""
@@ -288,63 +336,3 @@ def written(source: ModelFile, settings: Calibration, windows: int, progress: Pr
     other = replace(settings, seed=settings.seed + after, text=None, windows=windows)
     tokens = calibration.windows(source.path, source.sha256(), other, progress)
     return calibration.text_of(source, tokens)
-
-
-def choose(
-    source: ModelFile, options: Mapping[str, Sequence[Option]], goal: Goal, over: int = 0
-) -> tuple[Allocation, str | None]:
-    """The allocation for a goal, `over` the bytes beside the matrices that are not expected here; the smallest that
-    there is where that is too large. Also what pace cannot be met, then with the smallest."""
-    beside = source.nbytes - sum(source.tensors[name].nbytes for name in options) + BESIDE + over
-    beside += sum(len(name) + RULE_BYTES for name in options)
-    least, most = least_bytes(options), sum(max(x.bytes for x in each) for each in options.values())
-    room = most if goal.bytes is None else max(least, goal.bytes - beside)
-    found = allocate(options, room)
-    if goal.pace is None or meets(source, found, goal):
-        return found, None
-    smallest = allocate(options, least)
-    if not meets(source, smallest, goal):
-        reached = speed(source, smallest.chosen, goal) or 0.0
-        return smallest, f"{reached:.3g} tokens/s are expected of the smallest choice of types, wanted {goal.pace:g}"
-    low, high, found = least, room, smallest
-    for _ in range(HALVINGS):
-        middle = (low + high) // 2
-        tried = allocate(options, middle)
-        if meets(source, tried, goal):
-            low, found = middle, tried
-        else:
-            high = middle
-        if high - low <= BESIDE:
-            break
-    return found, None
-
-
-def meets(source: ModelFile, chosen: Allocation, goal: Goal) -> bool:
-    reached = speed(source, chosen.chosen, goal)
-    return goal.pace is None or (reached is not None and reached >= goal.pace)
-
-
-def speed(source: ModelFile, chosen: Mapping[str, Option], goal: Goal) -> float | None:
-    """Tokens a second of decoding that are expected of the model with these types, at the usual length of a text; None
-    where no machine is named, or the model does not fit its memory."""
-    from genmote.runtime.footprint import INTERPRETER_BYTES
-    from genmote.runtime.plan import plan
-
-    if goal.machine is None:
-        return None
-    try:  # what a device's process has, not this one's with PyTorch in it
-        file = restored(source, chosen)
-        made = plan(file, memory=goal.memory, machine=goal.machine, interpreter=INTERPRETER_BYTES)
-    except BudgetError:
-        return None
-    return None if made.expected is None else made.expected.text_decode_tokens_per_s
-
-
-def restored(source: ModelFile, chosen: Mapping[str, Option]) -> ModelFile:
-    """The header of `source` as if its matrices were stored so."""
-    file = copy.copy(source)
-    file.tensors = dict(source.tensors)
-    for name, option in chosen.items():
-        if option.what != KEEP:
-            file.tensors[name] = replace(file.tensors[name], type=option.what)
-    return file

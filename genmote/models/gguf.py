@@ -107,6 +107,11 @@ class ModelFile:
         """The metadata with numbers as NumPy scalars of their stored type: what ``write_gguf`` writes unchanged."""
         return dict(self._typed)
 
+    def as_if(self, metadata: dict[str, Any], tensors: dict[str, TensorInfo]) -> ModelFile:
+        """The same file with another header, to plan with; its tensors cannot be read where they differ."""
+        plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in metadata.items()}
+        return ModelFile(self._source, self.version, plain, tensors, self.alignment)
+
     def raw(self, name: str) -> NDArray[np.uint8]:
         """A tensor's bytes as they lie in the file, a read-only view. (nbytes,)"""
         info = self._info(name)

@@ -57,9 +57,31 @@ def test_a_target_out_of_reach_is_written_as_near_as_can_be(genmote: Any, model:
     assert ran.status == 2
     assert "chosen    " in ran.out and "nats a token of KL divergence" in ran.out
     last = ran.err.strip().splitlines()[-1]
-    assert "no choice of types takes less than" in last and f"the best that can be is in {out}" in last
+    assert (
+        "no choice of types takes less than" in last and "(--shapes channels lets a search take parts out, too)" in last
+    )
+    assert f"the best that can be is in {out}" in last
     assert ModelFile.open(out).nbytes < model.stat().st_size / 2
     assert (tmp_path / "small.gguf.toml").exists()
+
+
+def test_with_shapes_a_smaller_target_is_met(genmote: Any, model: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "small.gguf", tmp_path / "small.html"
+    words = ("compress", str(model), "-o", str(out), "--target", "60kB", *QUICK, "--choices", "Q8_0,Q4_0")
+    ran = genmote(*words, "--shapes", "channels, ranks", "--report", str(page))
+    assert ran.status == 0, ran.err
+    assert out.stat().st_size <= 60_000
+    assert "smaller   channels of " in ran.out and "tried     types, channels and ranks: " in ran.out
+    assert "alone     no choice of types takes less than" in ran.out
+    assert "to the original, measured" in ran.out
+    assert "1, types, channels and ranks" in page.read_text(encoding="utf-8")
+    again = genmote("compress", str(model), "-o", str(tmp_path / "again.gguf"), "--recipe", f"{out}.toml")
+    assert again.status == 0, again.err
+    assert (tmp_path / "again.gguf").read_bytes() == out.read_bytes()
+    ran = genmote(*(word if word != "60kB" else "1kB" for word in words), "--shapes", "channels")
+    assert ran.status == 2
+    last = ran.err.strip().splitlines()[-1]
+    assert "no choice of types and channels takes less than" in last and "--shapes" not in last
 
 
 def test_a_pace_on_a_device_is_told(genmote: Any, model: Path, tmp_path: Path) -> None:
@@ -88,6 +110,7 @@ def test_a_report_of_a_plain_recipe_on_a_text_of_ones_own(genmote: Any, model: P
         (("m", "--device", "pi-4b-4gb"), "device: say what is wanted of it: --target BYTES, --pace TOKENS or both"),
         (("m", "--choices", "Q4_0"), "choices: is for a search: give --target or --pace too"),
         (("m", "--ray", "auto"), "ray: is for a search"),
+        (("m", "--shapes", "channels"), "shapes: is for a search: give --target or --pace too"),
         (("m", "--target", "1MB", "--type", "Q4_0"), "type: a search chooses it; leave out --type, or --target"),
         ((), "model: name one to compress, or give reports with --frontier, not both"),
         (("m", "--frontier", "a.json"), "model: name one to compress"),
@@ -105,6 +128,7 @@ def test_flags_that_do_not_go_together(genmote: Any, tmp_path: Path, words: tupl
     [
         (("--target", "much"), "target 'much': wanted an amount above 0"),
         (("--target", "1MB", "--choices", "Q7"), "tensor type 'Q7' is unknown"),
+        (("--target", "1MB", "--shapes", "width"), "shapes: 'width' is none; name some of channels, heads, ranks"),
         (("--target", "1MB", "--device", "toaster"), "toaster"),
         (("--pace", "0", "--device", "pi-zero-2w"), "pace=0: wanted tokens a second, above 0"),
     ],

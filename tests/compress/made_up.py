@@ -57,8 +57,9 @@ def report(name: str = "small.gguf", size: int = 60_000_000, perplexity: float =
             "measured": 0.15,
             "size_bytes": size,
             "scales": {"ffn_down": 1.4, "head": 0.9},
+            "of": "types",
         },
-        {"expected": 0.14, "bound": 0.139, "measured": 0.141, "size_bytes": size - 1000, "scales": {}},
+        {"expected": 0.14, "bound": 0.139, "measured": 0.141, "size_bytes": size - 1000, "scales": {}, "of": "types"},
     ]
     found = {
         "original": side("smollm2-135m.gguf", 98_362_432, 21.4),

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from genmote.compress import Calibration, Recipe, compress
+from genmote.compress.cut import factor_names
 from genmote.compress.low_rank import ranks, spectrum
-from genmote.compress.steps.low_rank import LowRank, factor_names
+from genmote.compress.steps.low_rank import LowRank
 from genmote.compress.whole import Whole
 from genmote.errors import SpecError
 from genmote.models.gguf import ModelFile
@@ -92,6 +93,17 @@ def test_the_file_has_two_thin_matrices_for_one_and_runs(tmp_path: Path, name: s
         assert structure.near(structure.logits(made.path, op_set), structure.logits(made.path), 5e-3)
 
 
+def test_matrices_get_exactly_the_ranks_that_are_named(llama: Path, tmp_path: Path) -> None:
+    step = LowRank(ranks=("blk.0.ffn_up.weight=20", "blk.1.attn_q.weight=7"))
+    made = compress(llama, tmp_path / "out.gguf", Recipe((step,), SMALL))
+    assert made.steps[0]["figures"]["ranks"] == {"blk.0.ffn_up.weight": 20, "blk.1.attn_q.weight": 7}
+    file = ModelFile.open(made.path)
+    assert file.tensors["blk.0.ffn_up_a.weight"].shape == (20, 64)
+    assert file.tensors["blk.1.attn_q_b.weight"].shape == (64, 7)
+    assert len(file.tensors) == len(ModelFile.open(llama).tensors) + 2
+    assert structure.near(structure.logits(made.path, "native"), structure.logits(made.path), 5e-3)
+
+
 def test_a_matrix_of_low_rank_loses_nothing(llama: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
 
@@ -145,6 +157,7 @@ def test_a_killed_run_goes_on(llama: Path, tmp_path: Path, moment: tuple[str, in
         ({"share": 0}, "share=0.0: use a share between 0 and 1, such as 0.2"),
         ({"multiple": 0}, "multiple=0: use 1 or more"),
         ({"damp": 0}, "damp=0: use more than 0"),
+        ({"ranks": ["blk.0.attn_q.weight"]}, "write NAME=NUMBER, such as blk.3.attn_q.weight=96"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
@@ -156,6 +169,11 @@ def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> N
     ("step", "message"),
     [
         (LowRank(only="*nothing*"), "fits no linear layer of a block; try"),
+        (
+            LowRank(ranks=("blk.0.attn_x.weight=8",)),
+            "ranks: blk.0.attn_x.weight has no ranks to name; what has: blk.0.",
+        ),
+        (LowRank(ranks=("blk.0.attn_q.weight=32",)), "ranks: blk.0.attn_q.weight=32: wanted at most 31 ranks"),
         (LowRank(share=0.99, multiple=8), "share=0.99: with multiple=8 at most 0."),
     ],
 )

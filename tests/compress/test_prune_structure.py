@@ -158,6 +158,27 @@ def test_as_many_from_each_block_where_asked(models: Callable[[str], Path], tmp_
     assert near(logits(tmp_path / "out.gguf", "numpy"), logits(tmp_path / "out.gguf"), 5e-3)
 
 
+def test_blocks_keep_exactly_what_is_named(models: Callable[[str], Path], tmp_path: Path) -> None:
+    model = models("tiny-llama")
+    file, figures = run(PruneChannels(widths=("blk.1=48",)), model, tmp_path)
+    assert figures["channels"] == [160, 48] == list(read_config(file).ffn_widths)
+    kept, before = file.tensor("blk.1.ffn_up.weight"), ModelFile.open(model).tensor("blk.1.ffn_up.weight")
+    assert sum((row == before).all(axis=1).any() for row in kept) == 48
+    file, figures = run(PruneHeads(heads=("blk.0=1",)), model, tmp_path)
+    assert figures["kv_heads"] == [1, 2] == list(read_config(file).kv_heads)
+    assert near(logits(tmp_path / "out.gguf", "native"), logits(tmp_path / "out.gguf"), 5e-3)
+
+
+def test_what_is_named_are_the_channels_that_a_share_would_leave(models: Callable[[str], Path], tmp_path: Path) -> None:
+    model = models("tiny-llama")
+    by_share, figures = run(PruneChannels(share=0.4), model, tmp_path)
+    wanted = {name: by_share.tensor(name).copy() for name in by_share.tensors}
+    widths = tuple(f"blk.{n}={width}" for n, width in enumerate(figures["channels"]))
+    named, told = run(PruneChannels(widths=widths), model, tmp_path)
+    assert told["expected_nats"] == figures["expected_nats"] > 0
+    assert all(np.array_equal(wanted[name], named.tensor(name)) for name in wanted)
+
+
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-opt"])
 def test_what_is_left_is_nearer_to_the_original_than_a_plain_cut(
     models: Callable[[str], Path], tmp_path: Path, name: str
@@ -279,6 +300,11 @@ def test_blocks_keep_the_numbers_that_they_had(models: Callable[[str], Path], tm
         ("prune-channels", {"share": 1.0}, "share=1.0: use a share between 0 and 1, such as 0.25"),
         ("prune-channels", {"multiple": 0}, "multiple=0: use 1 or more"),
         ("prune-heads", {"share": 0}, "share=0.0: use a share between 0 and 1, such as 0.1"),
+        ("prune-channels", {"widths": ["blk.0"]}, "widths='blk.0': write NAME=NUMBER, such as blk.0=1216"),
+        ("prune-channels", {"widths": ["blk.0=many"]}, "widths='blk.0=many': write NAME=NUMBER"),
+        ("prune-channels", {"widths": ["blk.0=0"]}, "widths='blk.0=0': write NAME=NUMBER"),
+        ("prune-channels", {"widths": ["blk.0=8", "blk.0=16"]}, "widths: blk.0 is named twice"),
+        ("prune-heads", {"heads": ["=2"]}, "heads='=2': write NAME=NUMBER, such as blk.0=2"),
         ("prune-layers", {"share": 2}, "share=2.0: use a share between 0 and 1, such as 0.1"),
         ("prune-layers", {"candidates": 0}, "candidates=0: use 1 or more"),
     ],
@@ -298,6 +324,10 @@ def test_settings_that_cannot_be(use: str, settings: dict[str, Any], message: st
         ("tiny-olmoe", PruneHeads(), "is a norm over all heads, which they cannot be taken out of"),
         ("tiny-gemma3", PruneHeads(share=0.2), "1 of 7 key-value heads are to go, and one in each of 7 blocks stays"),
         ("tiny-llama", PruneHeads(share=0.01), "share=0.01: nothing would go; use a larger share"),
+        ("tiny-llama", PruneChannels(widths=("blk.7=8",)), "widths: blk.7 has no channels to name; what has: blk.0 to"),
+        ("tiny-llama", PruneChannels(widths=("blk.1=161",)), "widths: blk.1=161: wanted at most 160 channels"),
+        ("tiny-llama", PruneHeads(heads=("blk.2=1",)), "heads: blk.2 has no key-value heads to name"),
+        ("tiny-llama", PruneHeads(heads=("blk.0=3",)), "heads: blk.0=3: wanted at most 2 key-value heads"),
         ("tiny-llama", PruneLayers(share=0.9), "2 of 2 blocks would go; at least one goes and one stays"),
     ],
 )

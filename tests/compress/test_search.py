@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from genmote.compress import Calibration, Recipe, compress
+from genmote.compress import goal as goals
 from genmote.compress import search as searching
 from genmote.compress.allocate import Option, allocate
 from genmote.compress.block import Block
 from genmote.compress.check import Check, corrected
+from genmote.compress.goal import Goal, choose, speed
 from genmote.compress.recipe import step_name
-from genmote.compress.search import Found, Goal, choose, restored, search, speed, written
+from genmote.compress.search import Found, search, written
+from genmote.compress.shapes import restored
 from genmote.compress.steps._base import LayerStep
 from genmote.compress.steps.rtn import Rtn
 from genmote.errors import SpecError
@@ -88,7 +91,7 @@ def test_a_file_that_comes_out_larger_than_expected_is_chosen_again(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
     """With 20 kB forgotten of what is beside the matrices."""
-    monkeypatch.setattr(searching, "BESIDE", searching.BESIDE - 20_000)
+    monkeypatch.setattr(goals, "BESIDE", goals.BESIDE - 20_000)
     sizes = []
 
     def watched(*args: object, **more: object) -> object:
@@ -108,7 +111,7 @@ def test_a_goal_is_missed_by_what_the_file_takes(model: Path, tmp_path: Path) ->
     least = found(model, tmp_path / "ours.gguf", Goal(bytes=1000), rounds=1).made.size_bytes
     assert found(model, tmp_path / "ours.gguf", Goal(bytes=least), rounds=1).missed is None
     missed = found(model, tmp_path / "ours.gguf", Goal(bytes=least - 1), rounds=1)
-    assert missed.missed == f"no choice of types takes less than {least / 1e6:g} MB, wanted {(least - 1) / 1e6:g}"
+    assert missed.missed == f"no choice of types takes less than {least / 1e6:g} MB, wanted {(least - 1) / 1e6:g} MB"
     assert missed.made.size_bytes == least
     both = found(model, tmp_path / "ours.gguf", Goal(bytes=1000, pace=1e12, machine=SLOW, memory=10**9), rounds=1)
     assert both.missed is not None and re.fullmatch(

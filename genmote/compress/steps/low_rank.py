@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from genmote.compress.block import Inputs, Site
+from genmote.compress.cut import factor_names
 from genmote.compress.fisher import output_moments
 from genmote.compress.low_rank import Spectrum, ranks, spectrum
 from genmote.compress.removals import through
+from genmote.compress.steps import _named
 from genmote.compress.steps._base import ModelStep, Sight
 from genmote.compress.surgeon import factored, shared_out
 from genmote.errors import SpecError
@@ -38,6 +40,11 @@ class LowRank(ModelStep):
     multiple: int = setting("each rank is a multiple of this; tensor types want 32", default=32)
     only: str = setting("pattern of the tensors that may become two, such as *ffn*", default="*")
     damp: float = setting("share of the inputs' mean square that is added to each", default=0.01)
+    ranks: tuple[str, ...] = setting(
+        "TENSOR=RANK: the matrices that become two, such as blk.3.attn_q.weight=96; others stay whole, and share, "
+        "multiple and only say nothing",
+        default=(),
+    )
 
     def faults(self) -> Iterable[str]:
         if not 0 < self.share < 1:
@@ -46,11 +53,16 @@ class LowRank(ModelStep):
             yield f"multiple={self.multiple}: use 1 or more"
         if not 0 < self.damp < math.inf:
             yield f"damp={self.damp:g}: use more than 0, such as 0.01"
+        yield from _named.faults("ranks", self.ranks, "blk.3.attn_q.weight=96")
 
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
-        gradients = self._gradients(source, sight)
-        chosen = self._ranks(file, self._damages(source, sight, gradients))
+        if self.ranks:
+            chosen = _named.bounded("ranks", self.ranks, self._most(file), "ranks")
+            gradients = self._gradients(source, sight)
+        else:
+            gradients = self._gradients(source, sight)
+            chosen = self._ranks(file, self._damages(source, sight, gradients))
         paths = self._factors(source, sight, gradients, chosen)
         factors = [ModelFile.open(path) for path in paths]
         made = {info.name: part for part in factors for info in part.tensors.values()}
@@ -62,6 +74,19 @@ class LowRank(ModelStep):
                 tensors.append((name, of.tensors[name].type, of.tensors[name].shape, of.raw(name)))
         write_gguf(target, file.typed_metadata(), tensors, progress=sight.progress)
         return {"ranks": chosen}
+
+    def measure(self, source: Path, sight: Sight) -> dict[str, list[float]]:
+        """Of each matrix that may become two: nats a token for each of its `ranks`."""
+        return self._damages(source, sight, self._gradients(source, sight))
+
+    def _most(self, file: ModelFile) -> dict[str, int]:
+        """The highest rank at which two factors are smaller, of each matrix that has one."""
+        found = {}
+        for name, info in file.tensors.items():
+            if linear(name):
+                out, cols = info.shape
+                found[name] = (out * cols - 1) // (out + cols)
+        return found
 
     def _gradients(self, source: Path, sight: Sight) -> dict[str, Any]:
         """Of each matrix that may go: the mean square of its outputs' gradients (out,)."""
@@ -77,8 +102,9 @@ class LowRank(ModelStep):
             return {name: torch.from_numpy(stored[name]) for name in stored.files}
 
     def _may(self, name: str) -> bool:
-        part = name.split(".")[2] if name.startswith("blk.") else ""
-        return part in LINEARS and not is_expert(name) and fnmatch.fnmatchcase(name, self.only)
+        if self.ranks:
+            return name in _named.numbers(self.ranks)
+        return linear(name) and fnmatch.fnmatchcase(name, self.only)
 
     def _damages(self, source: Path, sight: Sight, gradients: dict[str, Any]) -> dict[str, list[float]]:
         """Of each matrix: nats a token for each of its `ranks`."""
@@ -149,10 +175,7 @@ class LowRank(ModelStep):
         return paths
 
 
-def factor_names(name: str) -> tuple[str, str]:
-    """
-    >>> factor_names("blk.0.attn_q.weight")
-    ('blk.0.attn_q_a.weight', 'blk.0.attn_q_b.weight')
-    """
-    stem = name.removesuffix(".weight")
-    return f"{stem}_a.weight", f"{stem}_b.weight"
+def linear(name: str) -> bool:
+    """Whether a tensor is a matrix of a block that may become two."""
+    part = name.split(".")[2] if name.startswith("blk.") and name.endswith(".weight") else ""
+    return part in LINEARS and not is_expert(name)

@@ -15,10 +15,11 @@ from typing import Any
 from genmote.compress.cut import cut_channels, whole_linears
 from genmote.compress.refit import refitted
 from genmote.compress.removals import removals
+from genmote.compress.steps import _named
 from genmote.compress.steps._base import ModelStep, Sight
 from genmote.compress.surgeon import Removal, shared_out
 from genmote.errors import SpecError
-from genmote.models.config import read_config
+from genmote.models.config import Config, read_config
 from genmote.models.gguf import ModelFile
 from genmote.spec import setting
 
@@ -29,6 +30,11 @@ class PruneChannels(ModelStep):
     multiple: int = setting("each block keeps a multiple of so many channels", default=32)
     even: bool = setting("take as many from each block, as some engines want it", default=False)
     at_once: int = setting("channels that go between two looks at what is left", default=8)
+    widths: tuple[str, ...] = setting(
+        "BLOCK=CHANNELS: what some blocks keep, such as blk.0=1216; others stay whole, and share, multiple and even "
+        "say nothing",
+        default=(),
+    )
 
     def faults(self) -> Iterable[str]:
         if not 0 < self.share < 1:
@@ -36,26 +42,33 @@ class PruneChannels(ModelStep):
         for name in ("multiple", "at_once"):
             if getattr(self, name) < 1:
                 yield f"{name}={getattr(self, name)}: use 1 or more"
+        yield from _named.faults("widths", self.widths, "blk.0=1216")
 
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
         config = read_config(file)
-        whole_linears(file, "prune-channels")
-        if config.n_experts:
-            raise SpecError("prune-channels: this model has experts, whose channels are not pruned; use prune-layers")
+        check(file, config)
         choices = [_widths(width, self.multiple) for width in config.ffn_widths]
-        if max(map(len, choices)) == 1:
+        if self.widths:
+            whole = {f"blk.{index}": width for index, width in enumerate(config.ffn_widths)}
+            widths = list((whole | _named.bounded("widths", self.widths, whole, "channels")).values())
+        elif max(map(len, choices)) == 1:
             raise SpecError(
                 f"multiple={self.multiple}: the blocks have {max(config.ffn_widths)} channels; use a smaller one"
             )
-        found = removals(source, sight, "ffn_down.weight", lambda _: 1, self.at_once)
-        taken = self._taken(choices, found)
-        widths = [choice[n] for choice, n in zip(choices, taken, strict=True)]
+        found = self.measure(source, sight)
+        if not self.widths:
+            taken = self._taken(choices, found)
+            widths = [choice[n] for choice, n in zip(choices, taken, strict=True)]
         gone = [old - new for old, new in zip(config.ffn_widths, widths, strict=True)]
         kept = [r.without(n) for r, n in zip(found, gone, strict=True)]
         damage = sum(float(r.damage[n]) for r, n in zip(found, gone, strict=True))
         refitted(source, target, sight, lambda cut: cut_channels(file, cut, kept))
         return {"channels": widths, "of": list(config.ffn_widths), "expected_nats": damage}
+
+    def measure(self, source: Path, sight: Sight) -> list[Removal]:
+        """In which order each block's channels go, and what that costs."""
+        return removals(source, sight, "ffn_down.weight", lambda _: 1, self.at_once)
 
     def _taken(self, choices: Sequence[Sequence[int]], found: Sequence[Removal]) -> list[int]:
         """How many steps down its widths each block goes."""
@@ -75,6 +88,13 @@ class PruneChannels(ModelStep):
             for choice, r in zip(choices, found, strict=True)
         ]
         return shared_out(curves, goal)
+
+
+def check(file: ModelFile, config: Config) -> None:
+    """SpecError for a model whose channels cannot be taken out."""
+    whole_linears(file, "prune-channels")
+    if config.n_experts:
+        raise SpecError("prune-channels: this model has experts, whose channels are not pruned; use prune-layers")
 
 
 def _widths(width: int, multiple: int) -> list[int]:

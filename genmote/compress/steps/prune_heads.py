@@ -14,10 +14,11 @@ from typing import Any
 from genmote.compress.cut import cut_groups, whole_linears
 from genmote.compress.refit import refitted
 from genmote.compress.removals import removals
+from genmote.compress.steps import _named
 from genmote.compress.steps._base import ModelStep, Sight
-from genmote.compress.surgeon import shared_out
+from genmote.compress.surgeon import Removal, shared_out
 from genmote.errors import SpecError
-from genmote.models.config import read_config
+from genmote.models.config import Config, read_config
 from genmote.models.gguf import ModelFile
 from genmote.spec import setting
 
@@ -26,18 +27,43 @@ from genmote.spec import setting
 class PruneHeads(ModelStep):
     share: float = setting("share of all key-value heads that go, with their query heads", default=0.1)
     even: bool = setting("take as many from each block, as some engines want it", default=False)
+    heads: tuple[str, ...] = setting(
+        "BLOCK=HEADS: key-value heads that some blocks keep, such as blk.0=2; others stay whole, and share and even "
+        "say nothing",
+        default=(),
+    )
 
     def faults(self) -> Iterable[str]:
         if not 0 < self.share < 1:
             yield f"share={self.share}: use a share between 0 and 1, such as 0.1"
+        yield from _named.faults("heads", self.heads, "blk.0=2")
 
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
         config = read_config(file)
-        wide = next((n for n in file.tensors if n.endswith("attn_q_norm.weight")), None)
-        if wide is not None and file.tensors[wide].shape != (config.head_dim,):
-            raise SpecError(f"prune-heads: {wide} is a norm over all heads, which they cannot be taken out of")
-        whole_linears(file, "prune-heads")
+        check(file, config)
+        if self.heads:
+            whole = {f"blk.{index}": heads for index, heads in enumerate(config.kv_heads)}
+            left = whole | _named.bounded("heads", self.heads, whole, "key-value heads")
+            gone = [old - new for old, new in zip(config.kv_heads, left.values(), strict=True)]
+            found = self.measure(source, sight)
+        else:
+            units = self._units(config)
+            found = self.measure(source, sight)
+            gone = self._gone(config, found, units)
+        kept = [r.without(n) for r, n in zip(found, gone, strict=True)]
+        refitted(source, target, sight, lambda cut: cut_groups(file, cut, kept))
+        damage = sum(float(r.damage[n]) for r, n in zip(found, gone, strict=True))
+        return {"kv_heads": [len(k) for k in kept], "of": list(config.kv_heads), "expected_nats": damage}
+
+    def measure(self, source: Path, sight: Sight) -> list[Removal]:
+        """In which order each block's key-value heads go, and what that costs."""
+        layers = read_config(ModelFile.open(source)).layers
+        size = [spec.n_heads // spec.n_kv_heads * spec.head_dim for spec in layers]
+        return removals(source, sight, "attn_output.weight", lambda index: size[index])
+
+    def _units(self, config: Config) -> int:
+        """How many key-value heads go."""
         most = sum(config.kv_heads) - config.n_layers
         units = round(self.share * sum(config.kv_heads))
         if not units:
@@ -47,14 +73,18 @@ class PruneHeads(ModelStep):
                 f"share={self.share}: {units} of {sum(config.kv_heads)} key-value heads are to go, and one in each of "
                 f"{config.n_layers} blocks stays: at most {most} can"
             )
-        size = [spec.n_heads // spec.n_kv_heads * spec.head_dim for spec in config.layers]
-        found = removals(source, sight, "attn_output.weight", lambda index: size[index])
+        return units
+
+    def _gone(self, config: Config, found: list[Removal], units: int) -> list[int]:
         if self.even:
             each = round(units / config.n_layers)
-            gone = [min(each, heads - 1) for heads in config.kv_heads]
-        else:
-            gone = shared_out([list(enumerate(r.damage.tolist())) for r in found], units)
-        kept = [r.without(n) for r, n in zip(found, gone, strict=True)]
-        refitted(source, target, sight, lambda cut: cut_groups(file, cut, kept))
-        damage = sum(float(r.damage[n]) for r, n in zip(found, gone, strict=True))
-        return {"kv_heads": [len(k) for k in kept], "of": list(config.kv_heads), "expected_nats": damage}
+            return [min(each, heads - 1) for heads in config.kv_heads]
+        return shared_out([list(enumerate(r.damage.tolist())) for r in found], units)
+
+
+def check(file: ModelFile, config: Config) -> None:
+    """SpecError for a model whose heads cannot be taken out."""
+    wide = next((n for n in file.tensors if n.endswith("attn_q_norm.weight")), None)
+    if wide is not None and file.tensors[wide].shape != (config.head_dim,):
+        raise SpecError(f"prune-heads: {wide} is a norm over all heads, which they cannot be taken out of")
+    whole_linears(file, "prune-heads")
