@@ -89,3 +89,31 @@ def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert main(["signal", "show", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_compress_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sound(tmp_path / "a.wav", 5000)
+    assert main(["signal", "compress", str(path), "-o", str(tmp_path / "a.gmsc"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["samples"] == 5000 and told["size_bytes"] == (tmp_path / "a.gmsc").stat().st_size < 1000
+    assert main(["signal", "decompress", str(tmp_path / "a.gmsc"), "-o", str(tmp_path / "b.wav")]) == 0
+    assert (tmp_path / "b.wav").read_bytes() == path.read_bytes()
+    assert "b.wav (10.0 kB, 5000 samples)" in capsys.readouterr().out
+    assert main(["signal", "decompress", str(tmp_path / "a.gmsc"), "-o", str(tmp_path / "b.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == [5000]
+
+
+def test_compress_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, made = sound(tmp_path / "a.wav"), str(tmp_path / "a.gmsc")
+    for verb, words, message in (
+        ("compress", [str(path), "-o", made, "--max-error", "-1"], "max_error=-1.0: use 0 (exact) or more"),
+        ("compress", [str(path), "-o", made, "--threads", "0"], "threads=0: use 1 or more"),
+        ("compress", [str(path), "-o", str(path)], "is the recording itself: name another file"),
+        ("compress", [str(tmp_path / "absent"), "-o", made], "cannot be read (No such file or directory)"),
+        ("decompress", [str(path), "-o", str(tmp_path / "b.txt")], "wanted a name that ends in .csv or .wav"),
+        ("decompress", [str(path), "-o", str(tmp_path / "b.csv")], "is no compressed signal"),
+        ("decompress", [str(path), "-o", str(path)], "is the compressed signal itself: name another file"),
+    ):
+        assert main(["signal", verb, *words]) == 2
+        assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
