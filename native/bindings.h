@@ -10,6 +10,7 @@ namespace nb = nanobind;
 void bind_tokenizer(nb::module_&);
 void bind_stream(nb::module_&);
 void bind_kv(nb::module_&);
+void bind_series(nb::module_&);
 
 // An array as it is, or TypeError: nanobind would hand over a converted copy of one of another type or order, and what
 // is written to a copy is lost.

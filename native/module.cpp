@@ -284,4 +284,5 @@ NB_MODULE(_native, m) {
     });
     bind_tokenizer(m);
     bind_stream(m);
+    bind_series(m);
 }

@@ -1,7 +1,8 @@
 """The command line: one file a verb, found by its name.
 
 A verb's module has a docstring (its help), a frozen dataclass `Settings` (its arguments and flags, see `spec.py`) and
-``run(settings, out)``. Modules whose name starts with an underscore are helpers.
+``run(settings, out)``. A folder is a verb that has verbs of its own, one file each: `genmote signal show`. Modules
+whose name starts with an underscore are helpers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import contextlib
 import inspect
 import os
-import signal
+import signal as system_signal  # `signal` is a verb
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -42,20 +43,37 @@ class Parser(argparse.ArgumentParser):
         return ""
 
 
-def verbs() -> dict[str, str]:
-    """Every verb with the first line of its help."""
-    return {name: summary(registry.load("genmote.cli", name)) for name in registry.names("genmote.cli")}
+def verbs(group: str = "") -> dict[str, str]:
+    """Every verb, or those of a verb that has its own, with the first line of its help."""
+    room = f"genmote.cli.{group}" if group else "genmote.cli"
+    return {name: summary(registry.load(room, name)) for name in registry.names(room)}
+
+
+def commands() -> list[str]:
+    """What can be run: a verb, or a verb and one of its own, such as ``signal show``."""
+    found: list[str] = []
+    for verb in verbs():
+        module = registry.load("genmote.cli", verb)
+        found += [f"{verb} {inner}" for inner in verbs(verb)] if is_group(module) else [verb]
+    return found
+
+
+def is_group(module: ModuleType) -> bool:
+    return hasattr(module, "__path__")
 
 
 def summary(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().splitlines()[0]
 
 
-def parser_of(verb: str) -> tuple[Parser, ModuleType]:
-    """The argument parser of a verb, and its module; an unknown verb is a `UserError`."""
+def parser_of(command: str) -> tuple[Parser, ModuleType]:
+    """The argument parser of a command, and its module; an unknown verb is a `UserError`."""
+    verb, _, inner = command.partition(" ")
     module = registry.load("genmote.cli", verb, what="verb", error=UserError)
+    if is_group(module):
+        module = registry.load(f"genmote.cli.{verb}", inner, what=f"verb of {verb}", error=UserError)
     parser = Parser(
-        prog=f"genmote {verb}",
+        prog=f"genmote {command}",
         description=inspect.getdoc(module),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -78,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, ValueError):
             # A terminal that cannot show a character shows a question mark, not a traceback.
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    name = f"genmote {words[0]}" if words and not words[0].startswith("-") else "genmote"
+    name = " ".join(["genmote", _command(words)]).rstrip()
     out = Output(json="--json" in (words[: words.index("--")] if "--" in words else words))
     with _terminated():
         try:
@@ -109,22 +127,48 @@ def _run(words: list[str], out: Output) -> int:
         return 0
     if words[0].startswith("-"):
         raise UserError(f"{words[0]} stands before any verb: write genmote VERB, see genmote --help")
-    parser, module = parser_of(words[0])
+    command = _command(words)
+    if command in registry.names("genmote.cli") and is_group(module := registry.load("genmote.cli", command)):
+        if len(words) > 1 and words[1] not in ("-h", "--help", "help"):
+            raise UserError(f"{words[1]} stands before any verb of {command}: write genmote {command} VERB")
+        print(overview(command, inspect.getdoc(module) or ""))
+        return 0
+    parser, module = parser_of(command)
     parse = parser.parse_intermixed_args if getattr(module, "INTERMIXED", False) else parser.parse_args
-    namespace = parse(words[1:])
+    namespace = parse(words[len(command.split()) :])
     out.json = namespace.json
     settings: Any = spec.from_flags(module.Settings, namespace)
     status = module.run(settings, out)
     return int(status or 0)
 
 
-def overview() -> str:
-    """What `genmote --help` prints."""
-    listed = verbs()
+def _command(words: Sequence[str]) -> str:
+    """The verb that words begin with, and its own verb where it has some; "" where they begin with none."""
+    if not words or words[0].startswith("-"):
+        return ""
+    group = words[0] in registry.names("genmote.cli") and is_group(registry.load("genmote.cli", words[0]))
+    return " ".join(words[:2]) if group and len(words) > 1 and not _is_flag(words[1]) else words[0]
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") or word == "help"
+
+
+def overview(group: str = "", about: str = "generative AI on IoT devices") -> str:
+    """What `genmote --help` prints, and the help of a verb that has verbs of its own."""
+    listed = verbs(group)
     width = max(map(len, listed))
     lines = [f"  {name:<{width}}  {text}" for name, text in listed.items()]
-    head = f"genmote {__version__}: generative AI on IoT devices\n\nusage: genmote VERB [arguments]\n"
-    return "\n".join([head, *lines, "\n`genmote VERB --help` tells more; every verb takes --json."])
+    name = " ".join(["genmote", group]).rstrip()
+    head = f"genmote {__version__}: {about}\n" if not group else f"{about}\n"
+    return "\n".join(
+        [
+            head,
+            f"usage: {name} VERB [arguments]\n",
+            *lines,
+            f"\n`{name} VERB --help` tells more; every verb takes --json.",
+        ]
+    )
 
 
 def _tell(name: str, message: str, status: int, out: Output | None = None) -> int:
@@ -146,11 +190,11 @@ def _terminated() -> Any:
         raise SystemExit(TERMINATED)
 
     try:
-        before = signal.signal(signal.SIGTERM, leave)
+        before = system_signal.signal(system_signal.SIGTERM, leave)
     except ValueError:  # not the main thread: whoever runs us there handles signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        system_signal.signal(system_signal.SIGTERM, before)

@@ -7,7 +7,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from genmote.cli import parser_of, verbs
+from genmote.cli import commands, parser_of
 
 HEAD = """# Command line
 
@@ -22,7 +22,7 @@ with its exit status, beside the line on standard error. Progress and notes go t
 
 def page() -> str:
     """The page's Markdown."""
-    return HEAD + "".join(_verb(name) for name in verbs())
+    return HEAD + "".join(_verb(name) for name in commands())
 
 
 def _verb(name: str) -> str:

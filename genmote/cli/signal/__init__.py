@@ -1,0 +1,1 @@
+"""A device's signals: what genmote knows of them, and what is in a file."""

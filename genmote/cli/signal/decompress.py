@@ -1,0 +1,38 @@
+"""Give back what `genmote signal compress` made small, as a table or as sound.
+
+    genmote signal decompress recording.gmsc -o recording.wav
+    genmote signal decompress drive.gmsc -o drive.csv
+
+The ending of the output says how it is written: .csv (a column of times, and one for each channel) or .wav (whole
+numbers of 8 to 32 bits). A file of several series becomes several files, numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from genmote.cli._output import Bar, Output, check_place, size
+from genmote.spec import dataclass, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    file: Path = setting("a compressed signal", positional=True)
+    output: Path = setting("the file to write, .csv or .wav", short="-o")
+
+    def faults(self) -> Iterable[str]:
+        if self.output.suffix.lower() not in (".csv", ".wav"):
+            yield f"output={self.output}: wanted a name that ends in .csv or .wav"
+        if self.output == self.file:
+            yield f"output={self.output} is the compressed signal itself: name another file"
+
+
+def run(settings: Settings, out: Output) -> None:
+    from genmote.signals import container, writing
+
+    check_place(settings.output, "--output")
+    with Bar(unit_bytes=False, late=True) as bar:
+        made = writing.write(settings.output, container.read(settings.file), progress=bar)
+    lines = [f"{path} ({size(path.stat().st_size)}, {rows} samples)" for path, rows in made]
+    out.result({"paths": [path for path, _ in made], "samples": [rows for _, rows in made]}, "\n".join(lines))

@@ -1,0 +1,404 @@
+"""Series in few bytes: a file of blocks, each coded by `adaptive.py`, exact for whole numbers. docs/formats.md tells
+how it lies on disk.
+
+What is coded is a series' `grid`; other samples are first made whole numbers of a step that is stated (`max_error`).
+Each block stands for itself and has a checksum: blocks are coded in parallel, a damaged one is found and named, and a
+part of a long recording is read without the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError
+from genmote.home import atomic_write
+from genmote.signals import adaptive
+from genmote.signals.kinds import MISSING, Grid, Mark, Series, Signal
+
+MAGIC, VERSION = b"GMSC", 1
+SERIES, BLOCK, END = b"S", b"B", b"E"
+BLOCK_SAMPLES = 1 << 17  # of all channels together
+MOST_BYTES = 1 << 31  # of one chunk: more is damage
+TABLE = 4096  # values that a channel may have to be coded by their number
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` did. `max_errors`: of each series and channel, the most that a value is off."""
+
+    series: int
+    samples: int
+    bytes: int
+    max_errors: list[list[float]]
+
+
+def write(
+    path: Path, signals: Iterable[Signal], *, max_error: float = 0.0, threads: int | None = None, source: str = ""
+) -> Written:
+    """Write series, which may come in pieces, to a new file, whole or not at all.
+
+    `max_error` 0: exact, for series with a grid. Above 0: no value is off by more, in its own unit. Raises SignalError
+    for what is no series or cannot be coded.
+    """
+    count = threads or os.cpu_count() or 1
+    series, samples, errors = 0, 0, []
+    with atomic_write(path) as out, ThreadPoolExecutor(count) as pool:
+        out.write(MAGIC + bytes([VERSION]))
+        waiting: list[Any] = []
+        before: Series | None = None
+        for piece in signals:
+            if not isinstance(piece, Series):
+                raise SignalError(f"{piece.name}: is {type(piece).__name__.lower()}, only series are compressed so far")
+            grid = _grid(piece, max_error)
+            if before is None or not _same(before, replace(piece, grid=grid)):
+                _drain(out, waiting, 0)
+                before = replace(piece, grid=grid)
+                errors.append([max_error] * len(piece.channels))
+                _chunk(out, SERIES, zlib.compress(_head(before, source).encode(), 9))
+                series += 1
+            rows = max(1, BLOCK_SAMPLES // len(piece.channels))
+            for start in range(0, len(piece), rows):
+                part = replace(piece, grid=grid).part(start, start + rows)
+                waiting.append(pool.submit(_block, part))
+                _drain(out, waiting, 2 * count)
+            samples += piece.values.size
+        _drain(out, waiting, 0)
+        if not series:
+            raise SignalError("there is no series to compress")
+        _chunk(out, END, b"")
+    return Written(series, samples, path.stat().st_size, errors)
+
+
+def read(path: Path) -> Iterator[Series]:
+    """The series of a file, in pieces of a block; pieces of one recording have one name. SignalError where the file is
+    damaged, cut short, or of a later version."""
+    try:
+        with open(path, "rb") as file:
+            yield from _pieces(path, file)
+    except OSError as fault:
+        raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted a compressed signal") from None
+
+
+def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
+    head = file.read(5)
+    if head[:4] != MAGIC or len(head) < 5:
+        raise SignalError(f"{path}: is no compressed signal: wanted a file that genmote signal compress wrote")
+    if head[4] != VERSION:
+        raise SignalError(f"{path}: has version {head[4]}, this genmote reads {VERSION}: update it")
+    about: Series | None = None
+    start = number = 0
+    while True:
+        kind, body = _next(path, file)
+        if kind == END:
+            return
+        try:
+            if kind == SERIES:
+                about, start = _series(json.loads(zlib.decompress(body))), 0
+            elif kind == BLOCK and about is not None:
+                number += 1
+                piece = _unblock(body, about, start)
+                start += len(piece)
+                yield piece
+            else:
+                raise ValueError(f"a chunk {kind!r} is not known")
+        except (ValueError, KeyError, TypeError, IndexError, struct.error, zlib.error, MemoryError) as fault:
+            raise SignalError(f"{path}: block {number} is damaged ({fault}): get the file again") from None
+
+
+# -- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def _chunk(out: IO[bytes], kind: bytes, body: bytes) -> None:
+    out.write(kind + _varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body)))
+
+
+def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
+    at = file.tell()
+    kind, size, shift = file.read(1), 0, 0
+    while kind:
+        byte = file.read(1)
+        if not byte or shift > 35:
+            kind = b""
+            break
+        size |= (byte[0] & 127) << shift
+        shift += 7
+        if byte[0] < 128:
+            break
+    if kind and size <= MOST_BYTES:
+        body, check = file.read(size), file.read(4)
+        if len(check) == 4:
+            if struct.unpack("<I", check)[0] != zlib.crc32(kind + body):
+                raise SignalError(f"{path}: is damaged after byte {at} (checksum): get the file again")
+            return kind, body
+    raise SignalError(f"{path}: ends in the middle, after byte {at}: get the file again")
+
+
+def _drain(out: IO[bytes], waiting: list[Any], left: int) -> None:
+    """Write blocks that are done, in their order, until `left` wait."""
+    while len(waiting) > left:
+        _chunk(out, BLOCK, waiting.pop(0).result())
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def _zigzag(number: int) -> bytes:
+    return _varint(number << 1 if number >= 0 else (-number << 1) - 1)
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def varint(self) -> int:
+        number = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+
+    def zigzag(self) -> int:
+        number = self.varint()
+        return -(number >> 1) - 1 if number & 1 else number >> 1
+
+    def take(self, count: int) -> bytes:
+        if count < 0 or self.at + count > len(self.data):
+            raise ValueError("it is too short")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+
+# -- series -----------------------------------------------------------------------------------------------------------
+
+
+def _grid(series: Series, max_error: float) -> Grid:
+    """The samples as whole numbers."""
+    if max_error <= 0:
+        if series.grid is None:
+            raise SignalError(
+                f"{series.name}: its samples are no whole numbers of a step, so that nothing can be exact; say how far "
+                "off they may be (--max-error, in their unit)"
+            )
+        return series.grid
+    step, exact = 2 * max_error, series.values.astype(np.float64)
+    if series.grid is not None:
+        exact = np.where(
+            series.grid.integers == MISSING, np.nan, series.grid.zero + series.grid.step * series.grid.integers
+        )
+    there = np.isfinite(exact)
+    if np.isinf(exact).any():
+        raise SignalError(f"{series.name}: has infinite samples, which no step reaches; take them out")
+    if there.any() and np.abs(exact[there]).max() / step >= adaptive.LIMIT / 2:
+        raise SignalError(f"{series.name}: max-error {max_error:g} is too little for samples of that size; raise it")
+    whole = np.where(there, np.rint(np.where(there, exact, 0.0) / step), 0.0).astype(np.int64)
+    whole[~there] = MISSING
+    channels = len(series.channels)
+    return Grid(whole, np.full(channels, step), np.zeros(channels))
+
+
+def _same(a: Series, b: Series) -> bool:
+    """Whether `b` goes on with the recording that `a` begins."""
+    assert a.grid is not None and b.grid is not None
+    return (
+        (a.name, a.rate_hz, a.channels, a.units, a.labels) == (b.name, b.rate_hz, b.channels, b.units, b.labels)
+        and np.array_equal(a.grid.step, b.grid.step)
+        and np.array_equal(a.grid.zero, b.grid.zero)
+        and (a.times_s is None) == (b.times_s is None)
+    )
+
+
+def _head(series: Series, source: str) -> str:
+    assert series.grid is not None
+    told: dict[str, Any] = {
+        "name": series.name,
+        "rate": series.rate_hz,
+        "channels": series.channels,
+        "units": series.units,
+        "step": series.grid.step.tolist(),
+        "zero": series.grid.zero.tolist(),
+        "times": series.times_s is not None,
+        "labels": series.labels,
+        "source": source,
+    }
+    return json.dumps({key: value for key, value in told.items() if value}, separators=(",", ":"), ensure_ascii=False)
+
+
+def _series(told: dict[str, Any]) -> Series:
+    """Without samples."""
+    channels = tuple(map(str, told["channels"]))
+    step = np.array(told["step"], np.float64)
+    zero = np.array(told.get("zero", [0.0] * len(channels)), np.float64)
+    if step.shape != (len(channels),) or zero.shape != step.shape or not channels:
+        raise ValueError("its channels and steps do not fit")
+    rate = float(told.get("rate", 0.0))
+    return Series(
+        str(told.get("name", "")),
+        np.zeros((0, len(channels)), np.float32),
+        rate,
+        channels,
+        tuple(map(str, told["units"])),
+        np.zeros(0) if told.get("times") else None,
+        Grid(np.zeros((0, len(channels)), np.int64), step, zero),
+        {str(key): str(value) for key, value in told.get("labels", {}).items()},
+    )
+
+
+# -- blocks -----------------------------------------------------------------------------------------------------------
+
+
+def _block(piece: Series) -> bytes:
+    """Rows, a checksum of the integers, how each channel was made small, its marks, and the coded numbers."""
+    assert piece.grid is not None
+    integers = np.ascontiguousarray(piece.grid.integers)
+    head = [_varint(len(piece)), struct.pack("<I", zlib.crc32(integers.tobytes()))]
+    planes: list[Integers] = []
+    for number in range(integers.shape[1]):
+        said, plane = _planed(integers[:, number])
+        head.append(said)
+        planes += plane
+    if piece.times_s is not None:  # their bits, as whole numbers: rising times give rising numbers
+        bits = np.ascontiguousarray(piece.times_s, np.float64).view(np.int64)
+        said, plane = _planed(bits >> 32)
+        head.append(said)
+        planes += plane
+        said, plane = _planed(bits & 0xFFFFFFFF)
+        head.append(said)
+        planes += plane
+    marks = json.dumps([[m.start, m.stop, m.label] for m in piece.marks], ensure_ascii=False) if piece.marks else ""
+    packed = zlib.compress(marks.encode(), 9) if marks else b""
+    head += [_varint(len(packed)), packed]
+    width = adaptive.CHANNELS
+    for first in range(0, len(planes), width):
+        coded = adaptive.encode(np.stack(planes[first : first + width], axis=1))
+        head += [_varint(len(coded)), coded]
+    return b"".join(head)
+
+
+CONSTANT, PLAIN, NUMBERED, WIDE = 0, 1, 2, 3
+HOLES = 4  # added where samples are missing: a plane of 1 where they are comes first
+
+
+def _planed(values: Integers) -> tuple[bytes, list[Integers]]:
+    """How a channel is made small, and the planes of numbers that are coded of it.
+
+    Missing samples are told apart; what all samples have in common (an offset, a factor) is told once; a channel that
+    has few values of a wide range is coded by their numbers; one whose numbers need more than 47 bits in two halves.
+    """
+    gone = values == MISSING
+    planes: list[Integers] = []
+    holes = 0
+    if gone.any():
+        holes = HOLES
+        planes.append(gone.astype(np.int64))
+        there = values[~gone]
+        if not len(there):
+            return bytes([holes + CONSTANT]) + _zigzag(0), planes
+        last = np.maximum.accumulate(np.where(gone, -1, np.arange(len(values))))
+        values = np.where(last < 0, there[0], values[np.maximum(last, 0)])  # the last that was there
+    base = int(values[0]) if len(values) else 0
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if low == high:
+        return bytes([holes + CONSTANT]) + _zigzag(base), planes
+    if high - low >= adaptive.LIMIT:
+        wide = values.astype(np.uint64)
+        halves = [(wide >> np.uint64(32)).astype(np.int64), (wide & np.uint64(0xFFFFFFFF)).astype(np.int64)]
+        return bytes([holes + WIDE]), [*planes, *halves]
+    different = np.unique(values)
+    factor = int(np.gcd.reduce(np.diff(different)))
+    spread = (high - low) // factor + 1
+    saved = len(values) * np.log2(spread / len(different)) / 8
+    steps = (np.diff(different) // factor).tolist()
+    table = zlib.compress(b"".join(map(_varint, steps)), 9)
+    if len(different) <= TABLE and saved > 2 * len(table) + 8:
+        said = [bytes([holes + NUMBERED]), _zigzag(low), _varint(factor), _varint(len(table)), table]
+        return b"".join(said), [*planes, np.searchsorted(different, values).astype(np.int64)]
+    return bytes([holes + PLAIN]) + _zigzag(base) + _varint(factor), [*planes, (values - base) // factor]
+
+
+def _unblock(body: bytes, about: Series, start: int) -> Series:
+    data = _Reader(body)
+    rows = data.varint()
+    if rows * (len(about.channels) + 1) > MOST_BYTES:
+        raise ValueError(f"{rows} rows are too many")
+    (check,) = struct.unpack("<I", data.take(4))
+    channels = len(about.channels)
+    said = [_how(data) for _ in range(channels + (0 if about.times_s is None else 2))]
+    marks = data.take(data.varint())
+    count = sum(planes for planes, _ in said)
+    found: list[Integers] = []
+    for first in range(0, count, adaptive.CHANNELS):
+        width = min(adaptive.CHANNELS, count - first)
+        coded = adaptive.decode(data.take(data.varint()), rows, width)
+        found += [coded[:, n] for n in range(width)]
+    columns, at = [], 0
+    for planes, made in said:
+        columns.append(made(found[at : at + planes], rows))
+        at += planes
+    integers = np.stack(columns[:channels], axis=1)
+    if zlib.crc32(integers.tobytes()) != check:
+        raise ValueError("its samples do not have their checksum")
+    times = None
+    if about.times_s is not None:
+        times = ((columns[channels] << 32) | columns[channels + 1]).view(np.float64)
+    assert about.grid is not None
+    grid = replace(about.grid, integers=integers)
+    listed = json.loads(zlib.decompress(marks)) if marks else []
+    return replace(
+        about,
+        values=grid.values(),
+        times_s=times,
+        grid=grid,
+        marks=tuple(Mark(int(first), int(stop), str(label)) for first, stop, label in listed),
+    )
+
+
+def _how(data: _Reader) -> tuple[int, Any]:
+    """Of a channel: how many planes it has, and what makes its samples of them."""
+    kind = data.take(1)[0]
+    holes, kind = kind // HOLES, kind % HOLES
+    if holes > 1:
+        raise ValueError("a channel of an unknown kind")
+    base, factor, table = 0, 1, np.zeros(0, np.int64)
+    if kind in (CONSTANT, PLAIN, NUMBERED):
+        base = data.zigzag()
+    if kind in (PLAIN, NUMBERED):
+        factor = data.varint()
+    if kind == NUMBERED:
+        steps, inner = [0], _Reader(zlib.decompress(data.take(data.varint())))
+        while inner.at < len(inner.data):
+            steps.append(inner.varint())
+        table = base + factor * np.cumsum(np.array(steps, np.int64))
+
+    def made(planes: list[Integers], rows: int) -> Integers:
+        own = planes[holes:]
+        if kind == CONSTANT:
+            values = np.full(rows, base, np.int64)
+        elif kind == PLAIN:
+            values = base + factor * own[0]
+        elif kind == NUMBERED:
+            values = table[own[0]]
+        else:
+            values = ((own[0].astype(np.uint64) << np.uint64(32)) | own[1].astype(np.uint64)).astype(np.int64)
+        return np.where(planes[0] != 0, MISSING, values) if holes else values
+
+    return holes + {CONSTANT: 0, PLAIN: 1, NUMBERED: 1, WIDE: 2}[kind], made

@@ -1,0 +1,126 @@
+"""Series as files that other programs read: a table (.csv) or sound (.wav), a piece in memory at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from genmote.errors import SignalError
+from genmote.fetch import Progress, quiet
+from genmote.home import atomic_write
+from genmote.signals.kinds import MISSING, Series
+
+
+def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -> list[tuple[Path, int]]:
+    """Write series, which come in pieces, to `path`, the second one to `path` with -2 in its name, and so on. Gives
+    the files, each with its rows. SignalError for what such a file cannot hold; then none is left half."""
+    made: list[tuple[Path, int]] = []
+    one = _csv if path.suffix.lower() == ".csv" else _wav
+    for number, (_, group) in enumerate(
+        groupby(pieces, key=lambda piece: (piece.name, piece.channels, piece.units)), 1
+    ):
+        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with atomic_write(target) as out:
+            rows = 0
+            for count in one(out, group):
+                rows += count
+                progress(f"writing {target.name}", rows, 0)
+        made.append((target, rows))
+    if not made:
+        raise SignalError("there is no series to write")
+    return made
+
+
+def _csv(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
+    """Times in seconds, then the channels, as many decimals as their steps have."""
+    done = 0
+    for piece in pieces:
+        text = io.StringIO(newline="")
+        rows = csv.writer(text, lineterminator="\n")
+        if not done:
+            heads = [f"{c} ({u})" if u else c for c, u in zip(piece.channels, piece.units, strict=True)]
+            rows.writerow(["time (s)", *heads])
+        times = (done + np.arange(len(piece))) / piece.rate_hz if piece.times_s is None else piece.times_s
+        cells = [[f"{t:.9g}" if piece.times_s is None else repr(float(t)) for t in times]]
+        cells += [_cells(piece, n) for n in range(len(piece.channels))]
+        rows.writerows(zip(*cells, strict=True))
+        out.write(text.getvalue().encode())
+        done += len(piece)
+        yield len(piece)
+
+
+def _cells(piece: Series, number: int) -> list[str]:
+    if piece.grid is None:
+        return ["" if np.isnan(x) else f"{x:.9g}" for x in piece.values[:, number]]
+    step, zero = float(piece.grid.step[number]), float(piece.grid.zero[number])
+    digits = next((d for d in range(19) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
+    whole = piece.grid.integers[:, number].tolist()
+    if digits is None:
+        return ["" if x == MISSING else repr(zero + step * x) for x in whole]
+    scale, start = round(step * 10**digits), round(zero * 10**digits)
+    return ["" if x == MISSING else _decimal(start + scale * x, digits) for x in whole]
+
+
+def _whole(x: float) -> bool:
+    return abs(x - round(x)) <= 1e-9 * max(1.0, abs(x)) and abs(x) < 2**53 and (x == 0 or round(x) != 0)
+
+
+def _decimal(number: int, digits: int) -> str:
+    """
+    >>> _decimal(-1205, 2), _decimal(7, 3), _decimal(12, 0)
+    ('-12.05', '0.007', '12')
+    """
+    if not digits:
+        return str(number)
+    text = f"{abs(number):0{digits + 1}d}"
+    return f"{'-' * (number < 0)}{text[:-digits]}.{text[-digits:]}"
+
+
+def _wav(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
+    """Whole numbers of the fewest bytes that hold a full scale of the series' step."""
+    out.write(bytes(44))
+    size, form = 0, b""
+    for piece in pieces:
+        width = _width(piece)
+        assert piece.grid is not None
+        whole = piece.grid.integers
+        if width == 1:
+            raw = (whole + 128).astype(np.uint8).tobytes()
+        else:
+            raw = np.ascontiguousarray(whole.astype("<i4")).view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+        rate, channels = round(piece.rate_hz), len(piece.channels)
+        form = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * channels * width, channels * width, 8 * width)
+        out.write(raw)
+        size += len(raw)
+        yield len(piece)
+    if size % 2:
+        out.write(b"\0")
+    out.seek(0)
+    out.write(
+        b"RIFF" + struct.pack("<I", 36 + size + size % 2) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size)
+    )
+
+
+def _width(piece: Series) -> int:
+    """Bytes of a sample."""
+    grid = piece.grid
+    step = None if grid is None else float(grid.step[0])
+    width = next((w for w in (1, 2, 3, 4) if step == 2.0 ** (1 - 8 * w)), None)
+    if (
+        grid is None
+        or width is None
+        or (grid.step != step).any()
+        or grid.zero.any()
+        or piece.rate_hz != round(piece.rate_hz)
+    ):
+        raise SignalError(f"{piece.name}: is no sound of 8, 16, 24 or 32 bits at a whole rate; write it as .csv")
+    if (grid.integers == MISSING).any():
+        raise SignalError(f"{piece.name}: has missing samples, which a .wav file cannot tell; write it as .csv")
+    return width

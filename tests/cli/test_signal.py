@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote.cli import main
+from genmote.signals import modality
+
+
+def sound(path: Path, count: int = 800) -> Path:
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(8000)
+        out.writeframes(np.arange(count, dtype="<i2").tobytes())
+    return path
+
+
+def test_the_group_s_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["signal"], ["signal", "--help"], ["signal", "help"]):
+        assert main(words) == 0
+        shown = capsys.readouterr().out
+        assert "usage: genmote signal VERB" in shown and "  show " in shown and "  modalities " in shown
+
+
+def test_verbs_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signal", "shw"]) == 2
+    assert "genmote signal shw: no verb of signal is called 'shw', did you mean show?" in capsys.readouterr().err
+    assert main(["signal", "--json", "show"]) == 2
+    assert "--json stands before any verb of signal: write genmote signal VERB" in capsys.readouterr().err
+
+
+def test_modalities(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signal", "modalities", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["modalities"]
+    assert [one["name"] for one in told] == modality.names()
+    assert main(["signal", "modalities"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(told)
+    assert main(["signal", "modalities", "ecg"]) == 0
+    assert "genmote signal show ecg" in capsys.readouterr().out
+    assert main(["signal", "modalities", "eeg"]) == 2
+    assert "no modality is called 'eeg', did you mean ecg?" in capsys.readouterr().err
+
+
+def test_show_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sound(tmp_path / "a b.wav", 100_000)  # more than one piece
+    assert main(["signal", "show", str(path), "--svg", str(tmp_path / "a.svg"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (one,) = told["signals"]
+    assert (one["name"], one["kind"], one["count"], one["rate_hz"], one["exact"]) == (
+        "a b",
+        "series",
+        100_000,
+        8000,
+        True,
+    )
+    whole = np.arange(100_000, dtype="<i8").astype("<i2") / 2**15
+    (channel,) = one["channels"]
+    assert channel["there"] == 100_000
+    for key, value in (("lowest", whole.min()), ("highest", whole.max()), ("mean", whole.mean())):
+        assert channel[key] == pytest.approx(value, abs=1e-6)
+    assert (tmp_path / "a.svg").read_text("utf-8").startswith("<svg")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert main(["signal", "show", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert "series of 99998 samples, 8000 Hz, 12.5 s" in shown.out and "ends 3 bytes early" in shown.err
+
+
+def test_show_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signal", "show", "authentication"]) == 0
+    shown = capsys.readouterr()
+    assert "a synthetic sample: drawn, not measured" in shown.err and "6 words" in shown.out
+    assert main(["signal", "show", "radar", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["signals"][0]["kind"] == "frames"
+
+
+def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sound(tmp_path / "a.wav")
+    for words, message in (
+        (["absent"], "absent: cannot be read (No such file or directory): wanted a recording"),
+        ([str(path), "--reader", "wax"], "no reader is called 'wax', did you mean wav?"),
+        ([str(path), "--number", "0"], "number=0: use 1 or more"),
+        ([str(path), "--number", "2"], "has 1 signals"),
+        ([str(path), "--svg", str(tmp_path)], "is a folder: name a file in it with --svg"),
+    ):
+        assert main(["signal", "show", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_compress_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sound(tmp_path / "a.wav", 5000)
+    assert main(["signal", "compress", str(path), "-o", str(tmp_path / "a.gmsc"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["samples"] == 5000 and told["size_bytes"] == (tmp_path / "a.gmsc").stat().st_size < 1000
+    assert main(["signal", "decompress", str(tmp_path / "a.gmsc"), "-o", str(tmp_path / "b.wav")]) == 0
+    assert (tmp_path / "b.wav").read_bytes() == path.read_bytes()
+    assert "b.wav (10.0 kB, 5000 samples)" in capsys.readouterr().out
+    assert main(["signal", "decompress", str(tmp_path / "a.gmsc"), "-o", str(tmp_path / "b.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == [5000]
+
+
+def test_compress_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, made = sound(tmp_path / "a.wav"), str(tmp_path / "a.gmsc")
+    for verb, words, message in (
+        ("compress", [str(path), "-o", made, "--max-error", "-1"], "max_error=-1.0: use 0 (exact) or more"),
+        ("compress", [str(path), "-o", made, "--threads", "0"], "threads=0: use 1 or more"),
+        ("compress", [str(path), "-o", str(path)], "is the recording itself: name another file"),
+        ("compress", [str(tmp_path / "absent"), "-o", made], "cannot be read (No such file or directory)"),
+        ("decompress", [str(path), "-o", str(tmp_path / "b.txt")], "wanted a name that ends in .csv or .wav"),
+        ("decompress", [str(path), "-o", str(tmp_path / "b.csv")], "is no compressed signal"),
+        ("decompress", [str(path), "-o", str(path)], "is the compressed signal itself: name another file"),
+    ):
+        assert main(["signal", verb, *words]) == 2
+        assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]

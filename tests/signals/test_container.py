@@ -1,0 +1,198 @@
+"""Compressed signals: what goes in comes out, damage is named, and pieces are enough."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote.errors import SignalError
+from genmote.signals import container, modality, reading, writing
+from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series
+
+DRAW = np.random.default_rng(11)
+
+
+def series(integers: np.ndarray, **more: object) -> Series:
+    channels = integers.shape[1]
+    grid = Grid(integers.astype(np.int64), np.full(channels, 0.25), np.arange(channels, dtype=np.float64))
+    names = tuple(f"c{n}" for n in range(channels))
+    settings = {"rate_hz": 50.0, **more}
+    return Series("s", grid.values(), settings.pop("rate_hz"), names, ("V",) * channels, grid=grid, **settings)  # type: ignore[arg-type]
+
+
+def again(path: Path, *signals: Series, **settings: object) -> list[Series]:
+    container.write(path, signals, **settings)  # type: ignore[arg-type]
+    found: list[Series] = []
+    for piece in container.read(path):
+        new = not found or found[-1].name != piece.name
+        found.append(piece) if new else found.append(reading.joined([found.pop(), piece]))  # type: ignore[arg-type]
+    return found
+
+
+def check(a: Series, b: Series) -> None:
+    assert a.grid is not None and b.grid is not None
+    assert np.array_equal(a.grid.integers, b.grid.integers) and np.array_equal(a.values, b.values, equal_nan=True)
+    assert (a.name, a.rate_hz, a.channels, a.units, a.labels, a.marks) == (
+        b.name,
+        b.rate_hz,
+        b.channels,
+        b.units,
+        b.labels,
+        b.marks,
+    )
+    assert (a.times_s is None) == (b.times_s is None)
+    if a.times_s is not None and b.times_s is not None:
+        assert np.array_equal(a.times_s, b.times_s)
+
+
+CASES = {
+    "plain": DRAW.integers(-100, 100, (300, 2)),
+    "constant": np.full((50, 3), 7),
+    "one row": np.array([[5, -5]]),
+    "no row": np.zeros((0, 2), np.int64),
+    "all missing": np.full((40, 2), MISSING),
+    "some missing": np.where(DRAW.random((200, 2)) < 0.2, MISSING, DRAW.integers(-9, 9, (200, 2))),
+    "missing first": np.array([[MISSING], [MISSING], [4], [MISSING], [5]]),
+    "multiples": DRAW.integers(-50, 50, (200, 1)) * 256 + 3,
+    "few values": DRAW.choice([-(10**9), 0, 17, 10**12], (300, 2)),
+    "wide": DRAW.integers(-(2**62), 2**62, (30, 2)),
+    "extremes": DRAW.choice([MISSING + 1, 2**63 - 1, 0], (30, 1)),
+    "many channels": DRAW.integers(0, 3, (20, 70)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
+    whole = series(CASES[name], labels={"who": "Å"}, marks=(Mark(0, 1, "start"),) if len(CASES[name]) else ())
+    if not len(whole):
+        assert again(tmp_path / "a.gmsc", whole) == []
+        return
+    (found,) = again(tmp_path / "a.gmsc", whole)
+    check(found, whole)
+
+
+def test_times_of_their_own_come_back_to_the_bit(tmp_path: Path) -> None:
+    times = 1.7e9 + np.cumsum(DRAW.exponential(1.0, 400))
+    times[7] = np.nan
+    whole = series(DRAW.integers(0, 50, (400, 1)), rate_hz=0.0, times_s=times)
+    (found,) = again(tmp_path / "a.gmsc", whole)
+    assert found.times_s is not None and found.times_s.tobytes() == times.tobytes()
+
+
+def test_blocks_pieces_and_several_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "BLOCK_SAMPLES", 100)
+    marks = tuple(Mark(n, n + 1, str(n)) for n in range(0, 240, 20))
+    one, two = series(DRAW.integers(-99, 99, (240, 2)), marks=marks), series(DRAW.integers(-9, 9, (130, 1)))
+    two = Series("t", two.values, 50.0, two.channels, two.units, grid=two.grid)
+    made = container.write(tmp_path / "a.gmsc", [one.part(0, 70), one.part(70, 240), two], threads=3)
+    assert (made.series, made.samples, made.bytes) == (2, 610, (tmp_path / "a.gmsc").stat().st_size)
+    pieces = list(container.read(tmp_path / "a.gmsc"))
+    assert max(map(len, pieces)) <= 100 and {piece.name for piece in pieces} == {"s", "t"}
+    check(reading.joined([p for p in pieces if p.name == "s"]), one)  # type: ignore[arg-type]
+    check(reading.joined([p for p in pieces if p.name == "t"]), two)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [0.5, 0.013])
+def test_no_sample_is_off_by_more_than_was_said(error: float, tmp_path: Path) -> None:
+    values = DRAW.normal(0, 40, (500, 2)).astype(np.float32)
+    values[::17] = np.nan
+    whole = Series("f", values, 10.0, ("a", "b"), ("V", "V"))
+    (found,) = again(tmp_path / "a.gmsc", whole, max_error=error)
+    there = np.isfinite(values)
+    assert np.array_equal(np.isfinite(found.values), there)
+    assert np.abs(found.values[there].astype(float) - values[there]).max() <= error + 1e-5
+    coarse = series(CASES["some missing"])
+    (close,) = again(tmp_path / "b.gmsc", coarse, max_error=error)
+    assert np.nanmax(np.abs(close.values - coarse.values)) <= error + 1e-6
+
+
+def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.gmsc"
+    whole = series(DRAW.integers(-100, 100, (60, 2)))
+    container.write(path, [whole])
+    good = path.read_bytes()
+    for at in range(len(good)):
+        broken = bytearray(good)
+        broken[at] ^= 1 << int(DRAW.integers(8))
+        path.write_bytes(bytes(broken))
+        with pytest.raises(SignalError, match=r"a\.gmsc"):
+            list(container.read(path))
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        with pytest.raises(SignalError, match=r"is no compressed signal|ends in the middle|damaged"):
+            list(container.read(path))
+
+
+def test_messages(tmp_path: Path) -> None:
+    path = tmp_path / "a.gmsc"
+    with pytest.raises(SignalError, match=r"absent: cannot be read \(No such file or directory\): wanted a compressed"):
+        list(container.read(tmp_path / "absent"))
+    path.write_bytes(b"RIFF1234")
+    with pytest.raises(SignalError, match="is no compressed signal: wanted a file that genmote signal compress wrote"):
+        list(container.read(path))
+    path.write_bytes(b"GMSC\x09")
+    with pytest.raises(SignalError, match="has version 9, this genmote reads 1: update it"):
+        list(container.read(path))
+    floats = Series("f", np.zeros((3, 1), np.float32), 1.0, ("a",), ("V",))
+    target = tmp_path / "new.gmsc"
+    with pytest.raises(SignalError, match=r"f: its samples are no whole numbers of a step.*--max-error"):
+        container.write(target, [floats])
+    with pytest.raises(SignalError, match="r: is records, only series are compressed so far"):
+        container.write(target, [Records("r", (), ())])
+    with pytest.raises(SignalError, match="there is no series to compress"):
+        container.write(target, [])
+    with pytest.raises(SignalError, match="f: has infinite samples, which no step reaches; take them out"):
+        container.write(target, [Series("f", np.full((3, 1), np.inf, np.float32), 1.0, ("a",), ("",))], max_error=1)
+    with pytest.raises(SignalError, match="f: max-error 1e-20 is too little for samples of that size; raise it"):
+        container.write(target, [Series("f", np.full((3, 1), 9, np.float32), 1.0, ("a",), ("",))], max_error=1e-20)
+    assert not target.exists()
+
+
+def test_written_as_a_table(tmp_path: Path) -> None:
+    whole = Series(
+        "s",
+        np.zeros((3, 2), np.float32),
+        2.0,
+        ("a", "b"),
+        ("V", ""),
+        grid=Grid(np.array([[1, -5], [MISSING, 0], [-12, 7]]), np.array([0.01, 3.0]), np.array([0.0, 1.0])),
+    )
+    ((path, rows),) = writing.write(tmp_path / "a.csv", [whole.part(0, 2), whole.part(2, 3)])
+    assert rows == 3
+    assert path.read_text("utf-8") == "time (s),a (V),b\n0,0.01,-14\n0.5,,1\n1,-0.12,22\n"
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_sound_comes_back_as_it_was(width: int, tmp_path: Path) -> None:
+    most = 2 ** (8 * width - 1)
+    whole = DRAW.integers(-most, most, (500, 1))
+    raw = (whole + 128).astype(np.uint8) if width == 1 else whole.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :width]
+    with wave.open(str(tmp_path / "a.wav"), "wb") as out:
+        out.setparams((1, width, 8000, 0, "NONE", ""))
+        out.writeframes(raw.tobytes())
+    container.write(tmp_path / "a.gmsc", reading.pieces(tmp_path / "a.wav"))
+    writing.write(tmp_path / "b.wav", container.read(tmp_path / "a.gmsc"))
+    assert (tmp_path / "b.wav").read_bytes() == (tmp_path / "a.wav").read_bytes()
+
+
+def test_what_a_sound_cannot_hold(tmp_path: Path) -> None:
+    (found,) = modality.load("ecg").sample()
+    assert isinstance(found, Series)
+    with pytest.raises(SignalError, match=r"synthetic ECG: is no sound of 8, 16, 24 or 32 bits at a whole rate"):
+        writing.write(tmp_path / "a.wav", [found])
+    hole = Series(
+        "h",
+        np.zeros((1, 1), np.float32),
+        8.0,
+        ("a",),
+        ("",),
+        grid=Grid(np.array([[MISSING]]), np.array([2.0**-7]), np.zeros(1)),
+    )
+    with pytest.raises(SignalError, match=r"h: has missing samples, which a \.wav file cannot tell"):
+        writing.write(tmp_path / "a.wav", [hole])
+    with pytest.raises(SignalError, match="there is no series to write"):
+        writing.write(tmp_path / "a.csv", [])
+    assert not list(tmp_path.iterdir())
