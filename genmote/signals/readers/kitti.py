@@ -39,8 +39,8 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Frames]:
     odd = _odd(points)
     if int(odd.sum()) * 2 > len(points):
         raise SignalError(
-            f"{path}: {int(odd.sum())} of {len(points)} points lie at 0 m or over {FARTHEST_M:g} m or have a reflectance "
-            "outside 0 to 1: wanted four floats a point: x, y, z in metres and reflectance"
+            f"{path}: {int(odd.sum())} of {len(points)} points lie at 0 m or over {FARTHEST_M:g} m or have a "
+            "reflectance outside 0 to 1: wanted four floats a point: x, y, z in metres and reflectance"
         )
     there = np.isfinite(points).all(axis=1)
     if not there.all():
