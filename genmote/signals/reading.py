@@ -8,7 +8,8 @@ A reader is a module of `readers/`, found by its name, with
 - ``pieces(path, rows, notes)``: the signals in the file, one after another, each of at most `rows` samples, rows or
   frames. Pieces of one recording follow each other and have one name. What is repaired on the way (a row left out, a
   gap filled with NaN, times brought into order) is told in `notes`, a line each time once; what cannot be read is a
-  `SignalError` that tells the file, where in it, what came and what was wanted.
+  `SignalError` that tells the file, where in it, what came and what was wanted. A mark that goes on in the next piece
+  is cut between the two, and becomes one again with them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from genmote import registry
 from genmote.errors import SignalError
-from genmote.signals.kinds import Frames, Grid, Records, Series, Signal
+from genmote.signals.kinds import Frames, Grid, Mark, Records, Series, Signal
 
 READERS = "genmote.signals.readers"
 HEAD = 4096  # bytes of a file that are looked at to find its reader
@@ -89,10 +90,18 @@ def joined(parts: list[Signal]) -> Signal:
 
 
 def _joined_series(parts: list[Series]) -> Series:
-    first, marks, at = parts[0], [], 0
+    first, marks, at = parts[0], list[Mark](), 0
+    cut: dict[str, int] = {}  # by label, which mark ends where the piece before this one ends
     for part in parts:
-        marks += [replace(mark, start=mark.start + at, stop=mark.stop + at) for mark in part.marks]
-        at += len(part)
+        reaching = {}
+        for mark in part.marks:
+            here = cut.pop(mark.label, None) if mark.start == 0 else None
+            start = marks[here].start if here is not None else mark.start + at
+            here = len(marks) if here is None else here
+            marks[here : here + 1] = [Mark(start, mark.stop + at, mark.label)]
+            if mark.stop == len(part):
+                reaching[mark.label] = here
+        cut, at = reaching, at + len(part)
     grids = [part.grid for part in parts if part.grid is not None]
     grid: Grid | None = None
     if len(grids) == len(parts) and all(

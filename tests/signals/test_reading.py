@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,13 @@ def test_pieces_become_one_again() -> None:
     assert isinstance(again, Series) and again.grid is not None and again.times_s is not None
     assert (again.values == whole.values).all() and (again.grid.integers == grid.integers).all()
     assert again.marks == marks and again.labels == whole.labels and (again.times_s == whole.times_s).all()
+    across = replace(
+        whole, marks=(Mark(3, 80, "walk"), Mark(24, 25, "step"), Mark(25, 26, "turn"), Mark(60, 70, "walk"))
+    )
+    cut = [across.part(0, 25), across.part(25, 60), across.part(60, 100)]
+    assert cut[1].marks == (Mark(0, 35, "walk"), Mark(0, 1, "turn"))
+    again = reading.joined([*cut])
+    assert isinstance(again, Series) and again.marks == across.marks
     rows = Records(
         "r", (Column("n", "number"), Column("w", "category")), (np.arange(9.0), np.array([*"abcabcabc"], object))
     )
