@@ -17,6 +17,7 @@ from genmote import fetch, home, spec
 from genmote.errors import SignalError, UserError
 from genmote.fetch import Progress, Source, quiet
 from genmote.registry import near
+from genmote.signals import reading
 from genmote.signals.kinds import Series
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -91,11 +92,23 @@ def read(name: str, *, progress: Progress = quiet) -> list[Series]:
 
 
 def _of_csv(path: Path, about: Sample, name: str) -> Series:
-    from genmote.signals.csv_columns import rate_of, read_column
-
-    values = read_column(path, about.values)[:, None].astype(np.float32)  # (T, 1)
-    rate_hz = about.rate_hz or rate_of(read_column(path, about.times) * about.time_unit_s, path)
-    return Series(name, values, rate_hz, about.channels, about.units)
+    (table, *more) = reading.read(path, reader="csv")
+    known = table.channels if isinstance(table, Series) else ()
+    if more or not isinstance(table, Series) or about.values not in known or about.times in known:
+        rate_hz = 0.0
+    elif about.rate_hz:
+        rate_hz = about.rate_hz
+    else:  # where no time was found nothing is known of the start
+        rate_hz = 0.0 if table.start_s is None else table.rate_hz / about.time_unit_s
+    if not rate_hz:
+        raise SignalError(
+            f"{path} does not hold what its description says: wanted a column {about.values!r} of numbers"
+            + (f" and times {about.times!r} that rise in equal steps" if about.times else "")
+        )
+    assert isinstance(table, Series)
+    at = known.index(about.values)
+    assert isinstance(table, Series)
+    return Series(name, table.values[:, at : at + 1], rate_hz, about.channels, about.units)
 
 
 def _of_pickle(path: Path, about: Sample) -> list[Series]:

@@ -69,7 +69,7 @@ def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozen
             encoding = _encoding(file.read(1 << 16))
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted a table of text") from None
-    form, _ = _form(_Lines(path, encoding))
+    form = _form(_Lines(path, encoding))[0]
     if encoding == "latin-1":
         notes.append(f"{path.name}: is not in UTF-8; read as Latin-1")
     if form.names is None:
