@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from genmote.signals.kinds import MISSING
 
 ABSENT = frozenset({"", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nil", "none", "null", "missing"})
-PLAIN = re.compile(r"[0-9.eE+\-\n]*")
+PLAIN = re.compile(r"[0-9.+\-\n]*")
 DECIMALS = re.compile(r"\.([0-9]*)")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 COMMA = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)?,[0-9]+(?:[eE][+-]?[0-9]{1,3})?")
+LARGEST = float(np.finfo(np.float32).max)
+DIGITS = 18  # that fit into 63 bits
 EXACT = 2.0**51  # below it a double times a power of ten lies nearest the whole number that it stands for
 
 
@@ -48,7 +50,7 @@ class Numbers:
 
     def whole(self, decimals: int) -> NDArray[np.int64] | None:
         """(N,) int64, value = whole * 10^-decimals; None where one has more decimals or does not fit into 63 bits."""
-        if self.decimals() > decimals:
+        if self.decimals() > decimals or decimals > DIGITS:
             return None
         gone = np.isnan(self.values)
         with np.errstate(over="ignore"):
@@ -70,7 +72,7 @@ def numbers(cells: Sequence[str], absent: Set[str] = ABSENT, *, comma: bool = Fa
         except ValueError:
             pass  # an empty cell, or a sign alone: looked at one by one
         else:
-            if np.isfinite(values).all():
+            if np.abs(values).max(initial=0) <= LARGEST:
                 return Numbers(cells, values)
     odd, found = [], []
     for n, cell in enumerate(cells):
@@ -81,11 +83,16 @@ def numbers(cells: Sequence[str], absent: Set[str] = ABSENT, *, comma: bool = Fa
     return Numbers(found, np.array([float(cell) if cell else np.nan for cell in found]), odd)
 
 
+def is_number(cell: str) -> bool:
+    """Whether it is one that a sample can be."""
+    return NUMBER.fullmatch(cell) is not None and abs(float(cell)) <= LARGEST
+
+
 def _with_point(cell: str, comma: bool) -> str | None:
     if comma and COMMA.fullmatch(cell):
-        return cell.replace(".", "").replace(",", ".")
-    if NUMBER.fullmatch(cell) and np.isfinite(float(cell)):
+        cell = cell.replace(".", "").replace(",", ".")
+    if is_number(cell):
         return cell
-    if not comma and THOUSANDS.fullmatch(cell):
+    if not comma and THOUSANDS.fullmatch(cell) and is_number(cell.replace(",", "")):
         return cell.replace(",", "")
     return None

@@ -93,22 +93,16 @@ def read(name: str, *, progress: Progress = quiet) -> list[Series]:
 
 def _of_csv(path: Path, about: Sample, name: str) -> Series:
     (table, *more) = reading.read(path, reader="csv")
-    known = table.channels if isinstance(table, Series) else ()
-    if more or not isinstance(table, Series) or about.values not in known or about.times in known:
-        rate_hz = 0.0
-    elif about.rate_hz:
-        rate_hz = about.rate_hz
-    else:  # where no time was found nothing is known of the start
-        rate_hz = 0.0 if table.start_s is None else table.rate_hz / about.time_unit_s
-    if not rate_hz:
-        raise SignalError(
-            f"{path} does not hold what its description says: wanted a column {about.values!r} of numbers"
-            + (f" and times {about.times!r} that rise in equal steps" if about.times else "")
-        )
-    assert isinstance(table, Series)
-    at = known.index(about.values)
-    assert isinstance(table, Series)
-    return Series(name, table.values[:, at : at + 1], rate_hz, about.channels, about.units)
+    if isinstance(table, Series) and not more and about.values in table.channels:
+        # Where the reader found no time it knows of no start either.
+        read_hz = 0.0 if table.start_s is None or about.times in table.channels else table.rate_hz / about.time_unit_s
+        if rate_hz := about.rate_hz or read_hz:
+            at = table.channels.index(about.values)
+            return Series(name, table.values[:, at : at + 1], rate_hz, about.channels, about.units)
+    raise SignalError(
+        f"{path} does not hold what its description says: wanted a column {about.values!r} of numbers"
+        + (f" and times {about.times!r} that rise in equal steps" if about.times else "")
+    )
 
 
 def _of_pickle(path: Path, about: Sample) -> list[Series]:

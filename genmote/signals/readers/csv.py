@@ -103,7 +103,7 @@ class _Lines:
             with (
                 open(self.path, encoding=self.encoding, errors="replace")
                 if self.text is None
-                else StringIO(self.text.lstrip("\ufeff")) as file
+                else StringIO(self.text.lstrip("\ufeff"), newline=None) as file
             ):
                 while line := file.readline(LONGEST):
                     self.at += 1
@@ -139,9 +139,9 @@ def _form(lines: _Lines) -> tuple[Form, list[list[str]]]:
         if told > most and (one != " " or told > 0.5):
             delimiter, rows, most = one, table, told
     if not rows:  # a column alone
-        rows = list(_split(seen, delimiter))
+        rows = [[line.strip().strip('"').strip()] for line in seen]
         among = not _is_told(rows[0][0]) and any(one in rows[0][0] for one in DELIMITERS[:4])
-        if among or set(map(len, rows)) != {1} or not _tells([row[0] for row in rows[1:] or rows]):
+        if among or not _tells([row[0] for row in rows[1:] or rows]):
             raise SignalError(
                 f"{lines.path}: its lines are no rows of a table: wanted as many cells in each, with commas, "
                 "semicolons, tabs, | or spaces between them"

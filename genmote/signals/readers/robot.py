@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from genmote.errors import SignalError
-from genmote.signals._numbers import NUMBER, numbers
+from genmote.signals._numbers import is_number, numbers
 from genmote.signals._tables import Tally
 from genmote.signals.kinds import Grid, Series
 
@@ -64,7 +64,7 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series]:
 def _sample(line: str) -> list[str]:
     """The numbers of a line, none where something else stands in it."""
     cells = line.replace(",", " ").split()
-    return cells if all(map(NUMBER.fullmatch, cells)) else []
+    return cells if all(map(is_number, cells)) else []
 
 
 def _blocks(path: Path) -> Iterator[tuple[str, list[tuple[int, list[str]]]]]:

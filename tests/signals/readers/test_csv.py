@@ -247,7 +247,7 @@ def test_words_for_what_is_missing(tmp_path: Path) -> None:
 def test_what_does_not_fit_later_is_missing_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tables, "WINDOW", 20)
     lines = [f"{n},{n}.5,w{n % 2}" for n in range(100)]
-    lines[50], lines[60], lines[61], lines[70] = "oops,1.5,w1", "inf,1.5,w0", "4.5,x{n},w0", "3,1.25,new"
+    lines[50], lines[60], lines[61], lines[70] = "oops,1.5,w1", "1e39,1.5,w0", "4.5,x{n},w0", "3,1.25,new"
     notes: list[str] = []
     found = records(put(tmp_path, "n,x,w\n" + "\n".join(lines)), notes)
     assert np.isnan(found.column("n")[[50, 60, 61]]).all() and np.isfinite(found.column("n")).sum() == 97
@@ -255,7 +255,7 @@ def test_what_does_not_fit_later_is_missing_and_told(tmp_path: Path, monkeypatch
     assert sorted(notes) == [
         "a.csv: 1 cells of x that are no numbers are missing now: line 63 'x{n}'",
         "a.csv: 1 numbers of n with decimals, whole in the first rows, are missing now: line 63",
-        "a.csv: 2 cells of n that are no numbers are missing now: line 52 'oops', line 62 'inf'",
+        "a.csv: 2 cells of n that are no numbers are missing now: line 52 'oops', line 62 '1e39'",
     ]
 
 
