@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LATE, PART = 64, 8  # rows that one may lie behind its place in time, and less where there are few: 1 part of so many
+CUTS = 3  # times in a window that a clock may be set back
 JITTER, JITTERY = 0.25, 0.05  # of a step that times may lie off it, and how many may lie farther
 FILLED = 0.2  # of the samples may be missing in gaps that are filled
 
@@ -27,6 +28,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.columns[0])
+
+    @property
+    def moments(self) -> NDArray[np.float64]:
+        """The times of rows that have them."""
+        assert self.times is not None
+        return self.times
 
     def take(self, at: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Batch:
         return Batch(
@@ -51,9 +58,11 @@ class Batch:
 class Order:
     """Brings batches with times into order. `late`: how many rows came late; `same`: how many have the time above them.
 
-    Rows that lie more than `most` behind their place stay as they are, and all that come after: `loose`.
+    A row that lies `most` or more behind its place begins another recording. Where more than `cuts` in a window do, as
+    in a table of many clocks, all rows stay as they come from there on: `loose`.
     """
 
+    cuts: int = CUTS
     late: int = 0
     same: int = 0
     loose: bool = False
@@ -63,35 +72,41 @@ class Order:
         """Pairs: whether another recording begins here, and rows."""
         held: Batch | None = None
         last, fresh = -np.inf, True
-        for batch, following in pairwise_with_end(batches):
-            rows = batch if held is None else held.then(batch)
-            places = _places(rows)
+        for batch, following in with_end(batches):
+            rows, held = batch if held is None else held.then(batch), None
             self.most = self.most or min(LATE, 1 + len(rows) // PART)
-            if not self.loose and (self._far(places) or _times(rows)[places[0]] < last):
-                if held is not None:  # the clock was set back, or the order is lost, with this batch
-                    yield fresh, held
-                    rows, places = batch, _places(batch)
-                fresh, last, self.loose = True, -np.inf, self._far(places)
-            if not self.loose:
-                times = _times(rows)
-                self.late += int((times < np.maximum.accumulate(times)).sum())
-                rows = rows.take(places)
-            # The last rows wait for those that come late.
-            keep = len(rows) - (self.most if following and not self.loose else 0)
-            held = rows.take(slice(keep, None)) if keep < len(rows) else None
-            rows = rows.take(slice(keep))
-            if len(rows):
-                times = _times(rows)
-                self.same += int((np.diff(times, prepend=last) == 0).sum())
-                last = float(times[-1])
-                yield fresh, rows
-                fresh = False
+            was_loose, parts = self.loose, self._parts(rows)
+            for n, part in enumerate(parts):
+                if not self.loose:
+                    times = part.moments
+                    self.late += int((times < np.maximum.accumulate(times)).sum())
+                    part = part.take(np.argsort(times, kind="stable"))
+                if n or self.loose != was_loose or (not self.loose and part.moments[0] < last):
+                    fresh, last = True, -np.inf
+                if following and not self.loose and n == len(parts) - 1:
+                    # The last rows wait for those that come late.
+                    keep = max(0, len(part) - self.most)
+                    part, held = part.take(slice(keep)), part.take(slice(keep, None))
+                if len(part):
+                    times = part.moments
+                    self.same += int((np.diff(times, prepend=last) == 0).sum())
+                    last = float(times[-1])
+                    yield fresh, part
+                    fresh = False
 
-    def _far(self, places: NDArray[np.intp]) -> bool:
-        return bool(np.abs(places - np.arange(len(places))).max(initial=0) > self.most)
+    def _parts(self, rows: Batch) -> list[Batch]:
+        """Rows between the few places where a clock was set back; all, `loose`, where there are many."""
+        times, at = rows.moments, np.arange(len(rows))
+        rank = np.empty(len(rows), np.intp)
+        rank[np.argsort(times, kind="stable")] = at
+        cuts = np.flatnonzero((np.diff(times, prepend=times[0]) < 0) & (at - rank >= self.most))
+        self.loose |= len(cuts) > self.cuts
+        if self.loose or not len(cuts):
+            return [rows]
+        return [rows.take(part) for part in np.split(at, cuts)]
 
 
-def pairwise_with_end(batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+def with_end(batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Each batch, and whether another follows."""
     before: Batch | None = None
     for batch in batches:
@@ -100,15 +115,6 @@ def pairwise_with_end(batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
         before = batch
     if before is not None:
         yield before, False
-
-
-def _times(rows: Batch) -> NDArray[np.float64]:
-    assert rows.times is not None
-    return rows.times
-
-
-def _places(rows: Batch) -> NDArray[np.intp]:
-    return np.argsort(_times(rows), kind="stable")
 
 
 def step_of(times: NDArray[np.float64]) -> float | None:

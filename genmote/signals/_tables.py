@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from genmote.errors import SignalError
 from genmote.signals import _units
 from genmote.signals._numbers import ABSENT, numbers
-from genmote.signals._steady import Batch, Order, step_of, steps_between
+from genmote.signals._steady import CUTS, Batch, Order, step_of, steps_between
 from genmote.signals._times import Clock, clock_of
 from genmote.signals.kinds import MISSING, Field, FieldType, Grid, Records, Series
 
@@ -189,8 +189,8 @@ def _batch(layout: Layout, rows: list[Row], tally: Tally) -> Batch:
 
 def _timed(layout: Layout, batch: Batch, rows: list[Row], tally: Tally) -> Batch:
     """Without the rows whose time cannot be read."""
-    assert batch.times is not None and layout.clock is not None
-    there = np.isfinite(batch.times)
+    assert layout.clock is not None
+    there = np.isfinite(batch.moments)
     gone = [(rows[n][0], " ".join(rows[n][1][at] for at in layout.clock.columns)) for n in np.flatnonzero(~there)]
     for line, cell in gone:
         tally.add(
@@ -233,9 +233,9 @@ def _signals(layout: Layout, batches: Iterator[Batch], tally: Tally) -> Iterator
         for batch in batches:
             yield _series(layout, name, batch, 1.0) if layout.numeric else _records(layout, name, batch)
         return
-    order, recordings = Order(), 0
+    # Records may have their times in any order.
+    order, recordings = Order(CUTS if layout.numeric else 0), 0
     for fresh, batch, step, counts in _paced(order, batches, layout.numeric):
-        assert batch.times is not None
         recordings += fresh
         if fresh and recordings > 1:
             name = f"{layout.path.stem} ({recordings})"
@@ -247,7 +247,7 @@ def _signals(layout: Layout, batches: Iterator[Batch], tally: Tally) -> Iterator
         else:
             if missing := int(counts.sum()) - len(batch):
                 tally.add(f"{file}: {{n}} samples that are missing in gaps are NaN now", count=missing)
-            start_s = float(batch.times[0]) - float(counts[0] - 1) * step
+            start_s = float(batch.moments[0]) - float(counts[0] - 1) * step
             yield replace(_series(layout, name, _filled(batch, counts), 1 / step), start_s=start_s)
     if order.loose:
         tally.add(f"{file}: times go back again and again; the rows stay as they come")
@@ -262,30 +262,22 @@ def _paced(
 ) -> Iterator[tuple[bool, Batch, float | None, NDArray[np.int64] | None]]:
     """Rows in order of time: whether another recording begins, the rows, and if they are steady, seconds of a step and
     how many steps each row lies after the one before."""
-    step, before = None, 0.0
+    step: float | None = None
+    before = 0.0
     for fresh, batch in order.sorted(batches):
-        assert batch.times is not None
-        if step is not None and not fresh:
-            counts = steps_between(batch.times, step, before)
-            # Where they do not fit, it is after the longest gap that another recording begins.
-            cut = int(np.argmax(np.diff(batch.times, prepend=before)))
+        parts = [(fresh, batch)]
+        if step is not None and not fresh and steps_between(batch.moments, step, before) is None:
+            # Another recording begins after the longest gap, if all fit until there.
+            cut = int(np.argmax(np.diff(batch.moments, prepend=before)))
             head = batch.take(slice(cut))
-            if counts is None and cut and head.times is not None:
-                counts = steps_between(head.times, step, before)
-                if counts is not None:
-                    yield False, head, step, counts
-                    batch, counts = batch.take(slice(cut, None)), None
-            if counts is not None:
-                assert batch.times is not None
-                before = float(batch.times[-1])
-                yield False, batch, step, counts
-                continue
-            fresh = True
-        assert batch.times is not None
-        if fresh:
-            step = step_of(batch.times) if numeric and not order.loose else None
-        before = float(batch.times[-1])
-        yield fresh, batch, step, None if step is None else steps_between(batch.times, step)
+            fits = cut > 0 and steps_between(head.moments, step, before) is not None
+            parts = [(False, head), (True, batch.take(slice(cut, None)))] if fits else [(True, batch)]
+        for begins, part in parts:
+            if begins:
+                step = step_of(part.moments) if numeric and not order.loose else None
+            counts = None if step is None else steps_between(part.moments, step, None if begins else before)
+            before = float(part.moments[-1])
+            yield begins, part, step, counts
 
 
 def _filled(batch: Batch, counts: NDArray[np.int64]) -> Batch:
