@@ -1,6 +1,6 @@
 """Rows of cells as signals: which columns are numbers, which tell the time, and whether they make a series or records.
 
-All is decided by the first `WINDOW` rows and then holds; what later does not fit is missing, and told.
+All is decided by a first window of rows and then holds; what later does not fit is missing, and told.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genmote.signals._steady import CUTS, Batch, Order, step_of, steps_between
 from genmote.signals._times import Clock, clock_of
 from genmote.signals.kinds import MISSING, Field, FieldType, Grid, Records, Series
 
-WINDOW = 1 << 14  # rows
+WINDOW, CELLS, LEAST = 1 << 14, 1 << 18, 256  # rows; fewer, but for the least, of a wide table: so many cells
 ODD = 0.02  # of the cells of a column of numbers may be none
 WORDS = 256  # a category has at most so many, and each at least four times on the whole
 SHOWN = 3  # places that a note names
@@ -87,20 +87,22 @@ def pieces(
     `names`: of the columns, "" for one without. `absent`: lower-case words for a missing value besides the usual ones.
     `comma`: numbers have a decimal comma.
     """
-    first = list(islice(rows, WINDOW))
+    first = list(islice(rows, 1))
     if not first:
         raise SignalError(f"{path}: has no rows: wanted a table with at least one")
+    window = min(WINDOW, max(LEAST, CELLS // len(first[0][1])))
+    first += islice(rows, window - 1)
     layout = _layout(path, names, first, ABSENT | absent, comma, notes)
     tally = Tally(notes)
-    batches = (_batch(layout, part, tally) for part in chain([first], _windows(rows)))
+    batches = (_batch(layout, part, tally) for part in chain([first], _windows(rows, window)))
     for signal in _signals(layout, (batch for batch in batches if len(batch)), tally):
         for start in range(0, len(signal), most):
             yield signal.part(start, start + most)
     tally.tell()
 
 
-def _windows(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while part := list(islice(rows, WINDOW)):
+def _windows(rows: Iterator[Row], window: int) -> Iterator[list[Row]]:
+    while part := list(islice(rows, window)):
         yield part
 
 
@@ -126,7 +128,7 @@ def _layout(
         kind, decimals = _type(cells, absent, comma)
         kept.append(Column(n, Field(_distinct(name or f"column {n + 1}", kept), kind, unit), decimals))
     if not kept:
-        raise SignalError(f"{path}: has no column but {'times' if clock else 'numbers of rows'}: wanted one of values")
+        raise SignalError(f"{path}: has no column but times and empty ones: wanted one of values")
     return Layout(path, tuple(kept), clock, absent, comma)
 
 

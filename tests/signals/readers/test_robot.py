@@ -66,6 +66,7 @@ def test_ragged_samples_are_left_out_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("ok\n1 2 1e999\n", r"a\.data, line 2: got '1 2 1e999': wanted a label, or numbers"),
         ("1 2 3\n", r"a\.data, line 1: got '1 2 3': wanted a label above the samples"),
         ("ok\n1 2 3\n1 x 3\n", r"a\.data, line 3: got '1 x 3': wanted a label, or numbers"),
         ("\n\n", r"a\.data: is empty: wanted a label, then samples"),
