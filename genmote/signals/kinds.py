@@ -53,7 +53,8 @@ class Series:
 
     Taken `rate_hz` times a second, or, with `rate_hz` 0, at `times_s` (T,), seconds since 1970 or since the start.
     `grid`: the same samples as whole numbers, where that is what they are. `labels`: what is known of the whole, such
-    as a diagnosis or a speaker.
+    as a diagnosis or a speaker. `start_s`: when the first sample of a steady series was taken, in seconds since 1970 or
+    since the start, where that is known.
 
     >>> Series("pulse", np.zeros((300, 1), np.float32), 100.0, ("light",), ("counts",)).duration_s
     3.0
@@ -68,6 +69,7 @@ class Series:
     grid: Grid | None = None
     labels: dict[str, str] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
+    start_s: float | None = None
 
     def __post_init__(self) -> None:
         shape = self.values.shape
@@ -107,6 +109,7 @@ class Series:
                 for mark in self.marks
                 if mark.start < stop and mark.stop > start
             ),
+            start_s=None if self.start_s is None else self.start_s + start / self.rate_hz,
         )
 
 

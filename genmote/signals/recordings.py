@@ -17,6 +17,7 @@ from genmote import fetch, home, spec
 from genmote.errors import SignalError, UserError
 from genmote.fetch import Progress, Source, quiet
 from genmote.registry import near
+from genmote.signals import reading
 from genmote.signals.kinds import Series
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -91,11 +92,17 @@ def read(name: str, *, progress: Progress = quiet) -> list[Series]:
 
 
 def _of_csv(path: Path, about: Sample, name: str) -> Series:
-    from genmote.signals.csv_columns import rate_of, read_column
-
-    values = read_column(path, about.values)[:, None].astype(np.float32)  # (T, 1)
-    rate_hz = about.rate_hz or rate_of(read_column(path, about.times) * about.time_unit_s, path)
-    return Series(name, values, rate_hz, about.channels, about.units)
+    (table, *more) = reading.read(path, reader="csv")
+    if isinstance(table, Series) and not more and about.values in table.channels:
+        # Where the reader found no time it knows of no start either.
+        read_hz = 0.0 if table.start_s is None or about.times in table.channels else table.rate_hz / about.time_unit_s
+        if rate_hz := about.rate_hz or read_hz:
+            at = table.channels.index(about.values)
+            return Series(name, table.values[:, at : at + 1], rate_hz, about.channels, about.units)
+    raise SignalError(
+        f"{path} does not hold what its description says: wanted a column {about.values!r} of numbers"
+        + (f" and times {about.times!r} that rise in equal steps" if about.times else "")
+    )
 
 
 def _of_pickle(path: Path, about: Sample) -> list[Series]:

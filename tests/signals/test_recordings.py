@@ -71,6 +71,25 @@ def test_a_csv_recording_is_fetched_once_and_read(index: Callable[..., None], mo
     assert recordings.resolve("mine") == recordings.find("mine")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        CSV.replace(b"hr", b"pulse"),
+        CSV.replace(b"timer", b"place"),
+        b"timer,hr\n" + b"".join(b"%d,%d\n" % (n * n, n) for n in range(100)),
+        b"timer,hr\n" + b"".join(b"%d,beat %d\n" % (n, n) for n in range(100)),
+        b"timer,hr\n0,1\n",
+    ],
+)
+def test_a_csv_file_that_holds_something_else(index: Callable[..., None], content: bytes) -> None:
+    index("csv", content)
+    with pytest.raises(
+        SignalError,
+        match=r"mine\.csv does not hold what its description says: wanted a column 'hr' of numbers and times 'timer'",
+    ):
+        recordings.read("mine")
+
+
 def dumped(tmp_path: Path, value: Any) -> bytes:
     return npy(tmp_path / "written.npy", pickle.dumps(value)).read_bytes()
 
