@@ -192,6 +192,8 @@ def _similar(template: list[str], words: list[str]) -> float:
 
 def _parameters(template: _Template, words: list[str], gaps: list[str], values: list[str]) -> tuple[str, ...]:
     """What stands in the template's places, for a line that is of it."""
+    if template.words == words and template.gaps == gaps:
+        return tuple(values)
     masked = iter(values)
     found = []
     for n, gap in enumerate(gaps):
