@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import struct
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -50,7 +51,7 @@ class Dissector:
     """Finds IP packets in what was captured. Of a packet in fragments only the first has ports: they are remembered."""
 
     def __init__(self) -> None:
-        self._ports: dict[tuple[bytes, bytes, int, int], tuple[int, int]] = {}
+        self._ports: OrderedDict[tuple[bytes, bytes, int, int], tuple[int, int]] = OrderedDict()
         self.orphans = 0  # fragments whose first was not seen before them
 
     def packet(self, link: int, raw: bytes, length: int) -> Packet | str:
@@ -123,7 +124,7 @@ class Dissector:
                 self._ports.pop(key, None)
                 self._ports[key] = ports
                 if len(self._ports) > SPLIT:
-                    del self._ports[next(iter(self._ports))]
+                    self._ports.popitem(last=False)
         return Packet(protocol, ends[0], ports[0], ends[1], ports[1], size, flags)
 
 
@@ -199,7 +200,8 @@ class Flows:
 
     def __init__(self, most: int = OPEN) -> None:
         self.most = most
-        self._open: dict[object, Flow] = {}  # the one that was silent for longest first
+        # The one that was silent for longest first; in a plain dict, finding the first would slow down with each taken.
+        self._open: OrderedDict[object, Flow] = OrderedDict()
 
     def add(self, time: int, packet: Packet) -> Iterator[Flow]:
         """Counts a packet at `time` in nanoseconds; the flows that are over by then, or by that."""
@@ -225,7 +227,7 @@ class Flows:
             yield self._oldest("file")
 
     def _oldest(self, why: str) -> Flow:
-        flow = self._open.pop(next(iter(self._open)))
+        _, flow = self._open.popitem(last=False)
         flow.ended = flow.ended or why
         return flow
 

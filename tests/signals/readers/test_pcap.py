@@ -57,11 +57,11 @@ def udp(source: int, target: int, payload: bytes) -> bytes:
 
 def classic(captured: Sequence[Captured], link: int = 1, order: str = "<", nano: bool = False) -> bytes:
     unit = 10**9 if nano else 10**6
-    out = struct.pack(order + "IHHiIII", 0xA1B23C4D if nano else 0xA1B2C3D4, 2, 4, 0, 0, 65535, link)
+    out = bytearray(struct.pack(order + "IHHiIII", 0xA1B23C4D if nano else 0xA1B2C3D4, 2, 4, 0, 0, 65535, link))
     for when, frame in captured:
         ticks = START * unit + round(when * unit)
         out += struct.pack(order + "IIII", ticks // unit, ticks % unit, len(frame), len(frame)) + frame
-    return out
+    return bytes(out)
 
 
 def block(order: str, kind: int, body: bytes) -> bytes:
