@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from genmote.signals.kinds import Grid, Series, Signal
+from genmote.signals.kinds import Field, Grid, Records, Series, Signal
 
 Draw = Callable[[int], Signal]
 
@@ -28,6 +28,21 @@ def counts(seed: int) -> Series:
     return Series("counts", grid.values(), 50.0, ("I", "II"), ("mV",) * 2, grid=grid)
 
 
+def flows(seed: int) -> Records:
+    """Rows of every type of field, each missing at times."""
+    draw = np.random.default_rng(seed)
+    count = int(draw.integers(1, 40))
+    words = np.array(draw.choice(["tcp", "udp", "icmp", f"rare{seed}", None], count), object)
+    text = np.array([f"é line {n}" if n % 3 else None for n in range(count)], object)
+    bytes_ = np.where(draw.random(count) < 0.1, np.nan, np.round(draw.lognormal(6, 3, count)))
+    numbers = np.where(draw.random(count) < 0.1, np.nan, draw.normal(0, 1, count) * 10 ** draw.uniform(-9, 9, count))
+    numbers[0] = 0
+    columns = (words, text, draw.integers(0, 5, count), bytes_, numbers)
+    names = ("protocol", "category"), ("message", "text"), ("flag", "integer"), ("bytes", "integer"), ("x", "number")
+    fields = tuple(Field(name, type_) for name, type_ in names)  # type: ignore[arg-type]
+    return Records("flows", fields, columns, 1.7e9 + np.cumsum(draw.exponential(1, count)), {"who": "me"})
+
+
 # For each codec: signals that it takes, and settings.
 CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
     "bins": [
@@ -35,6 +50,11 @@ CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
         (waves, {"spacing": "quantile", "within": "centre", "tail": 0.1}),
         (counts, {"exact": True, "bins": 16}),
         (counts, {"exact": True, "difference": False}),
+    ],
+    "fields": [
+        (flows, {"labels": ("who",)}),
+        (flows, {"spell": False, "text": "drop", "words": 2, "relative": 0.3, "bins": 8, "integers": 3}),
+        (flows, {"spell": False, "wide": "spelt"}),
     ],
 }
 EACH = [(name, draw, settings) for name, cases in CASES.items() for draw, settings in cases]
