@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from genmote.signals.kinds import Field, Grid, Records, Series, Signal
+from genmote.signals.kinds import Field, Frames, Grid, Records, Series, Signal
 
 Draw = Callable[[int], Signal]
 
@@ -43,6 +43,25 @@ def flows(seed: int) -> Records:
     return Records("flows", fields, columns, 1.7e9 + np.cumsum(draw.exponential(1, count)), {"who": "me"})
 
 
+def pictures(seed: int) -> Frames:
+    """Small pictures of two channels."""
+    draw = np.random.default_rng(seed)
+    frames = [draw.integers(0, 256, (5, 7, 2), dtype=np.uint8) for _ in range(draw.integers(1, 4))]
+    return Frames("pictures", "grid", frames, ("red", "depth"), ("", "m"), np.arange(float(len(frames))))
+
+
+def clouds(seed: int) -> Frames:
+    """A lidar's points with an intensity: a floor and walls, some points nowhere."""
+    draw = np.random.default_rng(seed)
+    frames = []
+    for _ in range(2):
+        count = int(draw.integers(50, 300))
+        points = np.stack([draw.uniform(-40, 40, count), draw.uniform(-40, 40, count), draw.uniform(-2, 1, count)], 1)
+        points[0] = np.nan
+        frames.append(np.concatenate([points, draw.random((count, 1))], axis=1).astype(np.float32))
+    return Frames("clouds", "points", frames, ("x", "y", "z", "intensity"), ("m", "m", "m", ""), labels={"who": "car"})
+
+
 # For each codec: signals that it takes, and settings.
 CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
     "bins": [
@@ -55,6 +74,11 @@ CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
         (flows, {"labels": ("who",)}),
         (flows, {"spell": False, "text": "drop", "words": 2, "relative": 0.3, "bins": 8, "integers": 3}),
         (flows, {"spell": False, "wide": "spelt"}),
+    ],
+    "grid": [
+        (pictures, {"bins": 16, "patch": 4, "tail": 0.1}),
+        (pictures, {"spacing": "quantile", "within": "centre", "patch": 1}),
+        (clouds, {"rows": 8, "columns": 32, "bins": 64, "labels": ("who",)}),
     ],
 }
 EACH = [(name, draw, settings) for name, cases in CASES.items() for draw, settings in cases]
