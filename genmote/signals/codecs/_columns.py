@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.signals.coding import Bound, Codes
+from genmote.signals.kinds import Records
 
 Way = Literal["words", "near", "log", "spelt"]
 Type = Literal["number", "integer", "category", "text", "step"]  # a field's, or the time since the row before
@@ -150,6 +151,15 @@ def values_of(column: NDArray[Any], type_: Type, where: str) -> tuple[NDArray[An
     return numbers, there
 
 
+def steps(signal: Records) -> NDArray[np.float64]:
+    """The time (n,) since the row before each row; 0 for the first."""
+    times = signal.times_s
+    if times is None or not np.isfinite(times).all():
+        told = "no times" if times is None else "times are missing"
+        raise SignalError(f"{signal.name}: {told}; wanted one a row")
+    return np.diff(times, prepend=times[:1])
+
+
 def fit(
     name: str,
     unit: str,
@@ -187,8 +197,9 @@ def fit(
 
 def _frequent(values: Iterable[str], most: int) -> list[str]:
     counted = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
-    return [word for word, _ in counted if _is_utf8(word)][:most]
+    return [word for word, _ in counted if is_utf8(word)][:most]
 
 
-def _is_utf8(word: str) -> bool:
+def is_utf8(word: str) -> bool:
+    """Whether a model file can hold it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in word)

@@ -53,7 +53,7 @@ def code(numbers: NDArray[np.int64], gone: NDArray[np.bool_], low: Unsigned, bas
     digits = np.ones(len(numbers), np.int64)
     for count in range(2, most(base) + 1):
         digits += long & (folded >= np.uint64(base ** (count - 1)))
-    lead = np.where(long, base + digits - 1, np.where(long, np.uint64(0), far % np.uint64(base)).astype(np.int64))
+    lead = np.where(long, base + digits - 1, (far % np.uint64(base)).astype(np.int64))
     lead[gone] = size(base) - 1
     taken = np.where(long, 1 + digits, 1)
     at = np.cumsum(taken) - taken

@@ -226,12 +226,8 @@ class Fields(Codec):
 
 def _values(signal: Records, name: str, type_: _columns.Type) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     if type_ == "step":
-        times = signal.times_s
-        if times is None or not np.isfinite(times).all():
-            raise SignalError(
-                f"{signal.name}: {'no times' if times is None else 'times are missing'}; wanted one a row"
-            )
-        return np.diff(times, prepend=times[:1]), np.ones(len(times), bool)
+        steps = _columns.steps(signal)
+        return steps, np.ones(len(steps), bool)
     column = signal.column(name)
     found = next(field.type for field in signal.fields if field.name == name)
     if found != type_:

@@ -62,6 +62,17 @@ def clouds(seed: int) -> Frames:
     return Frames("clouds", "points", frames, ("x", "y", "z", "intensity"), ("m", "m", "m", ""), labels={"who": "car"})
 
 
+def logs(seed: int) -> Records:
+    """Lines of a few programs, some of them missing, and another field."""
+    draw = np.random.default_rng(seed)
+    count = int(draw.integers(5, 40))
+    forms = ("session {} opened for {}", "sent {} bytes to {}", "ready", "é: {} <*> {}  ", "")
+    said = [forms[draw.integers(5)].format(draw.integers(9), draw.choice(["ann", "bob"])) for _ in range(count)]
+    lines = np.array([None if draw.random() < 0.1 else line for line in said], object)
+    fields = (Field("message", "text"), Field("pid", "integer"))
+    return Records("logs", fields, (lines, draw.integers(0, 99, count)), np.cumsum(draw.exponential(9, count)))
+
+
 # For each codec: signals that it takes, and settings.
 CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
     "bins": [
@@ -74,6 +85,10 @@ CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
         (flows, {"labels": ("who",)}),
         (flows, {"spell": False, "text": "drop", "words": 2, "relative": 0.3, "bins": 8, "integers": 3}),
         (flows, {"spell": False, "wide": "spelt"}),
+    ],
+    "template": [
+        (logs, {}),
+        (logs, {"templates": 1, "words": 2, "relative": 0.2, "bins": 3}),
     ],
     "grid": [
         (pictures, {"bins": 16, "patch": 4, "tail": 0.1}),

@@ -267,7 +267,7 @@ def test_real_hearts(shared_data: Path) -> None:
 
 def test_a_real_room(shared_data: Path) -> None:
     path = shared_data / "occupancy_uci/datatest.txt"
-    table = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(2, 3, 4, 5, 6))
+    table = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(1, 2, 3, 4, 5))
     names = ("temperature", "humidity", "light", "CO2", "humidity ratio")
     room = Series("room", table.astype(np.float32), 1 / 60, names, ("°C", "%", "lux", "ppm", ""))
     for settings_ in ({}, {"spacing": "quantile"}, {"within": "centre", "bins": 100}):
