@@ -125,6 +125,24 @@ def test_points_are_moved_by_no_more_than_is_stated(seed: int, rows: int, column
         assert abs(math.dist(got[:3], (0, 0, 0)) - distance) <= bounds["range"].absolute + 1e-6 * distance
 
 
+@pytest.mark.parametrize(("azimuth", "elevations"), [(1e-6, (0.0, 0.0)), (math.pi / 4, (-1.0, 1.0))])
+def test_the_stated_movement_is_about_what_the_worst_point_moves(azimuth: float, elevations: tuple[float, ...]) -> None:
+    """In the corner of a cell, at a range that comes back as it was."""
+    corners = [
+        [10 * math.cos(e) * math.cos(azimuth), 10 * math.cos(e) * math.sin(azimuth), 10 * math.sin(e)]
+        for e in elevations
+    ]
+    signal = cloud(corners, channels="xyz")
+    codec = fit("grid", [signal], rows=2, columns=4)
+    kept = np.array([point for _, point in sorted(slow_cells(codec, signal.frames[0]).items())])
+    moved = np.linalg.norm(round_trip(codec, signal).frames[0] - kept, axis=1).max()
+    bound = codec.error()["x"]
+    most = bound.absolute + bound.relative * 10
+    assert 0.35 * most < moved <= most
+    if elevations[0] == elevations[1]:
+        assert moved > 0.95 * most
+
+
 def test_points_that_are_nowhere_are_counted() -> None:
     codec = fit("grid", [cloud([[5, 0, -1, 1], [5, 0, 1, 2]])], rows=4, columns=8)
     wild = cloud([[0, 0, 9, 1], [np.nan, 0, 0, 1], [np.inf, 0, 0, 1], [3, 4, 0, 1.5], [0, 5.1, 0.5, np.nan]])
