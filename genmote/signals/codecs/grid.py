@@ -87,20 +87,17 @@ class Look:
     def _axes(self) -> list[int]:
         return [self.channels.index(axis) for axis in AXES]
 
-    def image(self, frame: NDArray[Any], name: str, notes: list[str]) -> NDArray[Any]:
-        """Numbers (pixels, coded) of a frame."""
+    def image(self, frame: NDArray[Any], name: str) -> tuple[NDArray[Any], int, int]:
+        """Numbers (pixels, coded) of a frame; how many points are in no direction of it, and how many behind others."""
         if not self.points:
             if frame.shape[:2] != (self.height, self.width):
                 raise SignalError(
                     f"{name}: a frame of {frame.shape[0]} x {frame.shape[1]} pixels, the codec is for {self.height} x "
                     f"{self.width}; cut or scale it"
                 )
-            return frame.reshape(-1, frame.shape[2])
+            return frame.reshape(-1, frame.shape[2]), 0, 0
         image, nowhere, behind = self.sphere.image(frame[:, self._axes], np.delete(frame, self._axes, axis=1))
-        for count, what in ((nowhere, "too high or low, or no numbers"), (behind, "behind others")):
-            if count:
-                notes.append(f"{name}: {count} of {len(frame)} points are {what}, left out")
-        return image.reshape(self.height * self.width, -1)
+        return image.reshape(self.height * self.width, -1), nowhere, behind
 
     def frame(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """A frame of numbers (pixels, coded)."""
@@ -145,7 +142,7 @@ class Grid(Codec):
         height, width = (settings.rows, settings.columns) if points else frames[0].shape[:2]
         low, high = _elevations(frames, first) if points else (0.0, 0.0)
         look = Look(first.channels, first.units, points, height, width, low, high)
-        images = [look.image(frame, first.name, []) for frame in frames]
+        images = [look.image(frame, first.name)[0] for frame in frames]
         columns = [np.concatenate([image[:, n] for image in images]) for n in range(len(look.coded))]
         limits = (settings.bins, settings.spacing, settings.within, settings.tail)
         return cls(head, settings, look, Quantiser.fit(columns, look.coded, *limits))
@@ -177,13 +174,20 @@ class Grid(Codec):
                 f"{'points' if self.look.points else 'grid'} of {', '.join(self.look.channels)}; fit one on it"
             )
         parts, outside = [np.zeros(0, np.int64)], np.zeros(len(self.look.coded), np.int64)
+        lost = {"too high or low, or no numbers": 0, "behind others": 0}
         for frame in signal.frames:
-            image = self.look.image(frame, signal.name, notes)[self._order]
+            image, *counts = self.look.image(frame, signal.name)
+            lost = {what: lost[what] + count for what, count in zip(lost, counts, strict=True)}
+            image = image[self._order]
             codes = np.zeros(image.shape, np.int64)
             for n in range(image.shape[1]):
                 codes[:, n], count = self.scale.code(image[:, n], n)
                 outside[n] += count
             parts += [np.array([self._start]), codes.reshape(-1)]
+        total = sum(len(frame) for frame in signal.frames)
+        for what, count in lost.items():
+            if count:
+                notes.append(f"{signal.name}: {count} of {total} points are {what}, left out")
         for n in np.flatnonzero(outside).tolist():
             low, high = self.scale.edges[n, 0], self.scale.edges[n, -1]
             told = f"{outside[n]} values of {self.look.coded[n]} lie outside of {low:g} to {high:g}, cut to that"

@@ -153,6 +153,8 @@ def test_points_that_are_nowhere_are_counted() -> None:
         "c: 2 values of range lie outside of 5.09902 to 5.09902, cut to that",
     ]
     assert np.isnan(again[:, 3]).sum() == 1
+    round_trip(codec, cloud(wild.frames[0], wild.frames[0]), notes := [])
+    assert notes[0] == "c: 6 of 10 points are too high or low, or no numbers, left out"
 
 
 def test_odd_frames() -> None:
