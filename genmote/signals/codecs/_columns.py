@@ -19,7 +19,7 @@ from genmote.signals.kinds import Records
 Way = Literal["words", "near", "log", "spelt"]
 Type = Literal["number", "integer", "category", "text", "step"]  # a field's, or the time since the row before
 UNKNOWN_WORD = "?"  # what comes back for a word that is neither in the table nor spelt out
-MARGIN = 1e-9  # of the stated relative error, kept for the rounding of logarithms
+MARGIN, SLACK = 2e-12, 5e-13  # kept of the stated relative error for the rounding of logarithms; what that may be
 LARGEST, SMALLEST = np.finfo(np.float64).max, np.finfo(np.float64).tiny
 SPELL, UNKNOWN = -1, -2  # codes: spelt out, or a word that is not and has no other
 
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def growth(self) -> float:
-        part = self.relative * (1 - MARGIN)
+        part = self.relative - MARGIN
         return math.log((1 + part) / (1 - part))
 
     @cached_property
@@ -80,7 +80,7 @@ class Column:
     @property
     def _smallest(self) -> float:
         grown = math.exp(self.growth)
-        return self.least * 2 * grown / (1 + grown)
+        return min(self.least * (2 * grown / (1 + grown)), float(LARGEST))
 
     def code(self, values: NDArray[Any], spell: bool) -> tuple[Codes, NDArray[np.bool_]]:
         """Codes of values (n,) that are there, or SPELL or UNKNOWN; and which of them come back as something else than
@@ -104,7 +104,7 @@ class Column:
         sizes = np.abs(values)
         with np.errstate(divide="ignore"):
             place = (np.log(sizes) - math.log(self.least)) / self.growth
-        far = ((values < 0) & (not self.signed)) | (place > self.count + MARGIN)
+        far = ((values < 0) & (not self.signed)) | (place > self.count + SLACK / self.growth)
         small = (sizes < self.least) & (values != 0) & ~far
         bins = np.clip(np.nan_to_num(np.floor(place)), 0, self.count - 1).astype(np.int64)
         zero = (sizes < self._smallest / 2) | ((values < 0) & (not self.signed))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from genmote.errors import SignalError, SpecError
@@ -50,6 +50,8 @@ WORDS = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
+@example([3e307], [3e307, 1.7e308, -1.7e308], 0.5, 1)
+@example([8.063800892688589e307], [8.063800892688589e307], 1e-6, 1)
 @given(NUMBERS, NUMBERS, st.floats(1e-6, 0.5), st.integers(1, 600))
 def test_every_number_is_within_the_stated_error(known: Any, new: Any, relative: float, bins: int) -> None:
     codec = fit("fields", [records(x=("number", known))], relative=relative, bins=bins)
@@ -61,6 +63,7 @@ def test_every_number_is_within_the_stated_error(known: Any, new: Any, relative:
 
 
 @settings(max_examples=300, deadline=None)
+@example([1.7e308], 0.5, 1)
 @given(NUMBERS, st.floats(1e-6, 0.5), st.integers(1, 600))
 def test_without_spelling_it_holds_for_what_was_fitted(known: Any, relative: float, bins: int) -> None:
     known = [value for value in known if not math.isinf(value)]
