@@ -237,10 +237,15 @@ def _head(series: Series, source: str) -> str:
         "step": series.grid.step.tolist(),
         "zero": series.grid.zero.tolist(),
         "times": series.times_s is not None,
+        "start": series.start_s,
         "labels": series.labels,
         "source": source,
     }
-    return json.dumps({key: value for key, value in told.items() if value}, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(
+        {key: value for key, value in told.items() if value not in (None, "", False, {}, 0.0)},
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
 
 
 def _series(told: dict[str, Any]) -> Series:
@@ -260,6 +265,7 @@ def _series(told: dict[str, Any]) -> Series:
         np.zeros(0) if told.get("times") else None,
         Grid(np.zeros((0, len(channels)), np.int64), step, zero),
         {str(key): str(value) for key, value in told.get("labels", {}).items()},
+        start_s=None if told.get("start") is None else float(told["start"]),
     )
 
 
@@ -368,6 +374,7 @@ def _unblock(body: bytes, about: Series, start: int) -> Series:
         values=grid.values(),
         times_s=times,
         grid=grid,
+        start_s=None if about.start_s is None else about.start_s + start / about.rate_hz,
         marks=tuple(Mark(int(first), int(stop), str(label)) for first, stop, label in listed),
     )
 

@@ -115,7 +115,7 @@ def test_a_goal_is_missed_by_what_the_file_takes(model: Path, tmp_path: Path) ->
     assert missed.made.size_bytes == least
     both = found(model, tmp_path / "ours.gguf", Goal(bytes=1000, pace=1e12, machine=SLOW, memory=10**9), rounds=1)
     assert both.missed is not None and re.fullmatch(
-        r"no choice of types takes less than .* MB, wanted 0\.001; .* tokens/s are expected of the smallest .*",
+        r"no choice of types takes less than .* MB, wanted 0\.001 MB; .* tokens/s are expected of the smallest .*",
         both.missed,
     )
 

@@ -29,8 +29,6 @@ each = pytest.mark.parametrize(("name", "draw", "given_"), drawn.EACH)
 
 
 def fitted(name: str, draw: Any, given_: dict[str, Any]) -> coding.Codec:
-    if name == "template":
-        pytest.importorskip("genmote.signals.templates")
     return coding.fit(name, [draw(0), draw(1)], **given_)
 
 

@@ -43,7 +43,7 @@ def check(a: Series, b: Series) -> None:
         b.labels,
         b.marks,
     )
-    assert (a.times_s is None) == (b.times_s is None)
+    assert (a.times_s is None) == (b.times_s is None) and a.start_s == b.start_s
     if a.times_s is not None and b.times_s is not None:
         assert np.array_equal(a.times_s, b.times_s)
 
@@ -66,7 +66,9 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
-    whole = series(CASES[name], labels={"who": "Å"}, marks=(Mark(0, 1, "start"),) if len(CASES[name]) else ())
+    whole = series(
+        CASES[name], labels={"who": "Å"}, start_s=0.25, marks=(Mark(0, 1, "start"),) if len(CASES[name]) else ()
+    )
     if not len(whole):
         assert again(tmp_path / "a.gmsc", whole) == []
         return

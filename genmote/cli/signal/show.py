@@ -192,7 +192,7 @@ class Summary:
             "count": self.count,
             "rate_hz": first.rate_hz if isinstance(first, Series) else None,
             "duration_s": self.duration_s(),
-            "from_s": self.times[0] if self.times else None,
+            "from_s": self.times[0] if self.times else first.start_s if isinstance(first, Series) else None,
             "to_s": self.times[1] if self.times else None,
             "exact": isinstance(first, Series) and first.grid is not None,
             "labels": json.loads(json.dumps(first.labels)),

@@ -7,13 +7,11 @@ for each of its places. One template is nothing but a place, and fits every line
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
@@ -23,20 +21,13 @@ from genmote.signals.codecs._columns import SPELL, Column
 from genmote.signals.coding import Bound, Codec, Codes
 from genmote.signals.header import About, Header
 from genmote.signals.kinds import Field, Records
+from genmote.signals.templates import Miner
 from genmote.spec import setting
 
 ROW, MISSING, SPELT, STOP, BYTES = range(5)
 TEMPLATES = BYTES + 256  # the first template's code
 PLACE = "<*>"
 STEP = "time step"
-
-
-class Miner(Protocol):
-    """What is needed of a miner of templates."""
-
-    def add(self, line: str) -> tuple[int, tuple[str, ...]]: ...
-    def template(self, number: int) -> str: ...
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -271,7 +262,7 @@ def _between(line: str, pieces: list[str]) -> list[str] | None:
 
 def _mined(lines: Sequence[str], most: int) -> list[str]:
     """The templates of lines, from that with the most letters of its own on; the last is a place alone."""
-    miner: Miner = importlib.import_module("genmote.signals.templates").Miner(most=most)
+    miner = Miner(most=most)
     for line in lines:
         miner.add(line)
     texts = {miner.template(n) for n in range(len(miner))} | {PLACE}

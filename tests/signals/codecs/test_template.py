@@ -16,8 +16,6 @@ from genmote.signals.codecs.template import _between
 from genmote.signals.coding import Bound, about, fit
 from genmote.signals.kinds import Field, Records
 
-pytest.importorskip("genmote.signals.templates")
-
 WORDS = st.sampled_from(
     ["user", "root", "a", "<*>", "<*", "*>", "7", "10.0.0.1:80", "/etc/x", " ", "  ", "\t", "é", ""]
 )
