@@ -1,9 +1,9 @@
 """Measure genmote beside its peers and keep the records.
 
-    python -m benchmarks [--set speed|memory|compress] [--quick] [--only MEASURE,...] [--no-record] [--json]
+    python -m benchmarks [--set speed|memory|compress|signals] [--quick] [--only MEASURE,...] [--no-record] [--json]
 
-Three sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups, and
-`compress` (`benchmarks/compress/`), which keeps what takes long.
+Four sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups, and
+`compress` (`benchmarks/compress/`), which keeps what takes long, and `signals` (`benchmarks/signals/`).
 `--quick` (about three minutes once the peers are built) asks the same questions with fewer repeats. The peers are
 built on the first run, which takes minutes. Every number that was asked for prints one line: asked, measured, met or
 not. The exit status is 0 also where a number is missed: this is a measuring instrument, not a test.
@@ -24,12 +24,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compress, fit, measures, peers, record
+from benchmarks import compress, fit, measures, peers, record, signals
 from benchmarks.bench import Bench
 from benchmarks.record import Row, disturbed
 from genmote import records
 
-SETS = {"speed": measures, "memory": fit, "compress": compress}
+VARIANTS: dict[str, Iterable[str]] = {"speed": peers.VARIANTS, "signals": ()}  # llama.cpp builds that a set needs
+SETS = {"speed": measures, "memory": fit, "compress": compress, "signals": signals}
 
 
 def available(name: str = "speed") -> list[str]:
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = chosen.only.split(",") if chosen.only else known
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no measure {unknown[0]!r} in the set {chosen.set}; there are {', '.join(known)}")
-    bench = prepare(chosen.quick, peers.VARIANTS if chosen.set == "speed" else ("avx512",))
+    bench = prepare(chosen.quick, VARIANTS.get(chosen.set, ("avx512",)))
     started = time.monotonic()
     machine, ran = record.device(), versions(bench)
     target = record_path(machine)

@@ -86,7 +86,7 @@ def line(entry: Record, *, stale: bool = False) -> str:
 def set_of(entry: Record) -> str:
     """The set that a record belongs to: the measures of the other sets begin with its name."""
     named = entry.what.removeprefix("bench.").split("_")[0]
-    return named if named in ("fit", "compress") else "speed"
+    return named if named in ("fit", "compress", "signals") else "speed"
 
 
 def table(names: str, found: Iterable[Record]) -> str:
@@ -94,7 +94,7 @@ def table(names: str, found: Iterable[Record]) -> str:
     found, wanted = list(found), set(names.split(","))
     picked = [entry for entry in latest(found) if {entry.what.removeprefix("bench."), set_of(entry)} & wanted]
     if not picked:
-        return "No record yet: `make bench`, `make bench-memory` and `make bench-compress` make them.\n"
+        return "No record yet: `make bench` makes them, or `make bench-memory`, `bench-compress`, `bench-signals`.\n"
     text = ""
     for cpu in dict.fromkeys(cpu_name(entry) for entry in picked):
         mine = [entry for entry in picked if cpu_name(entry) == cpu]

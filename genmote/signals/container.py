@@ -30,7 +30,8 @@ MAGIC, VERSION = b"GMSC", 1
 SERIES, BLOCK, END = b"S", b"B", b"E"
 BLOCK_SAMPLES = 1 << 17  # of all channels together
 MOST_BYTES = 1 << 31  # of one chunk: more is damage
-TABLE = 4096  # values that a channel may have to be coded by their number
+# A channel may be coded by its values' numbers where it has few, far apart: what one channel tells of another is lost.
+TABLE, SPARSE = 4096, 16
 Integers = NDArray[np.int64]
 
 
@@ -233,9 +234,9 @@ def _head(series: Series, source: str) -> str:
         "name": series.name,
         "rate": series.rate_hz,
         "channels": series.channels,
-        "units": series.units,
-        "step": series.grid.step.tolist(),
-        "zero": series.grid.zero.tolist(),
+        "units": series.units if len(set(series.units)) > 1 else series.units[0],
+        "step": _one(series.grid.step),
+        "zero": _one(series.grid.zero),
         "times": series.times_s is not None,
         "start": series.start_s,
         "labels": series.labels,
@@ -248,20 +249,27 @@ def _head(series: Series, source: str) -> str:
     )
 
 
+def _one(values: NDArray[np.float64]) -> list[float] | float:
+    """One number where all are the same."""
+    return float(values[0]) if (values == values[0]).all() else [float(x) for x in values]
+
+
 def _series(told: dict[str, Any]) -> Series:
     """Without samples."""
     channels = tuple(map(str, told["channels"]))
-    step = np.array(told["step"], np.float64)
-    zero = np.array(told.get("zero", [0.0] * len(channels)), np.float64)
-    if step.shape != (len(channels),) or zero.shape != step.shape or not channels:
+    count, said = len(channels), told.get("units", "")
+    step, zero = (np.array(told.get(key, 0.0), np.float64) for key in ("step", "zero"))
+    if count == 0 or not {step.shape, zero.shape} <= {(), (count,)}:
         raise ValueError("its channels and steps do not fit")
+    step, zero = (np.ascontiguousarray(np.broadcast_to(x, (count,))) for x in (step, zero))
+    units = (said,) * count if isinstance(said, str) else tuple(map(str, said))
     rate = float(told.get("rate", 0.0))
     return Series(
         str(told.get("name", "")),
         np.zeros((0, len(channels)), np.float32),
         rate,
         channels,
-        tuple(map(str, told["units"])),
+        units,
         np.zeros(0) if told.get("times") else None,
         Grid(np.zeros((0, len(channels)), np.int64), step, zero),
         {str(key): str(value) for key, value in told.get("labels", {}).items()},
@@ -335,7 +343,7 @@ def _planed(values: Integers) -> tuple[bytes, list[Integers]]:
     saved = len(values) * np.log2(spread / len(different)) / 8
     steps = (np.diff(different) // factor).tolist()
     table = zlib.compress(b"".join(map(_varint, steps)), 9)
-    if len(different) <= TABLE and saved > 2 * len(table) + 8:
+    if spread >= SPARSE * len(different) and len(different) <= TABLE and saved > 2 * len(table) + 8:
         said = [bytes([holes + NUMBERED]), _zigzag(low), _varint(factor), _varint(len(table)), table]
         return b"".join(said), [*planes, np.searchsorted(different, values).astype(np.int64)]
     return bytes([holes + PLAIN]) + _zigzag(base) + _varint(factor), [*planes, (values - base) // factor]

@@ -1,0 +1,1 @@
+"""The signals set: what becomes of recordings, beside general and audio compressors."""
