@@ -1,4 +1,4 @@
-# make demo | test | test-slow | check | bench | bench-memory | bench-compress | docs | wheels | native | models | clean
+# make demo | test | test-slow | check | bench | bench-memory | bench-compress | bench-signals | docs | wheels | native | models | clean
 # Everything runs from .venv, which is made on first use and again only when pyproject.toml or constraints.txt change.
 
 SHELL := /bin/bash
@@ -17,7 +17,7 @@ TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench bench-memory bench-compress docs docs-generate wheels native models debian clean venv
+.PHONY: help demo test test-slow check bench bench-memory bench-compress bench-signals docs docs-generate wheels native models debian clean venv
 
 help:
 	@sed -n 1p Makefile | cut -c3-
@@ -104,6 +104,10 @@ bench-memory: native models
 # Some hours the first time; what takes long is kept under build/bench-compress.
 bench-compress: native models
 	@$(PY) -m benchmarks --set compress $(SETS)
+
+# Minutes. The data sets lie beside the project, or in the folder that GENMOTE_BENCH_SIGNALS names.
+bench-signals: native
+	@$(PY) -m benchmarks --set signals
 
 docs: $(STAMP)
 	@$(PY) -m genmote.cli._reference docs/cli.md

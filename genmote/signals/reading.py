@@ -14,7 +14,7 @@ A reader is a module of `readers/`, found by its name, with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -62,15 +62,21 @@ def pieces(
 
 def read(path: Path, *, reader: str | None = None, notes: list[str] | None = None) -> list[Signal]:
     """All signals in a file, whole. SignalError where it holds none, or cannot be read."""
+    found = joined_all(pieces(path, reader=reader, notes=notes))
+    if not found:
+        raise SignalError(f"{path}: holds no signal")
+    return found
+
+
+def joined_all(parts: Iterable[Signal]) -> list[Signal]:
+    """Pieces that follow each other as whole signals."""
     found: list[list[Signal]] = []
-    for piece in pieces(path, reader=reader, notes=notes):
+    for piece in parts:
         if found and found[-1][0].name == piece.name and type(found[-1][0]) is type(piece):
             found[-1].append(piece)
         else:
             found.append([piece])
-    if not found:
-        raise SignalError(f"{path}: holds no signal")
-    return [joined(parts) for parts in found]
+    return [joined(each) for each in found]
 
 
 def joined(parts: list[Signal]) -> Signal:

@@ -143,7 +143,7 @@ def test_a_stored_model_learns_and_stays_as_large(model: Path, tmp_path: Path, t
     made = compress(
         model,
         tmp_path / "out.gguf",
-        Recipe((rough, replace(SHORT, train=train, rate=6e-4 if train == "codes" else 3e-4)), SMALL),
+        Recipe((rough, replace(SHORT, train=train, rate=5e-5 if train == "codes" else 3e-4)), SMALL),
         work=tmp_path / "w",
     )
     figures = made.steps[1]["figures"]

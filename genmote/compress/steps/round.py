@@ -21,7 +21,7 @@ class Round(Distill):
 
     tokens: int = setting("tokens to learn from", default=65_536)
     train: Part = setting("what learns: codes and scales, or scales alone", default="codes")
-    rate: float = setting("Adam's learning rate at its highest; a code moves by three of it in levels", default=3e-4)
+    rate: float = setting("Adam's learning rate at its highest; a code moves by sixty of it in levels", default=5e-5)
     batch: int = setting("windows of a step", default=4)
 
     def faults(self) -> Iterable[str]:
