@@ -83,6 +83,8 @@ def goal_of(settings: Around, model: Path) -> Goal:
     from genmote.device.sizes import parse_bytes
     from genmote.runtime.roofline import Machine
 
+    if settings.target is not None and settings.target.isdecimal() and int(settings.target) < 1_000_000:
+        raise UserError(f"target={settings.target}: that is bytes, too few for a model; give a unit, such as 75MB")
     found = None if settings.device is None else profile.runnable(settings.device)
     memory = None if found is None else found.usable_bytes
     if found is None and settings.pace is not None:

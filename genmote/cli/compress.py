@@ -1,7 +1,7 @@
 """Make a model smaller, with as little loss as can be.
 
     genmote compress smollm2-135m -o small.gguf --type Q4_0
-    genmote compress smollm2-135m -o small.gguf --type Q4_0 --head-type Q6_K --samples 32
+    genmote compress smollm2-135m -o small.gguf --type Q4_0 --head-type Q5_0 --samples 32
     genmote compress model.gguf -o small.gguf --recipe recipe.toml
     genmote compress smollm2-135m -o small.gguf --target 60MB --device pi-zero-2w --report small.html
     genmote compress --frontier small.json --frontier smaller.json -o frontier.html
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from genmote.compress.search import Found
 
 SCRATCH_BYTES = 32 << 20  # a text's activations come and go in such pieces, a matrix's scratch in smaller ones
+OWN = "GM"  # how types of our own are called
 BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, when it is named by itself
 
 
@@ -145,10 +146,15 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
 
 def search_for(settings: Settings, model: str) -> Found:
     from genmote.cli._model import find
-    from genmote.compress.search import search
+    from genmote.compress.search import search, smallest
+    from genmote.models.gguf import ModelFile
 
     path = find(model)
     goal = _compress.goal_of(settings, path)
+    if not settings.recipe and not settings.shapes and goal.bytes is not None:
+        least = smallest(ModelFile.open(path), names(settings.choices))
+        if least > goal.bytes:
+            note(f"{least / 1e6:.3g} MB is about the least that types can make of it, wanted {goal.bytes / 1e6:g} MB")
     with Bar(unit_bytes=False) as bar:
         return search(
             path,

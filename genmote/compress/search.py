@@ -141,6 +141,19 @@ def offered() -> tuple[str, ...]:
     return tuple(name for name in quant.codec_names() if name not in ("F32", "BF16"))
 
 
+def smallest(source: ModelFile, types: Sequence[str] = ()) -> int:
+    """About the bytes that a model takes at least with these types (none: all offered)."""
+    from genmote.compress.sensitivity import choices
+    from genmote.models.requantise import KEPT
+
+    kinds, total = tuple(types) or offered(), source.nbytes
+    for info in source.tensors.values():
+        if len(info.shape) > 1 and not info.name.endswith(KEPT):
+            fitting = choices(info.shape[-1], info.type, kinds)
+            total -= info.nbytes - min([info.nbytes, *(quant.nbytes(name, info.shape) for name in fitting)])
+    return total
+
+
 class _Search:
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def test_a_target_out_of_reach_is_written_as_near_as_can_be(genmote: Any, model:
     ran = genmote("compress", str(model), "-o", str(out), "--target", "1kB", *QUICK)
     assert ran.status == 2
     assert "chosen    " in ran.out and "nats a token of KL divergence" in ran.out
+    least = re.search(
+        r"^([0-9.]+) MB is about the least that types can make of it, wanted 0.001 MB$", ran.err, re.MULTILINE
+    )
+    assert least and 0.9 < float(least[1]) * 1e6 / out.stat().st_size < 1.1
     last = ran.err.strip().splitlines()[-1]
     assert (
         "no choice of types takes less than" in last and "(--shapes channels lets a search take parts out, too)" in last
@@ -63,6 +68,17 @@ def test_a_target_out_of_reach_is_written_as_near_as_can_be(genmote: Any, model:
     assert f"the best that can be is in {out}" in last
     assert ModelFile.open(out).nbytes < model.stat().st_size / 2
     assert (tmp_path / "small.gguf.toml").exists()
+
+
+def test_types_of_our_own_are_told(genmote: Any, model: Path, tmp_path: Path) -> None:
+    words = ("compress", str(model), "-o", str(tmp_path / "small.gguf"), "--target", "150kB", *QUICK)
+    ran = genmote(*words, "--choices", "GM3_32,GM4_32")
+    assert ran.status == 0, ran.err
+    assert re.search(
+        r"^GM\d_32.*: types of genmote's own, which other engines do not read; --choices", ran.err, re.MULTILINE
+    )
+    ran = genmote(*words, "--choices", "Q4_0,Q8_0")
+    assert "genmote's own" not in ran.err
 
 
 def test_with_shapes_a_smaller_target_is_met(genmote: Any, model: Path, tmp_path: Path) -> None:
@@ -127,6 +143,7 @@ def test_flags_that_do_not_go_together(genmote: Any, tmp_path: Path, words: tupl
     ("words", "message"),
     [
         (("--target", "much"), "target 'much': wanted an amount above 0"),
+        (("--target", "75"), "target=75: that is bytes, too few for a model; give a unit, such as 75MB"),
         (("--target", "1MB", "--choices", "Q7"), "tensor type 'Q7' is unknown"),
         (("--target", "1MB", "--shapes", "width"), "shapes: 'width' is none; name some of channels, heads, ranks"),
         (("--target", "1MB", "--device", "toaster"), "toaster"),
