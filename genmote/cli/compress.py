@@ -135,7 +135,9 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
         save(recipe_file(settings), recipe.toml())
         values |= {"search": found.values(), "recipe": recipe_file(settings)}
         if own := [name for name in found.types if name.startswith(OWN)]:
-            note(f"{', '.join(own)}: types of genmote's own, which other engines do not read; --choices leaves them out")
+            note(
+                f"{', '.join(own)}: types of genmote's own, which other engines do not read; --choices leaves them out"
+            )
         text += f"\n{_compress.found_text(found)}\nrecipe    {recipe_file(settings)}"
     if settings.report is not None:
         text += f"\n\n{_compress.report(settings, made, recipe, found, text_to_measure)}"
