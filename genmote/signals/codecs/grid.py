@@ -211,7 +211,8 @@ class Grid(Codec):
             notes.append(f"{about.name}: {broken} of {len(frames)} frames are broken, cut or filled with no numbers")
         times = None if about.times_s is None else about.times_s[: len(frames)]
         if times is not None and len(times) < len(frames):
-            raise SignalError(f"{about.name}: {len(times)} times for {len(frames)} frames; wanted one each")
+            notes.append(f"{about.name}: {len(times)} times for {len(frames)} frames; wanted one each, left out")
+            times = None
         shape: Any = "points" if self.look.points else "grid"
         return Frames(about.name, shape, frames, self.look.channels, self.look.units, times, about.labels)
 
