@@ -21,6 +21,7 @@ from genmote.ops import quant
 from genmote.ops.cache import KINDS
 from genmote.ops.layer import Layer, LayerSpec, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
+from genmote.signals import adaptive
 
 QUANTISED = (
     "Q4_0",
@@ -112,7 +113,17 @@ def _cases() -> Iterator[Case]:
     yield from _rounding(normal)
     yield from _rows(ops, normal)
     yield from _attention(ops, normal)
+    yield from _samples(random)
     yield from _rotations(ops, normal)
+
+
+def _samples(random: np.random.Generator) -> Iterator[Case]:
+    """Whole numbers as this machine's kernels code them, which tests/signals/test_adaptive.py holds to Python's."""
+    for rows, channels, most in ((400, 1, 30), (200, 3, 2000), (60, 13, 1 << 44)):
+        samples = np.cumsum(random.integers(-most, most, (rows, channels)) // rows, axis=0)
+        coded = np.frombuffer(adaptive.encode(samples), np.uint8)
+        yield Case("code", (samples,), (coded,), (rows, channels))
+        yield Case("decode", (coded,), (samples,), (rows, channels))
 
 
 def _matrices(ops: Any, random: np.random.Generator, type_name: str) -> Iterator[Case]:

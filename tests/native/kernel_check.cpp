@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "block.h"
+#include "series_coder.h"
 
 using namespace genmote;
 
@@ -91,6 +92,11 @@ Bytes result(Machine& m, const Case& c) {
         m.kernels.softmax(out, p[0]);
     } else if (name == "to_half") {
         m.kernels.to_half(c.in<float>(0), p[0], reinterpret_cast<uint16_t*>(out));
+    } else if (name == "code") {  // p: rows, channels; on no instruction set of its own, but on every processor
+        const std::vector<uint8_t> coded = encode_samples(c.in<int64_t>(0), p[0], static_cast<int>(p[1]));
+        return Bytes(coded.begin(), coded.end());
+    } else if (name == "decode") {
+        decode_samples(c.in<uint8_t>(0), static_cast<int64_t>(c.size<uint8_t>(0)), reinterpret_cast<int64_t*>(out), p[0], static_cast<int>(p[1]));
     } else if (name == "attend") {  // p: heads, key-value heads, dimensions, window, rows of the first and of the second call, kind
         const int heads = static_cast<int>(p[0]), kv = static_cast<int>(p[1]), dim = static_cast<int>(p[2]);
         KVCache cache(static_cast<Kind>(p[6]), {kv}, dim, p[4] + p[5], 0, {});
