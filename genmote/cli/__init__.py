@@ -133,6 +133,8 @@ def _run(words: list[str], out: Output) -> int:
             raise UserError(f"{words[1]} stands before any verb of {command}: write genmote {command} VERB")
         print(overview(command, inspect.getdoc(module) or ""))
         return 0
+    if " " in words[0]:
+        raise UserError(f"no verb is called {words[0]!r}: write genmote {words[0]} without quotes")
     parser, module = parser_of(command)
     parse = parser.parse_intermixed_args if getattr(module, "INTERMIXED", False) else parser.parse_args
     namespace = parse(words[len(command.split()) :])

@@ -50,15 +50,11 @@ def choose(
 ) -> tuple[Allocation, str | None]:
     """The allocation for a goal, and what of it is not expected to be met (then the smallest allocation that there is).
     `of`: what is chosen among, in words; `over`: bytes beside the matrices that are not counted here."""
-    names = {name for item, each in options.items() for option in each for name, _ in walk([(item, option)])}
-    beside = (
-        source.nbytes - sum(source.tensors[name].nbytes for name in names if name in source.tensors) + BESIDE + over
-    )
-    beside += sum(len(name) + RULE_BYTES for name in names)
+    other = beside(source, options) + over
     least, most = least_bytes(options), sum(max(x.bytes for x in each) for each in options.values())
-    room = most if goal.bytes is None else goal.bytes - beside
+    room = most if goal.bytes is None else goal.bytes - other
     if room < least:
-        return allocate(options, least), (too_large(least + beside, goal, of))
+        return allocate(options, least), (too_large(least + other, goal, of))
     found = allocate(options, room)
     if goal.pace is None or meets(source, found, goal):
         return found, None
@@ -76,6 +72,13 @@ def choose(
         if high - low <= BESIDE:
             break
     return found, None
+
+
+def beside(source: ModelFile, options: Mapping[str, Sequence[Option]]) -> int:
+    """Bytes of the file beside the matrices that are chosen for."""
+    names = {name for item, each in options.items() for option in each for name, _ in walk([(item, option)])}
+    kept = source.nbytes - sum(source.tensors[name].nbytes for name in names if name in source.tensors)
+    return kept + BESIDE + sum(len(name) + RULE_BYTES for name in names)
 
 
 def too_large(size: int, goal: Goal, of: str) -> str:

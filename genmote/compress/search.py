@@ -29,7 +29,7 @@ from genmote.compress.allocate import Allocation, Option, least_bytes
 from genmote.compress.calibration import Calibration
 from genmote.compress.check import Check, bounded, corrected
 from genmote.compress.cut import OUTPUTS, factor_names
-from genmote.compress.goal import Goal, choose, speed, too_large, too_slow
+from genmote.compress.goal import Goal, beside, choose, speed, too_large, too_slow
 from genmote.compress.recipe import Recipe, step_class
 from genmote.compress.run import Compressed, begin, clear, code, compress
 from genmote.compress.shapes import KEEP, Settled, Shapes, items, known, settled
@@ -219,6 +219,8 @@ class _Search:
             if any(self.recipe(settled(chosen.chosen)) == one.recipe for one in self.told):
                 break
             chosen, made, missed = self.fitted(chosen, missed, options, words)
+            if missed is not None and shapes is None and self.kinds:
+                self.alone = missed
             what = settled(chosen.chosen)
             recipe = self.recipe(what)
             file = ModelFile.open(made.path)
@@ -291,8 +293,13 @@ class _Search:
             if chosen.bytes <= least_bytes(options):
                 told = [too_large(made.size_bytes, self.goal, of), too_slow(self.source, chosen, self.goal, of)]
                 return chosen, made, "; ".join(filter(None, told))
-            self.over += made.size_bytes - wanted
+            # By what was not expected, or, where that is less than what was left over, by as much as is too large.
+            self.over += max(made.size_bytes - wanted, made.size_bytes - self.expected(chosen, options))
             chosen, missed = choose(self.source, options, self.goal, of, self.over)
+
+    def expected(self, chosen: Allocation, options: Mapping[str, Sequence[Option]]) -> int:
+        """Bytes that a choice's file was expected to take."""
+        return chosen.bytes + beside(self.source, options) + self.over
 
     def options(self) -> dict[str, list[Option]]:
         """Each matrix's options, measured; kept in the work folder."""

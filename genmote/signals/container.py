@@ -27,9 +27,13 @@ from genmote.signals import adaptive
 from genmote.signals.kinds import MISSING, Grid, Mark, Series, Signal
 
 MAGIC, VERSION = b"GMSC", 1
+DAMAGE = (
+    *(ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError),
+    *(struct.error, zlib.error, SignalError),
+)  # what reading a chunk that is none may end in
 SERIES, BLOCK, END = b"S", b"B", b"E"
 BLOCK_SAMPLES = 1 << 17  # of all channels together
-MOST_BYTES = 1 << 31  # of one chunk: more is damage
+MOST_BYTES = 1 << 28  # of one chunk, or of what is unpacked of it: more is damage
 # A channel may be coded by its values' numbers where it has few, far apart: what one channel tells of another is lost.
 TABLE, SPARSE = 4096, 16
 Integers = NDArray[np.int64]
@@ -37,12 +41,11 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Written:
-    """What `write` did. `max_errors`: of each series and channel, the most that a value is off."""
+    """What `write` did."""
 
     series: int
     samples: int
     bytes: int
-    max_errors: list[list[float]]
 
 
 def write(
@@ -53,8 +56,10 @@ def write(
     `max_error` 0: exact, for series with a grid. Above 0: no value is off by more, in its own unit. Raises SignalError
     for what is no series or cannot be coded.
     """
+    if not 0 <= max_error < 1e300:
+        raise SignalError(f"max_error={max_error}: use 0 (exact) or more, such as 0.01")
     count = threads or os.cpu_count() or 1
-    series, samples, errors = 0, 0, []
+    series, samples = 0, 0
     with atomic_write(path) as out, ThreadPoolExecutor(count) as pool:
         out.write(MAGIC + bytes([VERSION]))
         waiting: list[Any] = []
@@ -62,12 +67,13 @@ def write(
         for piece in signals:
             if not isinstance(piece, Series):
                 raise SignalError(f"{piece.name}: is {type(piece).__name__.lower()}, only series are compressed so far")
+            if not piece.channels:
+                raise SignalError(f"{piece.name}: has no channel")
             grid = _grid(piece, max_error)
             if before is None or not _same(before, replace(piece, grid=grid)):
                 _drain(out, waiting, 0)
                 before = replace(piece, grid=grid)
-                errors.append([max_error] * len(piece.channels))
-                _chunk(out, SERIES, zlib.compress(_head(before, source).encode(), 9))
+                _chunk(out, SERIES, zlib.compress(_head(before, source).encode(errors="replace"), 9))
                 series += 1
             rows = max(1, BLOCK_SAMPLES // len(piece.channels))
             for start in range(0, len(piece), rows):
@@ -79,7 +85,7 @@ def write(
         if not series:
             raise SignalError("there is no series to compress")
         _chunk(out, END, b"")
-    return Written(series, samples, path.stat().st_size, errors)
+    return Written(series, samples, path.stat().st_size)
 
 
 def read(path: Path) -> Iterator[Series]:
@@ -106,7 +112,7 @@ def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
             return
         try:
             if kind == SERIES:
-                about, start = _series(json.loads(zlib.decompress(body))), 0
+                about, start = _series(json.loads(_unpacked(body))), 0
             elif kind == BLOCK and about is not None:
                 number += 1
                 piece = _unblock(body, about, start)
@@ -114,7 +120,7 @@ def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
                 yield piece
             else:
                 raise ValueError(f"a chunk {kind!r} is not known")
-        except (ValueError, KeyError, TypeError, IndexError, struct.error, zlib.error, MemoryError) as fault:
+        except DAMAGE as fault:
             raise SignalError(f"{path}: block {number} is damaged ({fault}): get the file again") from None
 
 
@@ -137,7 +143,7 @@ def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
         shift += 7
         if byte[0] < 128:
             break
-    if kind and size <= MOST_BYTES:
+    if kind and size <= min(MOST_BYTES, os.fstat(file.fileno()).st_size):
         body, check = file.read(size), file.read(4)
         if len(check) == 4:
             if struct.unpack("<I", check)[0] != zlib.crc32(kind + body):
@@ -164,6 +170,14 @@ def _zigzag(number: int) -> bytes:
     return _varint(number << 1 if number >= 0 else (-number << 1) - 1)
 
 
+def _unpacked(packed: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    found = unpacker.decompress(packed, MOST_BYTES // 16)
+    if unpacker.unconsumed_tail:
+        raise ValueError("it unpacks to too much")
+    return found
+
+
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -177,6 +191,8 @@ class _Reader:
             shift += 7
             if byte < 128:
                 return number
+            if shift > 63:
+                raise ValueError("a number has more than 64 bits")
 
     def zigzag(self) -> int:
         number = self.varint()
@@ -201,20 +217,29 @@ def _grid(series: Series, max_error: float) -> Grid:
                 "off they may be (--max-error, in their unit)"
             )
         return series.grid
-    step, exact = 2 * max_error, series.values.astype(np.float64)
-    if series.grid is not None:
-        exact = np.where(
-            series.grid.integers == MISSING, np.nan, series.grid.zero + series.grid.step * series.grid.integers
-        )
+    exact = series.values.astype(np.float64)
+    channels = len(series.channels)
+    step, zero = np.full(channels, 2 * max_error), np.zeros(channels)
+    if series.grid is not None:  # in whole multiples of its own steps, which one of less than a step leaves as they are
+        own = series.grid
+        many = 1 + 2 * np.minimum(np.floor(max_error / own.step * (1 + 1e-12)), 1 << 50).astype(np.int64)
+        gone = own.integers == MISSING
+        whole = np.floor_divide(np.where(gone, 0, own.integers) + many // 2, many)
+        return Grid(np.where(gone, MISSING, whole), own.step * many, own.zero)
     there = np.isfinite(exact)
     if np.isinf(exact).any():
         raise SignalError(f"{series.name}: has infinite samples, which no step reaches; take them out")
-    if there.any() and np.abs(exact[there]).max() / step >= adaptive.LIMIT / 2:
+    if there.any() and np.abs(exact[there]).max() / (2 * max_error) >= adaptive.LIMIT / 2:
         raise SignalError(f"{series.name}: max-error {max_error:g} is too little for samples of that size; raise it")
-    whole = np.where(there, np.rint(np.where(there, exact, 0.0) / step), 0.0).astype(np.int64)
-    whole[~there] = MISSING
-    channels = len(series.channels)
-    return Grid(whole, np.full(channels, step), np.zeros(channels))
+    rounded = np.rint(np.where(there, exact, 0.0) / step).astype(np.int64)
+    grid = Grid(np.where(there, rounded, MISSING), step, zero)
+    off = np.abs(grid.values().astype(np.float64) - exact)[there]
+    if off.size and off.max() > max_error * (1 + 1e-6):
+        raise SignalError(
+            f"{series.name}: samples of that size come back off by {off.max():g}, for want of bits (max-error "
+            f"{max_error:g}); raise it"
+        )
+    return grid
 
 
 def _same(a: Series, b: Series) -> bool:
@@ -242,11 +267,10 @@ def _head(series: Series, source: str) -> str:
         "labels": series.labels,
         "source": source,
     }
-    return json.dumps(
-        {key: value for key, value in told.items() if value not in (None, "", False, {}, 0.0)},
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
+    kept = {key: value for key, value in told.items() if key == "start" or value not in (None, "", False, {}, 0.0)}
+    if series.start_s is None:
+        del kept["start"]
+    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
 
 
 def _one(values: NDArray[np.float64]) -> list[float] | float:
@@ -283,7 +307,7 @@ def _series(told: dict[str, Any]) -> Series:
 def _block(piece: Series) -> bytes:
     """Rows, a checksum of the integers, how each channel was made small, its marks, and the coded numbers."""
     assert piece.grid is not None
-    integers = np.ascontiguousarray(piece.grid.integers)
+    integers = np.ascontiguousarray(piece.grid.integers, "<i8")
     head = [_varint(len(piece)), struct.pack("<I", zlib.crc32(integers.tobytes()))]
     planes: list[Integers] = []
     for number in range(integers.shape[1]):
@@ -299,7 +323,7 @@ def _block(piece: Series) -> bytes:
         head.append(said)
         planes += plane
     marks = json.dumps([[m.start, m.stop, m.label] for m in piece.marks], ensure_ascii=False) if piece.marks else ""
-    packed = zlib.compress(marks.encode(), 9) if marks else b""
+    packed = zlib.compress(marks.encode(errors="replace"), 9) if marks else b""
     head += [_varint(len(packed)), packed]
     width = adaptive.CHANNELS
     for first in range(0, len(planes), width):
@@ -352,8 +376,8 @@ def _planed(values: Integers) -> tuple[bytes, list[Integers]]:
 def _unblock(body: bytes, about: Series, start: int) -> Series:
     data = _Reader(body)
     rows = data.varint()
-    if rows * (len(about.channels) + 1) > MOST_BYTES:
-        raise ValueError(f"{rows} rows are too many")
+    if rows * len(about.channels) > max(BLOCK_SAMPLES, len(about.channels)):
+        raise ValueError(f"{rows} rows are more than a block has")
     (check,) = struct.unpack("<I", data.take(4))
     channels = len(about.channels)
     said = [_how(data) for _ in range(channels + (0 if about.times_s is None else 2))]
@@ -369,21 +393,25 @@ def _unblock(body: bytes, about: Series, start: int) -> Series:
         columns.append(made(found[at : at + planes], rows))
         at += planes
     integers = np.stack(columns[:channels], axis=1)
-    if zlib.crc32(integers.tobytes()) != check:
+    if zlib.crc32(integers.astype("<i8").tobytes()) != check:
         raise ValueError("its samples do not have their checksum")
     times = None
     if about.times_s is not None:
         times = ((columns[channels] << 32) | columns[channels + 1]).view(np.float64)
     assert about.grid is not None
     grid = replace(about.grid, integers=integers)
-    listed = json.loads(zlib.decompress(marks)) if marks else []
+    listed = (
+        [(int(first), int(stop), str(label)) for first, stop, label in json.loads(_unpacked(marks))] if marks else []
+    )
+    if any(not 0 <= first <= stop <= rows for first, stop, _ in listed):
+        raise ValueError("a mark lies outside its block")
     return replace(
         about,
         values=grid.values(),
         times_s=times,
         grid=grid,
-        start_s=None if about.start_s is None else about.start_s + start / about.rate_hz,
-        marks=tuple(Mark(int(first), int(stop), str(label)) for first, stop, label in listed),
+        start_s=about.start_s if about.start_s is None or about.rate_hz <= 0 else about.start_s + start / about.rate_hz,
+        marks=tuple(Mark(first, stop, label) for first, stop, label in listed),
     )
 
 
@@ -399,7 +427,7 @@ def _how(data: _Reader) -> tuple[int, Any]:
     if kind in (PLAIN, NUMBERED):
         factor = data.varint()
     if kind == NUMBERED:
-        steps, inner = [0], _Reader(zlib.decompress(data.take(data.varint())))
+        steps, inner = [0], _Reader(_unpacked(data.take(data.varint())))
         while inner.at < len(inner.data):
             steps.append(inner.varint())
         table = base + factor * np.cumsum(np.array(steps, np.int64))

@@ -109,7 +109,7 @@ class Series:
                 for mark in self.marks
                 if mark.start < stop and mark.stop > start
             ),
-            start_s=None if self.start_s is None else self.start_s + start / self.rate_hz,
+            start_s=self.start_s if self.start_s is None or self.rate_hz <= 0 else self.start_s + start / self.rate_hz,
         )
 
 

@@ -17,6 +17,10 @@ from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
 from genmote.signals.kinds import MISSING, Series
 
+MOST_DIGITS = 16  # decimals that a table's numbers are written with; else as floats
+TIME_DIGITS = 9  # of a steady series' times, seconds
+MOST_BYTES = (1 << 32) - 64  # of a sound
+
 
 def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -> list[tuple[Path, int]]:
     """Write series, which come in pieces, to `path`, the second one to `path` with -2 in its name, and so on. Gives
@@ -24,7 +28,7 @@ def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -
     made: list[tuple[Path, int]] = []
     one = _csv if path.suffix.lower() == ".csv" else _wav
     for number, (_, group) in enumerate(
-        groupby(pieces, key=lambda piece: (piece.name, piece.channels, piece.units)), 1
+        groupby(pieces, key=lambda piece: (piece.name, piece.rate_hz, piece.channels, piece.units)), 1
     ):
         target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         with atomic_write(target) as out:
@@ -40,15 +44,19 @@ def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -
 
 def _csv(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
     """Times in seconds, then the channels, as many decimals as their steps have."""
-    done = 0
+    done, began = 0, 0.0
     for piece in pieces:
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         if not done:
             heads = [f"{c} ({u})" if u else c for c, u in zip(piece.channels, piece.units, strict=True)]
             rows.writerow(["time (s)", *heads])
-        times = (done + np.arange(len(piece))) / piece.rate_hz if piece.times_s is None else piece.times_s
-        cells = [[f"{t:.9g}" if piece.times_s is None else repr(float(t)) for t in times]]
+        if not done:
+            began = piece.start_s or 0.0
+        times = piece.times_s
+        if times is None:
+            times = np.round(began + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
+        cells = [[_plain(float(t)) for t in times]]
         cells += [_cells(piece, n) for n in range(len(piece.channels))]
         rows.writerows(zip(*cells, strict=True))
         out.write(text.getvalue().encode())
@@ -60,7 +68,7 @@ def _cells(piece: Series, number: int) -> list[str]:
     if piece.grid is None:
         return ["" if np.isnan(x) else f"{x:.9g}" for x in piece.values[:, number]]
     step, zero = float(piece.grid.step[number]), float(piece.grid.zero[number])
-    digits = next((d for d in range(19) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
+    digits = next((d for d in range(MOST_DIGITS) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
     whole = piece.grid.integers[:, number].tolist()
     if digits is None:
         return ["" if x == MISSING else repr(zero + step * x) for x in whole]
@@ -68,8 +76,16 @@ def _cells(piece: Series, number: int) -> list[str]:
     return ["" if x == MISSING else _decimal(start + scale * x, digits) for x in whole]
 
 
+def _plain(x: float) -> str:
+    """
+    >>> _plain(0.0), _plain(0.5), _plain(1.25e9)
+    ('0', '0.5', '1250000000')
+    """
+    return str(int(x)) if x == int(x) else repr(x)
+
+
 def _whole(x: float) -> bool:
-    return abs(x - round(x)) <= 1e-9 * max(1.0, abs(x)) and abs(x) < 2**53 and (x == 0 or round(x) != 0)
+    return abs(x - round(x)) <= 4e-16 * abs(x) and abs(x) < 2**53
 
 
 def _decimal(number: int, digits: int) -> str:
@@ -97,8 +113,10 @@ def _wav(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
             raw = np.ascontiguousarray(whole.astype("<i4")).view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
         rate, channels = round(piece.rate_hz), len(piece.channels)
         form = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * channels * width, channels * width, 8 * width)
-        out.write(raw)
         size += len(raw)
+        if size > MOST_BYTES:
+            raise SignalError(f"{piece.name}: is longer than a .wav file may be; write it as .csv")
+        out.write(raw)
         yield len(piece)
     if size % 2:
         out.write(b"\0")
@@ -123,4 +141,7 @@ def _width(piece: Series) -> int:
         raise SignalError(f"{piece.name}: is no sound of 8, 16, 24 or 32 bits at a whole rate; write it as .csv")
     if (grid.integers == MISSING).any():
         raise SignalError(f"{piece.name}: has missing samples, which a .wav file cannot tell; write it as .csv")
+    most = 1 << (8 * width - 1)
+    if grid.integers.size and not -most <= grid.integers.min() <= grid.integers.max() < most:
+        raise SignalError(f"{piece.name}: has samples beyond full scale, which no .wav holds; write it as .csv")
     return width

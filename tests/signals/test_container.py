@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import wave
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +200,83 @@ def test_what_a_sound_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(SignalError, match="there is no series to write"):
         writing.write(tmp_path / "a.csv", [])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_start_of_zero_and_one_far_away_come_back(tmp_path: Path) -> None:
+    for start in (0.0, 1.7e9):
+        whole = series(CASES["plain"], start_s=start)
+        (found,) = again(tmp_path / "a.gmsc", whole)
+        check(found, whole)
+    ((path, _),) = writing.write(tmp_path / "a.csv", container.read(tmp_path / "a.gmsc"))
+    lines = path.read_text("utf-8").splitlines()
+    assert lines[1].startswith("1700000000,") and lines[2].startswith("1700000000.02,")
+
+
+def test_near_is_never_larger_than_exact_where_it_cannot_be_nearer(tmp_path: Path) -> None:
+    whole = series(np.cumsum(DRAW.integers(-9, 10, (2000, 1)), axis=0))  # steps of 0.25
+    exact = container.write(tmp_path / "a.gmsc", [whole]).bytes
+    assert container.write(tmp_path / "b.gmsc", [whole], max_error=0.2).bytes == exact
+    (found,) = again(tmp_path / "c.gmsc", whole, max_error=0.8)
+    assert (tmp_path / "c.gmsc").stat().st_size < 0.9 * exact
+    assert 0.5 < np.abs(found.values - whole.values).max() <= 0.8
+
+
+def test_what_cannot_be_near_enough(tmp_path: Path) -> None:
+    large = Series("l", np.array([[1e8 + 8 * n] for n in range(40)], np.float32), 1.0, ("a",), ("",))
+    with pytest.raises(
+        SignalError, match=r"l: samples of that size come back off by 8, for want of bits \(max-error 5\)"
+    ):
+        container.write(tmp_path / "a.gmsc", [large], max_error=5)
+    for wrong in (-1.0, float("nan"), 1e308):
+        with pytest.raises(SignalError, match="use 0 \\(exact\\) or more, such as 0.01"):
+            container.write(tmp_path / "a.gmsc", [large], max_error=wrong)
+
+
+def chunked(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A file with sound checksums, whatever is in it."""
+    whole = bytearray(b"GMSC\x01")
+    for kind, body in chunks:
+        whole += kind + container._varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body))
+    return bytes(whole)
+
+
+HEAD = zlib.compress(b'{"name":"s","rate":1,"channels":["a"],"units":"V","step":1}')
+MARK = zlib.compress(b'[[1e999,2,"a"]]')
+BLOCK_START = container._varint(3) + bytes(4)
+HOSTILE = {
+    "rows": [(b"S", HEAD), (b"B", container._varint(1 << 21) + bytes(4) + b"\x01\x00\x01\x00\x00")],
+    "a bomb": [(b"S", zlib.compress(b'{"name":"' + b" " * (1 << 26) + b'"}'))],
+    "deep": [(b"S", zlib.compress(b"[" * 200_000))],
+    "labels": [(b"S", zlib.compress(b'{"name":"s","rate":1,"channels":["a"],"step":1,"labels":[1]}'))],
+    "no rate": [(b"S", zlib.compress(b'{"name":"s","channels":["a"],"step":1}'))],
+    "steps": [(b"S", zlib.compress(b'{"name":"s","rate":1,"channels":["a"],"step":[1,2]}'))],
+    "a base": [(b"S", HEAD), (b"B", BLOCK_START + b"\x00" + b"\xff" * 9 + b"\x7f\x00")],
+    "endless": [(b"S", HEAD), (b"B", BLOCK_START + b"\x00" + b"\xff" * 400)],
+    "a mark": [(b"S", HEAD), (b"B", BLOCK_START + b"\x00\x00" + bytes([len(MARK)]) + MARK)],
+    "no series": [(b"B", BLOCK_START)],
+    "a letter": [(b"S", HEAD), (b"X", b"")],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_lies_with_a_sound_checksum(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.gmsc"
+    path.write_bytes(chunked(*HOSTILE[name], (b"E", b"")))
+    with pytest.raises(SignalError, match=r"a\.gmsc: block \d is damaged \("):
+        list(container.read(path))
+
+
+def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    whole = series(CASES["plain"])
+    odd = Series("b\udcff", whole.values, 1.0, whole.channels, whole.units, grid=whole.grid)
+    container.write(tmp_path / "a.gmsc", [odd], source="b\udcff.csv")
+    assert [piece.name for piece in container.read(tmp_path / "a.gmsc")] == ["b?"]
+
+
+def test_full_scale_does_not_turn_round(tmp_path: Path) -> None:
+    loud = Series("l", np.array([[0], [0.5], [1], [-1]], np.float32), 8000.0, ("a",), ("",))
+    container.write(tmp_path / "a.gmsc", [loud], max_error=2.0**-16)
+    with pytest.raises(SignalError, match=r"l: has samples beyond full scale, which no \.wav holds; write it as \.csv"):
+        writing.write(tmp_path / "a.wav", container.read(tmp_path / "a.gmsc"))
+    ((path, _),) = writing.write(tmp_path / "a.csv", container.read(tmp_path / "a.gmsc"))
+    assert [line.split(",")[1] for line in path.read_text().splitlines()[1:]] == ["0.0", "0.5", "1.0", "-1.0"]

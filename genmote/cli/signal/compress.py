@@ -65,6 +65,8 @@ def run(settings: Settings, out: Output) -> None:
     for line in notes:
         note(line)
     bits = 8 * made.bytes / max(1, made.samples)
+    # A header that names its samples' files is smaller than they are.
+    share = f"{made.bytes / before:.3f} of the file, " if made.bytes < before else ""
     out.result(
         {
             "path": settings.output,
@@ -78,6 +80,6 @@ def run(settings: Settings, out: Output) -> None:
             "samples_per_s": round(made.samples / max(seconds, 1e-9)),
             "notes": notes,
         },
-        f"{settings.output} ({size(made.bytes)}, {made.bytes / max(1, before):.3f} of the file, {bits:.2f} bits a "
-        f"sample, {made.samples / max(seconds, 1e-9) / 1e3:.0f} thousand samples/s)",
+        f"{settings.output} ({size(made.bytes)}, {share}{bits:.2f} bits a sample, "
+        f"{made.samples / max(seconds, 1e-9) / 1e3:.0f} thousand samples/s)",
     )
