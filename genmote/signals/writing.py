@@ -137,6 +137,7 @@ def _width(piece: Series) -> int:
         or (grid.step != step).any()
         or grid.zero.any()
         or piece.rate_hz != round(piece.rate_hz)
+        or piece.rate_hz <= 0
     ):
         raise SignalError(f"{piece.name}: is no sound of 8, 16, 24 or 32 bits at a whole rate; write it as .csv")
     if (grid.integers == MISSING).any():

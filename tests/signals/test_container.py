@@ -279,4 +279,4 @@ def test_full_scale_does_not_turn_round(tmp_path: Path) -> None:
     with pytest.raises(SignalError, match=r"l: has samples beyond full scale, which no \.wav holds; write it as \.csv"):
         writing.write(tmp_path / "a.wav", container.read(tmp_path / "a.gmsc"))
     ((path, _),) = writing.write(tmp_path / "a.csv", container.read(tmp_path / "a.gmsc"))
-    assert [line.split(",")[1] for line in path.read_text().splitlines()[1:]] == ["0.0", "0.5", "1.0", "-1.0"]
+    assert [float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]] == [0, 0.5, 1, -1]
