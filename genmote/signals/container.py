@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from genmote.errors import SignalError
 from genmote.home import atomic_write
 from genmote.signals import adaptive
+from genmote.signals._planes import MOST_BYTES, Integers, Reader, how, planed, unpacked, varint
 from genmote.signals.kinds import MISSING, Grid, Mark, Series, Signal
 
 MAGIC, VERSION = b"GMSC", 1
@@ -33,10 +34,6 @@ DAMAGE = (
 )  # what reading a chunk that is none may end in
 SERIES, BLOCK, END = b"S", b"B", b"E"
 BLOCK_SAMPLES = 1 << 17  # of all channels together
-MOST_BYTES = 1 << 28  # of one chunk, or of what is unpacked of it: more is damage
-# A channel may be coded by its values' numbers where it has few, far apart: what one channel tells of another is lost.
-TABLE, SPARSE = 4096, 16
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
             return
         try:
             if kind == SERIES:
-                about, start = _series(json.loads(_unpacked(body))), 0
+                about, start = _series(json.loads(unpacked(body))), 0
             elif kind == BLOCK and about is not None:
                 number += 1
                 piece = _unblock(body, about, start)
@@ -128,7 +125,7 @@ def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
 
 
 def _chunk(out: IO[bytes], kind: bytes, body: bytes) -> None:
-    out.write(kind + _varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body)))
+    out.write(kind + varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body)))
 
 
 def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
@@ -156,53 +153,6 @@ def _drain(out: IO[bytes], waiting: list[Any], left: int) -> None:
     """Write blocks that are done, in their order, until `left` wait."""
     while len(waiting) > left:
         _chunk(out, BLOCK, waiting.pop(0).result())
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*found, number])
-
-
-def _zigzag(number: int) -> bytes:
-    return _varint(number << 1 if number >= 0 else (-number << 1) - 1)
-
-
-def _unpacked(packed: bytes) -> bytes:
-    unpacker = zlib.decompressobj()
-    found = unpacker.decompress(packed, MOST_BYTES // 16)
-    if unpacker.unconsumed_tail:
-        raise ValueError("it unpacks to too much")
-    return found
-
-
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def varint(self) -> int:
-        number = shift = 0
-        while True:
-            byte = self.data[self.at]
-            self.at += 1
-            number |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return number
-            if shift > 63:
-                raise ValueError("a number has more than 64 bits")
-
-    def zigzag(self) -> int:
-        number = self.varint()
-        return -(number >> 1) - 1 if number & 1 else number >> 1
-
-    def take(self, count: int) -> bytes:
-        if count < 0 or self.at + count > len(self.data):
-            raise ValueError("it is too short")
-        self.at += count
-        return self.data[self.at - count : self.at]
 
 
 # -- series -----------------------------------------------------------------------------------------------------------
@@ -308,79 +258,38 @@ def _block(piece: Series) -> bytes:
     """Rows, a checksum of the integers, how each channel was made small, its marks, and the coded numbers."""
     assert piece.grid is not None
     integers = np.ascontiguousarray(piece.grid.integers, "<i8")
-    head = [_varint(len(piece)), struct.pack("<I", zlib.crc32(integers.tobytes()))]
+    head = [varint(len(piece)), struct.pack("<I", zlib.crc32(integers.tobytes()))]
     planes: list[Integers] = []
     for number in range(integers.shape[1]):
-        said, plane = _planed(integers[:, number])
+        said, plane = planed(integers[:, number])
         head.append(said)
         planes += plane
     if piece.times_s is not None:  # their bits, as whole numbers: rising times give rising numbers
         bits = np.ascontiguousarray(piece.times_s, np.float64).view(np.int64)
-        said, plane = _planed(bits >> 32)
+        said, plane = planed(bits >> 32)
         head.append(said)
         planes += plane
-        said, plane = _planed(bits & 0xFFFFFFFF)
+        said, plane = planed(bits & 0xFFFFFFFF)
         head.append(said)
         planes += plane
     marks = json.dumps([[m.start, m.stop, m.label] for m in piece.marks], ensure_ascii=False) if piece.marks else ""
     packed = zlib.compress(marks.encode(errors="replace"), 9) if marks else b""
-    head += [_varint(len(packed)), packed]
+    head += [varint(len(packed)), packed]
     width = adaptive.CHANNELS
     for first in range(0, len(planes), width):
         coded = adaptive.encode(np.stack(planes[first : first + width], axis=1))
-        head += [_varint(len(coded)), coded]
+        head += [varint(len(coded)), coded]
     return b"".join(head)
 
 
-CONSTANT, PLAIN, NUMBERED, WIDE = 0, 1, 2, 3
-HOLES = 4  # added where samples are missing: a plane of 1 where they are comes first
-
-
-def _planed(values: Integers) -> tuple[bytes, list[Integers]]:
-    """How a channel is made small, and the planes of numbers that are coded of it.
-
-    Missing samples are told apart; what all samples have in common (an offset, a factor) is told once; a channel that
-    has few values of a wide range is coded by their numbers; one whose numbers need more than 47 bits in two halves.
-    """
-    gone = values == MISSING
-    planes: list[Integers] = []
-    holes = 0
-    if gone.any():
-        holes = HOLES
-        planes.append(gone.astype(np.int64))
-        there = values[~gone]
-        if not len(there):
-            return bytes([holes + CONSTANT]) + _zigzag(0), planes
-        last = np.maximum.accumulate(np.where(gone, -1, np.arange(len(values))))
-        values = np.where(last < 0, there[0], values[np.maximum(last, 0)])  # the last that was there
-    base = int(values[0]) if len(values) else 0
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    if low == high:
-        return bytes([holes + CONSTANT]) + _zigzag(base), planes
-    if high - low >= adaptive.LIMIT:
-        wide = values.astype(np.uint64)
-        halves = [(wide >> np.uint64(32)).astype(np.int64), (wide & np.uint64(0xFFFFFFFF)).astype(np.int64)]
-        return bytes([holes + WIDE]), [*planes, *halves]
-    different = np.unique(values)
-    factor = int(np.gcd.reduce(np.diff(different)))
-    spread = (high - low) // factor + 1
-    saved = len(values) * np.log2(spread / len(different)) / 8
-    steps = (np.diff(different) // factor).tolist()
-    table = zlib.compress(b"".join(map(_varint, steps)), 9)
-    if spread >= SPARSE * len(different) and len(different) <= TABLE and saved > 2 * len(table) + 8:
-        said = [bytes([holes + NUMBERED]), _zigzag(low), _varint(factor), _varint(len(table)), table]
-        return b"".join(said), [*planes, np.searchsorted(different, values).astype(np.int64)]
-    return bytes([holes + PLAIN]) + _zigzag(base) + _varint(factor), [*planes, (values - base) // factor]
-
-
 def _unblock(body: bytes, about: Series, start: int) -> Series:
-    data = _Reader(body)
+    data = Reader(body)
     rows = data.varint()
     if rows * len(about.channels) > max(BLOCK_SAMPLES, len(about.channels)):
         raise ValueError(f"{rows} rows are more than a block has")
     (check,) = struct.unpack("<I", data.take(4))
     channels = len(about.channels)
-    said = [_how(data) for _ in range(channels + (0 if about.times_s is None else 2))]
+    said = [how(data) for _ in range(channels + (0 if about.times_s is None else 2))]
     marks = data.take(data.varint())
     count = sum(planes for planes, _ in said)
     found: list[Integers] = []
@@ -401,7 +310,7 @@ def _unblock(body: bytes, about: Series, start: int) -> Series:
     assert about.grid is not None
     grid = replace(about.grid, integers=integers)
     listed = (
-        [(int(first), int(stop), str(label)) for first, stop, label in json.loads(_unpacked(marks))] if marks else []
+        [(int(first), int(stop), str(label)) for first, stop, label in json.loads(unpacked(marks))] if marks else []
     )
     if any(not 0 <= first <= stop <= rows for first, stop, _ in listed):
         raise ValueError("a mark lies outside its block")
@@ -413,35 +322,3 @@ def _unblock(body: bytes, about: Series, start: int) -> Series:
         start_s=about.start_s if about.start_s is None or about.rate_hz <= 0 else about.start_s + start / about.rate_hz,
         marks=tuple(Mark(first, stop, label) for first, stop, label in listed),
     )
-
-
-def _how(data: _Reader) -> tuple[int, Any]:
-    """Of a channel: how many planes it has, and what makes its samples of them."""
-    kind = data.take(1)[0]
-    holes, kind = kind // HOLES, kind % HOLES
-    if holes > 1:
-        raise ValueError("a channel of an unknown kind")
-    base, factor, table = 0, 1, np.zeros(0, np.int64)
-    if kind in (CONSTANT, PLAIN, NUMBERED):
-        base = data.zigzag()
-    if kind in (PLAIN, NUMBERED):
-        factor = data.varint()
-    if kind == NUMBERED:
-        steps, inner = [0], _Reader(_unpacked(data.take(data.varint())))
-        while inner.at < len(inner.data):
-            steps.append(inner.varint())
-        table = base + factor * np.cumsum(np.array(steps, np.int64))
-
-    def made(planes: list[Integers], rows: int) -> Integers:
-        own = planes[holes:]
-        if kind == CONSTANT:
-            values = np.full(rows, base, np.int64)
-        elif kind == PLAIN:
-            values = base + factor * own[0]
-        elif kind == NUMBERED:
-            values = table[own[0]]
-        else:
-            values = ((own[0].astype(np.uint64) << np.uint64(32)) | own[1].astype(np.uint64)).astype(np.int64)
-        return np.where(planes[0] != 0, MISSING, values) if holes else values
-
-    return holes + {CONSTANT: 0, PLAIN: 1, NUMBERED: 1, WIDE: 2}[kind], made

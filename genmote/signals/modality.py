@@ -12,12 +12,11 @@ from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.registry import near
 from genmote.signals import recordings, synthetic
-from genmote.signals.kinds import Frames, Records, Series, Signal
+from genmote.signals.kinds import Signal
 from genmote.spec import from_toml, setting
 
 FOLDER = Path(__file__).parent / "modalities"
 Kind = Literal["series", "records", "frames"]
-KINDS: dict[Kind, type[Signal]] = {"series": Series, "records": Records, "frames": Frames}
 Domain = Literal[
     "mobile networks", "autonomous vehicles", "metaverse", "robotics", "health care", "cybersecurity", "home"
 ]

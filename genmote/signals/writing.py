@@ -51,7 +51,6 @@ def _csv(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
         if not done:
             heads = [f"{c} ({u})" if u else c for c, u in zip(piece.channels, piece.units, strict=True)]
             rows.writerow(["time (s)", *heads])
-        if not done:
             began = piece.start_s or 0.0
         times = piece.times_s
         if times is None:

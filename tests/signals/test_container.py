@@ -12,6 +12,7 @@ import pytest
 
 from genmote.errors import SignalError
 from genmote.signals import container, modality, reading, writing
+from genmote.signals._planes import varint
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series
 
 DRAW = np.random.default_rng(11)
@@ -236,15 +237,15 @@ def chunked(*chunks: tuple[bytes, bytes]) -> bytes:
     """A file with sound checksums, whatever is in it."""
     whole = bytearray(b"GMSC\x01")
     for kind, body in chunks:
-        whole += kind + container._varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body))
+        whole += kind + varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body))
     return bytes(whole)
 
 
 HEAD = zlib.compress(b'{"name":"s","rate":1,"channels":["a"],"units":"V","step":1}')
 MARK = zlib.compress(b'[[1e999,2,"a"]]')
-BLOCK_START = container._varint(3) + bytes(4)
+BLOCK_START = varint(3) + bytes(4)
 HOSTILE = {
-    "rows": [(b"S", HEAD), (b"B", container._varint(1 << 21) + bytes(4) + b"\x01\x00\x01\x00\x00")],
+    "rows": [(b"S", HEAD), (b"B", varint(1 << 21) + bytes(4) + b"\x01\x00\x01\x00\x00")],
     "a bomb": [(b"S", zlib.compress(b'{"name":"' + b" " * (1 << 26) + b'"}'))],
     "deep": [(b"S", zlib.compress(b"[" * 200_000))],
     "labels": [(b"S", zlib.compress(b'{"name":"s","rate":1,"channels":["a"],"step":1,"labels":[1]}'))],

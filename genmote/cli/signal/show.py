@@ -10,7 +10,6 @@ repaired is told. Files of any length are read a piece at a time; the picture is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +86,7 @@ class Summary:
     def __init__(self, piece: Signal) -> None:
         from genmote.signals.kinds import Records
 
-        self.first, self.count, self.pieces = piece, 0, 0
+        self.first, self.count = piece, 0
         self.names = [f.name for f in piece.fields] if isinstance(piece, Records) else list(piece.channels)
         self.low, self.high = np.full(len(self.names), np.inf), np.full(len(self.names), -np.inf)
         self.sum, self.there = np.zeros(len(self.names)), np.zeros(len(self.names), np.int64)
@@ -195,7 +194,7 @@ class Summary:
             "from_s": self.times[0] if self.times else first.start_s if isinstance(first, Series) else None,
             "to_s": self.times[1] if self.times else None,
             "exact": isinstance(first, Series) and first.grid is not None,
-            "labels": json.loads(json.dumps(first.labels)),
+            "labels": dict(first.labels),
             "channels": channels,
         }
 
