@@ -78,6 +78,11 @@ class Codec:
         """How far off a decoded value may be: by channel or field, for values within what was fitted."""
         raise NotImplementedError
 
+    def ordered(self) -> list[tuple[int, int]]:
+        """Codes [start, stop) that stand for numbers in ascending order: what a model learns of one holds for its
+        neighbours."""
+        return []
+
     @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2].replace("_", "-")

@@ -94,6 +94,9 @@ class Bins(Codec):
     def size(self) -> int:
         return _digits.size(self.settings.bins) if self.settings.exact else self.scale.bins + 1
 
+    def ordered(self) -> list[tuple[int, int]]:
+        return [(0, self.settings.bins)]
+
     def error(self) -> dict[str, Bound]:
         """None of whole numbers; else by the channel's name."""
         titles = self.head.titles()

@@ -146,6 +146,13 @@ class Fields(Codec):
     def size(self) -> int:
         return self._starts[-1]
 
+    def ordered(self) -> list[tuple[int, int]]:
+        return [
+            (start, stop)
+            for (start, stop), way in zip(pairwise(self._starts), self.ways, strict=True)
+            if way in ("near", "log")
+        ]
+
     def error(self) -> dict[str, Bound]:
         """By field; of `time step`, of each step."""
         return {column.name: column.bound(self.settings.spell) for column in self.columns}

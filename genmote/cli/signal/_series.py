@@ -1,0 +1,86 @@
+"""What the jobs of a generator share on the command line: one series out of a file, and files of what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genmote.errors import SpecError
+
+if TYPE_CHECKING:
+    from genmote.generator.model import Generator
+    from genmote.signals.kinds import Series, Signal
+
+ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
+
+
+def ending(path: Path | None) -> list[str]:
+    """Faults of an output's name."""
+    if path is not None and path.suffix.lower() not in ENDINGS:
+        return [f"output={path}: wanted a name that ends in {', '.join(ENDINGS)}"]
+    return []
+
+
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """Labels such as ``class=normal``."""
+    found = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            raise SpecError(f"label {word!r}: wanted NAME=VALUE, such as class=normal")
+        found[key] = value
+    return found
+
+
+def fitting(model: Generator, signal: Signal) -> Signal:
+    """The signal as the model knows it: its channels alone, and of the modality that it was trained on."""
+    from dataclasses import replace
+
+    from genmote.generator.material import chosen
+    from genmote.signals.header import MODALITY
+    from genmote.signals.kinds import Series
+
+    head = model.codec.head
+    if isinstance(signal, Series) and model.codec.KIND is Series:
+        known = [name for name in signal.channels if name in head.channels]
+        if known and len(known) < len(signal.channels):
+            signal = chosen(signal, known)
+    if head.modalities and signal.labels.get(MODALITY) not in head.modalities:
+        signal = replace(signal, labels={**signal.labels, MODALITY: head.modalities[0]})
+    return signal
+
+
+def series(model: Generator, path: Path, reader: str | None, number: int, notes: list[str]) -> Series:
+    """The series of that number (from 1) in a file. SpecError where it has none such."""
+    from genmote.signals import reading
+    from genmote.signals.kinds import Series
+
+    found = reading.read(path, reader=reader, notes=notes)
+    if not 1 <= number <= len(found):
+        raise SpecError(f"number={number}: {path} has {len(found)} signals")
+    one = fitting(model, found[number - 1])
+    if not isinstance(one, Series):
+        raise SpecError(f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for series")
+    return one
+
+
+def save(path: Path, signals: Sequence[Signal]) -> list[Path]:
+    """Write signals to a file by its ending: .csv and .wav, and .gmsc for series, .jsonl for records too."""
+    from genmote.signals import container, writing
+    from genmote.signals.kinds import Records, Series
+
+    if path.suffix.lower() == ".jsonl":
+        from genmote.generator.rows import write
+
+        write(path, signals)
+        return [path]
+    wrong = [signal.name for signal in signals if not isinstance(signal, Series)]
+    if wrong:
+        kind = "records" if all(isinstance(signal, Records) for signal in signals) else "frames"
+        raise SpecError(f"{path}: {kind} are written as .jsonl; name such a file")
+    all_series = [signal for signal in signals if isinstance(signal, Series)]
+    if path.suffix.lower() == ".gmsc":
+        container.write(path, all_series)
+        return [path]
+    return [made for made, _ in writing.write(path, all_series)]

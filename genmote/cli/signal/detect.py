@@ -1,0 +1,118 @@
+"""Find what is unlike what a model knows: samples or rows that it holds unlikely.
+
+    genmote signal detect sensor.gguf today.csv --clean yesterday.csv --svg today.svg
+    genmote signal detect sensor.gguf today.csv --threshold 4.2 -o scores.csv
+
+A score is how unlikely a sample was, in nats, averaged over the last --smooth samples. The threshold is one that a part
+--quantile of a clean recording stays below. Files are read in pieces, in constant memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from genmote.cli._output import Bar, Output, check_place, columns, note, save
+from genmote.cli.signal import _series
+from genmote.spec import dataclass, setting
+
+SHOWN = 20  # stretches that are printed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    model: Path = setting("a model that genmote signal train made", positional=True)
+    file: Path = setting("a recording to look at", positional=True)
+    clean: Path | None = setting("a recording in which nothing is wrong, to set the threshold by", default=None)
+    threshold: float | None = setting("a score above which a sample is told", default=None)
+    quantile: float = setting("part of the clean samples that stay below the threshold", default=0.999)
+    smooth: int = setting("samples that a score is averaged over", default=8)
+    reader: str | None = setting("the reader of the recordings", default=None)
+    output: Path | None = setting("a table of all scores (.csv)", default=None, short="-o")
+    svg: Path | None = setting("a picture of it", default=None)
+    threads: int | None = setting("threads (default: one a core)", default=None)
+
+    def faults(self) -> Iterable[str]:
+        if (self.clean is None) == (self.threshold is None):
+            yield "give either --clean (a recording to set the threshold by) or --threshold"
+        if not 0 < self.quantile < 1:
+            yield f"quantile={self.quantile}: use one between 0 and 1, such as 0.999"
+        if self.smooth < 1:
+            yield f"smooth={self.smooth}: use 1 or more"
+
+
+def run(settings: Settings, out: Output) -> None:
+    import numpy as np
+
+    from genmote.generator import detect, pictures
+    from genmote.generator.model import Generator
+    from genmote.signals import reading
+
+    for path, option in ((settings.output, "--output"), (settings.svg, "--svg")):
+        if path is not None:
+            check_place(path, option)
+    model = Generator.load(settings.model, threads=settings.threads)
+    notes: list[str] = []
+    threshold = settings.threshold
+    if settings.clean is not None:
+        clean = [_series.fitting(model, s) for s in reading.read(settings.clean, reader=settings.reader, notes=notes)]
+        threshold = detect.threshold(model, clean, settings.quantile, settings.smooth)
+    assert threshold is not None
+    names: list[str] = []
+    scores: list[Any] = []
+    first: dict[str, Any] = {}
+    with Bar(unit_bytes=False, late=True) as bar:
+        detector = None
+        for piece in reading.pieces(settings.file, reader=settings.reader, notes=notes):
+            piece = _series.fitting(model, piece)
+            if detector is None or names[-1] != piece.name:
+                detector = detect.Detector(model, threshold, settings.smooth)
+                names.append(piece.name)
+                scores.append([])
+                first[piece.name] = piece
+            scores[-1].append(detector.push(piece).scores)
+            bar("looking", sum(len(part) for each in scores for part in each), 0)
+    for line in notes:
+        note(line)
+    joined = [np.concatenate(each) for each in scores]
+    found = [
+        {"signal": name, **stretch}
+        for name, each in zip(names, joined, strict=True)
+        for stretch in _above(each, threshold)
+    ]
+    count = sum(len(each) for each in joined)
+    values: dict[str, Any] = {
+        "threshold": threshold,
+        "samples": count,
+        "above": int(sum((each > threshold).sum() for each in joined)),
+        "stretches": found,
+        "notes": notes,
+    }
+    text = f"{values['above']} of {count} samples above {threshold:.3f}, in {len(found)} stretches"
+    if found:
+        rows = [[str(f["signal"]), str(f["start"]), str(f["stop"]), f"{f['highest']:.2f}"] for f in found[:SHOWN]]
+        text += "\n\n" + columns([["signal", "from", "to", "highest"], *rows])
+        text += f"\n… {len(found) - SHOWN} more; --json tells of all" if len(found) > SHOWN else ""
+    if settings.output is not None:
+        lines = ["signal,sample,score"]
+        lines += [f'"{n}",{at},{s:.5g}' for n, each in zip(names, joined, strict=True) for at, s in enumerate(each)]
+        save(settings.output, "\n".join(lines) + "\n", "--output")
+        values["path"] = settings.output
+        text += f"\n{settings.output}"
+    if settings.svg is not None and joined:
+        save(settings.svg, pictures.detected(first[names[0]], joined[0], threshold), "--svg")
+        values["svg"] = settings.svg
+        text += f"\n{settings.svg}"
+    out.result(values, text)
+
+
+def _above(scores: Any, threshold: float) -> list[dict[str, Any]]:
+    """Stretches [start, stop) of samples above a threshold."""
+    from genmote.generator.material import runs
+
+    found = []
+    for start, stop, word in runs(["above" if score > threshold else "" for score in scores]):
+        if word:
+            found.append({"start": start, "stop": stop, "highest": round(float(scores[start:stop].max()), 4)})
+    return found

@@ -1,0 +1,102 @@
+"""Forecast how a series goes on: the median of many ways that it may, and between what it will lie.
+
+    genmote signal forecast sensor.gguf recording.csv --steps 48 -o next.csv --svg next.svg
+
+The file has a column for each channel and quantile. Without -o a table is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from genmote.cli._output import Output, check_place, columns, note, save
+from genmote.cli.signal import _series
+from genmote.spec import dataclass, setting
+
+SHOWN = 24  # steps that are printed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    model: Path = setting("a model that genmote signal train made", positional=True)
+    file: Path = setting("a recording to go on from", positional=True)
+    steps: int = setting("samples to foretell", default=64)
+    quantiles: tuple[float, ...] = setting("quantiles to tell", default=(0.1, 0.5, 0.9))
+    paths: int = setting("ways that are drawn", default=64)
+    number: int = setting("which of the file's series, from 1", default=1)
+    seed: int = setting("seed: the same one gives the same forecast", default=0)
+    reader: str | None = setting("the reader of the recording", default=None)
+    output: Path | None = setting("a table of it (.csv)", default=None, short="-o")
+    svg: Path | None = setting("a picture of it", default=None)
+    threads: int | None = setting("threads (default: one a core)", default=None)
+
+    def faults(self) -> Iterable[str]:
+        if self.steps < 1 or self.paths < 1:
+            yield f"steps={self.steps}, paths={self.paths}: use 1 or more"
+        if not self.quantiles or not all(0 < q < 1 for q in self.quantiles):
+            yield f"quantiles={self.quantiles}: use numbers between 0 and 1, such as 0.1 0.5 0.9"
+        if self.output is not None and self.output.suffix.lower() != ".csv":
+            yield f"output={self.output}: wanted a name that ends in .csv"
+        if self.seed < 0:
+            yield f"seed={self.seed}: use 0 or more"
+
+
+def run(settings: Settings, out: Output) -> None:
+    import time
+
+    from genmote.generator.model import Generator
+    from genmote.generator.pictures import forecast as drawn
+
+    for path, option in ((settings.output, "--output"), (settings.svg, "--svg")):
+        if path is not None:
+            check_place(path, option)
+    model = Generator.load(settings.model, threads=settings.threads)
+    notes: list[str] = []
+    history = _series.series(model, settings.file, settings.reader, settings.number, notes)
+    started = time.perf_counter()
+    found = model.forecast(history, settings.steps, paths=settings.paths, seed=settings.seed)
+    seconds = time.perf_counter() - started
+    for line in notes:
+        note(line)
+    levels = tuple(sorted(settings.quantiles))
+    table = found.quantiles(levels)  # (Q, T, C)
+    series = found.series
+    times = series.times_s
+    if times is None:
+        times = (series.start_s or len(history) / history.rate_hz) + _steps(len(series)) / series.rate_hz
+    names = [f"{channel} {q:g}" for channel in series.channels for q in levels]
+    rows = [
+        [f"{times[t]:.9g}", *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels)))]
+        for t in range(len(series))
+    ]
+    values: dict[str, Any] = {
+        "times_s": [float(t) for t in times],
+        "quantiles": {
+            channel: {f"{q:g}": table[n, :, c].tolist() for n, q in enumerate(levels)}
+            for c, channel in enumerate(series.channels)
+        },
+        "paths": settings.paths,
+        "seconds": round(seconds, 4),
+        "notes": notes,
+    }
+    text = columns([["time (s)", *names], *rows[:SHOWN]])
+    if len(rows) > SHOWN:
+        text += f"\n… {len(rows) - SHOWN} more; -o writes all"
+    if settings.output is not None:
+        body = "\n".join(",".join(f'"{c}"' if "," in c else c for c in row) for row in [["time (s)", *names], *rows])
+        save(settings.output, body + "\n", "--output")
+        values["path"] = settings.output
+        text = f"{settings.output} ({len(rows)} steps, {settings.paths} ways in {seconds:.2f} s)"
+    if settings.svg is not None:
+        save(settings.svg, drawn(history, found), "--svg")
+        values["svg"] = settings.svg
+        text += f"\n{settings.svg}"
+    out.result(values, text)
+
+
+def _steps(count: int) -> Any:
+    import numpy as np
+
+    return np.arange(count)

@@ -1,0 +1,68 @@
+"""Train a small generator on recordings: one model for generate, forecast, impute and detect.
+
+    genmote signal train my_sensor.csv -o sensor.gguf
+    genmote signal train recordings/ -o ecg.gguf --channels II --modality ecg --minutes 20
+    genmote signal train more.csv -o better.gguf --from sensor.gguf
+
+Some recordings, or the end of each where there are few, are held out to judge by; training stops when it gets no
+better on them. A run that was killed goes on where it was when it is started again. Needs the extra `workbench`; to run
+the model needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.generator.train import Training
+from genmote.spec import dataclass, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Training):
+    files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
+    output: Path = setting("the model file to write (.gguf)", short="-o")
+    label: str | None = setting("a channel or field that is said of the samples: taken out, a label", default=None)
+    channels: tuple[str, ...] = setting("of series, only these channels", default=())
+    modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
+    reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)
+
+    def faults(self) -> Iterable[str]:
+        yield from super().faults()
+        if self.output.suffix.lower() != ".gguf":
+            yield f"output={self.output}: wanted a name that ends in .gguf"
+
+
+def run(settings: Settings, out: Output) -> None:
+    from dataclasses import fields
+
+    from genmote.generator import card, material
+    from genmote.generator.train import train
+
+    check_place(settings.output, "--output")
+    notes: list[str] = []
+    with Bar(unit_bytes=False) as bar:
+        signals = material.read(
+            settings.files,
+            reader=settings.reader,
+            label=settings.label,
+            channels=settings.channels,
+            modality=settings.modality,
+            notes=notes,
+            progress=bar,
+        )
+        chosen = {field.name: getattr(settings, field.name) for field in fields(Training)}
+        if settings.label is not None:
+            signals = material.cut(signals, settings.label)
+            chosen["labels"] = tuple(dict.fromkeys((*settings.labels, settings.label)))
+        made = train(signals, settings.output, Training(**chosen), notes=notes, progress=bar)
+    for line in notes:
+        note(line)
+    page = settings.output.with_suffix(".md")
+    save(page, card.page(made), "--output")
+    values: dict[str, Any] = {"path": settings.output, "size_bytes": settings.output.stat().st_size, "card": page}
+    out.result(
+        {**values, **made, "notes": notes}, f"{settings.output} ({size(values['size_bytes'])})\n{card.text(made)}"
+    )

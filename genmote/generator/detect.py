@@ -1,0 +1,141 @@
+"""What is unlike what the model knows: how unlikely each sample or row was, and a threshold from a clean stretch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError, SpecError
+from genmote.generator.layout import Rows, joined
+from genmote.generator.walk import embedded
+from genmote.ops.protocol import Span
+from genmote.signals.kinds import Series, Signal
+
+if TYPE_CHECKING:
+    from genmote.generator.model import Generator
+
+CHUNK = 256  # rows that are run at once
+Floats = NDArray[np.float32]
+
+
+class Scorer:
+    """Nats of each sample or row (mean over a sample's channels, sum over a row's fields), piece after piece. A number
+    outside of what the codec was fitted on is as unlikely as its edge, and more so the further it lies out."""
+
+    def __init__(self, model: Generator) -> None:
+        self.model = model
+        self.cache: Any = None
+        self.header: Rows | None = None
+        self.kept: Rows | None = None  # the latest rows, to go on from when the context is full
+        self.logits: Floats | None = None  # (V,) of the next token, but not knowing yet what it is of
+
+    def push(self, piece: Signal) -> Floats:
+        """(n,) of a piece that goes on from the one before."""
+        layout = self.model.layout
+        header = layout.header(piece)
+        if self.header is None or not np.array_equal(header.tokens, self.header.tokens):
+            self.header, self.kept = header, None
+        if not len(piece):
+            return np.zeros(0, np.float32)
+        rows = layout.rows(piece)
+        starts = layout.starts(piece, rows)
+        nats = self._nats(rows)
+        sums = np.add.reduceat(nats, starts[:-1])
+        if isinstance(piece, Series):
+            sums = sums / np.diff(starts)
+            sums += self._outside(piece)
+        return np.asarray(sums, np.float32)
+
+    def _nats(self, rows: Rows) -> Floats:
+        """(n,) of tokens that follow those before."""
+        assert self.header is not None
+        context = self.model.layout.context
+        fresh = (context - len(self.header)) // 2
+        found: list[Floats] = []
+        at = 0
+        while at < len(rows):
+            past = self.kept[max(0, len(self.kept) - fresh) :] if self.kept is not None else rows[:0]
+            part = rows[at : at + context - len(self.header) - len(past)]
+            found.append(self._pass(joined([self.header, past]), part))
+            kept = joined([past, part])
+            self.kept = kept[max(0, len(kept) - fresh) :]
+            at += len(part)
+        return np.concatenate(found)
+
+    def _pass(self, before: Rows, part: Rows) -> Floats:
+        decoder = self.model.decoder
+        everything = joined([before, part])
+        tokens, asks = everything.tokens[:-1], everything.asks[1:]
+        cache = decoder.cache(self.model.layout.context)
+        found = np.zeros(len(part), np.float32)
+        first = len(before) - 1
+        for at in range(0, len(tokens), CHUNK):
+            stop = min(at + CHUNK, len(tokens))
+            x = embedded(decoder, tokens[at:stop], asks[at:stop])
+            wanted = list(range(max(first, at) - at, stop - at))
+            logits = decoder.forward(x, [Span(cache, 0, len(x))], logits=wanted or None)
+            if logits is None:
+                continue
+            logits = logits[:, self.model.layout.codec.head.size :]  # what is no header's
+            targets = everything.tokens[max(first, at) + 1 : stop + 1] - self.model.layout.codec.head.size
+            top = logits.max(axis=1, keepdims=True)
+            total = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+            found[max(first, at) - first : stop - first] = total - logits[np.arange(len(targets)), targets]
+        return found
+
+    def _outside(self, piece: Series) -> Floats:
+        """(n,) what is added for numbers beyond the codec's range: by how many of its bins."""
+        scale = getattr(self.model.codec, "scale", None)
+        extra = np.zeros(piece.values.shape, np.float64)
+        if scale is None or not self.model.layout.steady:
+            return np.zeros(len(piece), np.float32)
+        for n, at in enumerate(self.model.codec.head.positions(piece)):
+            low, high = float(scale.edges[at, 0]), float(scale.edges[at, -1])
+            wide = max((high - low) / scale.bins, 1e-30)
+            values = np.nan_to_num(piece.values[:, n].astype(np.float64), nan=low)
+            beyond = np.maximum(np.maximum(low - values, values - high), 0)
+            extra[:, n] = np.log1p(beyond / wide)
+        return np.asarray(extra.mean(axis=1), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """(n,) each: smoothed scores, and which of them are above the threshold."""
+
+    scores: Floats
+    alarms: NDArray[np.bool_]
+
+
+class Detector:
+    """Scores, averaged over the last `smooth` samples, against a threshold."""
+
+    def __init__(self, model: Generator, threshold: float, smooth: int = 1) -> None:
+        if smooth < 1:
+            raise SpecError(f"smooth={smooth}: use 1 or more")
+        self.scorer, self.threshold, self.smooth = model.scorer(), threshold, smooth
+        self._last = np.zeros(0)
+
+    def push(self, piece: Signal) -> Found:
+        """Of a piece that goes on from the one before."""
+        own = self.scorer.push(piece).astype(np.float64)
+        both = np.concatenate([self._last, own])
+        sums = np.cumsum(np.concatenate([[0.0], both]))
+        at = np.arange(len(self._last) + 1, len(both) + 1)
+        begin = np.maximum(0, at - self.smooth)
+        scores = ((sums[at] - sums[begin]) / (at - begin)).astype(np.float32)
+        self._last = both[max(0, len(both) - self.smooth + 1) :] if self.smooth > 1 else both[:0]
+        return Found(scores, scores > self.threshold)
+
+
+def threshold(model: Generator, clean: list[Signal], quantile: float = 0.999, smooth: int = 1) -> float:
+    """The score that a part `quantile` of a clean stretch stays below."""
+    if not 0 < quantile < 1:
+        raise SpecError(f"quantile={quantile}: use one between 0 and 1, such as 0.999")
+    found = [Detector(model, np.inf, smooth).push(signal).scores for signal in clean]
+    scores = np.concatenate(found) if found else np.zeros(0, np.float32)
+    if len(scores) < 20:
+        raise SignalError(f"{len(scores)} clean samples: wanted at least 20 to set a threshold by")
+    return float(np.quantile(scores, quantile))

@@ -1,0 +1,175 @@
+"""Signals out of nothing, or out of how one begins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError, SpecError
+from genmote.fetch import Progress
+from genmote.generator.layout import ASKS, Rows
+from genmote.generator.walk import Walk, sampled
+from genmote.signals.coding import About
+from genmote.signals.header import END
+from genmote.signals.kinds import Records, Series, Signal
+
+if TYPE_CHECKING:
+    from genmote.generator.model import Generator
+
+BATCH = 32  # signals that are made at once
+
+
+def generate(
+    model: Generator,
+    count: int,
+    steps: int | None,
+    labels: dict[str, str],
+    prefix: Signal | None,
+    seed: int,
+    temperature: float,
+    progress: Progress,
+) -> list[Signal]:
+    """What `Generator.generate` does."""
+    if count < 1 or (steps is not None and steps < 1) or not 0 <= temperature < 100:
+        raise SpecError(f"count={count}, steps={steps}, temperature={temperature}: use 1 or more, and 0 to 100")
+    draw = np.random.default_rng(seed)
+    found: list[Signal] = []
+    for at in range(0, count, BATCH):
+        progress("generating", at, count)
+        paths = min(BATCH, count - at)
+        if model.layout.steady:
+            made = _series(model, paths, steps, labels, prefix, draw, temperature)
+        else:
+            made = _others(model, paths, steps, labels, prefix, draw, temperature)
+        found += [
+            replace(signal, name=f"{model.card.get('name', 'signal')}-{at + n + 1}") for n, signal in enumerate(made)
+        ]
+    progress("generating", count, count)
+    return found
+
+
+def _series(
+    model: Generator,
+    paths: int,
+    steps: int | None,
+    labels: dict[str, str],
+    prefix: Signal | None,
+    draw: np.random.Generator,
+    temperature: float,
+) -> list[Signal]:
+    layout = model.layout
+    if prefix is not None and not isinstance(prefix, Series):
+        raise SignalError(f"{prefix.name}: is no series, and the model is of series")
+    begun = model.empty(labels) if prefix is None else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+    header, rows = layout.header(begun), layout.rows(begun)
+    channels = len(begun.channels)
+    whole = steps is not None
+    wanted = steps if steps is not None else (layout.context - len(header)) // channels - len(begun)
+    if wanted < 1:
+        raise SignalError(f"{begun.name}: as long as the model sees at once; tell how many steps with --steps")
+    asks = layout.asks(begun, _later(model, begun, wanted), np.zeros(wanted, np.int32))  # (wanted * C, ASKS)
+    walk = Walk(model.decoder, layout, header, rows, asks[0], paths)
+    allowed = np.zeros(layout.vocabulary, bool)
+    allowed[layout.codec.head.size : layout.codec.vocabulary] = True
+    ends = np.full(paths, wanted)
+    living = np.arange(paths)
+    made = np.full((paths, wanted * channels), -1, np.int64)
+    for n in range(wanted * channels):
+        allowed[END] = not whole and n > 0 and n % channels == 0
+        tokens = sampled(walk.logits, allowed, draw, temperature)
+        if allowed[END] and (tokens == END).any():
+            done = tokens == END
+            ends[living[done]] = n // channels
+            living, tokens = living[~done], tokens[~done]
+            if not len(living):
+                break
+            walk.keep(~done)
+        made[living, n] = tokens
+        if n + 1 < wanted * channels:
+            walk.put(tokens, asks[n], asks[n + 1])
+    about = About(begun.name, begun.channels, begun.units, begun.rate_hz or 1.0, begun.labels)
+    found: list[Signal] = []
+    for path in range(paths):
+        said = np.concatenate([rows.tokens, made[path, : ends[path] * channels]])
+        found.append(layout.codec.decode(said.astype(np.int32), about))
+    return found
+
+
+def _later(model: Generator, begun: Series, steps: int) -> NDArray[np.float64] | None:
+    """(steps,) seconds since 1970 of what goes on after a series; None where that is not known or not asked."""
+    known = model.layout.times(begun)
+    if known is None:
+        return None
+    each = 1 / begun.rate_hz if begun.rate_hz > 0 else float(np.median(np.diff(known))) if len(known) > 1 else 1.0
+    return np.asarray(known[-1] + each * (1 + np.arange(steps)))
+
+
+def _others(
+    model: Generator,
+    paths: int,
+    steps: int | None,
+    labels: dict[str, str],
+    prefix: Signal | None,
+    draw: np.random.Generator,
+    temperature: float,
+) -> list[Signal]:
+    """Of a codec whose tokens are not each a sample: rows, frames, exact numbers."""
+    layout, codec = model.layout, model.codec
+    nothing = np.full(ASKS, -1, np.int32)
+    about: Any = None
+    if prefix is not None:
+        begun = replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+        header, rows = layout.header(begun), layout.rows(begun)
+    else:
+        begun = None
+        header = Rows(*_head(model, labels))
+        rows = Rows(np.zeros(0, np.int32), np.zeros((0, ASKS), np.int32))
+    row = codec.head.size  # ROW or FRAME: what a row begins with
+    most = layout.context - len(header) if steps is None else max(layout.context, 4096 * steps)
+    allowed = np.zeros(layout.vocabulary, bool)
+    allowed[row : codec.vocabulary] = True
+    walk = Walk(model.decoder, layout, header, rows, nothing, paths)
+    texts: list[list[int]] = [[] for _ in range(paths)]
+    counts = np.zeros(paths, int)
+    living = np.arange(paths)
+    for n in range(most):
+        allowed[END] = steps is None and n > 0
+        tokens = sampled(walk.logits, allowed, draw, temperature)
+        counts[living] += tokens == row
+        done = (tokens == END) | ((counts[living] > steps) if steps is not None else False)
+        if done.any():
+            living, tokens = living[~done], tokens[~done]
+            if not len(living):
+                break
+            walk.keep(~done)
+        for path, token in zip(living.tolist(), tokens.tolist(), strict=True):
+            texts[path].append(token)
+        walk.put(tokens, nothing, nothing)
+    about = codec.head.about(header.tokens)
+    start = None
+    if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
+        start = float(prefix.times_s[0])
+    about = replace(about, name="signal", start_s=start, rate_hz=about.rate_hz or 1.0)
+    return [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
+
+
+def _head(model: Generator, labels: dict[str, str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """A header for a signal that is not there yet: the first modality, rate and all channels that the codec knows."""
+    from genmote.signals.header import FIRST, MODALITY, START
+
+    head = model.codec.head
+    said = model.labels(labels)
+    tokens = [START]
+    if head.modalities:
+        tokens.append(FIRST + head.modalities.index(said.get(MODALITY, head.modalities[0])))
+    at = FIRST + len(head.modalities)
+    if model.codec.KIND is Series:
+        tokens += [at] if len(head.rates_hz) else []
+        tokens += [at + len(head.rates_hz) + n for n in range(len(head.channels))]
+    at += len(head.rates_hz) + len(head.channels)
+    pairs = list(zip(head.label_keys, head.label_values, strict=True))
+    tokens += [at + pairs.index((key, said[key])) for key in dict.fromkeys(head.label_keys) if key in said]
+    return np.array(tokens, np.int32), np.full((len(tokens), ASKS), -1, np.int32)

@@ -1,0 +1,180 @@
+"""How a signal becomes what a generator's decoder reads: tokens, and beside each what it is a token of.
+
+A model of codec tokens alone has to count: in twelve interleaved channels it must find out whose turn it is. So each
+row of the decoder is the embedding of a token plus those of its *asks*: tokens, too, that tell what the next one will
+be of. There are four, each of which may be absent (-1): the channel; how many steps are left of a gap that is filled
+in; the hour; and the day of the week, where recordings have dates and are slow enough for that to matter.
+
+A gap is filled in as what goes on from before it, with what comes after it told first: header, AFTER, what follows the
+gap, BEFORE, what precedes it, and then the gap (in the manner of Bavarian et al. 2022, arXiv 2207.14255, their SPM).
+
+The vocabulary is the codec's, then AFTER, BEFORE, and the asks' own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError
+from genmote.signals.codecs.bins import Bins
+from genmote.signals.coding import Codec
+from genmote.signals.header import FIRST
+from genmote.signals.kinds import Records, Series, Signal
+
+ASKS = 4  # channel, steps left, hour, day of the week
+CHANNEL, LEFT, HOUR, DAY = range(ASKS)
+NEAR, LEFTS = 16, 32  # steps left that have a token each; tokens for steps left
+DATED = 1e8  # times below this are seconds since a recording's start, not since 1970
+SLOWEST, FASTEST = 86400.0, 10.0  # seconds from step to step between which the hour matters
+Int = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Tokens (n,), and what each is of: asks (n, ASKS), -1 where there is none."""
+
+    tokens: Int
+    asks: Int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Rows(self.tokens[part], self.asks[part])
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    return Rows(np.concatenate([part.tokens for part in parts]), np.concatenate([part.asks for part in parts]))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """`clock`: the hour and the day are asked. `context`: rows that the decoder was trained for."""
+
+    codec: Codec
+    clock: bool
+    context: int
+
+    @property
+    def after(self) -> int:
+        return self.codec.vocabulary
+
+    @property
+    def before(self) -> int:
+        return self.codec.vocabulary + 1
+
+    @property
+    def _lefts(self) -> int:
+        return self.codec.vocabulary + 2
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return self._lefts + LEFTS + (24 + 7 if self.clock else 0)
+
+    @property
+    def steady(self) -> bool:
+        """Whether each sample of each channel is one token, so that steps can be counted."""
+        return isinstance(self.codec, Bins) and not self.codec.settings.exact
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Tokens [start, stop) whose neighbours mean nearly the same: what is learnt of one holds for others."""
+        head = self.codec.head.size
+        found = [(head + start, head + stop) for start, stop in self.codec.ordered()]
+        return [*found, (self._lefts, self._lefts + LEFTS)]
+
+    @cached_property
+    def allowed(self) -> NDArray[np.bool_]:
+        """(V,) tokens that the codec reads."""
+        said = np.zeros(self.vocabulary, bool)
+        said[self.codec.head.size : self.codec.vocabulary] = True
+        return said
+
+    def header(self, signal: Signal) -> Rows:
+        tokens = self.codec.header(signal)
+        return Rows(tokens, np.full((len(tokens), ASKS), -1, np.int32))
+
+    def mark(self, token: int) -> Rows:
+        """A token that is of nothing: AFTER, BEFORE, END."""
+        return Rows(np.array([token], np.int32), np.full((1, ASKS), -1, np.int32))
+
+    def rows(self, signal: Signal, notes: list[str] | None = None) -> Rows:
+        """The signal's tokens, without a header."""
+        tokens = self.codec.encode(signal, notes)
+        if isinstance(signal, Series) and self.steady:
+            return Rows(tokens, self.asks(signal, self.times(signal)))
+        return Rows(tokens, np.full((len(tokens), ASKS), -1, np.int32))
+
+    def starts(self, signal: Signal, rows: Rows) -> NDArray[np.int64]:
+        """(T + 1,) where each sample or row begins in the signal's tokens, and where the last ends. SignalError for a
+        codec whose tokens cannot be told apart so."""
+        if isinstance(signal, Series) and self.steady:
+            return np.arange(len(signal) + 1) * len(signal.channels)
+        if not isinstance(signal, Records):
+            raise SignalError(
+                f"{signal.name}: codec {self.codec.name} has no tokens of single samples; train with --codec bins"
+            )
+        begins = np.flatnonzero(rows.tokens == self.codec.head.size)  # ROW is the first code of such codecs
+        return np.append(begins, len(rows))
+
+    def times(self, signal: Signal) -> NDArray[np.float64] | None:
+        """(T,) seconds since 1970 of each sample, where they are known and asked for."""
+        return dates(signal) if self.clock else None
+
+    def asks(self, signal: Series, times: NDArray[np.float64] | None, left: Int | None = None) -> Int:
+        """(T * C, ASKS) of a series of T samples; `left` (T,): how many steps are left of a gap, 0 where there is
+        none."""
+        positions = np.array(self.codec.head.positions(signal))
+        head = self.codec.head
+        first = FIRST + len(head.modalities) + len(head.rates_hz)
+        count = len(signal) if left is None else len(left)
+        found = np.full((count, len(positions), ASKS), -1, np.int32)
+        found[:, :, CHANNEL] = first + positions
+        if left is not None:
+            found[:, :, LEFT] = np.where(left > 0, self._lefts + bucket(left), -1)[:, None]
+        if times is not None:
+            hours = self._lefts + LEFTS
+            found[:, :, HOUR] = (hours + np.floor(times / 3600).astype(np.int64) % 24)[:, None]
+            found[:, :, DAY] = (hours + 24 + (np.floor(times / 86400).astype(np.int64) + 4) % 7)[:, None]
+        return found.reshape(-1, ASKS)
+
+
+def bucket(left: Int) -> Int:
+    """Which of the LEFTS tokens stands for so many steps.
+
+    >>> bucket(np.array([1, 16, 17, 30, 100000], np.int32)).tolist()
+    [0, 15, 16, 18, 31]
+    """
+    far = NEAR + np.floor(np.log2(np.maximum(left, NEAR + 1) / NEAR) * 3)
+    return np.where(left <= NEAR, left - 1, np.minimum(far, LEFTS - 1)).astype(np.int32)
+
+
+def dates(signal: Signal) -> NDArray[np.float64] | None:
+    """(T,) seconds since 1970 of each sample of a series; None where they are not known."""
+    if not isinstance(signal, Series) or not len(signal):
+        return None
+    if signal.times_s is not None:
+        times = signal.times_s
+    elif signal.start_s is not None and signal.rate_hz > 0:
+        times = signal.start_s + np.arange(len(signal)) / signal.rate_hz
+    else:
+        return None
+    return times if float(times[0]) > DATED else None
+
+
+def slow(signals: Sequence[Signal]) -> bool:
+    """Whether all have dates, more than two days of them in all, and steps at which the hour matters."""
+    total = 0.0
+    for signal in signals:
+        times = dates(signal)
+        if times is None:
+            return False
+        if len(times) > 1 and not FASTEST <= float(np.median(np.diff(times))) <= SLOWEST:
+            return False
+        total += float(times[-1] - times[0])
+    return total > 2 * 86400

@@ -1,0 +1,164 @@
+"""What a generator is trained and judged on: files and folders as whole signals, with a column of theirs as labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError
+from genmote.fetch import Progress, quiet
+from genmote.signals import reading
+from genmote.signals.header import MODALITY
+from genmote.signals.kinds import Grid, Mark, Records, Series, Signal
+
+SIDE = (".dat", ".atr", ".txt.gz")  # files that another one names
+
+
+def files(paths: Sequence[Path]) -> list[Path]:
+    """The files in these, folders with all that is in them. SignalError for one that is not there."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [each for each in sorted(path.rglob("*")) if each.is_file() and not each.name.startswith(".")]
+            named = {each.with_suffix("") for each in inside if each.suffix == ".hea"}
+            found += [each for each in inside if each.suffix == ".hea" or each.with_suffix("") not in named]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise SignalError(f"{path}: is not there: wanted a recording or a folder of them")
+    if not found:
+        raise SignalError(f"{', '.join(map(str, paths))}: no file in it; wanted recordings")
+    return found
+
+
+def read(
+    paths: Sequence[Path],
+    *,
+    reader: str | None = None,
+    label: str | None = None,
+    channels: Sequence[str] = (),
+    modality: str | None = None,
+    notes: list[str] | None = None,
+    progress: Progress = quiet,
+) -> list[Signal]:
+    """All signals in files and folders. `label`: a channel or field that is taken out and said of the samples instead;
+    `channels`: of series, only these; `modality`: what they are of. In a folder, files that no reader knows are left
+    out and told."""
+    told: list[str] = [] if notes is None else notes
+    all_files = files(paths)
+    found: list[Signal] = []
+    for n, path in enumerate(all_files):
+        progress("reading", n, len(all_files))
+        try:
+            signals = reading.read(path, reader=reader, notes=told)
+        except SignalError as fault:
+            if path in paths:
+                raise
+            told.append(f"{fault}; left out")
+            continue
+        found += [prepared(signal, label, channels, modality) for signal in signals]
+    progress("reading", len(all_files), len(all_files))
+    if not found:
+        raise SignalError(f"{', '.join(map(str, paths))}: holds no recording that a reader knows")
+    return found
+
+
+def prepared(signal: Signal, label: str | None, channels: Sequence[str], modality: str | None) -> Signal:
+    if label is not None:
+        signal = labelled(signal, label)
+    if channels and isinstance(signal, Series):
+        signal = chosen(signal, channels)
+    if modality is not None:
+        signal = replace(signal, labels={**signal.labels, MODALITY: modality})
+    return signal
+
+
+def labelled(signal: Signal, column: str) -> Signal:
+    """The signal without a channel or field, whose values are said of it instead: as a label where they are all one,
+    and of series as marks of its stretches; of records the field stays, as `label_of` reads it."""
+    if column in signal.labels:
+        return signal
+    if isinstance(signal, Records):
+        values = [_word(value) for value in signal.column(column).tolist()]
+        labels = {**signal.labels, column: values[0]} if len(set(values)) == 1 else signal.labels
+        return replace(signal, labels=labels)
+    if not isinstance(signal, Series) or column not in signal.channels:
+        names = ", ".join(getattr(signal, "channels", ()))
+        raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names or 'none'}")
+    words = [_word(value) for value in signal.values[:, signal.channels.index(column)].tolist()]
+    rest = chosen(signal, [name for name in signal.channels if name != column])
+    if len(set(words)) == 1:
+        return replace(rest, labels={**rest.labels, column: words[0]})
+    marks = [Mark(start, stop, word) for start, stop, word in runs(words)]
+    return replace(rest, marks=(*rest.marks, *marks))
+
+
+def runs(words: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Stretches [start, stop) of one word.
+
+    >>> runs(["a", "a", "b"])
+    [(0, 2, 'a'), (2, 3, 'b')]
+    """
+    edges = [n for n in range(1, len(words)) if words[n] != words[n - 1]]
+    bounds = [0, *edges, len(words)]
+    return [(a, b, words[a]) for a, b in pairwise(bounds) if b > a]
+
+
+def chosen(series: Series, channels: Sequence[str]) -> Series:
+    """The series with these channels alone."""
+    missing = [name for name in channels if name not in series.channels]
+    if missing:
+        raise SignalError(
+            f"{series.name}: no channel {missing[0]!r}; it has {', '.join(series.channels)}: choose among them"
+        )
+    at = [series.channels.index(name) for name in channels]
+    grid = series.grid
+    return replace(
+        series,
+        values=series.values[:, at],
+        channels=tuple(channels),
+        units=tuple(series.units[n] for n in at),
+        grid=None if grid is None else Grid(grid.integers[:, at], grid.step[at], grid.zero[at]),
+    )
+
+
+def cut(signals: Sequence[Signal], label: str) -> list[Signal]:
+    """Series cut where their marks say so: each marked stretch is a series of its own, with the mark as its `label`."""
+    found: list[Signal] = []
+    for signal in signals:
+        if not isinstance(signal, Series) or label in signal.labels:
+            found.append(signal)
+            continue
+        for mark in signal.marks:
+            if mark.stop - mark.start > 1:
+                part = signal.part(mark.start, mark.stop)
+                found.append(replace(part, marks=(), labels={**part.labels, label: mark.label}))
+    return found
+
+
+def _word(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def label_of(signal: Signal, column: str) -> NDArray[np.object_]:
+    """(T,) the label of each sample or row: of the whole signal, by its marks (empty where there is none), or by its
+    field. SignalError where nothing says so."""
+    count = len(signal)
+    words = np.full(count, "", object)
+    if isinstance(signal, Records) and column in [field.name for field in signal.fields]:
+        words[:] = [_word(value) for value in signal.column(column).tolist()]
+    elif column in signal.labels:
+        words[:] = signal.labels[column]
+    elif isinstance(signal, Series) and signal.marks:
+        for mark in signal.marks:
+            words[mark.start : mark.stop] = mark.label
+    else:
+        raise SignalError(f"{signal.name}: nothing says its {column!r}: no label, mark or field is called so")
+    return words

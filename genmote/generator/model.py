@@ -1,0 +1,135 @@
+"""A generator: a small decoder over a codec's tokens, ready for its jobs. Nothing here needs PyTorch.
+
+>>> import inspect
+>>> list(inspect.signature(Generator.load).parameters)
+['path', 'threads', 'ops']
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError
+from genmote.fetch import Progress, quiet
+from genmote.generator import file as model_files
+from genmote.generator.layout import Layout
+from genmote.signals.coding import Codec
+from genmote.signals.header import MODALITY
+from genmote.signals.kinds import Series, Signal
+
+if TYPE_CHECKING:
+    from genmote.generator.detect import Scorer
+    from genmote.generator.forecast import Forecast
+    from genmote.models.decoder import Decoder
+
+LONGEST = 1 << 16  # tokens of one signal that is generated
+BATCH = 64  # signals that are generated at once
+
+
+class Generator:
+    """One model of a kind of signals, and its jobs. Methods take turns, they are not for several threads at once."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Generator:
+        """A model file that `genmote signal train` wrote. `ops`: the op set (None: the fastest here). ModelFileError
+        for what is no such file, OpsError for an op set that is not here."""
+        from genmote.models.decoder import Decoder
+        from genmote.models.gguf import ModelFile
+        from genmote.models.weights import GgufWeights
+        from genmote.runtime.loading import choose_ops
+        from genmote.runtime.threads import checked_threads
+
+        file = ModelFile.open(Path(path))
+        layout = model_files.layout_of(file)
+        opset = choose_ops(ops, None, checked_threads(threads))
+        weights = GgufWeights(file, opset)
+        return cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), Path(path))
+
+    def __init__(self, decoder: Decoder, layout: Layout, card: dict[str, Any], path: Path | None = None) -> None:
+        self.decoder, self.layout, self.card, self.path = decoder, layout, card, path
+
+    @property
+    def codec(self) -> Codec:
+        return self.layout.codec
+
+    @property
+    def exact(self) -> bool:
+        """Whether the op set gives the same bits on every machine."""
+        return self.decoder.ops.exact
+
+    def empty(self, labels: Mapping[str, str] | None = None) -> Series:
+        """A series of all channels that the codec knows, without a sample. SignalError where it is none, or for a
+        label that the model was not told of."""
+        head = self.codec.head
+        if self.codec.KIND is not Series:
+            raise SignalError(f"the model is of {self.codec.KIND.__name__.lower()}, this needs a series")
+        rate = float(head.rates_hz[0]) if len(head.rates_hz) else 0.0
+        return Series(
+            "signal",
+            np.zeros((0, len(head.channels)), np.float32),
+            rate,
+            head.channels,
+            head.units,
+            None if rate > 0 else np.zeros(0),
+            labels=self.labels(labels or {}),
+        )
+
+    def labels(self, asked: Mapping[str, str]) -> dict[str, str]:
+        """Labels for a header: those asked for, and the modality. SignalError for one that the model does not know."""
+        head = self.codec.head
+        known: dict[str, list[str]] = {}
+        for key, value in zip(head.label_keys, head.label_values, strict=True):
+            known.setdefault(key, []).append(value)
+        for key, value in asked.items():
+            if key == MODALITY and value in head.modalities:
+                continue
+            if value not in known.get(key, []):
+                told = "; ".join(f"{name}: {', '.join(values[:12])}" for name, values in known.items())
+                raise SignalError(f"label {key}={value}: the model was told of {told or 'no labels'}")
+        first = {} if not head.modalities else {MODALITY: head.modalities[0]}
+        return {**first, **asked}
+
+    def generate(
+        self,
+        count: int = 1,
+        *,
+        steps: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        prefix: Signal | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        progress: Progress = quiet,
+    ) -> list[Signal]:
+        """Signals as the model knows them: `count` of them, of `steps` samples (None: until the model ends one, at
+        most as long as it was trained to see). `prefix`: what each begins with. `labels`: what they are of."""
+        from genmote.generator.generate import generate
+
+        return generate(self, count, steps, dict(labels or {}), prefix, seed, temperature, progress)
+
+    def forecast(self, history: Series, steps: int, *, paths: int = 32, seed: int = 0) -> Forecast:
+        """How a series may go on: `paths` ways of `steps` samples."""
+        from genmote.generator.forecast import forecast
+
+        return forecast(self, history, steps, paths, seed)
+
+    def impute(self, series: Series, *, paths: int = 16, seed: int = 0) -> Forecast:
+        """What may have been where samples are missing (NaN); what is there is kept."""
+        from genmote.generator.forecast import impute
+
+        return impute(self, series, paths, seed)
+
+    def scorer(self) -> Scorer:
+        """What tells of each sample how unlikely it is, piece after piece, in constant memory."""
+        from genmote.generator.detect import Scorer
+
+        return Scorer(self)
+
+    def scores(self, signal: Signal) -> NDArray[np.float32]:
+        """(T,) nats of each sample or row: how unlikely it was after what came before."""
+        return self.scorer().push(signal)

@@ -1,0 +1,91 @@
+"""A forecast, filled gaps and scores as SVG pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.signals import chart
+from genmote.signals.chart import Panel
+from genmote.signals.kinds import Series, Signal
+
+if TYPE_CHECKING:
+    from genmote.generator.forecast import Forecast
+
+MOST = 6  # channels that are drawn
+PAST = 3  # times the forecast's length that is drawn of what came before
+
+
+def forecast(history: Series, found: Forecast) -> str:
+    """The end of the history, then the median and between what four in five ways lie."""
+    steps = len(found.series)
+    past = history.part(max(0, len(history) - PAST * steps), len(history))
+    low, middle, high = found.quantiles((0.1, 0.5, 0.9))
+    panels = []
+    before, after = np.arange(-len(past), 0), np.arange(steps)
+    each, unit = _step(history)
+    for n, (channel, of) in enumerate(zip(history.channels[:MOST], history.units, strict=False)):
+        there = np.isfinite(past.values[:, n])
+        if not there.any():
+            continue
+        panels.append(
+            Panel(
+                channel,
+                np.concatenate([before[there], after]) * each,
+                np.concatenate([past.values[there, n], middle[:, n]]),
+                f"time, {unit}; the forecast begins at 0",
+                of,
+                band=(after * each, low[:, n], high[:, n]),
+            )
+        )
+    title = f"{history.name}: {steps} steps on"
+    return chart.svg(title, f"median of {len(found.samples)} ways; four in five lie in the band", panels)
+
+
+def imputed(series: Series, found: Forecast) -> str:
+    """The series with what was filled in, where that is marked."""
+    low, middle, high = found.quantiles((0.1, 0.5, 0.9))
+    each, unit = _step(series)
+    x = np.arange(len(series)) * each
+    panels = []
+    for n, (channel, of) in enumerate(zip(series.channels[:MOST], series.units, strict=False)):
+        gone = np.isnan(series.values[:, n])
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], gone, [False]]).astype(int)))
+        shades = [(a * each, b * each) for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)]
+        panels.append(
+            Panel(channel, x, middle[:, n], f"time, {unit}", of, shades=shades, band=(x, low[:, n], high[:, n]))
+        )
+    count = int(np.isnan(series.values).sum())
+    return chart.svg(series.name, f"{count} samples filled in, where it is shaded", panels)
+
+
+def detected(signal: Signal, scores: NDArray[np.float32], threshold: float) -> str:
+    """A series, or just the scores of rows, and where they are above the threshold."""
+    panels = []
+    x = np.arange(len(scores), dtype=np.float64)
+    above = scores > threshold
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(int)))
+    shades = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+    if isinstance(signal, Series):
+        for n, (channel, of) in enumerate(zip(signal.channels[:MOST], signal.units, strict=False)):
+            there = np.isfinite(signal.values[:, n])
+            if there.any():
+                panels.append(Panel(channel, x[there], signal.values[there, n], "sample", of, shades=shades))
+    line = (x[[0, -1]], np.full(2, threshold), np.full(2, threshold))
+    panels.append(Panel("how unlikely", x, scores, "sample or row", "nats", shades=shades, band=line))
+    return chart.svg(signal.name, f"{int(above.sum())} of {len(scores)} above {threshold:.3g}, shaded", panels)
+
+
+def _step(series: Series) -> tuple[float, str]:
+    """How long a step is, and in what."""
+    if series.rate_hz > 0:
+        seconds = 1 / series.rate_hz
+    elif series.times_s is not None and len(series) > 1:
+        seconds = float(np.median(np.diff(series.times_s)))
+    else:
+        return 1.0, "steps"
+    if seconds >= 600:
+        return seconds / 3600, "h"
+    return (seconds / 60, "min") if seconds >= 10 else (seconds, "s")

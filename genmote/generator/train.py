@@ -1,0 +1,203 @@
+"""Train a generator: recordings in, one model file out.
+
+It learns to say what comes next in stretches of the recordings, some of them with a gap to be filled in. A part of the
+recordings is held out: when the model does no better on them, training stops, and the best model that was seen is kept.
+What has been learnt is saved every half minute, so that a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SignalError
+from genmote.fetch import Progress, quiet
+from genmote.generator import file as model_files
+from genmote.generator.file import FORMS, Form
+from genmote.generator.layout import Layout, slow
+from genmote.generator.windows import Recording, Windows, held_out, recordings
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import write_gguf
+from genmote.signals import coding
+from genmote.signals.kinds import Frames, Records, Series, Signal
+from genmote.spec import setting
+
+CODECS = {Series: "bins", Records: "fields", Frames: "grid"}
+SAVE_S = 30.0
+JUDGED = 48  # stretches that it is judged by
+TRIED = 8  # steps by which the time of one is measured
+PATIENCE = 5  # judgements without getting better
+JUDGEMENTS = 25  # in a whole training
+WARM = 0.05  # part of the steps in which the rate rises
+Size = Literal["tiny", "small", "medium", "large"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a generator is made."""
+
+    codec: str | None = setting("the codec (default: bins, fields or grid, by the kind of signals)", default=None)
+    bins: int | None = setting("bins of a channel's range or of a number's size (default: the codec's)", default=None)
+    spacing: Literal["uniform", "quantile"] | None = setting("bins of one width, or with as many samples", default=None)
+    labels: tuple[str, ...] = setting("labels that the model is told, and can be asked for", default=())
+    size: Size = setting("how large the model is: 0.4, 1, 2.5 or 9 million weights", default="small")
+    context: int = setting("tokens that it sees at once", default=512)
+    minutes: float = setting("time that training may take", default=10.0)
+    steps: int = setting("steps of training (0: what fits into the time)", default=0)
+    batch: int = setting("tokens of a step", default=4096)
+    rate: float = setting("learning rate", default=2e-3)
+    dropout: float = setting("part of what each half block adds that is left out while it learns", default=0.1)
+    decay: float = setting("weight decay", default=0.1)
+    seed: int = setting("seed of everything drawn", default=0)
+    type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")
+    base: Path | None = setting("a generator to go on from, with its codec", default=None)
+    licence: str = setting("the recordings' licence, for the card", default="not stated")
+
+    def faults(self) -> Iterable[str]:
+        if not 64 <= self.context <= 8192:
+            yield f"context={self.context}: use 64 to 8192"
+        if not 0 < self.minutes <= 10000:
+            yield f"minutes={self.minutes}: use more than 0, such as 10"
+        if self.steps < 0 or self.batch < 64:
+            yield f"steps={self.steps}, batch={self.batch}: use 0 or more, and at least 64"
+        if not 0 < self.rate < 1 or not 0 <= self.dropout < 1 or not 0 <= self.decay < 10:
+            yield f"rate={self.rate}, dropout={self.dropout}, decay={self.decay}: use such as 0.002, 0.1, 0.1"
+        if not 0 <= self.seed < 1 << 32:
+            yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
+
+
+def train(
+    signals: Sequence[Signal],
+    output: Path,
+    training: Training | None = None,
+    *,
+    name: str | None = None,
+    notes: list[str] | None = None,
+    progress: Progress = quiet,
+) -> dict[str, Any]:
+    """Write the model file `output`, whole or not at all; returns its card. Needs the extra `workbench`.
+
+    Raises SignalError for recordings that nothing can be learnt from, SpecError for settings that do not go together,
+    OpsError without PyTorch."""
+    training = training or Training()
+    told: list[str] = [] if notes is None else notes
+    kinds = {type(signal) for signal in signals}
+    if len(kinds) != 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+        raise SignalError(f"recordings of kinds {names}: wanted some, all of one kind; train a model for each")
+    learnt, judged = held_out(signals, training.seed)
+    layout, base = _layout(learnt, judged, training)
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    started = Windows(layout, recordings(layout, learnt, told))
+    judge = Windows(layout, recordings(layout, judged, []))
+    if started.tokens < 256:
+        raise SignalError(f"{started.tokens} tokens to learn from: wanted at least 256; give more or longer recordings")
+    title = name or output.stem
+    first = work / "first.gguf"
+    form = FORMS[training.size]
+    if base is not None:
+        shutil.copyfile(base.path, first)
+    else:
+        _first(first, form, layout, title, training.seed)
+    from genmote.generator import learning  # PyTorch
+
+    run = learning.Learning(first, layout, started, judge.fixed(JUDGED), training, work / "state.pt", told)
+    figures = run.go(progress)
+    card: dict[str, Any] = {
+        "name": title,
+        "kind": next(iter(kinds)).__name__,
+        "recordings": len(signals),
+        "samples": sum(len(signal) for signal in signals),
+        "channels": list(layout.codec.head.channels),
+        "modalities": list(layout.codec.head.modalities),
+        "labels": list(dict.fromkeys(layout.codec.head.label_keys)),
+        "codec": layout.codec.name,
+        "licence": training.licence,
+        "settings": _plain(training),
+        "tokens": started.tokens,
+        "chance_nats": chance(started.found, judge.found, layout),
+        **figures,
+    }
+    metadata = {**run.network.metadata, "general.name": title, **model_files.keys(layout, card)}
+    run.network.write(output, metadata, training.type)
+    shutil.rmtree(work, ignore_errors=True)
+    return card
+
+
+def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Training) -> tuple[Layout, ModelFile | None]:
+    if training.base is not None:
+        base = ModelFile.open(training.base)
+        return model_files.layout_of(base), base
+    kind = type(learnt[0])
+    chosen = training.codec or CODECS[kind]
+    settings: dict[str, Any] = {"labels": training.labels}
+    for key in ("bins", "spacing"):
+        if (value := getattr(training, key)) is not None:
+            settings[key] = value
+    # All recordings: names that are only in those held out must be known, too.
+    codec = coding.fit(chosen, [*learnt, *judged], **settings)
+    return Layout(codec, slow([*learnt, *judged]), training.context), None
+
+
+def chance(learnt: Sequence[Recording], judged: Sequence[Recording], layout: Layout) -> float:
+    """Nats a token of the held-out recordings by how often each token comes: what knowing nothing of order gives."""
+    counts = np.full(layout.vocabulary, 0.1)
+    for recording in learnt:
+        counts += np.bincount(recording.rows.tokens, minlength=layout.vocabulary)
+    shares = np.log(counts / counts.sum())
+    tokens = np.concatenate([recording.rows.tokens for recording in judged])
+    return round(-float(shares[tokens].mean()), 4)
+
+
+def _plain(training: Training) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(training).items() if v is not None}
+
+
+def _first(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
+    """A model that has learnt nothing, with the seed's weights."""
+    draw = np.random.default_rng([seed, 1])
+    width, vocabulary = form.width, layout.vocabulary
+    deep = 1 / math.sqrt(2 * form.layers)
+
+    def matrix(key: str, out: int, cols: int, factor: float = 1.0) -> tuple[str, str, tuple[int, int], Any]:
+        values = draw.standard_normal((out, cols)).astype(np.float32) * np.float32(factor / math.sqrt(cols))
+        return key, "F32", (out, cols), values
+
+    def ones(key: str, count: int) -> tuple[str, str, tuple[int], Any]:
+        return key, "F32", (count,), np.ones(count, np.float32)
+
+    tensors: list[Any] = [
+        ("token_embd.weight", "F32", (vocabulary, width), _table(draw, layout, width, 0.3)),
+        ("output.weight", "F32", (vocabulary, width), _table(draw, layout, width, 0.02)),
+        ones("output_norm.weight", width),
+    ]
+    for n in range(form.layers):
+        block = f"blk.{n}."
+        tensors += [ones(block + "attn_norm.weight", width), ones(block + "ffn_norm.weight", width)]
+        tensors += [ones(block + f"attn_{part}_norm.weight", 32) for part in "qk"]
+        tensors += [matrix(block + f"attn_{part}.weight", width, width) for part in "qkv"]
+        tensors.append(matrix(block + "attn_output.weight", width, width, deep))
+        tensors += [matrix(block + f"ffn_{part}.weight", form.ffn_width, width) for part in ("gate", "up")]
+        tensors.append(matrix(block + "ffn_down.weight", width, form.ffn_width, deep))
+    metadata = {**form.metadata(layout.context, name), **model_files.keys(layout, {})}
+    write_gguf(path, metadata, tensors)
+
+
+def _table(draw: np.random.Generator, layout: Layout, width: int, size: float) -> NDArray[np.float32]:
+    """Rows (V, width) of numbers of a size; those of neighbouring numbers nearly alike."""
+    table = draw.standard_normal((layout.vocabulary, width)).astype(np.float32)
+    for start, stop in layout.ranges():
+        count = stop - start
+        wave = np.arange(min(16, count))
+        basis = np.cos(np.pi * (np.arange(count)[:, None] + 0.5) / count * wave) / (1 + wave)
+        smooth = basis @ draw.standard_normal((len(wave), width))
+        table[start:stop] = smooth / max(1e-6, float(smooth.std()))
+    return table * np.float32(size)

@@ -1,0 +1,110 @@
+"""Several signals that go on token by token, at once: what is common to all is run once.
+
+Where a walk is longer than the decoder's context, it goes on from the header and the latest half.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.generator.layout import ASKS, Rows
+from genmote.ops.protocol import Span
+
+if TYPE_CHECKING:
+    from genmote.generator.layout import Layout
+    from genmote.models.decoder import Decoder
+
+CHUNK = 256  # rows that are run at once
+Floats = NDArray[np.float32]
+
+
+def embedded(decoder: Decoder, tokens: NDArray[Any], asks: NDArray[Any]) -> Any:
+    """(N,) tokens and (N, ASKS) asks of those after them → (N, D)."""
+    ops, table = decoder.ops, decoder.weights.embedding
+    x = ops.numpy(ops.embed(table, tokens.astype(np.int32)))
+    for n in range(asks.shape[1]):
+        there = np.flatnonzero(asks[:, n] >= 0)
+        if len(there):
+            x[there] += ops.numpy(ops.embed(table, asks[there, n].astype(np.int32)))
+    return x
+
+
+class Walk:
+    """`paths` continuations of the same rows. `logits` (P, V) are of each one's next token."""
+
+    def __init__(self, decoder: Decoder, layout: Layout, header: Rows, rows: Rows, first: NDArray[Any], paths: int):
+        """`header` stays whatever happens; `rows` come after it; `first` (ASKS,): of what the next token will be."""
+        self.decoder, self.layout, self.header = decoder, layout, header
+        self.paths = paths
+        self.asks = rows.asks
+        self.tokens = np.broadcast_to(rows.tokens, (paths, len(rows)))  # (P, n)
+        self._begin(first)
+
+    def _room(self) -> int:
+        return self.layout.context - len(self.header)
+
+    def _begin(self, next_: NDArray[Any]) -> None:
+        """Run the header and the latest rows."""
+        keep = min(self.tokens.shape[1], max(1, self._room() // 2 if self.tokens.shape[1] >= self._room() else 1 << 30))
+        self.held = len(self.header) + keep
+        own = self.tokens[:, self.tokens.shape[1] - keep :]
+        asks = np.concatenate([self.header.asks, self.asks[len(self.asks) - keep :], next_[None]])[1:]
+        same = bool((own == own[:1]).all())
+        self.caches: list[Any] = []
+        logits = []
+        for path in range(1 if same else self.paths):
+            tokens = np.concatenate([self.header.tokens, own[path]])
+            cache = self.decoder.cache(self.layout.context)
+            logits.append(self._run(cache, tokens, asks))
+            self.caches.append(cache)
+        if same:
+            for _ in range(self.paths - 1):
+                cache = self.decoder.cache(self.layout.context)
+                cache.copy_from(self.caches[0], self.held)
+                self.caches.append(cache)
+            logits *= self.paths
+        self.logits: Floats = np.concatenate(logits)
+
+    def _run(self, cache: Any, tokens: NDArray[Any], asks: NDArray[Any]) -> Floats:
+        for at in range(0, len(tokens), CHUNK):
+            part = slice(at, min(at + CHUNK, len(tokens)))
+            x = embedded(self.decoder, tokens[part], asks[part])
+            last = part.stop == len(tokens)
+            found = self.decoder.forward(x, [Span(cache, 0, len(x))], logits="last" if last else None)
+        assert found is not None
+        return found
+
+    def put(self, tokens: NDArray[Any], ask: NDArray[Any], next_: NDArray[Any]) -> None:
+        """Go on with a token for each path (P,), each of which is `ask` (ASKS,), to one that is `next_`."""
+        self.tokens = np.concatenate([self.tokens, tokens[:, None]], axis=1)
+        self.asks = np.concatenate([self.asks, ask[None]])
+        if self.held >= self.layout.context:
+            self._begin(next_)
+            return
+        x = embedded(self.decoder, tokens, np.broadcast_to(next_, (self.paths, ASKS)))
+        spans = [Span(cache, n, 1) for n, cache in enumerate(self.caches)]
+        found = self.decoder.forward(x, spans, logits="last")
+        assert found is not None
+        self.logits = found
+        self.held += 1
+
+    def keep(self, chosen: NDArray[np.bool_]) -> None:
+        """Go on with these paths alone."""
+        self.caches = [cache for cache, stays in zip(self.caches, chosen.tolist(), strict=True) if stays]
+        self.tokens, self.logits = self.tokens[chosen], self.logits[chosen]
+        self.paths = len(self.caches)
+
+
+def sampled(
+    logits: Floats, allowed: NDArray[np.bool_], draw: np.random.Generator, temperature: float = 1.0
+) -> NDArray[np.int64]:
+    """A token for each row (P,), drawn from those that are allowed; at temperature 0 the likeliest."""
+    scores = np.where(allowed, logits, -np.inf)
+    if temperature <= 0:
+        return np.asarray(scores.argmax(axis=1))
+    # Gumbel's way of drawing from a softmax.
+    noise = -np.log(-np.log(draw.random(scores.shape) + 1e-20) + 1e-20)
+    return np.asarray((scores / temperature + noise).argmax(axis=1))
