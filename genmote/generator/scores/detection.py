@@ -1,6 +1,6 @@
 """How well scores tell what is unusual: (N,) scores, the higher the more unusual, and (N,) truth.
 
-Area under the ROC curve as the share of pairs in the right order, ties one half (Hanley & McNeil, Radiology 143 (1982));
+Area under the ROC curve as the share of pairs in the right order, ties one half (Hanley & McNeil, Radiology 143, 1982);
 area under the precision-recall curve as average precision, without interpolation (Davis & Goadrich, ICML 2006).
 """
 

@@ -31,12 +31,12 @@ def seasonal_scale(history: Floats, season: int) -> NDArray[np.float64]:
     off = np.abs(history[season:].astype(np.float64) - history[:-season])
     there = np.isfinite(off)
     mean = np.where(there, off, 0).sum(axis=0) / np.maximum(1, there.sum(axis=0))
-    return np.where(mean > 0, mean, np.nan)
+    return np.asarray(np.where(mean > 0, mean, np.nan), np.float64)
 
 
 def absolute_error(actual: Floats, found: Floats) -> NDArray[np.float64]:
     """(H, C), of the median."""
-    return np.abs(actual - found[MIDDLE]).astype(np.float64)
+    return np.asarray(np.abs(actual - found[MIDDLE]), np.float64)
 
 
 def crps(actual: Floats, found: Floats) -> NDArray[np.float64]:

@@ -95,8 +95,9 @@ class Ridge:
         x = ((features - self.mean) / self.scale).astype(np.float64)
         y = np.where(which[:, None] == np.arange(len(self.classes)), 1.0, -1.0)
         self.offset = y.mean(axis=0)
-        values, vectors = np.linalg.eigh(x @ x.T)
-        # An intercept is fitted, too: the direction of all ones is not penalised.
+        values, vectors = np.linalg.eigh(x @ x.T + 1)
+        # The features are centred, so that by the 1 the direction of all ones, the intercept's, has a value of its own;
+        # it is not penalised.
         turned = vectors.T @ (y - self.offset)
         constant = np.abs(vectors.sum(axis=0)) > 0.999 * len(x) ** 0.5
         best = np.inf
@@ -114,12 +115,5 @@ class Ridge:
         return found
 
     def __call__(self, features: Floats) -> Labels:
-        return self.classes[self.scores(features).argmax(axis=1)]
-
-
-def predicted(windows: Floats, labels: Labels, unseen: Floats, *, seed: int = 0) -> Labels:
-    """Labels of `unseen` (M, T, C) by a classifier that is trained on `windows` (N, T, C) and their `labels` (N,)."""
-    if len(np.unique(labels)) == 1:
-        return np.repeat(labels[:1], len(unseen))
-    rocket = Rocket(windows, seed=seed)
-    return Ridge(rocket(windows), labels)(rocket(unseen))
+        found: Labels = self.classes[self.scores(features).argmax(axis=1)]
+        return found
