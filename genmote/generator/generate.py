@@ -127,32 +127,38 @@ def _others(
         begun = None
         header = Rows(*_head(model, labels))
         rows = Rows(np.zeros(0, np.int32), np.zeros((0, ASKS), np.int32))
-    row = codec.head.size  # ROW or FRAME: what a row begins with
+    first = codec.head.size
+    row = first  # ROW or FRAME: what a row begins with
     most = layout.context - len(header) if steps is None else max(layout.context, 4096 * steps)
-    allowed = np.zeros(layout.vocabulary, bool)
-    allowed[row : codec.vocabulary] = True
     walk = Walk(model.decoder, layout, header, rows, nothing, paths)
     texts: list[list[int]] = [[] for _ in range(paths)]
+    latest = rows.tokens[np.flatnonzero(rows.tokens == row)[-1] :] if row in rows.tokens else rows.tokens
+    open_rows = [[token - first for token in latest.tolist()] for _ in range(paths)]
     counts = np.zeros(paths, int)
-    living = np.arange(paths)
-    for n in range(most):
-        allowed[END] = steps is None and n > 0
+    living = list(range(paths))
+    for _ in range(most):
+        allowed = np.zeros((len(living), layout.vocabulary), bool)
+        for n, path in enumerate(living):
+            for start, stop in codec.follows(open_rows[path]):
+                allowed[n, first + start : first + stop] = True
+            allowed[n, END] = allowed[n, row] and steps is None and bool(texts[path])
         tokens = sampled(walk.logits, allowed, draw, temperature)
         counts[living] += tokens == row
         done = (tokens == END) | ((counts[living] > steps) if steps is not None else False)
         if done.any():
-            living, tokens = living[~done], tokens[~done]
-            if not len(living):
+            living, tokens = [path for path, over in zip(living, done.tolist(), strict=True) if not over], tokens[~done]
+            if not living:
                 break
             walk.keep(~done)
-        for path, token in zip(living.tolist(), tokens.tolist(), strict=True):
+        for path, token in zip(living, tokens.tolist(), strict=True):
             texts[path].append(token)
+            open_rows[path] = [0] if token == row else [*open_rows[path], token - first]
         walk.put(tokens, nothing, nothing)
     about = codec.head.about(header.tokens)
-    start = None
+    began = None
     if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
-        start = float(prefix.times_s[0])
-    about = replace(about, name="signal", start_s=start, rate_hz=about.rate_hz or 1.0)
+        began = float(prefix.times_s[0])
+    about = replace(about, name="signal", start_s=began, rate_hz=about.rate_hz or 1.0)
     return [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
 
 

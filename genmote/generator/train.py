@@ -183,7 +183,8 @@ def _first(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None
         block = f"blk.{n}."
         tensors += [ones(block + "attn_norm.weight", width), ones(block + "ffn_norm.weight", width)]
         tensors += [ones(block + f"attn_{part}_norm.weight", 32) for part in "qk"]
-        tensors += [matrix(block + f"attn_{part}.weight", width, width) for part in "qkv"]
+        tensors.append(matrix(block + "attn_q.weight", width, width))
+        tensors += [matrix(block + f"attn_{part}.weight", 32, width) for part in "kv"]
         tensors.append(matrix(block + "attn_output.weight", width, width, deep))
         tensors += [matrix(block + f"ffn_{part}.weight", form.ffn_width, width) for part in ("gate", "up")]
         tensors.append(matrix(block + "ffn_down.weight", width, form.ffn_width, deep))
