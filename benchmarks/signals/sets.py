@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.process import REPOSITORY, ContestantError
+from genmote.generator.evaluate.data import MARKS, Recording, prepared
+from genmote.generator.evaluate.detect import clean
 from genmote.generator.evaluate.forecast import Window
 from genmote.generator.material import chosen
 from genmote.generator.scores.forecast import forward_filled, seasonal_scale
 from genmote.signals import reading
-from genmote.signals.kinds import Records, Series
+from genmote.signals.kinds import Mark, Records, Series
 
 NAMED = "GENMOTE_BENCH_SIGNALS"
 DAY, WEEK = 24, 168
@@ -202,4 +204,120 @@ FORECASTS = {
     "air": ForecastSet("air quality by the hour (by time), 48 h", air, 3 * WEEK, 48, season=DAY),
     "steps": ForecastSet("steps by the hour (by user), 24 h", steps, 2 * WEEK, 24, season=DAY),
     "pulses": ForecastSet("pulse waves at 25 Hz (by time), 2 s", pulses, 256, 50, beats=(8, 60)),
+}
+
+
+# -- what is unusual ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class DetectSet:
+    """`load` gives recordings to learn what is normal from, and those that are judged. For the peers an item is `back`
+    rows before it and its own, or, for a mark, `back` rows on either side; for a recording all its rows. `smooth`:
+    rows over which every side's scores are averaged."""
+
+    title: str
+    load: Callable[[], tuple[list[Recording], list[Recording]]]
+    normal: tuple[str, ...]
+    back: int = 0
+    smooth: int = 1
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@functools.cache
+def beats() -> tuple[list[Recording], list[Recording]]:
+    """Record 100 of MIT-BIH, MLII at 90 Hz: the stretches of normal beats in its first ten minutes, then the others."""
+    path = folder("wfdb_samples") / "100.hea"
+    whole = series_of(path)
+    one = chosen(whole, ["MLII"])
+    marks = tuple(Mark(m.start // 4, m.start // 4 + 1, m.label) for m in whole.marks if m.stop - m.start == 1)
+    one = replace(plain(one, slower(one.values[:, 0], 4), 90.0), marks=marks)
+    cut = 10 * 60 * 90
+    learnt, judged = (prepared(part, path, MARKS, ()) for part in (one.part(0, cut), one.part(cut, len(one))))
+    return clean([learnt], ["N"]), [judged]
+
+
+DEVICES = ("Fridge", "GPS_Tracker", "Thermostat")
+
+
+def telemetry(device: str) -> tuple[list[Recording], list[Recording]]:
+    """What a home's devices told, of TON-IoT: the first 60 % of a device's normal rows, then the others, and the first
+    2000 rows of each attack."""
+    path = folder("ton_iot_telemetry") / f"Train_Test_IoT_{device}.csv"
+    rows = reading.read(path)[0]
+    assert isinstance(rows, Records) and rows.times_s is not None
+    kinds = np.asarray(rows.column("type")).astype(str)
+    learnt, judged = [], []
+    for kind in sorted(set(kinds.tolist())):
+        own = np.flatnonzero(kinds == kind)
+        own = own[np.argsort(rows.times_s[own], kind="stable")]
+        if kind == "normal":
+            cut = int(0.6 * len(own))
+            learnt.append(_rows(path, rows, own[:cut], "type", ("label",)))
+            own = own[cut:]
+        judged.append(_rows(path, rows, own[:2000] if kind != "normal" else own, "type", ("label",)))
+    return learnt, judged
+
+
+def _rows(path: Path, rows: Records, own: NDArray[np.integer], label: str, drop: tuple[str, ...]) -> Recording:
+    times = None if rows.times_s is None else rows.times_s[own]
+    some = replace(rows, columns=tuple(column[own] for column in rows.columns), times_s=times)
+    return prepared(some, path, label, drop)
+
+
+@functools.cache
+def connections() -> tuple[list[Recording], list[Recording]]:
+    """NSL-KDD's test rows, which have no order: the normal ones of the first 40 % of the file, then all others."""
+    path = folder("nsl_kdd_test") / "rows.csv"
+    rows = reading.read(path)[0]
+    assert isinstance(rows, Records)
+    cut = int(0.4 * len(rows))
+    first, rest = np.arange(cut), np.arange(cut, len(rows))
+    drop = ("#correctly_predicted",)
+    return clean([_rows(path, rows, first, "label", drop)], ["normal"]), [_rows(path, rows, rest, "label", drop)]
+
+
+@functools.cache
+def failures() -> tuple[list[Recording], list[Recording]]:
+    """Forces and torques of a robot's arm: what is normal in three tasks (LP1, LP2, LP4), then a fourth (LP5)."""
+
+    def task(n: int) -> list[Recording]:
+        path = folder("robot_failures") / f"lp{n}.data"
+        return [prepared(one, path, "failure", ()) for one in reading.read(path)]
+
+    return clean([one for n in (1, 2, 4) for one in task(n)], ["normal"]), task(5)
+
+
+@functools.cache
+def network() -> tuple[list[Recording], list[Recording]]:
+    """A phone in a 5G network that falls back to 3G, as its column NetworkMode says; what is seen is the traffic and
+    the speed alone, each second, as the radio's own figures give the network away. By trace: each fifth is judged."""
+    learnt, judged = [], []
+    for n, path in enumerate(sorted(folder("5g_production_ucc").rglob("*.csv"))):
+        rows = reading.read(path)[0]
+        assert isinstance(rows, Records) and rows.times_s is not None
+        seconds = np.rint(rows.times_s - rows.times_s[0]).astype(int)
+        values = np.full((seconds.max() + 1, 3), np.nan)
+        for at, name in enumerate(("DL_bitrate", "UL_bitrate", "Speed")):
+            values[seconds, at] = np.asarray(rows.column(name), np.float64)
+        last = np.zeros(len(values), int)
+        last[seconds] = np.arange(len(seconds))
+        modes = np.asarray(rows.column("NetworkMode"), object)[np.maximum.accumulate(last)]
+        one = Series(
+            path.stem, forward_filled(values).astype(np.float32), 1.0, ("download", "upload", "speed"),
+            ("kbit/s", "kbit/s", "km/h"),
+        )  # fmt: skip
+        (judged if n % 5 == 4 else learnt).append(Recording(path, one, "network", modes))
+    return clean(learnt, ["5G", "LTE"]), judged
+
+
+DETECTIONS = {
+    "beats": DetectSet("ECG beats (MIT-BIH record 100, by time)", beats, ("N",), back=48),
+    **{
+        f"telemetry {device}": DetectSet(
+            f"TON-IoT telemetry, {device} (by time)", functools.partial(telemetry, device), ("normal",), back=4, smooth=8
+        )
+        for device in DEVICES
+    },
+    "connections": DetectSet("connections (NSL-KDD, by place in the file)", connections, ("normal",)),
+    "failures": DetectSet("robot failures (by task)", failures, ("normal",)),
+    "network": DetectSet("5G that falls back to 3G (by trace)", network, ("5G", "LTE"), back=8, smooth=8),
 }
