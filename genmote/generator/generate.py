@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def generate(
     count: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
     seed: int,
     temperature: float,
@@ -41,7 +43,7 @@ def generate(
         progress("generating", at, count)
         paths = min(BATCH, count - at)
         if model.layout.steady:
-            made = _series(model, paths, steps, labels, prefix, draw, temperature)
+            made = _series(model, paths, steps, labels, channels, prefix, draw, temperature)
         else:
             made = _others(model, paths, steps, labels, prefix, draw, temperature)
         found += [
@@ -56,6 +58,7 @@ def _series(
     paths: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
     draw: np.random.Generator,
     temperature: float,
@@ -63,11 +66,15 @@ def _series(
     layout = model.layout
     if prefix is not None and not isinstance(prefix, Series):
         raise SignalError(f"{prefix.name}: is no series, and the model is of series")
-    begun = model.empty(labels) if prefix is None else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+    begun = (
+        model.empty(labels, channels)
+        if prefix is None
+        else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+    )
     header, rows = layout.header(begun), layout.rows(begun)
-    channels = len(begun.channels)
+    width = len(begun.channels)
     whole = steps is not None
-    wanted = steps if steps is not None else (layout.context - len(header)) // channels - len(begun)
+    wanted = steps if steps is not None else (layout.context - len(header)) // width - len(begun)
     if wanted < 1:
         raise SignalError(f"{begun.name}: as long as the model sees at once; tell how many steps with --steps")
     asks = layout.asks(begun, _later(model, begun, wanted), np.zeros(wanted, np.int32))  # (wanted * C, ASKS)
@@ -76,24 +83,24 @@ def _series(
     allowed[layout.codec.head.size : layout.codec.vocabulary] = True
     ends = np.full(paths, wanted)
     living = np.arange(paths)
-    made = np.full((paths, wanted * channels), -1, np.int64)
-    for n in range(wanted * channels):
-        allowed[END] = not whole and n > 0 and n % channels == 0
+    made = np.full((paths, wanted * width), -1, np.int64)
+    for n in range(wanted * width):
+        allowed[END] = not whole and n > 0 and n % width == 0
         tokens = sampled(walk.logits, allowed, draw, temperature)
         if allowed[END] and (tokens == END).any():
             done = tokens == END
-            ends[living[done]] = n // channels
+            ends[living[done]] = n // width
             living, tokens = living[~done], tokens[~done]
             if not len(living):
                 break
             walk.keep(~done)
         made[living, n] = tokens
-        if n + 1 < wanted * channels:
+        if n + 1 < wanted * width:
             walk.put(tokens, asks[n], asks[n + 1])
     about = About(begun.name, begun.channels, begun.units, begun.rate_hz or 1.0, begun.labels)
     found: list[Signal] = []
     for path in range(paths):
-        said = np.concatenate([rows.tokens, made[path, : ends[path] * channels]])
+        said = np.concatenate([rows.tokens, made[path, : ends[path] * width]])
         found.append(layout.codec.decode(said.astype(np.int32), about))
     return found
 

@@ -92,6 +92,13 @@ def test_labels_that_the_model_does_not_know(model: Generator) -> None:
         model.generate(1, steps=5, labels={"age": "3"})
 
 
+def test_one_channel_alone_is_generated(model: Generator) -> None:
+    (made,) = model.generate(1, steps=12, channels=("b",), seed=1)
+    assert isinstance(made, Series) and made.channels == ("b",) and made.values.shape == (12, 1)
+    with pytest.raises(SignalError, match="channel 'z': the model knows a, b"):
+        model.generate(1, steps=5, channels=("z",))
+
+
 def test_a_prefix_of_another_kind(model: Generator) -> None:
     with pytest.raises(SignalError, match="is no series"):
         model.generate(1, steps=5, prefix=doors(1, 5))
