@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress
+from genmote.generator.draw import Draw
 from genmote.generator.layout import ASKS, Rows
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.coding import About
@@ -37,7 +38,7 @@ def generate(
     """What `Generator.generate` does."""
     if count < 1 or (steps is not None and steps < 1) or not 0 <= temperature < 100:
         raise SpecError(f"count={count}, steps={steps}, temperature={temperature}: use 1 or more, and 0 to 100")
-    draw = np.random.default_rng(seed)
+    draw = Draw(seed)
     found: list[Signal] = []
     for at in range(0, count, BATCH):
         progress("generating", at, count)
@@ -60,7 +61,7 @@ def _series(
     labels: dict[str, str],
     channels: Sequence[str],
     prefix: Signal | None,
-    draw: np.random.Generator,
+    draw: Draw,
     temperature: float,
 ) -> list[Signal]:
     layout = model.layout
@@ -78,7 +79,7 @@ def _series(
     if wanted < 1:
         raise SignalError(f"{begun.name}: as long as the model sees at once; tell how many steps with --steps")
     asks = layout.asks(begun, _later(model, begun, wanted), np.zeros(wanted, np.int32))  # (wanted * C, ASKS)
-    walk = Walk(model.decoder, layout, header, rows, asks[0], paths)
+    walk = Walk(model.decoder, layout, header, rows, asks[0], paths, len(asks))
     allowed = np.zeros(layout.vocabulary, bool)
     allowed[layout.codec.head.size : layout.codec.vocabulary] = True
     ends = np.full(paths, wanted)
@@ -120,7 +121,7 @@ def _others(
     steps: int | None,
     labels: dict[str, str],
     prefix: Signal | None,
-    draw: np.random.Generator,
+    draw: Draw,
     temperature: float,
 ) -> list[Signal]:
     """Of a codec whose tokens are not each a sample: rows, frames, exact numbers."""

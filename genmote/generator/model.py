@@ -49,7 +49,9 @@ class Generator:
         layout = model_files.layout_of(file)
         opset = choose_ops(ops, None, checked_threads(threads))
         weights = GgufWeights(file, opset)
-        return cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), Path(path))
+        made = cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), Path(path))
+        file.release(0, Path(path).stat().st_size)  # the op set has its own form of the weights
+        return made
 
     def __init__(self, decoder: Decoder, layout: Layout, card: dict[str, Any], path: Path | None = None) -> None:
         self.decoder, self.layout, self.card, self.path = decoder, layout, card, path

@@ -56,7 +56,7 @@ class Training:
     decay: float = setting("weight decay", default=0.1)
     seed: int = setting("seed of everything drawn", default=0)
     type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")
-    base: Path | None = setting("a generator to go on from (default: none, begin anew)", default=None)
+    base: Path | None = setting("a generator to go on from (default: begin anew)", default=None, flag="--from")
     licence: str = setting("the recordings' licence, for the card", default="not stated")
 
     def faults(self) -> Iterable[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from genmote.errors import SignalError, SpecError
 from genmote.generator import detect
+from genmote.generator.draw import Draw
 from genmote.generator.layout import joined
 from genmote.generator.model import Generator
 from genmote.generator.walk import Walk, embedded, sampled
@@ -256,7 +257,7 @@ def test_thresholds_that_cannot_be(model: Generator) -> None:
 def test_drawing_keeps_to_the_shares() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1]], np.float32))
     allowed = np.array([True, True, False])
-    draw = np.random.default_rng(0)
+    draw = Draw(0)
     found = np.concatenate([sampled(logits, allowed, draw) for _ in range(4000)])
     assert (found < 2).all()
     assert abs((found == 0).mean() - 7 / 9) < 0.03
