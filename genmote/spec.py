@@ -41,10 +41,12 @@ def setting(
     positional: bool = False,
     short: str | None = None,
     flag: str | None = None,
+    many: bool = False,
 ) -> Any:
-    """A dataclass field with its help line; `positional`, `short` (as in ``-n``) and `flag` (where that cannot be the
-    field's name: ``--from``) shape its command line form."""
-    metadata = {"help": help, "positional": positional, "short": short, "flag": flag}
+    """A dataclass field with its help line; `positional`, `short` (as in ``-n``), `flag` (where that cannot be the
+    field's name: ``--from``) and `many` (a flag of a tuple takes all words up to the next flag) shape its command line
+    form."""
+    metadata = {"help": help, "positional": positional, "short": short, "flag": flag, "many": many}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -190,7 +192,9 @@ def _add_flag(parser: argparse.ArgumentParser, f: Field[Any], hint: Any) -> None
             options["nargs"] = "?"
         parser.add_argument(f.name, metavar=f.name.upper(), **options)
         return
-    if origin is tuple:
+    if origin is tuple and f.metadata.get("many"):
+        options |= {"action": "extend", "nargs": "+"}
+    elif origin is tuple:
         options["action"] = "append"
     if "type" in options and "choices" not in options:
         options["metavar"] = {int: "N", number: "X", Path: "FILE"}.get(options["type"], "TEXT")

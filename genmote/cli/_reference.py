@@ -36,12 +36,12 @@ def _verb(name: str) -> str:
 
 
 def _spelling(action: argparse.Action) -> str:
+    dots = " ..." if action.nargs in ("+", "*") else ""
     if not action.option_strings:
-        dots = " ..." if action.nargs in ("+", "*") else ""
         return f"`{action.metavar or action.dest}{dots}`"
     value = ""
     if action.nargs != 0:
-        value = f" {{{','.join(map(str, action.choices))}}}" if action.choices else f" {action.metavar}"
+        value = f" {{{','.join(map(str, action.choices))}}}" if action.choices else f" {action.metavar}{dots}"
     return ", ".join(f"`{flag}{value}`" for flag in action.option_strings)
 
 

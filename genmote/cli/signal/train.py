@@ -25,10 +25,8 @@ class Settings(Training):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     output: Path = setting("the model file to write (.gguf)", short="-o")
     label: str | None = setting("a channel or field that is said of the samples: taken out, a label", default=None)
-    channel: tuple[str, ...] = setting("of series, only this one (again for more)", default=())
-    missing: tuple[float, ...] = setting(
-        "a number that stands for a missing sample, such as -200 (again for more)", default=()
-    )
+    channel: tuple[str, ...] = setting("of series, only this one", default=(), many=True)
+    missing: tuple[float, ...] = setting("a number that stands for a missing sample, such as -200", default=())
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
     reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)
 
