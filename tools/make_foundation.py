@@ -170,7 +170,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "signals-foundation.gguf"
     training = Training(
-        bins=256, labels=LABELS, size=options.size, context=512, minutes=options.minutes, dropout=0.0,
+        bins=256, labels=LABELS, size=options.size, context=384, minutes=options.minutes, dropout=0.0,
         licence="CC BY 4.0, CC0, MIT, Apache-2.0 and ODC-By, by data set",
     )  # fmt: skip
     shown = [0]

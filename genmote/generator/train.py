@@ -50,7 +50,7 @@ class Training:
     context: int = setting("tokens that it sees at once", default=512)
     minutes: float = setting("time that training may take", default=10.0)
     steps: int = setting("steps of training (0: what fits into the time)", default=0)
-    batch: int = setting("tokens of a step", default=4096)
+    batch: int = setting("tokens of a step", default=2048)
     rate: float = setting("learning rate", default=2e-3)
     dropout: float = setting("part of what each half block adds that is left out while it learns", default=0.1)
     decay: float = setting("weight decay", default=0.1)

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path) -> Path:
     path = folder / "wave.gguf"
     source = table(folder / "wave.csv", 0, 1500)
-    assert main(["signal", "train", str(source), "-o", str(path), "--channel", "level", *TRAIN]) == 0
+    assert main(["signal", "train", str(source), "-o", str(path), "--channels", "level", *TRAIN]) == 0
     return path
 
 
@@ -104,7 +104,7 @@ def test_forecast(folder: Path, model: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert main(["signal", "forecast", str(model), str(now), "--steps", "30"]) == 0
     assert "6 more; -o writes all" in capsys.readouterr().out
-    found = told(capsys, "forecast", str(model), str(now), "--steps", "3", "--quantile", "0.5", "--quantile", "0.25")
+    found = told(capsys, "forecast", str(model), str(now), "--steps", "3", "--quantiles", "0.5", "0.25")
     assert list(found["quantiles"]["level"]) == ["0.25", "0.5"]  # type: ignore[call-overload, index]
 
 
@@ -140,7 +140,7 @@ def test_detect(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -
     [
         ("train nothing.csv -o m.gguf", "nothing.csv: is not there: wanted a recording or a folder"),
         ("train wave.csv -o m.bin", "output=m.bin: wanted a name that ends in .gguf"),
-        ("train wave.csv -o m.gguf --channel depth", "no channel 'depth'; it has level, kind"),
+        ("train wave.csv -o m.gguf --channels depth", "no channel 'depth'; it has level, kind"),
         ("train wave.csv -o m.gguf --label depth", "no channel 'depth' to take labels from"),
         ("train wave.csv -o m.gguf --minutes 0", "minutes=0.0: use more than 0"),
         ("generate wave.gguf -o n.txt", "output=n.txt: wanted a name that ends in .csv, .wav, .gmsc, .jsonl"),
@@ -150,7 +150,7 @@ def test_detect(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -
         ("generate wave.gguf -o n.csv --temperature 11", "temperature=11.0: use 0 to 10"),
         ("generate wave.csv -o n.csv", "wave.csv"),
         ("forecast wave.gguf wave.csv --steps 0", "steps=0, paths=64: use 1 or more"),
-        ("forecast wave.gguf wave.csv --quantile 2", "quantile=(2.0,): use numbers between 0 and 1"),
+        ("forecast wave.gguf wave.csv --quantiles 2", "quantiles=(2.0,): use numbers between 0 and 1"),
         ("forecast wave.gguf wave.csv -o f.txt", "output=f.txt: wanted a name that ends in .csv"),
         ("forecast wave.gguf wave.csv --number 7", "number=7: wave.csv has 1 signals"),
         ("impute wave.gguf wave.csv -o w.csv --paths 0", "paths=0: use 1 or more"),
@@ -190,7 +190,9 @@ def test_an_empty_folder_and_files_of_no_reader(
 def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "air.csv"
     source.write_text("a\n" + "\n".join("-200" if n % 10 == 3 else f"{np.sin(n):.2f}" for n in range(600)) + "\n")
-    found = told(capsys, "train", str(source), "-o", str(tmp_path / "m.gguf"), "--missing=-200", *TRAIN, "--steps", "2")
+    found = told(
+        capsys, "train", str(source), "-o", str(tmp_path / "m.gguf"), "--missing", "-200", *TRAIN, "--steps", "2"
+    )
     from genmote.generator.model import Generator
 
     codec = Generator.load(tmp_path / "m.gguf").codec

@@ -23,7 +23,9 @@ class Settings:
     model: Path = setting("a model that genmote signal train made", positional=True)
     file: Path = setting("a recording to go on from", positional=True)
     steps: int = setting("samples to foretell", default=64)
-    quantile: tuple[float, ...] = setting("a quantile to tell (default: 0.1 0.5 0.9)", default=(0.1, 0.5, 0.9))
+    quantiles: tuple[float, ...] = setting(
+        "quantiles to tell (default: 0.1 0.5 0.9)", default=(0.1, 0.5, 0.9), many=True
+    )
     paths: int = setting("ways that are drawn", default=64)
     number: int = setting("which of the file's series, from 1", default=1)
     seed: int = setting("seed: the same one gives the same forecast", default=0)
@@ -35,8 +37,8 @@ class Settings:
     def faults(self) -> Iterable[str]:
         if self.steps < 1 or self.paths < 1:
             yield f"steps={self.steps}, paths={self.paths}: use 1 or more"
-        if not self.quantile or not all(0 < q < 1 for q in self.quantile):
-            yield f"quantile={self.quantile}: use numbers between 0 and 1, such as 0.1 0.5 0.9"
+        if not self.quantiles or not all(0 < q < 1 for q in self.quantiles):
+            yield f"quantiles={self.quantiles}: use numbers between 0 and 1, such as 0.1 0.5 0.9"
         if self.output is not None and self.output.suffix.lower() != ".csv":
             yield f"output={self.output}: wanted a name that ends in .csv"
         if self.seed < 0:
@@ -60,7 +62,7 @@ def run(settings: Settings, out: Output) -> None:
     seconds = time.perf_counter() - started
     for line in notes:
         note(line)
-    levels = tuple(sorted(settings.quantile))
+    levels = tuple(sorted(settings.quantiles))
     table = found.quantiles(levels)  # (Q, T, C)
     series = found.series
     times = series.times_s

@@ -1,7 +1,7 @@
 """Train a small generator on recordings: one model for generate, forecast, impute and detect.
 
     genmote signal train my_sensor.csv -o sensor.gguf
-    genmote signal train recordings/ -o ecg.gguf --channel II --modality ecg --minutes 20
+    genmote signal train recordings/ -o ecg.gguf --channels II --modality ecg --minutes 20
     genmote signal train more.csv -o better.gguf --from sensor.gguf
 
 Some recordings, or the end of each where there are few, are held out to judge by; training stops when it gets no
@@ -25,8 +25,8 @@ class Settings(Training):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     output: Path = setting("the model file to write (.gguf)", short="-o")
     label: str | None = setting("a channel or field that is said of the samples: taken out, a label", default=None)
-    channel: tuple[str, ...] = setting("of series, only this one", default=(), many=True)
-    missing: tuple[float, ...] = setting("a number that stands for a missing sample, such as -200", default=())
+    channels: tuple[str, ...] = setting("of series, only these", default=(), many=True)
+    missing: tuple[float, ...] = setting("numbers that stand for a missing sample, such as -200", default=(), many=True)
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
     reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)
 
@@ -49,7 +49,7 @@ def run(settings: Settings, out: Output) -> None:
             settings.files,
             reader=settings.reader,
             label=settings.label,
-            channels=settings.channel,
+            channels=settings.channels,
             modality=settings.modality,
             missing=settings.missing,
             notes=notes,
