@@ -35,11 +35,18 @@ __all__ = ["add_flags", "build", "dataclass", "from_flags", "from_toml", "settin
 
 
 def setting(
-    help: str, *, default: Any = MISSING, positional: bool = False, short: str | None = None, many: bool = False
+    help: str,
+    *,
+    default: Any = MISSING,
+    positional: bool = False,
+    short: str | None = None,
+    flag: str | None = None,
+    many: bool = False,
 ) -> Any:
-    """A dataclass field with its help line; `positional`, `short` (as in ``-n``) and `many` (a flag of a tuple takes
-    all words up to the next flag) shape its command line form."""
-    metadata = {"help": help, "positional": positional, "short": short, "many": many}
+    """A dataclass field with its help line; `positional`, `short` (as in ``-n``), `flag` (where that cannot be the
+    field's name: ``--from``) and `many` (a flag of a tuple takes all words up to the next flag) shape its command line
+    form."""
+    metadata = {"help": help, "positional": positional, "short": short, "flag": flag, "many": many}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -191,7 +198,7 @@ def _add_flag(parser: argparse.ArgumentParser, f: Field[Any], hint: Any) -> None
         options["action"] = "append"
     if "type" in options and "choices" not in options:
         options["metavar"] = {int: "N", number: "X", Path: "FILE"}.get(options["type"], "TEXT")
-    flags = ["--" + f.name.replace("_", "-")]
+    flags = [f.metadata.get("flag") or "--" + f.name.replace("_", "-")]
     if f.metadata.get("short"):
         flags.insert(0, f.metadata["short"])
     parser.add_argument(*flags, dest=f.name, required=required, **options)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
+from genmote.generator.draw import Draw
 from genmote.generator.generate import _later
 from genmote.generator.layout import Rows, joined
 from genmote.generator.walk import Walk, sampled
@@ -46,8 +47,8 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
     rows = layout.rows(recent)
     times = _later(model, recent, steps)
     asks = layout.asks(recent, times, np.zeros(steps, np.int32))
-    draw = np.random.default_rng(seed)
-    walk = Walk(model.decoder, layout, header, rows, asks[0], paths)
+    draw = Draw(seed)
+    walk = Walk(model.decoder, layout, header, rows, asks[0], paths, len(asks))
     allowed = _numbers(model)
     made = np.zeros((paths, steps * channels), np.int64)
     for n in range(steps * channels):
@@ -64,7 +65,7 @@ def impute(model: Generator, series: Series, paths: int, seed: int) -> Forecast:
         raise SpecError(f"paths={paths}: use 1 or more")
     _check(model, series)
     samples = np.repeat(series.values[None], paths, axis=0)
-    draw = np.random.default_rng(seed)
+    draw = Draw(seed)
     gone = np.isnan(series.values).any(axis=1)
     if gone.all():
         raise SignalError(f"{series.name}: no step with all its samples; wanted some to go by")
@@ -74,7 +75,7 @@ def impute(model: Generator, series: Series, paths: int, seed: int) -> Forecast:
     return Forecast(samples, replace(series, values=np.median(samples, axis=0).astype(np.float32), grid=None))
 
 
-def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: int, draw: np.random.Generator) -> None:
+def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: int, draw: Draw) -> None:
     """Steps [start, stop) of `samples` (P, T, C), where they are missing."""
     layout, (paths, length, channels) = model.layout, samples.shape
     header = layout.header(series)
@@ -105,7 +106,7 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     past = rows(start - before, start, values)
     if follows is None:
         asks = layout.asks(hole, None if times is None else times[start:stop], np.zeros(gap, np.int32))
-    walk = Walk(model.decoder, layout, joined(told), past, asks[0], paths)
+    walk = Walk(model.decoder, layout, joined(told), past, asks[0], paths, len(asks))
     allowed = _numbers(model)
     made = np.zeros((paths, gap * channels), np.int64)
     for n in range(gap * channels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress
+from genmote.generator.draw import Draw
 from genmote.generator.layout import ASKS, Rows
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.coding import About
@@ -27,6 +29,7 @@ def generate(
     count: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
     seed: int,
     temperature: float,
@@ -35,13 +38,13 @@ def generate(
     """What `Generator.generate` does."""
     if count < 1 or (steps is not None and steps < 1) or not 0 <= temperature < 100:
         raise SpecError(f"count={count}, steps={steps}, temperature={temperature}: use 1 or more, and 0 to 100")
-    draw = np.random.default_rng(seed)
+    draw = Draw(seed)
     found: list[Signal] = []
     for at in range(0, count, BATCH):
         progress("generating", at, count)
         paths = min(BATCH, count - at)
         if model.layout.steady:
-            made = _series(model, paths, steps, labels, prefix, draw, temperature)
+            made = _series(model, paths, steps, labels, channels, prefix, draw, temperature)
         else:
             made = _others(model, paths, steps, labels, prefix, draw, temperature)
         found += [
@@ -56,44 +59,49 @@ def _series(
     paths: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
-    draw: np.random.Generator,
+    draw: Draw,
     temperature: float,
 ) -> list[Signal]:
     layout = model.layout
     if prefix is not None and not isinstance(prefix, Series):
         raise SignalError(f"{prefix.name}: is no series, and the model is of series")
-    begun = model.empty(labels) if prefix is None else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+    begun = (
+        model.empty(labels, channels)
+        if prefix is None
+        else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+    )
     header, rows = layout.header(begun), layout.rows(begun)
-    channels = len(begun.channels)
+    width = len(begun.channels)
     whole = steps is not None
-    wanted = steps if steps is not None else (layout.context - len(header)) // channels - len(begun)
+    wanted = steps if steps is not None else (layout.context - len(header)) // width - len(begun)
     if wanted < 1:
         raise SignalError(f"{begun.name}: as long as the model sees at once; tell how many steps with --steps")
     asks = layout.asks(begun, _later(model, begun, wanted), np.zeros(wanted, np.int32))  # (wanted * C, ASKS)
-    walk = Walk(model.decoder, layout, header, rows, asks[0], paths)
+    walk = Walk(model.decoder, layout, header, rows, asks[0], paths, len(asks))
     allowed = np.zeros(layout.vocabulary, bool)
     allowed[layout.codec.head.size : layout.codec.vocabulary] = True
     ends = np.full(paths, wanted)
     living = np.arange(paths)
-    made = np.full((paths, wanted * channels), -1, np.int64)
-    for n in range(wanted * channels):
-        allowed[END] = not whole and n > 0 and n % channels == 0
+    made = np.full((paths, wanted * width), -1, np.int64)
+    for n in range(wanted * width):
+        allowed[END] = not whole and n > 0 and n % width == 0
         tokens = sampled(walk.logits, allowed, draw, temperature)
         if allowed[END] and (tokens == END).any():
             done = tokens == END
-            ends[living[done]] = n // channels
+            ends[living[done]] = n // width
             living, tokens = living[~done], tokens[~done]
             if not len(living):
                 break
             walk.keep(~done)
         made[living, n] = tokens
-        if n + 1 < wanted * channels:
+        if n + 1 < wanted * width:
             walk.put(tokens, asks[n], asks[n + 1])
     about = About(begun.name, begun.channels, begun.units, begun.rate_hz or 1.0, begun.labels)
     found: list[Signal] = []
     for path in range(paths):
-        said = np.concatenate([rows.tokens, made[path, : ends[path] * channels]])
+        said = np.concatenate([rows.tokens, made[path, : ends[path] * width]])
         found.append(layout.codec.decode(said.astype(np.int32), about))
     return found
 
@@ -113,7 +121,7 @@ def _others(
     steps: int | None,
     labels: dict[str, str],
     prefix: Signal | None,
-    draw: np.random.Generator,
+    draw: Draw,
     temperature: float,
 ) -> list[Signal]:
     """Of a codec whose tokens are not each a sample: rows, frames, exact numbers."""

@@ -77,8 +77,7 @@ class Learning:
             if time.monotonic() - saved > SAVE_S:
                 self._save()
                 saved = time.monotonic()
-            told = f"training ({self.best:.3f} nats)" if self.best < math.inf else "training"
-            progress(told, self.step, self.total)
+            progress("training", self.step, self.total)
         self._save()
         with torch.no_grad():
             for parameter, kept in zip(self.network.parameters(), self.kept, strict=True):

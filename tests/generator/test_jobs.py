@@ -8,6 +8,7 @@ import pytest
 
 from genmote.errors import SignalError, SpecError
 from genmote.generator import detect
+from genmote.generator.draw import Draw
 from genmote.generator.layout import joined
 from genmote.generator.model import Generator
 from genmote.generator.walk import Walk, embedded, sampled
@@ -90,6 +91,13 @@ def test_labels_that_the_model_does_not_know(model: Generator) -> None:
         model.generate(1, steps=5, labels={"speed": "walking"})
     with pytest.raises(SignalError, match="label age=3"):
         model.generate(1, steps=5, labels={"age": "3"})
+
+
+def test_one_channel_alone_is_generated(model: Generator) -> None:
+    (made,) = model.generate(1, steps=12, channels=("b",), seed=1)
+    assert isinstance(made, Series) and made.channels == ("b",) and made.values.shape == (12, 1)
+    with pytest.raises(SignalError, match="channel 'z': the model knows a, b"):
+        model.generate(1, steps=5, channels=("z",))
 
 
 def test_a_prefix_of_another_kind(model: Generator) -> None:
@@ -249,7 +257,7 @@ def test_thresholds_that_cannot_be(model: Generator) -> None:
 def test_drawing_keeps_to_the_shares() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1]], np.float32))
     allowed = np.array([True, True, False])
-    draw = np.random.default_rng(0)
+    draw = Draw(0)
     found = np.concatenate([sampled(logits, allowed, draw) for _ in range(4000)])
     assert (found < 2).all()
     assert abs((found == 0).mean() - 7 / 9) < 0.03

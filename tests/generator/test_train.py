@@ -116,10 +116,21 @@ def test_it_goes_on_from_another_model(tmp_path: Path, trained: Path) -> None:
     assert a.codec.state().keys() == b.codec.state().keys() and a.layout.context == b.layout.context
 
 
-def test_a_channel_that_the_base_does_not_know(tmp_path: Path, trained: Path) -> None:
-    other = replace(wave(1, 200), channels=("a", "new"))
-    with pytest.raises(SignalError, match="new .* not there when the codec was fitted"):
-        train([other], tmp_path / "m.gguf", replace(QUICK, base=trained))
+def test_what_a_base_knows_helps_with_new_channels(tmp_path: Path, trained: Path) -> None:
+    """Numbers keep their meaning: after three steps on channels that it has never seen, it knows more than one that
+    began anew knows after as many."""
+    new = [replace(s, channels=("x", "y")) for s in waves(12, 200)]
+    quick = replace(QUICK, steps=3, bins=32, context=192, batch=1024)
+    on = train(new, tmp_path / "on.gguf", replace(quick, base=trained))
+    anew = train(new, tmp_path / "anew.gguf", quick)
+    assert on["channels"] == ["x", "y"] and on["held_out_nats"] < anew["held_out_nats"] - 0.3
+
+
+def test_a_base_of_rows_learns_no_new_fields(tmp_path: Path, of_rows: Generator) -> None:
+    other = [replace(doors(seed), labels={"house": "a"}) for seed in range(4)]
+    assert of_rows.path is not None
+    with pytest.raises(SpecError, match="only a model of bins can learn new ones; begin anew without --from"):
+        train(other, tmp_path / "m.gguf", replace(QUICK, base=of_rows.path, labels=("house",)))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ class Settings:
     output: Path = setting("the file to write: .csv, .wav, .gmsc or .jsonl", short="-o")
     count: int = setting("how many", default=1, short="-n")
     steps: int | None = setting("samples or rows of each (default: until the model ends it)", default=None)
-    label: tuple[str, ...] = setting("what it is to be of, NAME=VALUE", default=())
+    label: tuple[str, ...] = setting("what it is to be of, NAME=VALUE", default=(), many=True)
+    channels: tuple[str, ...] = setting("which channels (default: as most that it learnt from)", default=(), many=True)
     prefix: Path | None = setting("a recording that each one begins with", default=None)
     temperature: float = setting("below 1: more usual, above: more varied", default=1.0)
     seed: int = setting("seed: the same one gives the same signals", default=0)
@@ -63,6 +64,7 @@ def run(settings: Settings, out: Output) -> None:
             settings.count,
             steps=settings.steps,
             labels=_series.pairs(settings.label),
+            channels=settings.channels,
             prefix=prefix,
             seed=settings.seed,
             temperature=settings.temperature,

@@ -62,11 +62,17 @@ def windows(
 
 
 def as_series(one: Recording) -> Series:
-    if not isinstance(one.signal, Series):
-        raise SignalError(
-            f"{one.name}: is records; wanted series, which have numbers alone (leave others out by --drop)"
-        )
-    return one.signal
+    """A recording as a series; SignalError for records that have more than numbers. Rows without times are steps of 1."""
+    signal = one.signal
+    if isinstance(signal, Series):
+        return signal
+    if others := [field.name for field in signal.fields if field.type not in ("number", "integer")]:
+        raise SignalError(f"{one.name}: {', '.join(others)} are no numbers; leave them out with --drop")
+    values = np.stack([column.astype(np.float32) for column in signal.columns], axis=1)
+    names = tuple(field.name for field in signal.fields)
+    units = tuple(field.unit for field in signal.fields)
+    rate_hz = 1.0 if signal.times_s is None else 0.0
+    return Series(signal.name, values, rate_hz, names, units, signal.times_s, labels=signal.labels)
 
 
 def evaluate(
@@ -91,7 +97,7 @@ def evaluate(
     def ours(history: Series, steps: int) -> NDArray[np.floating]:
         return scores.quantiles(model.forecast(history, steps, paths=paths, seed=seed).samples)
 
-    judged = judge(chosen, {"model": ours, NAIVE: naive(season)}, test[0].signal, progress)
+    judged = judge(chosen, {"model": ours, NAIVE: naive(season)}, progress)
     stated = {"windows": len(chosen), "season": season, "context": context, "horizon": horizon, "stride": stride}
     return Result({**stated, "paths": paths, **judged.values}, judged.items, judged.panels)
 
@@ -101,7 +107,7 @@ def naive(season: int) -> Forecaster:
     return lambda history, steps: scores.seasonal_naive(history.values, steps, season)
 
 
-def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], like: Any, progress: Progress = quiet) -> Result:
+def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], progress: Progress = quiet) -> Result:
     """All forecasters on all windows. `sides`: of each its mean MASE, `crps` (over the channel's mean size, mean over
     channels), `crps_scaled` (over the same scale as MASE), `coverage` of the 80 % interval, and `seconds`, the median
     time of a forecast; and by channel `mae` and `crps` in the channel's unit."""
@@ -119,6 +125,7 @@ def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], like: Any, 
     actual = np.stack([one.actual for one in chosen]).astype(np.float64)  # (N, H, C)
     scale = np.stack([one.scale for one in chosen])[:, None]  # (N, 1, C)
     size = mean(np.abs(actual), (0, 1))  # (C,)
+    channels = chosen[0].history.channels
     values: dict[str, Any] = {}
     items: list[dict[str, Any]] = [{"recording": one.recording, "origin": one.origin} for one in chosen]
     for name, made in found.items():
@@ -135,7 +142,7 @@ def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], like: Any, 
             "seconds": float(np.median(seconds[name])),
             "channels": {
                 channel: {"mae": float(mae), "crps": float(crps)}
-                for channel, mae, crps in zip(like.channels, mean(off, (0, 1)), mean(loss, (0, 1)), strict=True)
+                for channel, mae, crps in zip(channels, mean(off, (0, 1)), mean(loss, (0, 1)), strict=True)
             },
         }
         for n, item in enumerate(items):

@@ -156,11 +156,11 @@ def generated(
         wanted = {key: label} if label != NONE else None
         for signal in model.generate(count, steps=steps, labels=wanted, seed=seed + number):
             own = [name for name in _names(signal) if name not in shown]
-            one = prepared(signal, like.path, key if label == NONE and key in own else None, own)
-            if _names(one.signal) != shown:
+            if [name for name in _names(signal) if name in shown] != shown:
                 raise SignalError(
                     f"the model generates {', '.join(_names(signal))}; wanted {', '.join(shown)} as in --train"
                 )
+            one = prepared(signal, like.path, key if label == NONE and key in own else None, own)
             numbers = columns(one.signal)[:steps]
             short += len(numbers) < steps
             if not len(numbers):

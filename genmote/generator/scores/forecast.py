@@ -54,7 +54,8 @@ def covered(actual: Floats, found: Floats) -> NDArray[np.float64]:
 
 
 def seasonal_naive(history: Floats, steps: int, season: int) -> NDArray[np.float64]:
-    """Quantiles (9, H, C): the last season again, and what that was off in the history as many seasons ahead."""
+    """Quantiles (9, H, C): the last season again, which is the median, and about it what that was off in the history as
+    many seasons ahead, either way."""
     filled = forward_filled(history)
     if len(filled) < season:
         filled = np.concatenate([np.repeat(filled[:1], season - len(filled), axis=0), filled])
@@ -73,12 +74,12 @@ def seasonal_naive(history: Floats, steps: int, season: int) -> NDArray[np.float
 
 
 def _quantiles(off: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(9, C), of what is there of (T, C); 0 where nothing is."""
+    """(9, C), of what is there of (T, C) and of its negative; 0 where nothing is."""
     found = np.zeros((len(LEVELS), off.shape[1]))
     for channel in range(off.shape[1]):
         there = off[np.isfinite(off[:, channel]), channel]
         if len(there):
-            found[:, channel] = np.quantile(there, LEVELS)
+            found[:, channel] = np.quantile(np.concatenate([there, -there]), LEVELS)
     return found
 
 

@@ -72,7 +72,8 @@ def _halved(x: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.f
 
 def _threshold(members: NDArray[np.floating], others: NDArray[np.floating]) -> float:
     """Where at or below is taken for a member with the best balanced accuracy."""
-    places = np.concatenate([[-np.inf], np.unique(np.concatenate([members, others]))])
+    values = np.unique(np.concatenate([members, others]))
+    places = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
     found = np.searchsorted(np.sort(members), places, "right") / len(members)
     false = np.searchsorted(np.sort(others), places, "right") / len(others)
     return float(places[(found - false).argmax()])
