@@ -2,8 +2,8 @@
 
     python others.py forecast|detect IN.npz OUT.npz
 
-`forecast`: histories `h0`, `h1`, … (T,), `seasons` (N,) and `steps`; gives quantiles (N, 9, steps) of each peer, and the
-seconds that it took. `detect`: features `train` (N, F) and `test` (M, F); gives scores (M,) of each peer.
+`forecast`: histories `h0`, `h1`, … (T,), `seasons` (N,) and `steps`; gives quantiles (N, 9, steps) of each peer, and
+the seconds that it took. `detect`: features `train` (N, F) and `test` (M, F); gives scores (M,) of each peer.
 """
 
 import sys

@@ -6,6 +6,7 @@ samples of a history are filled with the one before for the peers, which take no
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -72,7 +73,10 @@ class ForecastSet:
         x = forward_filled(history)[:, 0].astype(np.float64)
         x = x - x.mean()
         lags = np.arange(low, min(high, len(x) // 2) + 1)
-        likeness = [float(x[lag:] @ x[:-lag]) / float(np.sqrt((x[lag:] ** 2).sum() * (x[:-lag] ** 2).sum()) or 1) for lag in lags]
+        likeness = [
+            float(x[lag:] @ x[:-lag]) / float(np.sqrt((x[lag:] ** 2).sum() * (x[:-lag] ** 2).sum()) or 1)
+            for lag in lags
+        ]
         return int(lags[int(np.argmax(likeness))])
 
 
@@ -102,26 +106,32 @@ def by_time(series: Sequence[Series], share: float) -> tuple[list[Series], list[
     return [one.part(0, at) for one, at in zip(series, cut, strict=True)], list(zip(series, cut, strict=True))
 
 
-# -- forecasts ----------------------------------------------------------------------------------------------------------
+# -- forecasts -------------------------------------------------------------------------------------------------------
 @functools.cache
-def ecg() -> tuple[list[Series], list[tuple[Series, int]]]:
-    """Lead II of PTB-XL at 100 Hz, by patient: folds 7 and 8 of the eight that are here are judged."""
+def heartbeats() -> list[tuple[Series, bool, str]]:
+    """Lead II of PTB-XL at 100 Hz; whether it is learnt from, by patient: those of folds 7 and 8, of the eight that are
+    here, are not; and the class of its likeliest diagnosis, empty where there is none."""
     table = reading.read(folder("ptbxl500") / "ptbxl_database.csv")[0]
-    assert isinstance(table, Records)
-    learnt, judged = [], []
-    patients = set()
-    for name, fold, patient in zip(*(table.column(key).tolist() for key in ("filename_lr", "strat_fold", "patient_id"))):
+    codes = reading.read(folder("ptbxl500") / "scp_codes.csv")[0]
+    assert isinstance(table, Records) and isinstance(codes, Records)
+    classes = dict(zip(codes.column("code").tolist(), codes.column("diagnostic_class").tolist(), strict=True))
+    columns = [table.column(key).tolist() for key in ("filename_lr", "strat_fold", "patient_id", "scp_codes")]
+    judged = {patient for _, fold, patient, _ in zip(*columns, strict=True) if fold >= 7}
+    found = []
+    for name, _, patient, said in zip(*columns, strict=True):
         path = folder("ptbxl500") / f"{name}.hea"
-        if not path.exists():
-            continue
-        one = chosen(series_of(path), ["II"])
-        one = plain(one, one.values[:, 0], 100.0)
-        if fold >= 7:
-            judged.append((one, 0))
-            patients.add(patient)
-        else:
-            learnt.append((patient, one))
-    return [one for patient, one in learnt if patient not in patients], judged
+        if path.exists():
+            likely = sorted(((-share, code) for code, share in ast.literal_eval(said).items() if classes.get(code)))
+            one = chosen(series_of(path), ["II"])
+            label = str(classes[likely[0][1]]) if likely else ""
+            found.append((plain(one, one.values[:, 0], 100.0), patient not in judged, label))
+    return found
+
+
+def ecg() -> tuple[list[Series], list[tuple[Series, int]]]:
+    """Of :func:`heartbeats`."""
+    found = heartbeats()
+    return [one for one, learnt, _ in found if learnt], [(one, 0) for one, learnt, _ in found if not learnt]
 
 
 @functools.cache
@@ -153,7 +163,8 @@ def throughput() -> tuple[list[Series], list[tuple[Series, int]]]:
     return learnt, [(one, 0) for one in judged]
 
 
-AIR = ("CO_GT", "C6H6_GT", "NOx_GT", "NO2_GT", "PT08_S1_CO", "PT08_S2_NMHC", "PT08_S3_NOx", "PT08_S4_NO2", "PT08_S5_O3", "T", "RH", "AH")  # fmt: skip
+SENSORS = ("PT08_S1_CO", "PT08_S2_NMHC", "PT08_S3_NOx", "PT08_S4_NO2", "PT08_S5_O3")
+AIR = ("CO_GT", "C6H6_GT", "NOx_GT", "NO2_GT", *SENSORS, "T", "RH", "AH")
 
 
 @functools.cache
@@ -207,17 +218,17 @@ FORECASTS = {
 }
 
 
-# -- what is unusual ----------------------------------------------------------------------------------------------------
+# -- what is unusual -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class DetectSet:
     """`load` gives recordings to learn what is normal from, and those that are judged. For the peers an item is `back`
     rows before it and its own, or, for a mark, `back` rows on either side; for a recording all its rows. `smooth`:
     rows over which every side's scores are averaged."""
 
-    title: str
     load: Callable[[], tuple[list[Recording], list[Recording]]]
     normal: tuple[str, ...]
     back: int = 0
+    whole: bool = False
     smooth: int = 1
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -238,6 +249,7 @@ def beats() -> tuple[list[Recording], list[Recording]]:
 DEVICES = ("Fridge", "GPS_Tracker", "Thermostat")
 
 
+@functools.cache
 def telemetry(device: str) -> tuple[list[Recording], list[Recording]]:
     """What a home's devices told, of TON-IoT: the first 60 % of a device's normal rows, then the others, and the first
     2000 rows of each attack."""
@@ -309,15 +321,137 @@ def network() -> tuple[list[Recording], list[Recording]]:
     return clean(learnt, ["5G", "LTE"]), judged
 
 
-DETECTIONS = {
-    "beats": DetectSet("ECG beats (MIT-BIH record 100, by time)", beats, ("N",), back=48),
-    **{
-        f"telemetry {device}": DetectSet(
-            f"TON-IoT telemetry, {device} (by time)", functools.partial(telemetry, device), ("normal",), back=4, smooth=8
-        )
+ROWS = {"size": "tiny", "context": 256, "steps": 250}
+DETECTIONS: dict[str, dict[str, DetectSet]] = {  # each set in parts, whose mean is taken
+    "ECG beats (MIT-BIH record 100, by time)": {
+        "beats": DetectSet(beats, ("N",), back=48, training={"size": "tiny", "context": 256, "steps": 250, "bins": 96})
+    },
+    "telemetry of three devices (TON-IoT, by time)": {
+        device: DetectSet(functools.partial(telemetry, device), ("normal",), back=4, smooth=8, training=ROWS)
         for device in DEVICES
     },
-    "connections": DetectSet("connections (NSL-KDD, by place in the file)", connections, ("normal",)),
-    "failures": DetectSet("robot failures (by task)", failures, ("normal",)),
-    "network": DetectSet("5G that falls back to 3G (by trace)", network, ("5G", "LTE"), back=8, smooth=8),
+    "connections (NSL-KDD, by place in the file)": {"connections": DetectSet(connections, ("normal",), training=ROWS)},
+    "robot failures (by task)": {
+        "failures": DetectSet(
+            failures,
+            ("normal",),
+            whole=True,
+            training={"size": "tiny", "context": 128, "steps": 200, "bins": 64, "dropout": 0.2},
+        )
+    },
+    "5G that falls back to 3G (by trace)": {
+        "network": DetectSet(
+            network,
+            ("5G", "LTE"),
+            back=8,
+            smooth=8,
+            training={"size": "tiny", "context": 256, "steps": 250, "bins": 64, "spacing": "quantile"},
+        )
+    },
+}
+
+
+# -- generated -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GenerateSet:
+    """`load` gives labelled recordings to learn from and others; `steps`: rows of a window that is generated."""
+
+    title: str
+    load: Callable[[], tuple[list[Recording], list[Recording]]]
+    steps: int
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def _labelled(series: Series, key: str, label: str, path: Path) -> Recording:
+    return Recording(path, series, key, np.full(len(series), label, object))
+
+
+def diagnoses() -> tuple[list[Recording], list[Recording]]:
+    """Of :func:`heartbeats`, those with a diagnosis: whether it is that all is normal."""
+    sides: tuple[list[Recording], list[Recording]] = ([], [])
+    for one, learnt, label in heartbeats():
+        if label:
+            word = "normal" if label == "NORM" else "abnormal"
+            sides[not learnt].append(_labelled(one, "diagnosis", word, Path(one.name)))
+    return sides
+
+
+ACTIVITIES = ("walking", "upstairs", "downstairs", "sitting", "standing")
+
+
+@functools.cache
+def activities() -> tuple[list[Recording], list[Recording]]:
+    """A phone's three axes at 25 Hz while its user does something, by user: the third is judged."""
+    place = folder("hyperimu_har")
+    sides: tuple[list[Recording], list[Recording]] = ([], [])
+    for line in (place / "labels.txt").read_text().splitlines():
+        number, user, activity, start, stop = map(int, line.split())
+        (path, *_), stop = [*place.glob(f"acc_exp{number:02}_user{user:02}.txt"), None], min(stop, start + 2900)
+        if path is None:  # only eight of the experiments are here
+            continue
+        three = series_of(path).values[start:stop]
+        values = np.stack([slower(three[:, n], 4) for n in range(3)], axis=1).astype(np.float32)
+        one = Series(f"{path.stem} {start}", values, 25.0, tuple("xyz"), ("m/s²",) * 3)
+        sides[user == 3].append(_labelled(one, "activity", ACTIVITIES[activity - 1], path))
+    return sides
+
+
+@functools.cache
+def executions() -> tuple[list[Recording], list[Recording]]:
+    """A robot's forces and torques in four tasks: whether what it did was normal. The last 30 % of each file are
+    judged."""
+    sides: tuple[list[Recording], list[Recording]] = ([], [])
+    for task in (1, 2, 4, 5):
+        path = folder("robot_failures") / f"lp{task}.data"
+        found = reading.read(path)
+        for n, one in enumerate(found):
+            word = "normal" if one.labels["failure"] == "normal" else "failure"
+            assert isinstance(one, Series)
+            bare = replace(one, labels={}, grid=None)
+            sides[n >= 0.7 * len(found)].append(_labelled(bare, "state", word, path))
+    return sides
+
+
+def days() -> tuple[list[Recording], list[Recording]]:
+    """Days of :func:`steps`: working day or weekend."""
+    sides: tuple[list[Recording], list[Recording]] = ([], [])
+    learnt, judged = steps()
+    for side, found in zip(sides, (learnt, [one for one, _ in judged]), strict=True):
+        for user in found:
+            assert user.start_s is not None
+            first = -int(user.start_s // 3600) % DAY
+            for start in range(first, len(user) - DAY + 1, DAY):
+                one = user.part(start, start + DAY)
+                assert one.start_s is not None
+                weekday = (int(one.start_s // 86400) + 3) % 7  # 1970 began on a Thursday
+                bare = replace(one, start_s=None)
+                side.append(_labelled(bare, "day", "weekend" if weekday >= 5 else "work", Path(user.name)))
+    return sides
+
+
+GENERATIONS = {
+    "diagnoses": GenerateSet(
+        "ECG, 1.3 s of lead II (PTB-XL, by patient)",
+        diagnoses,
+        128,
+        {"size": "tiny", "context": 192, "steps": 500, "bins": 128},
+    ),
+    "activities": GenerateSet(
+        "acceleration, 2.6 s of three axes (by user)",
+        activities,
+        64,
+        {"size": "tiny", "context": 256, "steps": 400, "bins": 128},
+    ),
+    "executions": GenerateSet(
+        "forces and torques of a robot (by place in the file)",
+        executions,
+        15,
+        {"size": "tiny", "context": 128, "steps": 300, "bins": 128, "spacing": "quantile"},
+    ),
+    "days": GenerateSet(
+        "steps of a day (by user)",
+        days,
+        24,
+        {"size": "tiny", "context": 64, "steps": 300, "bins": 128, "spacing": "quantile"},
+    ),
 }

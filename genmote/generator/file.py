@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from genmote.errors import ModelFileError, SignalError
 from genmote.generator.layout import Layout
+from genmote.generator.scale import Own
 from genmote.models.gguf import ModelFile
 from genmote.signals import coding
 
@@ -64,6 +65,7 @@ def keys(layout: Layout, card: dict[str, Any]) -> dict[str, Any]:
         **{CODEC + key: value for key, value in layout.codec.state().items()},
         OWN + "version": np.uint32(VERSION),
         OWN + "clock": layout.clock,
+        OWN + "scale": layout.scale,
         OWN + "card": json.dumps(card),
     }
 
@@ -86,7 +88,12 @@ def layout_of(file: ModelFile) -> Layout:
     clock = file.metadata.get(OWN + "clock")
     if not isinstance(context, int) or not isinstance(clock, bool):
         raise ModelFileError(f"{file.path.name}: no context_length or {OWN}clock; the file is damaged")
-    layout = Layout(codec, clock, context)
+    scale = file.metadata.get(OWN + "scale", "none")  # which files of the first days do not have
+    if scale not in get_args(Own):
+        raise ModelFileError(
+            f"{file.path.name}: {OWN}scale is {scale!r}, this genmote knows {', '.join(get_args(Own))}"
+        )
+    layout = Layout(codec, clock, context, scale)
     rows = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
     if rows != layout.vocabulary:
         raise ModelFileError(

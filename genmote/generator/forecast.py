@@ -13,6 +13,7 @@ from genmote.errors import SignalError, SpecError
 from genmote.generator.draw import Draw
 from genmote.generator.generate import _later
 from genmote.generator.layout import Rows, joined
+from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.kinds import Series
 
@@ -44,7 +45,8 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
     header = layout.header(history)
     seen = _seen(layout.context, len(header), channels, steps)
     recent = history.part(max(0, len(history) - seen), len(history))
-    rows = layout.rows(recent)
+    scale = Scale.of(recent.values, layout.scale)
+    rows = layout.rows(scale.told(recent))
     times = _later(model, recent, steps)
     asks = layout.asks(recent, times, np.zeros(steps, np.int32))
     draw = Draw(seed)
@@ -55,7 +57,7 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
         made[:, n] = sampled(walk.logits, allowed, draw)
         if n + 1 < steps * channels:
             walk.put(made[:, n], asks[n], asks[n + 1])
-    samples = _values(model, history, made)
+    samples = scale.back(_values(model, history, made))
     return Forecast(samples, _after(history, np.median(samples, axis=0), times))
 
 
@@ -84,16 +86,19 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     after = min(length - stop, max(1, int(room * AFTER)))
     before = min(start, max(1, room - after - min(gap, room // 2)))
     times = layout.times(series)
+    around = np.concatenate([samples[0, start - before : start], samples[0, stop : stop + after]])
+    scale = Scale.of(around, layout.scale)
+    told_of = scale.told(series)
 
     def rows(first: int, last: int, values: Floats) -> Rows:
         part = series.part(first, last)
-        tokens = layout.codec.encode(replace(part, values=values[first:last], grid=None))
+        tokens = layout.codec.encode(scale.told(replace(part, values=values[first:last], grid=None)))
         return Rows(tokens, layout.asks(part, None if times is None else times[first:last]))
 
     hole = series.part(start, stop)
     left = np.arange(gap, 0, -1, dtype=np.int32)
     asks = layout.asks(hole, None if times is None else times[start:stop], left)
-    known = layout.codec.encode(replace(hole, grid=None))
+    known = layout.codec.encode(told_of.part(start, stop))
     fixed = ~np.isnan(hole.values).reshape(-1)
     follows = rows(stop, stop + after, samples[0]) if after else None
     told = [header]
@@ -113,7 +118,7 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
         made[:, n] = known[n] if fixed[n] else sampled(walk.logits, allowed, draw)
         if n + 1 < gap * channels:
             walk.put(made[:, n], asks[n], asks[n + 1])
-    filled = _values(model, series, made)
+    filled = scale.back(_values(model, series, made))
     there = ~np.isnan(hole.values)
     samples[:, start:stop] = np.where(there, hole.values, filled)
 

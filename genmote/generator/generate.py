@@ -13,6 +13,7 @@ from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress
 from genmote.generator.draw import Draw
 from genmote.generator.layout import ASKS, Rows
+from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.coding import About
 from genmote.signals.header import END
@@ -72,7 +73,12 @@ def _series(
         if prefix is None
         else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
     )
-    header, rows = layout.header(begun), layout.rows(begun)
+    if layout.scale != "none" and not len(begun):
+        raise SignalError(
+            "the model tells all by the scale of what came before: give a prefix, or train without --scale"
+        )
+    scale = Scale.of(begun.values, layout.scale)
+    header, rows = layout.header(begun), layout.rows(scale.told(begun))
     width = len(begun.channels)
     whole = steps is not None
     wanted = steps if steps is not None else (layout.context - len(header)) // width - len(begun)
@@ -102,7 +108,9 @@ def _series(
     found: list[Signal] = []
     for path in range(paths):
         said = np.concatenate([rows.tokens, made[path, : ends[path] * width]])
-        found.append(layout.codec.decode(said.astype(np.int32), about))
+        one = layout.codec.decode(said.astype(np.int32), about)
+        assert isinstance(one, Series)
+        found.append(replace(one, values=scale.back(one.values)))
     return found
 
 

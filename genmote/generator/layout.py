@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
+from genmote.generator.scale import Own
 from genmote.signals.codecs.bins import Bins
 from genmote.signals.coding import Codec
 from genmote.signals.header import FIRST
@@ -54,11 +55,13 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """`clock`: the hour and the day are asked. `context`: rows that the decoder was trained for."""
+    """`clock`: the hour and the day are asked. `context`: rows that the decoder was trained for. `scale`: by what a
+    stretch of a series is told."""
 
     codec: Codec
     clock: bool
     context: int
+    scale: Own = "none"
 
     @property
     def after(self) -> int:

@@ -141,6 +141,10 @@ class Generator:
         """What tells of each sample how unlikely it is, piece after piece, in constant memory."""
         from genmote.generator.detect import Scorer
 
+        if self.layout.scale != "none":
+            raise SignalError(
+                "the model tells stretches by scales of their own: to score samples, train without --scale"
+            )
         return Scorer(self)
 
     def scores(self, signal: Signal) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from genmote.fetch import Progress, quiet
 from genmote.generator import file as model_files
 from genmote.generator.file import FORMS, Form
 from genmote.generator.layout import Layout, slow
+from genmote.generator.scale import Own, pieces
 from genmote.generator.windows import Recording, Windows, held_out, recordings
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -45,6 +46,10 @@ class Training:
     codec: str | None = setting("the codec (default: bins, fields or grid, by the kind of signals)", default=None)
     bins: int | None = setting("bins of a channel's range or of a number's size (default: the codec's)", default=None)
     spacing: Literal["uniform", "quantile"] | None = setting("bins of one width, or with as many samples", default=None)
+    scale: Own = setting(
+        "by what each stretch is told: nothing, its mean size, or its mean and spread (for forecasts and gaps)",
+        default="none",
+    )
     labels: tuple[str, ...] = setting("labels that the model is told, and can be asked for", default=())
     size: Size = setting("how large the model is: 0.4, 1, 2.5 or 9 million weights", default="small")
     context: int = setting("tokens that it sees at once", default=512)
@@ -138,7 +143,7 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
     base = None if training.base is None else ModelFile.open(training.base)
     chosen = training.codec or CODECS[type(signals[0])]
     settings: dict[str, Any] = {"labels": training.labels}
-    clock = slow(signals)
+    clock, scale = slow(signals), training.scale
     if base is not None:
         layout = model_files.layout_of(base)
         if _knows(layout.codec, signals, training.labels):
@@ -149,11 +154,12 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
                 "labels, and only a model of bins can learn new ones; begin anew without --from"
             )
         settings |= {"bins": layout.codec.settings.bins, "spacing": layout.codec.settings.spacing}  # type: ignore[attr-defined]
-        chosen, clock = "bins", clock or layout.clock
+        chosen, clock, scale = "bins", clock or layout.clock, layout.scale
     for key in ("bins", "spacing"):
         if (value := getattr(training, key)) is not None:
             settings.setdefault(key, value)
-    return Layout(coding.fit(chosen, signals, **settings), clock, training.context), base
+    fitted = signals if scale == "none" else pieces(signals, training.context, scale)
+    return Layout(coding.fit(chosen, fitted, **settings), clock, training.context, scale), base
 
 
 def _knows(codec: Codec, signals: Sequence[Signal], labels: Sequence[str]) -> bool:

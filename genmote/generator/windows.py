@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.generator.layout import ASKS, Layout, Rows, joined
+from genmote.generator.scale import KNOWN, Scale
 from genmote.signals.header import END
 from genmote.signals.kinds import Frames, Series, Signal
 
@@ -42,7 +44,8 @@ def recordings(layout: Layout, signals: Sequence[Signal], notes: list[str]) -> l
     for signal in signals:
         if not len(signal):
             continue
-        rows = layout.rows(signal, notes)
+        own = Scale.of(signal.values, layout.scale).told(signal) if scaled(layout, signal) else signal
+        rows = layout.rows(own, notes)
         try:
             starts = layout.starts(signal, rows)
         except SignalError:  # a codec without steps: each token is one
@@ -51,6 +54,11 @@ def recordings(layout: Layout, signals: Sequence[Signal], notes: list[str]) -> l
     if not found:
         raise SignalError("no recording with a sample in it; give some that have")
     return found
+
+
+def scaled(layout: Layout, signal: Signal) -> TypeGuard[Series]:
+    """Whether each stretch is told by a scale of its own."""
+    return layout.scale != "none" and isinstance(signal, Series)
 
 
 def held_out(signals: Sequence[Signal], seed: int) -> tuple[list[Signal], list[Signal]]:
@@ -136,7 +144,7 @@ class Windows:
         steps = stop - start
         if self.layout.steady and isinstance(recording.signal, Series) and steps >= SHORTEST and draw.random() < GAPS:
             return self._filled(recording, start, stop, draw)
-        return self._stretch(recording, start, stop)
+        return self._stretch(recording, start, stop, known=float(draw.uniform(0.5, 1.0)))
 
     def _reach(self, recording: Recording, start: int) -> int:
         """The last step that a stretch from `start` has room for."""
@@ -144,8 +152,14 @@ class Windows:
         stop = int(np.searchsorted(recording.starts, recording.starts[start] + room, side="right")) - 1
         return max(start + 1, min(stop, recording.steps))
 
-    def _stretch(self, recording: Recording, start: int, stop: int) -> Rows:
-        parts = [recording.header, recording.part(start, stop)]
+    def _stretch(self, recording: Recording, start: int, stop: int, known: float = KNOWN) -> Rows:
+        """`known`: the part by which its scale is found, where it has one of its own."""
+        rows = recording.part(start, stop)
+        if scaled(self.layout, recording.signal):
+            piece = recording.signal.part(start, stop)
+            seen = piece.values[: max(1, int(known * len(piece)))]
+            rows = self.layout.rows(Scale.of(seen, self.layout.scale).told(piece))
+        parts = [recording.header, rows]
         if start == 0 and stop == recording.steps:
             parts.append(self.layout.mark(END))
         return joined(parts)[: self.layout.context]
@@ -157,16 +171,23 @@ class Windows:
         begin = stop - after - gap
         layout = self.layout
         hole = recording.part(begin, begin + gap)
+        follows, precedes = recording.part(begin + gap, stop), recording.part(start, begin)
         assert isinstance(recording.signal, Series)
         piece = recording.signal.part(begin, begin + gap)
+        if scaled(layout, recording.signal):
+            whole = recording.signal.part(start, stop)
+            seen = np.concatenate([whole.values[: begin - start], whole.values[begin - start + gap :]])
+            rows = layout.rows(Scale.of(seen, layout.scale).told(whole))
+            at = [x * len(piece.channels) for x in (begin - start, begin - start + gap)]
+            precedes, hole, follows = rows[: at[0]], rows[at[0] : at[1]], rows[at[1] :]
         left = np.arange(gap, 0, -1, dtype=np.int32)
         return joined(
             [
                 recording.header,
                 layout.mark(layout.after),
-                recording.part(begin + gap, stop),
+                follows,
                 layout.mark(layout.before),
-                recording.part(start, begin),
+                precedes,
                 Rows(hole.tokens, layout.asks(piece, layout.times(piece), left)),
             ]
         )
