@@ -434,13 +434,13 @@ GENERATIONS = {
         "ECG, 1.3 s of lead II (PTB-XL, by patient)",
         diagnoses,
         128,
-        {"size": "tiny", "context": 192, "steps": 500, "bins": 128},
+        {"size": "tiny", "context": 192, "steps": 350, "bins": 128},
     ),
     "activities": GenerateSet(
         "acceleration, 2.6 s of three axes (by user)",
         activities,
         64,
-        {"size": "tiny", "context": 256, "steps": 400, "bins": 128},
+        {"size": "tiny", "context": 256, "steps": 300, "bins": 128},
     ),
     "executions": GenerateSet(
         "forces and torques of a robot (by place in the file)",
