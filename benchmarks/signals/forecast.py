@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.bench import Bench, missing
 from benchmarks.process import ContestantError
-from benchmarks.record import AT_LEAST, SEED, Row
+from benchmarks.record import AT_LEAST, Row
 from benchmarks.signals import models, sets
 from benchmarks.signals.sets import ForecastSet
 from genmote.errors import GenmoteError

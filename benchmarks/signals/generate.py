@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.bench import Bench, missing
 from benchmarks.process import ContestantError
-from benchmarks.record import AT_MOST, SEED, Row
+from benchmarks.record import AT_MOST, Row
 from benchmarks.signals import models, sets
 from benchmarks.signals.sets import GenerateSet
 from genmote.errors import GenmoteError

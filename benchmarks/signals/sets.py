@@ -233,15 +233,19 @@ class DetectSet:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+BEAT_BY = 8
+
+
 @functools.cache
 def beats() -> tuple[list[Recording], list[Recording]]:
-    """Record 100 of MIT-BIH, MLII at 90 Hz: the stretches of normal beats in its first ten minutes, then the others."""
+    """Record 100 of MIT-BIH, MLII at 45 Hz: the stretches of normal beats in its first ten minutes, then the others."""
     path = folder("wfdb_samples") / "100.hea"
     whole = series_of(path)
     one = chosen(whole, ["MLII"])
-    marks = tuple(Mark(m.start // 4, m.start // 4 + 1, m.label) for m in whole.marks if m.stop - m.start == 1)
-    one = replace(plain(one, slower(one.values[:, 0], 4), 90.0), marks=marks)
-    cut = 10 * 60 * 90
+    marks = [(m.start // BEAT_BY, m.label) for m in whole.marks if m.stop - m.start == 1]
+    one = plain(one, slower(one.values[:, 0], BEAT_BY), 360 / BEAT_BY)
+    one = replace(one, marks=tuple(Mark(at, at + 1, label) for at, label in marks))
+    cut = 10 * 60 * 360 // BEAT_BY
     learnt, judged = (prepared(part, path, MARKS, ()) for part in (one.part(0, cut), one.part(cut, len(one))))
     return clean([learnt], ["N"]), [judged]
 
@@ -324,7 +328,7 @@ def network() -> tuple[list[Recording], list[Recording]]:
 ROWS = {"size": "tiny", "context": 256, "steps": 250}
 DETECTIONS: dict[str, dict[str, DetectSet]] = {  # each set in parts, whose mean is taken
     "ECG beats (MIT-BIH record 100, by time)": {
-        "beats": DetectSet(beats, ("N",), back=48, training={"size": "tiny", "context": 256, "steps": 250, "bins": 96})
+        "beats": DetectSet(beats, ("N",), back=24, training={"size": "tiny", "context": 256, "steps": 250, "bins": 96})
     },
     "telemetry of three devices (TON-IoT, by time)": {
         device: DetectSet(functools.partial(telemetry, device), ("normal",), back=4, smooth=8, training=ROWS)
@@ -385,6 +389,8 @@ def activities() -> tuple[list[Recording], list[Recording]]:
     place = folder("hyperimu_har")
     sides: tuple[list[Recording], list[Recording]] = ([], [])
     for line in (place / "labels.txt").read_text().splitlines():
+        if not line.strip():
+            continue
         number, user, activity, start, stop = map(int, line.split())
         (path, *_), stop = [*place.glob(f"acc_exp{number:02}_user{user:02}.txt"), None], min(stop, start + 2900)
         if path is None:  # only eight of the experiments are here
