@@ -162,7 +162,8 @@ class Subscription:
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._fault or self._news, timeout_s)
             if not self._waiting and self._fault is not None:
-                raise self._fault
+                fault, self._fault = self._fault, None
+                raise fault
             taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
             self._bytes -= sum(map(_size, taken))
             return taken
