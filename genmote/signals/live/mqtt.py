@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import struct
 import threading
@@ -235,7 +236,7 @@ class Subscription:
         until = time.monotonic() + ANSWER_S
         while not self._stop.is_set():
             try:
-                ended = client.loop(POLL_S) or self._read_on(client)
+                ended: int | str = self._look(client)
             except (ValueError, TypeError, LookupError, struct.error) as fault:  # what came is no MQTT
                 ended = f"it does not speak MQTT ({type(fault).__name__})"
             if ended or self._refusal:
@@ -245,14 +246,21 @@ class Subscription:
         _leave(client)
         return ""
 
-    def _read_on(self, client: Any) -> int:
-        """Read while messages come, without asking each time whether one is there."""
-        for _ in range(AT_ONCE):
+    def _look(self, client: Any) -> int:
+        """Wait for a moment, read what is there, write what waits; above 0 where the connection has ended."""
+        link = client.socket()
+        unread = link.pending() if self.where.tls else 0
+        asked = [link] if client.want_write() else []
+        readable, writable, _ = select.select([link], asked, [], 0 if unread else POLL_S)
+        ended = 0
+        for _ in range(AT_ONCE if readable or unread else 0):  # without asking each time whether one is there
             before = self.counts.received
-            ended = client.loop_read()
+            ended = ended or client.loop_read()
             if ended or self.counts.received == before:
-                return int(ended)
-        return 0
+                break
+        if writable:
+            ended = ended or client.loop_write()
+        return int(ended or client.loop_misc())
 
     def _client(self, modern: bool) -> Any:
         mqtt = _library()
@@ -260,9 +268,11 @@ class Subscription:
         class Client(mqtt.Client):  # type: ignore[misc,name-defined]
             def _create_socket_connection(self) -> socket.socket:
                 """A connection by the gate, instead of the library's own."""
-                return gate.open_socket(
+                link = gate.open_socket(
                     self._host, self._port, purpose="watch", payload_kind="a subscription", timeout_s=ANSWER_S
                 )
+                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a broker waits for acknowledgements
+                return link
 
         client = Client(
             mqtt.CallbackAPIVersion.VERSION2,
@@ -274,11 +284,12 @@ class Subscription:
             client.tls_set_context(self._context)
         client.on_connect, client.on_subscribe = self._on_connect, self._on_subscribe
         client.on_disconnect, client.on_message = self._on_disconnect, self._on_message
-        asked = None
+        asked = {}
         if modern:
-            asked = mqtt.Properties(mqtt.PacketTypes.CONNECT)
-            asked.SessionExpiryInterval, asked.MaximumPacketSize = SESSION_S, PACKET
-        client.connect_async(self.where.host, self.where.port, KEEPALIVE_S, properties=asked)
+            asked["properties"] = told = mqtt.Properties(mqtt.PacketTypes.CONNECT)
+            told.SessionExpiryInterval, told.MaximumPacketSize = SESSION_S, PACKET
+            asked["clean_start"] = False  # nothing is there at first; some brokers keep no session that began clean
+        client.connect_async(self.where.host, self.where.port, KEEPALIVE_S, **asked)
         return client
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:

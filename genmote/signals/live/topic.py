@@ -231,11 +231,14 @@ class Topic:
         if exact is not None and (np.abs(exact[exact != MISSING]) < LARGEST).all():
             return exact
         gone = np.isnan(found.values)
-        scaled = np.rint(np.where(gone, 0.0, found.values) * 10.0**decimals)
+        scaled = np.where(gone, 0.0, found.values) * 10.0**decimals
         far = np.abs(scaled) >= LARGEST
-        self.tally.add(f"{{n}} numbers with more than {DIGITS} decimals, or too large, are rounded or missing as whole "
-                       "numbers", self.name, len(scaled))  # fmt: skip
-        return np.where(gone | far, MISSING, np.where(far, 0.0, scaled).astype(np.int64))
+        self.tally.add(
+            f"{{n}} numbers of more than {DIGITS} decimals, or too large, are rounded or missing as whole numbers",
+            self.name,
+            max(1, int((far | (np.abs(scaled - np.rint(scaled)) > 1e-6)).sum())),
+        )
+        return np.where(gone | far, MISSING, np.rint(np.where(far, 0.0, scaled)).astype(np.int64))
 
 
 def _type(found: Numbers, cells: Sequence[str]) -> FieldType:
