@@ -260,13 +260,13 @@ def _listed(values: dict[str, Any]) -> str:
 
 def _when(seconds: float) -> str:
     """
-    >>> _when(12.5), _when(1e9)
-    ('12.500 s', '2001-09-09T01:46:40.000Z')
+    >>> _when(12.5), _when(1e9 + 0.9)
+    ('12.500 s', '2001-09-09T01:46:40.900Z')
     """
     if seconds < EPOCH:
         return f"{seconds:.3f} s"
     try:
-        moment = datetime.fromtimestamp(seconds, UTC)
+        moment = datetime.fromtimestamp(seconds + 0.0005, UTC)  # what follows cuts
     except (ValueError, OverflowError, OSError):
         return f"{seconds:.3f} s"
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -203,8 +203,8 @@ with Subscription(address(sys.argv[1]), most=2000) as source:
 """
 
 
-def test_a_flood_leaves_memory_flat_and_the_counts_right(broker: Any) -> None:
-    count = 100_000
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_a_flood_leaves_memory_flat_and_the_counts_right(count: int, broker: Any) -> None:
     words = [sys.executable, "-c", FLOOD, broker.url("a/+"), str(count)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as slow:
         try:
