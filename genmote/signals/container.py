@@ -108,10 +108,26 @@ class Growing:
             _chunk(new, BLOCK, _block(about.part(start, start + rows)))
         end = self._end + new.tell()
         _chunk(new, END, b"")
-        with open(self.path, "r+b" if self._before is not None else "xb", buffering=0) as out:
+        with open(self.path, "r+b" if self._before is not None else "xb") as out:
             out.seek(self._end)
-            out.write(new.getvalue())
+            try:
+                out.write(new.getvalue())
+                out.flush()
+            except OSError:  # such as a full disk: the end is where it was
+                if self._before is not None:
+                    _repair(self.path, self._end)
+                raise
         self._before, self._end = about, end
+
+
+def _repair(path: Path, end: int) -> None:
+    """Let the file end there."""
+    last = io.BytesIO()
+    _chunk(last, END, b"")
+    with open(path, "r+b") as out:
+        out.truncate(end)
+        out.seek(end)
+        out.write(last.getvalue())
 
 
 def read(path: Path, *, notes: list[str] | None = None) -> Iterator[Series]:

@@ -47,7 +47,7 @@ class Desk:
         self.started = self.told_at = time.monotonic()
         self.seconds = 0.0
         self.seen: dict[str, Seen] = {}
-        self.told: set[str] = set()  # notes
+        self.told: set[str] = set()  # what was left out, and topics that are not judged
         self.dropped = 0  # messages that were told of
         self.alarmed = 0
         self.line = StatusLine(sys.stderr)
@@ -87,7 +87,7 @@ class Desk:
                 try:
                     self.recorder.add(topic, piece, time.monotonic())
                 except SignalError as fault:
-                    self._note(str(fault))
+                    self.watch.tally.add("{n} rows are not recorded", str(fault), len(piece))
             for alarm in self.alarms.push(topic, piece) if self.alarms is not None else ():
                 self._alarm(topic, piece, alarm.row, alarm.rows, alarm.score)
 
@@ -126,30 +126,30 @@ class Desk:
 
     def _news(self) -> None:
         for line in self.watch.source.news():
-            self._note(line, again=True)
+            self._note(line)
         for text, (times, places) in self.watch.tally.found.items():
             if text not in self.told:
                 self.told.add(text)
-                self._note(text.replace("{n}", str(times)) + (f": {places[0]}" if places else ""), again=True)
+                self._note(text.replace("{n}", str(times)) + (f": {places[0]}" if places else ""))
         for topic, why in self.alarms.unjudged.items() if self.alarms is not None else ():
-            self._note(f"{topic} is not judged: {why}")
+            if topic not in self.told:
+                self.told.add(topic)
+                self._note(f"{topic} is not judged: {why}")
         dropped = self.watch.source.counts.dropped
         if dropped >= max(1, 2 * self.dropped):
             self.dropped = dropped
-            self._note(f"messages come faster than they are taken: {dropped} dropped, the oldest first", again=True)
+            self._note(f"messages come faster than they are taken: {dropped} dropped, the oldest first")
 
-    def _note(self, text: str, again: bool = False) -> None:
-        if again or text not in self.told:
-            self.told.add(text) if not again else None
-            if self.out.json:
-                self._tell({"event": "note", "note": text}, "")
-            else:
-                self.line.clear()
-                note(text)
+    def _note(self, text: str) -> None:
+        if self.out.json:
+            self._tell({"event": "note", "note": text}, "")
+        else:
+            self.line.clear()
+            note(_shown(text))
 
     def _tell(self, values: dict[str, Any], text: str) -> None:
         self.line.clear()
-        self.out.result(values, text)
+        self.out.result(values, _shown(text))
         self.out.flush()
 
     def _status(self) -> str:
@@ -208,7 +208,7 @@ class Desk:
                 "topics": topics,
                 "notes": notes,
             },
-            "\n".join([*lines, *notes]),
+            "\n".join(map(_shown, [*lines, *notes])),
         )
 
 
@@ -233,6 +233,15 @@ class StatusLine:
         with contextlib.suppress(OSError):  # a terminal that has gone
             self.stream.write(text)
             self.stream.flush()
+
+
+def _shown(line: str) -> str:
+    """Without signs that a terminal would obey: topics and words come from anybody.
+
+    >>> _shown("a\x1b[2Jb")
+    'a?[2Jb'
+    """
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _at(piece: Series | Records, row: int) -> tuple[float, dict[str, Any]]:

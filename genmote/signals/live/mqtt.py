@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 QUEUE, QUEUE_BYTES = 10_000, 16 << 20  # messages that wait, and their bytes
 PACKET = 1 << 20  # bytes of a message that a broker of MQTT 5 is asked to leave out
 SESSION_S = 300
-KEEPALIVE_S, ANSWER_S, POLL_S = 30, 10.0, 0.2
+KEEPALIVE_S, ANSWER_S, POLL_S, LEAVE_S = 30, 10.0, 0.2, 2.0
 PAUSES_S = (1.0, 60.0)  # the first, and the longest
 TRIES = 5  # before the first connection
 AT_ONCE = 1000  # packets that are read before the connection is looked after
@@ -156,7 +156,7 @@ class Subscription:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
-        self._thread.join(ANSWER_S)
+        self._thread.join(LEAVE_S)
 
     def take(self, timeout_s: float, most: int = AT_ONCE) -> list[Message]:
         """Messages that wait, at least one unless `timeout_s` goes by first or there is news."""

@@ -16,7 +16,7 @@ from genmote.errors import SignalError
 from genmote.signals._numbers import ABSENT, is_number
 from genmote.signals.readers.jsonl import DECODER, flat
 
-LARGEST, ROWS, CELLS = 1 << 18, 4096, 256  # bytes of a message, its rows, a row's cells
+LARGEST, ROWS, CELLS = 1 << 18, 1024, 256  # bytes of a message, its rows, a row's cells
 VALUE = "value"
 Row = dict[str, str]  # cells by name
 

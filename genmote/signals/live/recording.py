@@ -20,7 +20,8 @@ SUFFIXES = (".csv", ".gmsc")
 
 
 class Recorder:
-    """Appends pieces to the files of their topics. `max_error`: of a .gmsc, as in `container.write`."""
+    """Appends pieces to the files of their topics. `max_error`: of a .gmsc, as in `container.write`. UserError where
+    there is such a file already."""
 
     def __init__(self, path: Path, *, max_error: float = 0.0) -> None:
         self.path, self.max_error = path, max_error
@@ -29,9 +30,10 @@ class Recorder:
         self._growing: dict[str, container.Growing] = {}
         self._waiting: dict[str, list[Series]] = {}
         self._values, self._since_s = 0, 0.0
+        _absent(path)
 
     def add(self, topic: str, piece: Series | Records, now_s: float) -> None:
-        """SignalError for what the file cannot hold; UserError where it is there already."""
+        """SignalError for what the file cannot hold; UserError where it cannot be written, or is there already."""
         if topic not in self.files:
             self._begin(topic, piece)
         if self.path.suffix.lower() == ".csv":
@@ -78,10 +80,14 @@ class Recorder:
     def _begin(self, topic: str, piece: Series | Records) -> None:
         number = len(self.files) + 1
         path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
-        if path.exists():
-            raise UserError(f"{path} is there already: name another file with --output, or take it away")
+        _absent(path)
         self.files[topic], self.rows[topic] = path, 0
         self._growing[topic] = container.Growing(path, max_error=self.max_error)
+
+
+def _absent(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} is there already: name another file with --output, or take it away")
 
 
 def _goes_on(before: Series, piece: Series) -> bool:
@@ -94,5 +100,5 @@ def _append(path: Path, piece: Series | Records) -> None:
     """Rows behind those of a table, in one write; the heads before the first."""
     began_s = 0.0 if isinstance(piece, Records) else piece.start_s or 0.0
     lines = writing.table(piece, began_s, heads=not path.exists())
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab") as file:
         file.write(lines)

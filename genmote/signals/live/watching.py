@@ -12,6 +12,7 @@ from genmote.signals.live.payload import rows_of
 from genmote.signals.live.topic import Topic
 
 TOPICS = 256
+MESSAGES = 64  # that are taken at once: each may be of many rows
 PIECE_S, PIECE_CELLS = 1.0, 1 << 15  # what came is given this often, or where it has so many cells, of all topics
 Piece = tuple[str, Series | Records]  # with its topic
 
@@ -29,7 +30,7 @@ class Watch:
 
     def step(self, timeout_s: float = 0.2) -> list[Piece]:
         """Wait for messages, at most `timeout_s`; the pieces that are due, mostly none."""
-        for message in self.source.take(timeout_s):
+        for message in self.source.take(timeout_s, MESSAGES):
             self._push(message.arrived_s, message.topic, message.payload)
         full = self._cells >= PIECE_CELLS
         if not full and time.monotonic() - self._since < PIECE_S:
@@ -40,10 +41,14 @@ class Watch:
 
     def rest(self) -> list[Piece]:
         """What has come and was not given yet."""
-        while messages := self.source.take(0.0):
+        found: list[Piece] = []
+        while messages := self.source.take(0.0, MESSAGES):
             for message in messages:
                 self._push(message.arrived_s, message.topic, message.payload)
-        return self._pieces(list(self.topics.values()))
+            if self._cells >= PIECE_CELLS:
+                self._cells = 0
+                found += self._pieces(list(self.topics.values()))
+        return found + self._pieces(list(self.topics.values()))
 
     def _pieces(self, topics: list[Topic]) -> list[Piece]:
         return [(topic.name, piece) for topic in topics for piece in topic.pieces()]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,23 @@ def test_a_torn_block_costs_itself_alone(tmp_path: Path) -> None:
         assert len(notes) == 1 and "ends in the middle, after byte" in notes[0]
 
 
+def test_a_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    out = Recorder(tmp_path / "a.gmsc")
+    try:
+        out.add("t", piece(0, 20), 0.0)
+        out.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "a.gmsc").stat().st_size + 20, limits[1]))
+        out.add("t", piece(20, 20), 0.0)
+        with pytest.raises(UserError, match=r"a.gmsc cannot be written \(File too large\): what came before is kept"):
+            out.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert sum(len(one) for one in container.read(tmp_path / "a.gmsc")) == 20
+
+
 def test_floats_want_a_greatest_error(tmp_path: Path) -> None:
     floats = Series("f", np.linspace(0, 1, 50, dtype=np.float32)[:, None], 1.0, ("a",), ("V",))
     with pytest.raises(SignalError, match=r"--max-error"):
@@ -116,7 +135,12 @@ def test_messages(tmp_path: Path) -> None:
         Recorder(tmp_path / "a.gmsc").add("t", Records("t", (), (), np.zeros(0)), 0.0)
     (tmp_path / "b.csv").write_text("here")
     with pytest.raises(UserError, match=r"b.csv is there already: name another file with --output, or take it away"):
-        Recorder(tmp_path / "b.csv").add("t", piece(0, 1), 0.0)
+        Recorder(tmp_path / "b.csv")
+    (tmp_path / "d-2.csv").write_text("here")
+    out = Recorder(tmp_path / "d.csv")
+    out.add("t", piece(0, 1), 0.0)
+    with pytest.raises(UserError, match=r"d-2.csv is there already: name another file with --output"):
+        out.add("u", piece(0, 1), 0.0)
     out = Recorder(tmp_path / "c.csv")
     out.add("t", piece(0, 1), 0.0)
     (tmp_path / "c.csv").unlink()
