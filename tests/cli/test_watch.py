@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genmote.cli.signal._desk import StatusLine
 from genmote.errors import SignalError
 from genmote.signals import container, reading
 from genmote.signals.kinds import Series
@@ -349,6 +351,23 @@ def test_a_clean_recording_tells_the_threshold(broker: Any, genmote: Any, model:
         f"2025-06-15T15:07:11.000Z  pump: score 20.00, {20 - wanted:.2f} above {wanted:.2f}, 3 rows: temp (°C) 30"
     )
     assert "1 topics, 54 messages" in ran.out and "2 alarms" in ran.out
+
+
+def test_the_line_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    seen, elsewhere = Terminal(), io.StringIO()
+    for stream in (seen, elsewhere):
+        line = StatusLine(stream)
+        line.show("long line")
+        line.shown = 0.0  # some time ago
+        line.show("short")
+        line.show("too soon")
+        line.clear()
+        line.clear()
+    assert seen.getvalue() == "\rlong line" + "\rshort    " + "\r     \r" and elsewhere.getvalue() == ""
 
 
 # -- who may, and who may not -----------------------------------------------------------------------------------------
