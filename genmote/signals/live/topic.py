@@ -143,7 +143,8 @@ class Topic:
     def _runs(self, clock: Clock, keys: Sequence[str]) -> bool:
         """Whether these are times: they go on, or it is today."""
         times = self._times(clock, keys)
-        return bool(np.ptp(times[np.isfinite(times)]) > 0 or abs(times[-1] - self.rows[-1][0]) < FAR_S)
+        there = times[np.isfinite(times)]
+        return len(there) > 0 and bool(np.ptp(there) > 0 or abs(times[-1] - self.rows[-1][0]) < FAR_S)
 
     def _in_order(self, layout: Layout, times: NDArray[np.float64], at: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Rows by rising time, in the parts between which another recording begins; those that came late are left

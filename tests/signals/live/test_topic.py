@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genmote.signals import reading
 from genmote.signals._tables import Tally
@@ -205,3 +208,33 @@ def test_a_recorded_table_is_read_as_the_same_signal(tmp_path: Path) -> None:
     assert (found.channels, found.units) == (live.channels, live.units)
     assert found.rate_hz == pytest.approx(live.rate_hz) and found.start_s == pytest.approx(live.start_s)
     assert np.array_equal(found.values, live.values)
+
+
+WORDS = "1 -2.5 1e30 -3e38 1e-12 1750000000 1750000000123 0.1234567890123 on off 2025-06-15T15:06:40Z 23:59:59".split()
+WORDS += ["", "7" * 40, "x" * 50, "00:00:01", "1.2.3", "12/31/2025", "nan", "true", "٣", "1_0"]
+CELLS = st.sampled_from(WORDS) | st.integers(-(10**6), 10**6).map(str)
+ROWS = st.dictionaries(st.sampled_from(["ts", "time", "t", "date", "v", "temp (°C)", "acc.x"]), CELLS, min_size=1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.lists(ROWS, max_size=12), max_size=5), st.sampled_from([0.0, 50.0]))
+def test_whatever_comes_is_given_or_counted(chunks: list[list[dict[str, str]]], rate_hz: float) -> None:
+    topic, _, tally = made(rate_hz)
+    with tempfile.TemporaryDirectory() as folder:
+        table, packed = Recorder(Path(folder) / "a.csv"), Recorder(Path(folder) / "a.gmsc")
+        pushed = given_back = missing = 0
+        for number, rows in enumerate(chunks):
+            for row in rows:
+                topic.push(NOW + number, row)
+            pushed += len(rows)
+            for piece in topic.pieces():
+                given_back += len(piece)
+                table.add("a/b", piece, 0.0)
+                if isinstance(piece, Series):
+                    assert piece.rate_hz == rate_hz or rate_hz == 0
+                    packed.add("a/b", piece, 0.0)
+        packed.flush()
+        for text, (times, _) in tally.found.items():
+            given_back += times if text.startswith("{n} rows") else 0
+            missing += times if "missing in gaps" in text else 0
+        assert given_back - missing == pushed
