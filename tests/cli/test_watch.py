@@ -23,7 +23,7 @@ import pytest
 from genmote.cli.signal._desk import StatusLine
 from genmote.errors import SignalError
 from genmote.signals import container, reading
-from genmote.signals.kinds import Series
+from genmote.signals.kinds import Grid, Series
 
 
 class Watching:
@@ -204,11 +204,8 @@ def test_what_is_recorded_comes_out_whole(broker: Any, watch: Watcher, tmp_path:
     assert again.end(None) == 2 and "a.gmsc is there already: name another file with --output" in again.err[-1]
 
 
-def test_cut_files(broker: Any, tmp_path: Path, genmote: Any) -> None:
-    grid_times = np.arange(40)[:, None]
-    from genmote.signals.kinds import Grid
-
-    whole = Grid(grid_times, np.ones(1), np.zeros(1))
+def test_cut_files(tmp_path: Path, genmote: Any) -> None:
+    whole = Grid(np.arange(40)[:, None], np.ones(1), np.zeros(1))
     growing = container.Growing(tmp_path / "a.gmsc")
     piece = Series("a", whole.values(), 1.0, ("v",), ("V",), grid=whole)
     growing.add(piece.part(0, 20))

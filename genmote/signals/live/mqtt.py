@@ -279,7 +279,8 @@ class Subscription:
             client_id=f"genmote-{os.urandom(6).hex()}",
             protocol=mqtt.MQTTv5 if modern else mqtt.MQTTv311,
         )
-        client.username_pw_set(self.login.user, self.login.password) if self.login.user else None
+        if self.login.user:
+            client.username_pw_set(self.login.user, self.login.password)
         if self.where.tls:
             client.tls_set_context(self._context)
         client.on_connect, client.on_subscribe = self._on_connect, self._on_subscribe

@@ -216,7 +216,7 @@ CELLS = st.sampled_from(WORDS) | st.integers(-(10**6), 10**6).map(str)
 ROWS = st.dictionaries(st.sampled_from(["ts", "time", "t", "date", "v", "temp (°C)", "acc.x"]), CELLS, min_size=1)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(st.lists(ROWS, max_size=12), max_size=5), st.sampled_from([0.0, 50.0]))
 def test_whatever_comes_is_given_or_counted(chunks: list[list[dict[str, str]]], rate_hz: float) -> None:
     topic, _, tally = made(rate_hz)
