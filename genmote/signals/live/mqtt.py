@@ -227,12 +227,14 @@ class Subscription:
         try:
             client.reconnect()
         except ssl.SSLCertVerificationError as fault:
+            if self.counts.connections:
+                return str(fault.verify_message)
             raise UserError(
                 f"{self.where}: its certificate cannot be trusted ({fault.verify_message}): name the authority's with "
                 "--ca, and the host as the certificate does"
             ) from None
-        except OSError as fault:
-            return _reason(fault)
+        except (OSError, UnicodeError) as fault:  # the latter for a host that cannot be one
+            return str(getattr(fault, "strerror", None) or fault)
         until = time.monotonic() + ANSWER_S
         while not self._stop.is_set():
             try:
@@ -349,10 +351,6 @@ def _leave(client: Any) -> None:
         over = mqtt.Properties(mqtt.PacketTypes.DISCONNECT)
         over.SessionExpiryInterval = 0
     client.disconnect(properties=over)
-
-
-def _reason(fault: OSError) -> str:
-    return str(fault.strerror or fault)
 
 
 def _error(number: int) -> str:

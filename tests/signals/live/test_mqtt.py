@@ -325,10 +325,11 @@ def test_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 2 and all("no connection (Connection refused), trying again in 0." in line for line in lines)
 
 
-def test_a_host_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 64 + ".invalid", "a..b"])
+def test_a_host_that_is_none(host: str) -> None:
     with (
-        listen("mqtt://nowhere.invalid/a", tries=1) as source,
-        pytest.raises(UserError, match=r"nowhere.invalid:1883: no broker answers \(.+\), tried 1 times: look whether"),
+        listen(f"mqtt://{host}/a", tries=1) as source,
+        pytest.raises(UserError, match=rf"{host}:1883: no broker answers \(.+\), tried 1 times: look whether"),
     ):
         until(source, lambda: False, [])
 
