@@ -76,7 +76,7 @@ def _of_lines(path: Path, tally: _tables.Tally) -> Iterator[tuple[int, dict[str,
             total += 1
             try:
                 found = DECODER.decode(line.strip())
-                row = _flat(found) if isinstance(found, dict) else None
+                row = flat(found) if isinstance(found, dict) else None
             except (ValueError, RecursionError):
                 row = None
             if row is not None:
@@ -122,14 +122,14 @@ def _of_array(path: Path, file: TextIO, tally: _tables.Tally) -> Iterator[tuple[
         count += 1
         if not isinstance(found, dict):
             raise SignalError(f"{path}, object {count}: got {text[:20]!r}: wanted a JSON object") from None
-        yield count, _flat(found)
+        yield count, flat(found)
         text = text[end:]
 
 
-def _flat(found: dict[str, Any]) -> dict[str, str]:
+def flat(found: dict[str, Any]) -> dict[str, str]:
     """Cells by dotted names.
 
-    >>> _flat({"t": "1", "gps": {"lat": "2.50", "fix": True}, "acc": ["3", None]})
+    >>> flat({"t": "1", "gps": {"lat": "2.50", "fix": True}, "acc": ["3", None]})
     {'t': '1', 'gps.lat': '2.50', 'gps.fix': 'true', 'acc.0': '3', 'acc.1': ''}
     """
     cells: dict[str, str] = {}
@@ -137,7 +137,7 @@ def _flat(found: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, list):
             value = {str(n): one for n, one in enumerate(value)} if len(value) <= LIST else json.dumps(value)
         if isinstance(value, dict):
-            cells |= {f"{name}.{under}": cell for under, cell in _flat(value).items()}
+            cells |= {f"{name}.{under}": cell for under, cell in flat(value).items()}
         else:
             cells[name] = "" if value is None else str(value).lower() if isinstance(value, bool) else value.strip()
     return cells
