@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genmote.cli.signal._series import fitting
 from genmote.errors import GenmoteError
 from genmote.signals import reading
 from genmote.signals.kinds import Records, Series
@@ -31,11 +31,15 @@ class Alarms:
     def __init__(
         self, model: Path, threshold: float | None, clean: Path | None, quantile: float = 0.999, smooth: int = 1
     ) -> None:
-        detect = import_module("genmote.generator.detect")  # when a model is asked for, and not before
-        generator = import_module("genmote.generator.model").Generator.load(model)
+        from genmote.generator import detect
+        from genmote.generator.model import Generator
+
+        generator = Generator.load(model)
         if threshold is None:
             assert clean is not None
-            threshold = detect.threshold(generator, reading.read(clean), quantile, smooth)
+            quiet = [fitting(generator, signal) for signal in reading.read(clean)]
+            threshold = detect.threshold(generator, quiet, quantile, smooth)
+        self._generator = generator
         self.threshold = float(threshold)
         self.unjudged: dict[str, str] = {}  # topics that the model does not know, and why
         self._made: Callable[[], Any] = lambda: detect.Detector(generator, self.threshold, smooth)
@@ -48,7 +52,7 @@ class Alarms:
         if topic not in self._detectors or self._detectors[topic][0] != piece.name:  # another recording begins
             self._detectors[topic] = piece.name, self._made()
         try:
-            found = self._detectors[topic][1].push(piece)
+            found = self._detectors[topic][1].push(fitting(self._generator, piece))
         except GenmoteError as fault:
             self.unjudged[topic] = str(fault)
             return
