@@ -55,8 +55,6 @@ class Training:
     rate: float = setting("learning rate", default=2e-3)
     dropout: float = setting("part of what each half block adds that is left out while it learns", default=0.1)
     shift: float = setting("by which part of the bins series are moved up or down while it learns", default=0.0)
-    jitter: float = setting("of which part of the samples it sees a bin nearby while it learns", default=0.0)
-    average: float = setting("how much of the weights' running average stays at each step (0: none)", default=0.0)
     decay: float = setting("weight decay", default=0.1)
     seed: int = setting("seed of everything drawn", default=0)
     type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")

@@ -92,26 +92,19 @@ class Windows:
         self.shares /= self.shares.sum()
         self.tokens = int(lengths.sum())
 
-    def batch(self, count: int, draw: np.random.Generator, *, shift: float = 0.0, jitter: float = 0.0) -> Batch:
-        """`count` stretches. `shift`: by which part of the bins, about, each series is moved up or down as a whole;
-        `jitter`: of which part of the samples the model sees another bin nearby."""
+    def batch(self, count: int, draw: np.random.Generator, *, shift: float = 0.0) -> Batch:
+        """`count` stretches. `shift`: by which part of the bins, about, each series is moved up or down as a whole."""
         chosen = draw.choice(len(self.found), count, p=self.shares)
         found = self.padded([self._drawn(self.found[n], draw) for n in chosen.tolist()])
-        if not self.layout.steady or not (shift or jitter):
+        if not self.layout.steady or not shift:
             return found
         start, stop = (self.layout.codec.head.size + code for code in self.layout.codec.ordered()[0])
-        tokens, targets = found.tokens, found.targets
-        if shift:
-            # As a series of the whole: each channel by as much.
-            by = np.rint(draw.standard_normal((count, 1)) * shift * (stop - start)).astype(np.int64)
-            tokens, targets = (
-                np.where((x >= start) & (x < stop), np.clip(x + by, start, stop - 1), x) for x in (tokens, targets)
-            )
-        if jitter:
-            near = np.clip(tokens + np.rint(2 * draw.standard_normal(tokens.shape)).astype(np.int64), start, stop - 1)
-            other = (draw.random(tokens.shape) < jitter) & (tokens >= start) & (tokens < stop)
-            tokens = np.where(other, near, tokens)
-        return Batch(tokens, found.asks, targets)
+        by = np.rint(draw.standard_normal((count, 1)) * shift * (stop - start)).astype(np.int64)
+
+        def moved(x: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.where((x >= start) & (x < stop), np.clip(x + by, start, stop - 1), x)
+
+        return Batch(moved(found.tokens), found.asks, moved(found.targets))
 
     def fixed(self, most: int) -> list[Rows]:
         """At most so many stretches, evenly over all recordings: the same each time."""

@@ -261,27 +261,14 @@ def odd() -> list[tuple[str, bytes]]:
     ]
 
 
-def published(broker: Any, messages: list[tuple[str, bytes]]) -> threading.Thread:
-    """Sends, a second after the watch in this process has been started."""
-
-    def send() -> None:
-        time.sleep(1.0)
-        broker.publish(iter(messages))
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
-
-
-def test_alarms(broker: Any, genmote: Any, model: Path) -> None:
-    thread = published(broker, [*odd(), *[("word", b'{"w": "x"}')] * 8])
-    ran = genmote(
-        "signal", "watch", broker.url("#"), "--detect", str(model), "--threshold", "4.5", "--seconds", "4", "--json"
-    )
-    thread.join()
-    events = [json.loads(line) for line in ran.out.splitlines()]
+def test_alarms(broker: Any, watch: Watcher, model: Path) -> None:
+    one = watch(broker.url("#"), "--detect", str(model), "--threshold", "4.5", "--json").listens()
+    broker.publish(iter([*odd(), *[("word", b'{"w": "x"}')] * 8]))
+    one.until(lambda: len(one.events("alarm")) == 2 and any("word is not" in n["note"] for n in one.events("note")))
+    assert one.end() == 0
+    events = [json.loads(line) for line in one.out]
     alarms = [told for told in events if told["event"] == "alarm"]
-    assert ran.status == 0 and events[-1]["alarms"] == 2
+    assert events[-1]["alarms"] == 2
     assert [(told["topic"], told["time_s"], told["rows"]) for told in alarms] == [
         ("pump", 1_750_000_031.0, 3),
         ("pump", 1_750_000_043.0, 1),
@@ -295,22 +282,24 @@ def test_alarms(broker: Any, genmote: Any, model: Path) -> None:
     assert not [told for told in events if told["event"] == "values"]
 
 
-def test_a_clean_recording_tells_the_threshold(broker: Any, genmote: Any, model: Path, tmp_path: Path) -> None:
+def test_a_clean_recording_tells_the_threshold(broker: Any, watch: Watcher, model: Path, tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(20, 0.5, 2000)
     lines = [f"{n},{v:.3f}" for n, v in enumerate(values)]
     (tmp_path / "clean.csv").write_text("\n".join(["time (s),temp (°C)", *lines]))
-    thread = published(broker, odd())
-    words = ["--detect", str(model), "--clean", str(tmp_path / "clean.csv"), "--quantile", "0.99", "--seconds", "4"]
-    ran = genmote("signal", "watch", broker.url("pump"), *words)
-    thread.join()
-    first = ran.out.splitlines()[0]
+    words = ["--detect", str(model), "--clean", str(tmp_path / "clean.csv"), "--quantile", "0.99"]
+    one = watch(broker.url("pump"), *words).listens()
+    broker.publish(iter(odd()))
+    one.until(lambda: sum("pump: score" in line for line in one.out) == 2)
+    assert one.end() == 0
+    first = next(line for line in one.out if "pump: score" in line)
     found = re.fullmatch(
         r"2025-06-15T15:07:11.000Z  pump: score ([\d.]+), ([\d.]+) above ([\d.]+), 3 rows: temp \(°C\) 30", first
     )
     assert found is not None, first
     score, above, limit = map(float, found.groups())
     assert above == pytest.approx(score - limit, abs=0.02) and 2 < limit < 7
-    assert "1 topics, 54 messages" in ran.out and "2 alarms" in ran.out
+    told = "\n".join(one.out)
+    assert "1 topics, 54 messages" in told and "2 alarms" in told
 
 
 def test_the_line_on_a_terminal() -> None:
