@@ -23,6 +23,7 @@ EXTRAS = {
     "grammar": ("llguidance", "JSON schemas and grammars"),
     "server": ("uvicorn", "genmote serve"),
     "workbench": ("torch", "the torch op set"),
+    "signals": ("pyarrow", "Parquet, FLAC, pictures"),
     "bench": ("xllamacpp", "comparison with llama.cpp"),
 }
 
