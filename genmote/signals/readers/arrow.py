@@ -41,12 +41,15 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series | Records
         if _kind(arrow, array) is None:
             text = f"{path.name}: {{n}} columns that have no single number, time or word are left out"
             tally.add(text, f"{name} ({array.type})")
-    names = [name for name, array in columns if _kind(arrow, array) is not None]
-    if not names:
+    kept = [(name, array) for name, array in columns if _kind(arrow, array) is not None]
+    if not kept:
         raise SignalError(f"{path}: has no column of numbers, times or words: wanted one")
     texts = (_texts(path, arrow, batch, tally) for batch in chain([first], batches))
     found = enumerate((row for columns in texts for row in zip(*columns, strict=True)), 1)
-    yield from _tables.pieces(path, names, found, rows, notes)
+    # Of a column of words without one in the first rows it is known that others may come.
+    empty = [n for n, (_, array) in enumerate(kept) if array.null_count == len(array)]
+    words = {n for n in empty if "string" in str(kept[n][1].type)}
+    yield from _tables.pieces(path, [name for name, _ in kept], found, rows, notes, words=words)
     tally.tell()
 
 

@@ -117,6 +117,12 @@ def test_a_table_of_words_and_times_is_the_records_that_its_csv_is(tmp_path: Pat
     assert isinstance(found, Records) and found.times_s is not None and alike(found, wanted)
 
 
+def test_words_that_come_late_are_words(tmp_path: Path) -> None:
+    late = [None] * 20_000 + ["open"] * 100
+    (found,) = reading.read(write(tmp_path / "a.parquet", pa.table({"x": range(20_100), "state": pa.array(late)})))
+    assert isinstance(found, Records) and found.column("state").tolist() == late
+
+
 def test_the_index_of_pandas_counts_the_rows_or_tells_the_time(tmp_path: Path) -> None:
     values = pa.array(np.arange(300) * 0.25)
     for index in (pa.array(range(300)), pa.array(TIMES[:300])):
