@@ -31,7 +31,7 @@ COMMENT = ("#", "%", "//")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 SEP = re.compile("sep=.", re.IGNORECASE)  # by which a spreadsheet tells the delimiter
 ODD = 0.1  # of the rows may have another number of cells than most
-ABOVE = 32  # lines of words that may stand above a table
+ABOVE, BELOW = 32, 4  # lines of words that may stand above a table, and of a sum below it
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,8 @@ def _table(lines: list[str], delimiter: str) -> tuple[int, list[list[str]]]:
     width = widths.most_common(1)[0][0]
     above = _above(rows, width)
     first, *others = rows[above:]
+    sums = next((n for n, row in enumerate(reversed(others)) if len(row) == width), 0)
+    others = others[: len(others) - sums] if sums <= min(BELOW, len(others) // 3) else others
     fitting = [row for row in others if len(row) == width]
     if len(first) < 2 or len(fitting) < (1 - ODD) * len(others) or not 0 <= width - len(first) <= 1:
         return 0, []
@@ -238,7 +240,7 @@ def _is_header(rows: list[list[str]]) -> bool:
 
 def _rows(lines: _Lines, form: Form, tally: _tables.Tally) -> Iterator[_tables.Row]:
     """The rows of values, each of as many cells."""
-    path, total, odd, before = lines.path, 0, 0, 0
+    path, total, odd, last, before = lines.path, 0, 0, 0, 0
     found = _split(lines, form.delimiter)
     try:
         for row in islice(found, form.above):
@@ -254,6 +256,7 @@ def _rows(lines: _Lines, form: Form, tally: _tables.Tally) -> Iterator[_tables.R
                 continue
             total += 1
             if len(row) == form.width:
+                last = odd
                 yield lines.at, row
                 continue
             if lines_of_row > 2:
@@ -270,7 +273,7 @@ def _rows(lines: _Lines, form: Form, tally: _tables.Tally) -> Iterator[_tables.R
                 break
     except csv.Error as fault:
         raise SignalError(f"{path}, line {lines.at}: {fault}: wanted a row of {form.width} cells") from None
-    if odd > ODD * total:
+    if odd - (odd - last if odd - last <= BELOW else 0) > ODD * total:
         raise SignalError(
             f"{path}, line {lines.at}: {odd} of {total} rows have another number of cells than {form.width}; wanted at "
             "most 1 in 10: look for cells with the delimiter in them that are not in quotes"

@@ -192,7 +192,9 @@ def _annotations(file: BinaryIO, head: _Head, tally: Tally) -> tuple[list[float]
             for chunk in filter(None, file.read(size).split(b"\0")):
                 found = NOTE.fullmatch(chunk)
                 if found is None:
-                    tally.add(f"{head.path.name}: {{n}} annotations that cannot be read are left out", f"record {n}")
+                    tally.add(
+                        f"{head.path.name}: {{n}} annotations that cannot be read are left out", f"data record {n + 1}"
+                    )
                     continue
                 at, duration = float(found[1]), float(found[2] or 0)
                 texts = found[3].decode("utf-8", "replace").split("\x14")
@@ -201,7 +203,9 @@ def _annotations(file: BinaryIO, head: _Head, tally: Tally) -> tuple[list[float]
                 said += [(at, duration, text.strip()) for text in texts if text.strip()]
         if not timed and head.broken:
             onsets[n] = onsets[n - 1] + head.duration_s if n else 0.0
-            tally.add(f"{head.path.name}: {{n}} data records without a time; taken as following", f"record {n}")
+            tally.add(
+                f"{head.path.name}: {{n}} data records without a time; taken as following", f"data record {n + 1}"
+            )
         if len(said) > MOST:
             raise SignalError(f"{head.path}: has more than {MOST} annotations: wanted a recording")
     return onsets, sorted(said, key=lambda note: note[0])

@@ -657,6 +657,17 @@ def test_what_is_no_line_above_a_table(tmp_path: Path, text: str) -> None:
     assert not any("above the table" in note for note in notes)
 
 
+def test_a_sum_below_a_small_table(tmp_path: Path) -> None:
+    """As nfdump writes it."""
+    rows = "".join(f"2024-05-06 07:{n:02d}:00,tcp,10.0.0.{n},{n}\n" for n in range(8))
+    notes: list[str] = []
+    found = records(put(tmp_path, "ts,pr,sa,ibyt\n" + rows + "Summary\nflows,bytes,packets\n8,28,8\n"), notes)
+    assert found.column("ibyt").tolist() == [*range(8)] and found.times_s is not None
+    assert notes == [
+        "a.csv: 3 rows of another number of cells than 4 are left out: line 10 has 1, line 11 has 3, line 12 has 3"
+    ]
+
+
 def test_a_table_under_too_many_lines_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path, "".join(f"Line {n}: words\n" for n in range(40)) + "time,t,n\n" + BODY)
     with pytest.raises(SignalError, match=r"a\.csv: its lines are no rows of a table"):

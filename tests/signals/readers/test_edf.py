@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import tracemalloc
 from pathlib import Path
 
 import edfio
@@ -72,6 +73,17 @@ def test_pieces_are_small_and_become_one(tmp_path: Path, rows: int) -> None:
     assert isinstance(later, Series) and later.start_s == BEGAN.timestamp() + (2500 - len(later)) / 250
 
 
+def test_a_long_file_takes_little_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.edf", [signal(np.tile(ECG, 1000), 250)])
+    assert path.stat().st_size > 5_000_000
+    tracemalloc.start()
+    try:
+        assert sum(len(part) for part in reading.pieces(path, rows=5000)) == 2_500_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_bdf_of_24_bits(tmp_path: Path) -> None:
     whole = DRAW.integers(-(1 << 23), 1 << 23, 1000).astype(np.int32)
     wide = {"physical_range": (-262144, 262143), "digital_range": (-(1 << 23), (1 << 23) - 1)}
@@ -140,7 +152,7 @@ def test_what_is_repaired_is_told(tmp_path: Path) -> None:
     notes, found = told(raw[:88] + b" " * 80 + b"41.13.02" + raw[176:])
     assert notes == ["a.edf: began at '41.13.0212.30.15', which is no time; unknown"] and found.start_s is None
     notes, found = told(raw.replace(b"arousal\x14", b"arousal\x01"))
-    assert notes == ["a.edf: 1 annotations that cannot be read are left out: record 0"]
+    assert notes == ["a.edf: 1 annotations that cannot be read are left out: data record 2"]
     assert [mark.label for mark in found.marks] == ["lights off"]
     notes, found = told(raw.replace(b"-512    ", b"511.75  "))
     assert notes == ["a.edf: ECG has no range; its whole numbers are read as they are"]
