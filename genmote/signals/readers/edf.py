@@ -8,6 +8,7 @@ come as a series for each rate; where an interrupted recording (EDF+D) has a gap
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from calendar import month_abbr, timegm
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
+from genmote.signals._marks import windows
 from genmote.signals._tables import Tally
 from genmote.signals._units import KNOWN
 from genmote.signals.kinds import Field, Grid, Mark, Records, Series
@@ -92,17 +94,16 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series | Records
         if len(counts) > 1:
             rates = " and ".join(f"{count / head.duration_s:g}" for count in counts)
             notes.append(f"{path.name}: has signals at {rates} Hz; they are read as a series for each rate")
+        inside = 0
         for count in counts:
             for number, part in enumerate(parts):
                 name = path.stem + (f" {count / head.duration_s:g} Hz" if len(counts) > 1 else "")
-                marks = _marks(part, said, count / head.duration_s, (part.stop - part.first) * count)
+                marks = _marks(head, part, said, count)
+                inside += len(marks) if count == counts[0] else 0
                 yield from _series(file, head, part, count, name + (f" ({number + 1})" if number else ""), marks, rows)
-        outside = sum(
-            not any(part.onset_s <= at <= part.onset_s + (part.stop - part.first) * head.duration_s for part in parts)
-            for at, _, _ in said
-        )
-        if outside and head.channels:
-            tally.add(f"{path.name}: {{n}} annotations begin where there is no sample", count=outside)
+        if inside < len(said) and head.channels:
+            text = f"{path.name}: {{n}} annotations begin where there is no sample; left out"
+            tally.add(text, count=len(said) - inside)
         tally.tell()
 
 
@@ -116,9 +117,7 @@ def _series(
     start_s = None if head.start_s is None else head.start_s + part.onset_s
     if start_s is None and part.first:
         start_s = part.onset_s
-    at, reaching = 0, list[Mark]()
-    for start in range(0, total, most):
-        stop = min(start + most, total)
+    for start, stop, here in windows(marks, total, most):
         first, last = start // count, -(-stop // count)
         file.seek(head.begin + (part.first + first) * head.size)
         raw = file.read((last - first) * head.size)
@@ -129,11 +128,6 @@ def _series(
         for n, channel in enumerate(channels):
             mine = records[:, channel.offset : channel.offset + count * head.width]
             whole[:, n] = channel.sign * _decoded(mine, head.width)[start - first * count : stop - first * count]
-        while at < len(marks) and marks[at].start < stop:
-            reaching.append(marks[at])
-            at += 1
-        here = tuple(Mark(max(0, m.start - start), min(stop, m.stop) - start, m.label) for m in reaching)
-        reaching = [mark for mark in reaching if mark.stop > stop]
         grid, begun = Grid(whole, step, zero), None if start_s is None else start_s + start / rate_hz
         yield Series(
             name, grid.values(), rate_hz, names, units, grid=grid, labels=head.labels, marks=here, start_s=begun
@@ -160,15 +154,16 @@ def _records(head: _Head, said: list[Note], rows: int) -> Iterator[Records]:
         yield Records(head.path.stem, fields, columns, np.array(onsets) + (head.start_s or 0.0), head.labels)
 
 
-def _marks(part: _Part, said: list[Note], rate_hz: float, total: int) -> list[Mark]:
-    """The annotations of a part, as of its samples."""
+def _marks(head: _Head, part: _Part, said: list[Note], count: int) -> list[Mark]:
+    """The annotations that begin in a part, as of its samples."""
+    records = part.stop - part.first
+    total, rate_hz = records * count, count / head.duration_s
+    first, stop = (bisect_left(said, (at,)) for at in (part.onset_s, part.onset_s + records * head.duration_s))
     found = []
-    for at, duration, label in said:
-        start = round((at - part.onset_s) * rate_hz)
-        stop = max(start + 1, round((at + duration - part.onset_s) * rate_hz))
-        if start < total and stop > 0:
-            found.append(Mark(max(0, start), min(stop, total), label))
-    return sorted(found, key=lambda mark: mark.start)
+    for at, duration, label in said[first:stop]:
+        start = min(round((at - part.onset_s) * rate_hz), total - 1)
+        found.append(Mark(start, max(start + 1, min(total, round((at + duration - part.onset_s) * rate_hz))), label))
+    return found
 
 
 def _parts(head: _Head, onsets: list[float]) -> list[_Part]:
@@ -208,7 +203,7 @@ def _annotations(file: BinaryIO, head: _Head, tally: Tally) -> tuple[list[float]
             )
         if len(said) > MOST:
             raise SignalError(f"{head.path}: has more than {MOST} annotations: wanted a recording")
-    return onsets, sorted(said, key=lambda note: note[0])
+    return onsets, sorted(said)
 
 
 def _header(path: Path, file: BinaryIO, notes: list[str]) -> _Head:

@@ -164,7 +164,7 @@ def test_an_annotation_where_there_is_no_sample(tmp_path: Path) -> None:
     path = write(tmp_path / "a.edf", [signal(ECG, 250)], annotations=said)
     notes: list[str] = []
     assert one(path, notes).marks == (Mark(2000, 2001, "in"),)
-    assert notes == ["a.edf: 1 annotations begin where there is no sample"]
+    assert notes == ["a.edf: 1 annotations begin where there is no sample; left out"]
 
 
 def test_names_that_come_twice(tmp_path: Path) -> None:
