@@ -24,6 +24,7 @@ EXTRAS = {
     "server": ("uvicorn", "genmote serve"),
     "workbench": ("torch", "the torch op set"),
     "mqtt": ("paho-mqtt", "genmote signal watch"),
+    "signals": ("pyarrow", "Parquet, FLAC, pictures"),
     "bench": ("xllamacpp", "comparison with llama.cpp"),
 }
 

@@ -44,23 +44,15 @@ def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozen
             while start.isspace():
                 start = file.read(1)
             found = _of_array(path, file, tally) if start == "[" else _of_lines(path, tally)
-            first = list(islice(found, _tables.WINDOW))
+            first = list(islice(found, 1))
             if not first:
                 raise SignalError(f"{path}: holds no object: wanted a JSON object a line, or an array of them")
-            names = list(dict.fromkeys(name for _, row in first for name in row))
-            table = ((at, _cells(path, at, row, names, tally)) for at, row in chain(first, found))
-            yield from _tables.pieces(path, names, table, rows, notes, absent=absent)
+            yield from _tables.keyed(path, chain(first, found), rows, notes, tally, absent=absent)
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted JSON lines") from None
     except UnicodeDecodeError:
         raise SignalError(f"{path}: is not in UTF-8: wanted JSON lines") from None
     tally.tell()
-
-
-def _cells(path: Path, at: int, row: dict[str, str], names: list[str], tally: _tables.Tally) -> list[str]:
-    for name in row.keys() - set(names):
-        tally.add(f"{path.name}: {{n}} values of {name}, which the first rows do not have, are left out", f"row {at}")
-    return [row.get(name, "") for name in names]
 
 
 def _of_lines(path: Path, tally: _tables.Tally) -> Iterator[tuple[int, dict[str, str]]]:
