@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -118,11 +118,8 @@ class Patch(Codec):
             runs.append([_run((part.clip(low, high) - centre[n]) / spread[n], settings.patch) for part in known])
         levels = settings.levels * settings.codes
         net = _fsq_fit.train(runs, settings.patch, levels, settings.hidden, settings.steps, settings.seed)
-        bound = np.zeros(len(titles))
-        codec = cls(head, settings, scale, centre, spread, bound, net)
-        for n, parts in enumerate(columns):
-            bound[n] = codec._usual(parts, n)
-        return codec
+        codec = cls(head, settings, scale, centre, spread, np.zeros(len(titles)), net)
+        return replace(codec, bound=np.array([codec._usual(parts, n) for n, parts in enumerate(columns)]))
 
     def _usual(self, parts: Sequence[NDArray[np.float32]], channel: int) -> float:
         """The error that all but the part `spelt` of the learned patches of these values (n,) keep."""
