@@ -122,12 +122,13 @@ class Patch(Codec):
         return replace(codec, bound=np.array([codec._usual(parts, n) for n, parts in enumerate(columns)]))
 
     def _usual(self, parts: Sequence[NDArray[np.float32]], channel: int) -> float:
-        """The error that all but the part `spelt` of the learned patches of these values (n,) keep."""
+        """The error that all but the part `spelt` of these values' (n,) learned patches keep; at least that of a bin."""
         patches = np.concatenate([_cut(part[:, None], self.settings.patch) for part in parts])[:, 0]
-        patches = patches[np.isfinite(patches).any(axis=1)]
+        patches = patches[np.isfinite(patches).any(axis=1) & ~np.isinf(patches).any(axis=1)]
         chosen = np.random.default_rng(self.settings.seed).permutation(len(patches))[:JUDGED]
         off = self._learned(patches[chosen], np.full(len(chosen), channel))[1]
-        return float(np.quantile(off, 1 - self.settings.spelt, method="higher"))
+        usual = np.quantile(off, 1 - self.settings.spelt, method="higher") if len(off) else 0
+        return max(float(usual), self.scale.bound(channel).absolute)
 
     @property
     def size(self) -> int:
@@ -156,11 +157,8 @@ class Patch(Codec):
         return self.size - 1
 
     def error(self) -> dict[str, Bound]:
-        """By the channel's name: of a learned patch or of a bin, whichever may be further off."""
-        return {
-            title: Bound(max(float(self.bound[n]), self.scale.bound(n).absolute))
-            for n, title in enumerate(self.head.titles())
-        }
+        """By the channel's name: of a learned patch, which is no less than that of a bin."""
+        return {title: Bound(float(self.bound[n])) for n, title in enumerate(self.head.titles())}
 
     def _learned(self, patches: NDArray[np.float32], channels: Integers) -> tuple[Integers, Float64]:
         """The numbers (N, D) of patches (N, P), and by how much the worst sample of each is off (N,)."""

@@ -194,6 +194,16 @@ def test_a_constant_comes_back_to_the_bit() -> None:
     assert off(series([7.3, 7.3]), made) <= 0
 
 
+@pytest.mark.parametrize("infinite", [1, 50])
+def test_infinity_in_the_fit_says_nothing_of_the_error(infinite: int) -> None:
+    values = np.sin(np.arange(50.0))
+    values[:: 50 // infinite] = np.inf
+    values[-1] = 0.5
+    made = coding.fit("patch", [series(values)], **{**FAST, "steps": 1})
+    assert np.isfinite(made.error()["a"].absolute)
+    assert isinstance(made, Patch) and again(series(values), made).values[0, 0] == made.scale.levels[0, -1]
+
+
 def test_damaged_tokens_give_what_they_can() -> None:
     made, signal = codec(), swings(4, 4 * P)
     shape, bins = made.head.size, made.head.size + made._bins
