@@ -122,7 +122,7 @@ class Patch(Codec):
         return replace(codec, bound=np.array([codec._usual(parts, n) for n, parts in enumerate(columns)]))
 
     def _usual(self, parts: Sequence[NDArray[np.float32]], channel: int) -> float:
-        """The error that all but the part `spelt` of these values' (n,) learned patches keep; at least that of a bin."""
+        """The error that all but the part `spelt` of these values' (n,) learned patches keep, or that of a bin."""
         patches = np.concatenate([_cut(part[:, None], self.settings.patch) for part in parts])[:, 0]
         patches = patches[np.isfinite(patches).any(axis=1) & ~np.isinf(patches).any(axis=1)]
         chosen = np.random.default_rng(self.settings.seed).permutation(len(patches))[:JUDGED]
