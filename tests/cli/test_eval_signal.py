@@ -164,6 +164,7 @@ def test_a_model_is_trained_once_or_loaded(tmp_path: Path, monkeypatch: pytest.M
     ("job", "words", "message"),
     [
         ("forecast", ["--season", "0"], "season=0: use 1 or more"),
+        ("forecast", ["--season", "200"], "season=200: the seasonal naive forecast must see one; use a larger context"),
         ("forecast", ["--stride", "0"], "stride=0: use 1 or more"),
         ("forecast", ["--seed", "-1"], "seed=-1: use 0 to 4294967295"),
         ("forecast", ["--minutes", "0"], "minutes=0.0, training_steps=0: use more than 0, and 0 or more"),

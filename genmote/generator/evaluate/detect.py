@@ -28,6 +28,7 @@ Scorer = Callable[[Series | Records], NDArray[np.floating]]
 SHORTEST = 32  # rows of a normal stretch of a series; shorter ones are left out
 KEPT_BACK = 0.1  # of what is normal: to set the threshold by, not to learn from
 FEW = 20  # items below which a quantile of them says nothing
+NORMAL = ("normal", "benign", "ok", "n", "0")
 Z_DISTANCE = "z distance"
 
 
@@ -62,13 +63,15 @@ def items(one: Recording, whole: bool, ignored: Sequence[str] = ()) -> Items:
 
 
 def normal_of(train: Sequence[Recording], normal: Sequence[str]) -> list[str]:
-    """The labels of what is normal: those given, or the commonest in the training recordings."""
+    """The labels of what is normal: those given, or the one of the training recordings that is a word for it, or their
+    commonest."""
     rows = [one.rows[one.rows != NONE].astype(str) for one in train if one.rows is not None]
     names, counts = np.unique(np.concatenate([*rows, np.zeros(0, str)]), return_counts=True)
     if not len(names):
         raise SignalError("--train: has no label, by which what is normal could be told; name one with --label")
     if not normal:
-        return [str(names[counts.argmax()])]
+        usual = [str(name) for name in names if name.lower() in NORMAL]
+        return usual[:1] if len(usual) == 1 else [str(names[counts.argmax()])]
     for name in normal:
         if name not in names:
             raise SignalError(f"normal={name!r}: no row of --train is so; there are {', '.join(names[:20])}")

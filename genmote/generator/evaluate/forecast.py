@@ -62,7 +62,8 @@ def windows(
 
 
 def as_series(one: Recording) -> Series:
-    """A recording as a series; SignalError for records that have more than numbers. Rows without times are steps of 1."""
+    """A recording as a series, of a row a second where rows have no times; SignalError for records that have more than
+    numbers."""
     signal = one.signal
     if isinstance(signal, Series):
         return signal
@@ -110,7 +111,8 @@ def naive(season: int) -> Forecaster:
 def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], progress: Progress = quiet) -> Result:
     """All forecasters on all windows. `sides`: of each its mean MASE, `crps` (over the channel's mean size, mean over
     channels), `crps_scaled` (over the same scale as MASE), `coverage` of the 80 % interval, and `seconds`, the median
-    time of a forecast; and by channel `mae` and `crps` in the channel's unit."""
+    time of a forecast; and by channel `mae` and `crps` in the channel's unit. `unscaled`: how many channels of windows
+    never changed before the origin, and so are not in what is scaled."""
     found: dict[str, list[NDArray[np.floating]]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number, one in enumerate(chosen):
@@ -151,7 +153,8 @@ def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], progress: P
                 "crps_scaled": float(mean(loss[n] / scale[n])),
                 "coverage": float(mean(within[n])),
             }
-    return Result({"sides": values}, items, _panels(chosen, found))
+    unscaled = int(np.isnan(scale).sum())
+    return Result({"sides": values, "unscaled": unscaled}, items, _panels(chosen, found))
 
 
 def _panels(chosen: Sequence[Window], found: Mapping[str, list[NDArray[np.floating]]]) -> list[Panel]:
