@@ -211,6 +211,21 @@ def test_windows_made_by_anything_are_judged() -> None:
     assert told == ["generated windows have no label: train on synthetic, test on real is left out"]
 
 
+def test_rows_that_stand_for_themselves() -> None:
+    fields = (Field("n", "number"), Field("w", "category"))
+
+    def side(seed: int) -> list[data.Recording]:
+        rng = np.random.default_rng(seed)
+        rows = np.array(rng.choice(["ok", "dos"], 300).tolist(), object)
+        bytes_ = np.round(np.exp(rng.normal(np.where(rows == "ok", 4, 8), 1)))
+        words = np.array([rng.choice(["tcp", "udp"] if row == "ok" else ["tcp"]) for row in rows], object)
+        return [data.Recording(Path(f"{seed}.csv"), Records("r", fields, (bytes_, words)), "class", rows)]
+
+    result = generate.evaluate(side(0), side(1), Bootstrap, steps=1, networks=False)
+    assert result.values["trained_on"]["real"]["accuracy"] > 0.9 and result.values["trained_on"]["behind_points"] < 5
+    assert result.values["autocorrelation"] is None and result.values["discriminative_rocket"]["train"] < 0.15
+
+
 def test_generation_without_labels_or_with_short_signals_tells_so() -> None:
     class Short(Bootstrap):
         def generate(self, count: int = 1, *, steps: int | None = None, **more: object) -> list[Signal]:

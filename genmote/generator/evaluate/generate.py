@@ -228,11 +228,13 @@ def _alike(
     lags = min(LAGS, real.shape[1] - 1)
     pairs = {"train": (real, made), "test": (held_out, made), "real": (real, held_out)}
     values: dict[str, Any] = {
-        "autocorrelation": {n: generation.autocorrelation_distance(a, b, lags) for n, (a, b) in pairs.items()},
+        "autocorrelation": None,
         "discriminative_rocket": {n: generation.discriminative(a, b, seed=seed) for n, (a, b) in pairs.items()},
         "discriminative": None,
         "context_fid": None,
     }
+    if lags:
+        values["autocorrelation"] = {n: generation.autocorrelation_distance(a, b, lags) for n, (a, b) in pairs.items()}
     if networks and importlib.util.find_spec("torch") is None:
         notes.append(
             "no PyTorch: the recurrent discriminator and context-FID are left out; pip install 'genmote[workbench]'"
