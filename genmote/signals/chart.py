@@ -21,13 +21,15 @@ text { font: 13px system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #4a556
 .panel { font-size: 14px; font-weight: 600; fill: #16202b }
 .grid { stroke: #e4e8ec } .axis { stroke: #a9b4be }
 .line { fill: none; stroke: #2468b4; stroke-width: 1.4; stroke-linejoin: round }
+.band { fill: #2468b4; fill-opacity: 0.18; stroke: #2468b4; stroke-opacity: 0.35 }
 .shade { fill: #eef4fb } .point { fill: #d9480f; stroke: #fff; stroke-width: 1 }
 """
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: a line through x, y (T,) each, points upon it (K,) each, stretches of x to shade."""
+    """One drawing: a line through x, y (T,) each, points upon it (K,) each, stretches of x to shade, and a band
+    from where to where at each x (N,)."""
 
     title: str
     x: NDArray[np.floating]
@@ -36,6 +38,7 @@ class Panel:
     y_label: str
     points: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
     shades: Sequence[tuple[float, float]] = ()
+    band: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]] | None = None
 
 
 def svg(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
@@ -57,8 +60,10 @@ def svg(title: str, subtitle: str, panels: Sequence[Panel]) -> str:
 def _panel(panel: Panel, top: float) -> list[str]:
     bottom = top + PANEL
     x0, x1 = float(panel.x[0]), float(panel.x[-1])
-    y_ticks = ticks(float(panel.y.min()), float(panel.y.max()), 4)
-    low, high = min(y_ticks[0], float(panel.y.min())), max(y_ticks[-1], float(panel.y.max()))
+    drawn_y = [panel.y] if panel.band is None else [panel.y, *panel.band[1:]]
+    least, most = min(float(y.min()) for y in drawn_y), max(float(y.max()) for y in drawn_y)
+    y_ticks = ticks(least, most, 4)
+    low, high = min(y_ticks[0], least), max(y_ticks[-1], most)
 
     def across(x: float) -> float:
         return LEFT + COLUMNS * (x - x0) / ((x1 - x0) or 1.0)
@@ -85,6 +90,11 @@ def _panel(panel: Panel, top: float) -> list[str]:
     middle = (top + bottom) / 2
     upright = f'<text transform="rotate(-90 18 {middle:.1f})"'
     drawn.append(_text(18, middle, panel.y_label, anchor="middle").replace("<text", upright, 1))
+    if panel.band is not None:
+        x, lower, upper = panel.band
+        corners = [*zip(x, upper, strict=True), *zip(x[::-1], lower[::-1], strict=True)]
+        places = " ".join(f"{across(float(a)):.1f},{down(float(b)):.1f}" for a, b in corners)
+        drawn.append(f'<polygon class="band" points="{places}"/>')
     line = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in zip(*thinned(panel.x, panel.y, COLUMNS), strict=True))
     drawn.append(f'<polyline class="line" points="{line}"/>')
     if panel.points is not None:

@@ -225,7 +225,7 @@ def judge(
     judged = "recording" if whole else "mark" if any(one.points for one in test) else "row"
     stated = {"judged": judged, "items": len(truth), "unusual": int(truth.sum())}
     stated["kept_back"] = sum(len(each.labels) for each in kept_items)
-    return Result({**stated, "sides": values}, listed, _panels(test[drawn], chosen[drawn], normal, shown))
+    return Result({**stated, "sides": values}, listed, _panels(test[drawn], chosen[drawn], normal, shown, values))
 
 
 def smoothed(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -237,12 +237,21 @@ def smoothed(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 def _panels(
-    one: Recording, each: Items, normal: Sequence[str], shown: Mapping[str, NDArray[np.float64]]
+    one: Recording,
+    each: Items,
+    normal: Sequence[str],
+    shown: Mapping[str, NDArray[np.float64]],
+    values: Mapping[str, Mapping[str, float]],
 ) -> list[Panel]:
-    """The scores of a recording; what is unusual is shaded."""
+    """The scores of a recording and their threshold; what is unusual is shaded."""
     unusual = np.zeros(len(one.signal) + 2, np.int8)
     for start, stop, label in zip(each.starts, each.stops, each.labels, strict=True):
         unusual[start + 1 : stop + 1] = str(label) not in normal
     shades = [(float(a), float(b)) for a, b in np.flatnonzero(np.diff(unusual)).reshape(-1, 2)]
     x = np.arange(float(len(one.signal)))
-    return [Panel(f"{one.name}: {name}", x, y, "rows", "score", shades=shades) for name, y in shown.items()]
+    panels = []
+    for name, y in shown.items():
+        at = values[name]["threshold"]
+        line = None if np.isnan(at) else (x[[0, -1]], np.full(2, at), np.full(2, at))
+        panels.append(Panel(f"{one.name}: {name}", x, y, "rows", "score", shades=shades, band=line))
+    return panels

@@ -158,25 +158,27 @@ def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], progress: P
 
 
 def _panels(chosen: Sequence[Window], found: Mapping[str, list[NDArray[np.floating]]]) -> list[Panel]:
-    """The first channel of the middle window: history, each side's 80 % interval and median, what came."""
+    """The first channel of the middle window: the history and each side's median, its 80 % interval as a band, and what
+    came as points."""
     at = len(chosen) // 2
     one = chosen[at]
-    channel, unit = one.history.channels[0], one.history.units[0] or one.history.channels[0]
-    panels = []
+    channel, unit = one.history.channels[0], one.history.units[0]
     past = one.history.values[:, 0].astype(np.float64)
+    came = one.actual[:, 0].astype(np.float64)
+    before, after = np.arange(-float(len(past)), 0.0), np.arange(float(len(came)))
+    there, known = np.isfinite(past), np.isfinite(came)
+    panels = []
     for name, made in found.items():
-        quantile = made[at][:, :, 0]
-        for what, line in (
-            ("what came", one.actual[:, 0]),
-            ("median", quantile[scores.MIDDLE]),
-            ("upper end of the 80 % interval", quantile[scores.HIGH]),
-            ("lower end of the 80 % interval", quantile[scores.LOW]),
-        ):
-            y = np.concatenate([past, line])
-            x = np.arange(-len(past), len(line), dtype=np.float64)
-            there = np.isfinite(y)
-            if there.any():
-                shade = [(0.0, float(len(line)))]
-                title = f"{channel}: {name}, {what}"
-                panels.append(Panel(title, x[there], y[there], "rows from the origin", unit, shades=shade))
+        low, middle, high = (made[at][level, :, 0] for level in (scores.LOW, scores.MIDDLE, scores.HIGH))
+        panels.append(
+            Panel(
+                f"{channel}: {name}, the median, 80 % in the band, what came as points",
+                np.concatenate([before[there], after]),
+                np.concatenate([past[there], middle]),
+                "rows from the origin",
+                unit or channel,
+                points=(after[known], came[known]),
+                band=(after, low, high),
+            )
+        )
     return panels
