@@ -139,7 +139,7 @@ def _others(
         header = _head(model, labels)
         rows = header[:0]
     first = codec.head.size
-    row = first  # ROW or FRAME: what a row begins with
+    row = first + codec.row
     series = codec.KIND is Series
     most = layout.context - len(header) if steps is None else max(layout.context, (16 if series else 4096) * steps)
     walk = Walk(model.decoder, layout, header, rows, nothing, paths)

@@ -54,7 +54,7 @@ class Training:
     batch: int = setting("tokens of a step", default=2048)
     rate: float = setting("learning rate", default=2e-3)
     dropout: float = setting("part of what each half block adds that is left out while it learns", default=0.1)
-    shift: float = setting("by which part of the bins series are moved up or down while it learns", default=0.0)
+    shift: float = setting("by which part of the bins series are moved up or down while it learns", default=0.05)
     decay: float = setting("weight decay", default=0.1)
     seed: int = setting("seed of everything drawn", default=0)
     type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")

@@ -118,7 +118,7 @@ def test_rows_are_generated(of_rows: Generator) -> None:
 
 def test_series_of_patches_are_as_long_as_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "patch.gguf"
-    train(waves(3, 300), path, Training(size="tiny", context=96, steps=3, batch=512, codec="patch"))
+    train(waves(6, 400), path, Training(size="tiny", context=96, steps=3, batch=512, codec="patch"))
     model = Generator.load(path, threads=1)
     assert [len(one) for one in model.generate(2, steps=40, seed=1)] == [40, 40]
     (on,) = model.generate(1, steps=20, prefix=wave(1, 32), seed=1)
