@@ -104,7 +104,7 @@ def train(
     title = name or output.stem
     first = work / "first.gguf"
     if base is None:
-        _first(first, FORMS[training.size], layout, title, training.seed)
+        first_model(first, FORMS[training.size], layout, title, training.seed)
     else:
         go_on(first, base, layout, training.seed)
     from genmote.generator import learning  # PyTorch
@@ -196,7 +196,7 @@ def _plain(training: Training) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(training).items() if v is not None}
 
 
-def _first(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
+def first_model(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
     """A model that has learnt nothing, with the seed's weights."""
     draw = np.random.default_rng([seed, 1])
     width, vocabulary = form.width, layout.vocabulary
