@@ -18,8 +18,10 @@ import numpy as np
 
 from genmote import digest
 from genmote.generator import card as cards
+from genmote.generator import file as model_files
 from genmote.generator import material
 from genmote.generator.train import Training, train
+from genmote.models.gguf import ModelFile
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Records, Series
@@ -159,6 +161,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--size", default="medium")
+    parser.add_argument("--card", action="store_true", help="write the card alone, of the model that is there")
     options = parser.parse_args()
     signals: list[Series] = []
     rows = ["| data | licence | recordings | samples |", "| --- | --- | ---: | ---: |"]
@@ -170,9 +173,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "signals-foundation.gguf"
     training = Training(
-        bins=256, labels=LABELS, size=options.size, context=384, minutes=options.minutes, dropout=0.0,
+        bins=256,
+        labels=LABELS,
+        size=options.size,
+        context=384,
+        minutes=options.minutes,
+        dropout=0.0,
         licence="CC BY 4.0, CC0, MIT, Apache-2.0 and ODC-By, by data set",
-    )  # fmt: skip
+    )
     shown = [0]
 
     def progress(what: str, done: int, total: int) -> None:
@@ -180,14 +188,33 @@ def main() -> None:
             print(f"{what} {done} of {total}", flush=True)
             shown[0] = done + 50
 
-    card = train(signals, path, training, name="signals-foundation", progress=progress)
-    (options.out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    if not options.card:
+        train(signals, path, training, name="signals-foundation", progress=progress)
+    write_cards(path, rows, f"python tools/make_foundation.py DATA --minutes {options.minutes:g} --size {options.size}")
+
+
+def write_cards(path: Path, rows: list[str], command: str) -> None:
+    """`card.json` and `card.md` beside the model, from what it says of itself."""
+    card = model_files.card_of(ModelFile.open(path))
     sha = digest.sha256(path.read_bytes()).hexdigest()
-    head = f"| file | `{path.name}`, {path.stat().st_size:,} bytes, sha256 `{sha}` |\n| --- | --- |"
-    told = cards.page(card) + "\n## Data\n\n" + "\n".join(rows)
-    told += "\n\nMade again by, in the source tree, with the extra `workbench`:\n\n"
-    told += f"    python tools/make_foundation.py DATA --minutes {options.minutes:g}\n\n{head}\n"
-    (options.out / "card.md").write_text(told)
+    figures = {"sha256": sha, "size_bytes": path.stat().st_size, **card}
+    (path.parent / "card.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    told = f"""{cards.page(card)}
+## Data
+
+{chr(10).join(rows)}
+
+Made again by, in the source tree, with the extra `workbench` (training goes by the clock, so another machine gives
+another model of about this quality):
+
+    {command}
+
+| | |
+| --- | --- |
+| file | `{path.name}`, {path.stat().st_size:,} bytes, sha256 `{sha}` |
+| licence | {card["licence"]} |
+"""
+    (path.parent / "card.md").write_text(told, encoding="utf-8")
 
 
 if __name__ == "__main__":

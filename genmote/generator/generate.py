@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genmote.generator.model import Generator
 
 BATCH = 32  # signals that are made at once
+CHECKED = 16  # tokens after which it is looked how long a series has become
 
 
 def generate(
@@ -47,7 +48,7 @@ def generate(
         if model.layout.steady:
             made = _series(model, paths, steps, labels, channels, prefix, draw, temperature)
         else:
-            made = _others(model, paths, steps, labels, prefix, draw, temperature)
+            made = _others(model, paths, steps, labels, channels, prefix, draw, temperature)
         found += [
             replace(signal, name=f"{model.card.get('name', 'signal')}-{at + n + 1}") for n, signal in enumerate(made)
         ]
@@ -128,6 +129,7 @@ def _others(
     paths: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
     draw: Draw,
     temperature: float,
@@ -135,31 +137,44 @@ def _others(
     """Of a codec whose tokens are not each a sample: rows, frames, exact numbers."""
     layout, codec = model.layout, model.codec
     nothing = np.full(ASKS, -1, np.int32)
-    about: Any = None
     if prefix is not None:
         begun = replace(prefix, labels={**prefix.labels, **model.labels(labels)})
         header, rows = layout.header(begun), layout.rows(begun)
+    elif codec.KIND is Series:
+        begun = model.empty(labels, channels)
+        header, rows = layout.header(begun), layout.header(begun)[:0]
     else:
-        begun = None
-        header = Rows(*_head(model, labels))
-        rows = Rows(np.zeros(0, np.int32), np.zeros((0, ASKS), np.int32))
+        header = _head(model, labels)
+        rows = header[:0]
     first = codec.head.size
-    row = first  # ROW or FRAME: what a row begins with
-    most = layout.context - len(header) if steps is None else max(layout.context, 4096 * steps)
+    row = first + codec.row
+    series = codec.KIND is Series
+    most = layout.context - len(header) if steps is None else max(layout.context, (16 if series else 4096) * steps)
     walk = Walk(model.decoder, layout, header, rows, nothing, paths)
+    about = codec.head.about(header.tokens)
+    began = None
+    if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
+        began = float(prefix.times_s[0])
+    about = replace(about, name="signal", start_s=began, rate_hz=about.rate_hz or 1.0)
+    before = len(prefix) if series and prefix is not None else 0
     texts: list[list[int]] = [[] for _ in range(paths)]
     latest = rows.tokens[np.flatnonzero(rows.tokens == row)[-1] :] if row in rows.tokens else rows.tokens
     open_rows = [[token - first for token in latest.tolist()] for _ in range(paths)]
     counts = np.zeros(paths, int)
     living = list(range(paths))
-    for _ in range(most):
+    for n in range(most):
         allowed = np.zeros((len(living), layout.vocabulary), bool)
-        for n, path in enumerate(living):
+        for k, path in enumerate(living):
             for start, stop in codec.follows(open_rows[path]):
-                allowed[n, first + start : first + stop] = True
-            allowed[n, END] = allowed[n, row] and steps is None and bool(texts[path])
+                allowed[k, first + start : first + stop] = True
+            allowed[k, END] = allowed[k, row] and steps is None and bool(texts[path])
         tokens = sampled(walk.logits, allowed, draw, temperature)
-        counts[living] += tokens == row
+        if not series:
+            counts[living] += tokens == row
+        elif steps is not None and n % CHECKED == CHECKED - 1:  # how much is said is known when it is decoded
+            counts[living] = [
+                len(codec.decode(np.array([*rows.tokens, *texts[path]], np.int32), about)) - before for path in living
+            ]
         done = (tokens == END) | ((counts[living] > steps) if steps is not None else False)
         if done.any():
             living, tokens = [path for path, over in zip(living, done.tolist(), strict=True) if not over], tokens[~done]
@@ -168,30 +183,21 @@ def _others(
             walk.keep(~done)
         for path, token in zip(living, tokens.tolist(), strict=True):
             texts[path].append(token)
-            open_rows[path] = [0] if token == row else [*open_rows[path], token - first]
+            if token == row:
+                open_rows[path].clear()
+            open_rows[path].append(token - first)
         walk.put(tokens, nothing, nothing)
-    about = codec.head.about(header.tokens)
-    began = None
-    if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
-        began = float(prefix.times_s[0])
-    about = replace(about, name="signal", start_s=began, rate_hz=about.rate_hz or 1.0)
-    return [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
+    made = [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
+    return [one.part(0, before + steps) for one in made] if series and steps is not None else made
 
 
-def _head(model: Generator, labels: dict[str, str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """A header for a signal that is not there yet: the first modality, rate and all channels that the codec knows."""
+def _head(model: Generator, labels: dict[str, str]) -> Rows:
+    """A header for records or frames that are not there yet."""
     from genmote.signals.header import FIRST, MODALITY, START
 
-    head = model.codec.head
-    said = model.labels(labels)
-    tokens = [START]
-    if head.modalities:
-        tokens.append(FIRST + head.modalities.index(said.get(MODALITY, head.modalities[0])))
-    at = FIRST + len(head.modalities)
-    if model.codec.KIND is Series:
-        tokens += [at] if len(head.rates_hz) else []
-        tokens += [at + len(head.rates_hz) + n for n in range(len(head.channels))]
-    at += len(head.rates_hz) + len(head.channels)
+    head, said = model.codec.head, model.labels(labels)
+    tokens = [START, FIRST + head.modalities.index(said[MODALITY])]
+    first = head.size - len(head.label_keys)
     pairs = list(zip(head.label_keys, head.label_values, strict=True))
-    tokens += [at + pairs.index((key, said[key])) for key in dict.fromkeys(head.label_keys) if key in said]
-    return np.array(tokens, np.int32), np.full((len(tokens), ASKS), -1, np.int32)
+    tokens += [first + pairs.index((key, said[key])) for key in dict.fromkeys(head.label_keys) if key in said]
+    return Rows(np.array(tokens, np.int32), np.full((len(tokens), ASKS), -1, np.int32))

@@ -122,7 +122,7 @@ class Layout:
             raise SignalError(
                 f"{signal.name}: codec {self.codec.name} has no tokens of single samples; train with --codec bins"
             )
-        begins = np.flatnonzero(rows.tokens == self.codec.head.size)  # ROW is the first code of such codecs
+        begins = np.flatnonzero(rows.tokens == self.codec.head.size + self.codec.row)
         return np.append(begins, len(rows))
 
     def times(self, signal: Signal) -> NDArray[np.float64] | None:

@@ -37,20 +37,23 @@ class Generator:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Generator:
-        """A model file that `genmote signal train` wrote. `ops`: the op set (None: the fastest here). ModelFileError
-        for what is no such file, OpsError for an op set that is not here."""
+        """A model file that `genmote signal train` wrote, or the name of one that comes with the package. `ops`: the op
+        set (None: the fastest here). ModelFileError for what is no such file, ModelNameError for a name that means
+        none, OpsError for an op set that is not here."""
+        from genmote.models import store
         from genmote.models.decoder import Decoder
         from genmote.models.gguf import ModelFile
         from genmote.models.weights import GgufWeights
         from genmote.runtime.loading import choose_ops
         from genmote.runtime.threads import checked_threads
 
-        file = ModelFile.open(Path(path))
+        path = store.resolve(path)
+        file = ModelFile.open(path)
         layout = model_files.layout_of(file)
         opset = choose_ops(ops, None, checked_threads(threads))
         weights = GgufWeights(file, opset)
-        made = cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), Path(path))
-        file.release(0, Path(path).stat().st_size)  # the op set has its own form of the weights
+        made = cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), path)
+        file.release(0, path.stat().st_size)  # the op set has its own form of the weights
         return made
 
     def __init__(self, decoder: Decoder, layout: Layout, card: dict[str, Any], path: Path | None = None) -> None:

@@ -25,6 +25,7 @@ from genmote.generator.file import FORMS, Form
 from genmote.generator.layout import Layout, slow
 from genmote.generator.scale import Own, pieces
 from genmote.generator.windows import Recording, Windows, held_out, recordings
+from genmote.models import store
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
 from genmote.signals import coding
@@ -58,10 +59,11 @@ class Training:
     batch: int = setting("tokens of a step", default=2048)
     rate: float = setting("learning rate", default=2e-3)
     dropout: float = setting("part of what each half block adds that is left out while it learns", default=0.1)
+    shift: float = setting("by which part of the bins series are moved up or down while it learns", default=0.05)
     decay: float = setting("weight decay", default=0.1)
     seed: int = setting("seed of everything drawn", default=0)
     type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")
-    base: Path | None = setting("a generator to go on from (default: begin anew)", default=None, flag="--from")
+    base: str | None = setting("a generator to go on from (default: begin anew)", default=None, flag="--from")
     licence: str = setting("the recordings' licence, for the card", default="not stated")
 
     def faults(self) -> Iterable[str]:
@@ -107,7 +109,7 @@ def train(
     title = name or output.stem
     first = work / "first.gguf"
     if base is None:
-        _first(first, FORMS[training.size], layout, title, training.seed)
+        first_model(first, FORMS[training.size], layout, title, training.seed)
     else:
         go_on(first, base, layout, training.seed)
     from genmote.generator import learning  # PyTorch
@@ -130,7 +132,8 @@ def train(
         "chance_nats": chance(started.found, judge.found, layout),
         **figures,
     }
-    metadata = {**run.network.metadata, "general.name": title, **model_files.keys(layout, card)}
+    said = {"general.name": title, "general.license": training.licence}
+    metadata = {**run.network.metadata, **said, **model_files.keys(layout, card)}
     run.network.write(output, metadata, training.type)
     shutil.rmtree(work, ignore_errors=True)
     return card
@@ -140,7 +143,7 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
     """The layout for such recordings, and the file to go on from. All recordings are looked at: names that are only in
     those held out must be known, too."""
     signals = [*learnt, *judged]
-    base = None if training.base is None else ModelFile.open(training.base)
+    base = None if training.base is None else ModelFile.open(store.resolve(training.base))
     chosen = training.codec or CODECS[type(signals[0])]
     settings: dict[str, Any] = {"labels": training.labels}
     clock, scale = slow(signals), training.scale
@@ -199,7 +202,7 @@ def _plain(training: Training) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(training).items() if v is not None}
 
 
-def _first(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
+def first_model(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
     """A model that has learnt nothing, with the seed's weights."""
     draw = np.random.default_rng([seed, 1])
     width, vocabulary = form.width, layout.vocabulary

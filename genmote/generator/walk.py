@@ -114,13 +114,20 @@ class Walk:
 
 
 def sampled(logits: Floats, allowed: NDArray[np.bool_], draw: Draw, temperature: float = 1.0) -> NDArray[np.int64]:
-    """A token for each row (P,), drawn from those that are allowed; at temperature 0 the likeliest."""
-    scores = np.where(allowed, logits, np.float32(-np.inf)).astype(np.float64)
+    """A token for each row (P,), drawn from those that are allowed, for all (V,) or for each (P, V); at temperature 0
+    the likeliest."""
+    if allowed.ndim == 1:
+        columns = np.flatnonzero(allowed)
+        scores = logits[:, columns]
+    else:
+        columns, scores = None, np.where(allowed, logits, np.float32(-np.inf))
     if temperature <= 0:
-        return np.asarray(scores.argmax(axis=1))
-    shares = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
-    sums = np.cumsum(shares, axis=1)
-    below = sums <= draw.uniform(len(sums))[:, None] * sums[:, -1:]
-    # Rounding may leave a number at the very end: then the last that has a share.
-    last = scores.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0, axis=1)
-    return np.asarray(np.minimum(below.sum(axis=1), last))
+        found = scores.argmax(axis=1)
+    else:
+        shares = np.exp((scores - scores.max(axis=1, keepdims=True)) / np.float32(temperature))
+        sums = np.cumsum(shares, axis=1, dtype=np.float64)
+        below = sums <= draw.uniform(len(sums))[:, None] * sums[:, -1:]
+        # Rounding may leave a number at the very end: then the last that has a share.
+        last = scores.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0, axis=1)
+        found = np.minimum(below.sum(axis=1), last)
+    return np.asarray(found if columns is None else columns[found])

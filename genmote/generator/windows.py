@@ -100,9 +100,19 @@ class Windows:
         self.shares /= self.shares.sum()
         self.tokens = int(lengths.sum())
 
-    def batch(self, count: int, draw: np.random.Generator) -> Batch:
+    def batch(self, count: int, draw: np.random.Generator, *, shift: float = 0.0) -> Batch:
+        """`count` stretches. `shift`: by which part of the bins, about, each series is moved up or down as a whole."""
         chosen = draw.choice(len(self.found), count, p=self.shares)
-        return self.padded([self._drawn(self.found[n], draw) for n in chosen.tolist()])
+        found = self.padded([self._drawn(self.found[n], draw) for n in chosen.tolist()])
+        if not self.layout.steady or not shift:
+            return found
+        start, stop = (self.layout.codec.head.size + code for code in self.layout.codec.ordered()[0])
+        by = np.rint(draw.standard_normal((count, 1)) * shift * (stop - start)).astype(np.int64)
+
+        def moved(x: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.where((x >= start) & (x < stop), np.clip(x + by, start, stop - 1), x)
+
+        return Batch(moved(found.tokens), found.asks, moved(found.targets))
 
     def fixed(self, most: int) -> list[Rows]:
         """At most so many stretches, evenly over all recordings: the same each time."""

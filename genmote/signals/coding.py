@@ -83,6 +83,11 @@ class Codec:
         neighbours."""
         return []
 
+    @property
+    def row(self) -> int:
+        """The code that a row or frame begins with."""
+        return 0
+
     def follows(self, row: Sequence[int]) -> list[tuple[int, int]]:
         """Codes [start, stop) one of which may come next where `row` are the codes since the last row or frame began,
         that included: what a model that is drawn from must keep to."""

@@ -8,6 +8,7 @@ part of a long recording is read without the rest.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -85,17 +86,62 @@ def write(
     return Written(series, samples, path.stat().st_size)
 
 
-def read(path: Path) -> Iterator[Series]:
+class Growing:
+    """A file that is written while the recording goes on, and can be read, and lost, at any time: `add` puts a piece
+    after what is there, as a block. The first one makes the file; FileExistsError where it is there already."""
+
+    def __init__(self, path: Path, *, max_error: float = 0.0) -> None:
+        self.path, self.max_error = path, max_error
+        self._before: Series | None = None
+        self._end = 0  # where the end's chunk lies, which the next block takes the place of
+
+    def add(self, piece: Series) -> None:
+        """SignalError for what `write` refuses; then the file stays as it was."""
+        about = replace(piece, grid=_grid(piece, self.max_error))
+        new = io.BytesIO()
+        if self._before is None:
+            new.write(MAGIC + bytes([VERSION]))
+        if self._before is None or not _same(self._before, about):
+            _chunk(new, SERIES, zlib.compress(_head(about, "").encode(errors="replace"), 9))
+        rows = max(1, BLOCK_SAMPLES // len(piece.channels))
+        for start in range(0, len(piece), rows):
+            _chunk(new, BLOCK, _block(about.part(start, start + rows)))
+        end = self._end + new.tell()
+        _chunk(new, END, b"")
+        with open(self.path, "r+b" if self._before is not None else "xb") as out:
+            out.seek(self._end)
+            try:
+                out.write(new.getvalue())
+                out.flush()
+            except OSError:  # such as a full disk: the end is where it was
+                if self._before is not None:
+                    _repair(self.path, self._end)
+                raise
+        self._before, self._end = about, end
+
+
+def _repair(path: Path, end: int) -> None:
+    """Let the file end there."""
+    last = io.BytesIO()
+    _chunk(last, END, b"")
+    with open(path, "r+b") as out:
+        out.truncate(end)
+        out.seek(end)
+        out.write(last.getvalue())
+
+
+def read(path: Path, *, notes: list[str] | None = None) -> Iterator[Series]:
     """The series of a file, in pieces of a block; pieces of one recording have one name. SignalError where the file is
-    damaged, cut short, or of a later version."""
+    damaged, cut short, or of a later version; with `notes`, one that is cut short is read as far as it is whole, and
+    that is told there."""
     try:
         with open(path, "rb") as file:
-            yield from _pieces(path, file)
+            yield from _pieces(path, file, notes)
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted a compressed signal") from None
 
 
-def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
+def _pieces(path: Path, file: IO[bytes], notes: list[str] | None) -> Iterator[Series]:
     head = file.read(5)
     if head[:4] != MAGIC or len(head) < 5:
         raise SignalError(f"{path}: is no compressed signal: wanted a file that genmote signal compress wrote")
@@ -104,7 +150,7 @@ def _pieces(path: Path, file: IO[bytes]) -> Iterator[Series]:
     about: Series | None = None
     start = number = 0
     while True:
-        kind, body = _next(path, file)
+        kind, body = _next(path, file, notes)
         if kind == END:
             return
         try:
@@ -128,7 +174,7 @@ def _chunk(out: IO[bytes], kind: bytes, body: bytes) -> None:
     out.write(kind + varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body)))
 
 
-def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
+def _next(path: Path, file: IO[bytes], notes: list[str] | None) -> tuple[bytes, bytes]:
     at = file.tell()
     kind, size, shift = file.read(1), 0, 0
     while kind:
@@ -146,7 +192,12 @@ def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
             if struct.unpack("<I", check)[0] != zlib.crc32(kind + body):
                 raise SignalError(f"{path}: is damaged after byte {at} (checksum): get the file again")
             return kind, body
-    raise SignalError(f"{path}: ends in the middle, after byte {at}: get the file again")
+    if notes is not None:
+        notes.append(f"{path}: ends in the middle, after byte {at}; what is whole before is read")
+        return END, b""
+    raise SignalError(
+        f"{path}: ends in the middle, after byte {at}: get the file again, or what is whole of it with --cut"
+    )
 
 
 def _drain(out: IO[bytes], waiting: list[Any], left: int) -> None:

@@ -14,6 +14,7 @@ A reader is a module of `readers/`, found by its name, with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,16 @@ from genmote.signals.kinds import Frames, Grid, Mark, Records, Series, Signal
 READERS = "genmote.signals.readers"
 HEAD = 4096  # bytes of a file that are looked at to find its reader
 ROWS = 1 << 16
+TURNED = re.compile(r"[.-]\d+$")  # the number or the day of an old log
+
+
+def suffix(path: Path) -> str:
+    """The end of a file's name by which readers know it.
+
+    >>> suffix(Path("auth.LOG")), suffix(Path("auth.log.1")), suffix(Path("auth.log-20260102"))
+    ('.log', '.log', '.log')
+    """
+    return Path(TURNED.sub("", path.name)).suffix.lower()
 
 
 def reader_of(path: Path, name: str | None = None) -> ModuleType:
@@ -43,7 +54,7 @@ def reader_of(path: Path, name: str | None = None) -> ModuleType:
         raise SignalError(f"{path}: is empty: wanted a recording")
     readers = [registry.load(READERS, known) for known in registry.names(READERS)]
     # Those whose files are called so first: a CSV reader knows many a text.
-    ordered = sorted(readers, key=lambda reader: path.suffix.lower() not in reader.SUFFIXES)
+    ordered = sorted(readers, key=lambda reader: suffix(path) not in reader.SUFFIXES)
     for reader in ordered:
         if reader.knows(path, head):
             return reader

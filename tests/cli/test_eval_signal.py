@@ -164,6 +164,7 @@ def test_a_model_is_trained_once_or_loaded(tmp_path: Path, monkeypatch: pytest.M
     ("job", "words", "message"),
     [
         ("forecast", ["--season", "0"], "season=0: use 1 or more"),
+        ("forecast", ["--season", "200"], "season=200: the seasonal naive forecast must see one; use a larger context"),
         ("forecast", ["--stride", "0"], "stride=0: use 1 or more"),
         ("forecast", ["--seed", "-1"], "seed=-1: use 0 to 4294967295"),
         ("forecast", ["--minutes", "0"], "minutes=0.0, training_steps=0: use more than 0, and 0 or more"),
@@ -174,7 +175,7 @@ def test_a_model_is_trained_once_or_loaded(tmp_path: Path, monkeypatch: pytest.M
         ("impute", ["--gaps", "8", "99"], "gaps=99: use at most half of context=128"),
         ("detect", ["--quantile", "1"], "quantile=1.0: use one between 0 and 1, such as 0.99"),
         ("detect", ["--smooth", "0"], "smooth=0: use 1 or more"),
-        ("generate", ["--steps", "4"], "steps=4: use 8 or more"),
+        ("generate", ["--steps", "0"], "steps=0: use 1 or more"),
         ("generate", ["--windows", "0"], "windows=0: use 1 or more"),
         ("compress", ["--max-error", "-1"], "max_error=-1.0: use 0 (exact) or more, such as 0.01"),
         ("compress", ["--threads", "0"], "threads=0: use 1 or more"),

@@ -35,7 +35,9 @@ def doors(seed: int, rows: int = 200) -> Records:
     return Records(f"door-{seed}", (Field("what", "category"), Field("count", "integer")), (what, count), times)
 
 
-SETTINGS = Training(size="tiny", context=192, bins=32, steps=110, batch=1536, labels=("speed",), rate=4e-3, dropout=0.0)
+SETTINGS = Training(
+    size="tiny", context=192, bins=32, steps=110, batch=1536, labels=("speed",), rate=4e-3, dropout=0.0, shift=0.0
+)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,11 @@ def test_a_folder_is_all_that_a_reader_knows_each_recording_once(tmp_path: Path)
     (tmp_path / "r.hea").write_text("r 1 1 9\nr.dat 16 1/mV 16 0 0 0 0 x\n")
     (tmp_path / "r.dat").write_bytes(np.arange(9, dtype="<i2").tobytes())
     notes: list[str] = []
+    (tmp_path / "s.hea").write_text("s 1 1 9\ns.dat 16 1/mV 16 0 0 0 0 x\n")
     found = data.load([tmp_path], notes=notes)
+    assert f"left out: {tmp_path / 's.hea'}: its samples s.dat are absent: wanted them beside it" in notes
+    with pytest.raises(SignalError, match="its samples s.dat are absent"):
+        data.load([tmp_path / "s.hea"])
     assert [one.path.name for one in found] == ["a.csv", "r.hea"]
     assert f"{tmp_path}: 1 files that no reader knows are left out" in notes
 
@@ -192,6 +196,34 @@ def test_generation_with_shuffled_labels_is_useless() -> None:
     result = generate.evaluate(labelled_recordings(1), labelled_recordings(2), Shuffled, steps=32, networks=False)
     assert result.values["trained_on"]["synthetic"]["accuracy"] < 0.1
     assert result.values["trained_on"]["behind_points"] > 85
+
+
+def test_windows_made_by_anything_are_judged() -> None:
+    train, test = labelled_recordings(1), labelled_recordings(2)
+    known, unseen = (generate.windows(side, 32, 99, 0, []) for side in (train, test))
+    columns = data.Columns.fit(train)
+    made, labels = generate.stacked(known, columns), np.array([window.label for window in known], object)
+    values = generate.judge(known, unseen, made, labels, columns, networks=False).values
+    assert values["trained_on"]["behind_points"] == 0 and values["autocorrelation"]["train"] == 0
+    assert values["leakage"]["membership_nearest"] == 1 and values["leakage"]["membership_likelihood"] is None
+    told: list[str] = []
+    generate.judge(known, unseen, made, np.full(len(made), "", object), columns, networks=False, notes=told)
+    assert told == ["generated windows have no label: train on synthetic, test on real is left out"]
+
+
+def test_rows_that_stand_for_themselves() -> None:
+    fields = (Field("n", "number"), Field("w", "category"))
+
+    def side(seed: int) -> list[data.Recording]:
+        rng = np.random.default_rng(seed)
+        rows = np.array(rng.choice(["ok", "dos"], 300).tolist(), object)
+        bytes_ = np.round(np.exp(rng.normal(np.where(rows == "ok", 4, 8), 1)))
+        words = np.array([rng.choice(["tcp", "udp"] if row == "ok" else ["tcp"]) for row in rows], object)
+        return [data.Recording(Path(f"{seed}.csv"), Records("r", fields, (bytes_, words)), "class", rows)]
+
+    result = generate.evaluate(side(0), side(1), Bootstrap, steps=1, networks=False)
+    assert result.values["trained_on"]["real"]["accuracy"] > 0.9 and result.values["trained_on"]["behind_points"] < 5
+    assert result.values["autocorrelation"] is None and result.values["discriminative_rocket"]["train"] < 0.15
 
 
 def test_generation_without_labels_or_with_short_signals_tells_so() -> None:
@@ -288,11 +320,14 @@ def test_a_forecast_of_what_comes_is_perfect_and_the_naive_one_is_what_its_defin
     relative = [np.mean([x for c, x in losses if c == n]) / np.mean([x for c, x in sizes if c == n]) for n in range(2)]
     assert plain["crps"] == pytest.approx(np.mean(relative))
     assert plain["channels"]["c1"]["crps"] == pytest.approx(np.mean([x for c, x in losses if c == 1]))
-    assert 0.6 < plain["coverage"] < 1
+    assert 0.6 < plain["coverage"] < 1 and result.values["unscaled"] == 0
+    still = forecast.windows([recording(np.ones((60, 1)))], context=30, horizon=8, stride=8, season=1, most=9)
+    flat = forecast.judge(still, {"naive": forecast.naive(1)})
+    assert flat.values["unscaled"] == len(still) and np.isnan(flat.values["sides"]["naive"]["mase"])
     assert (
         len(result.items) == len(chosen) and result.items[0]["naive"]["mase"] > 0 == result.items[0]["oracle"]["mase"]
     )
-    assert len(result.panels) == 8
+    assert [panel.band is not None for panel in result.panels] == [True, True]
     with pytest.raises(SignalError, match=r"naive: gave \(9, 3, 2\), wanted \(9, 8, 2\)"):
         forecast.judge(chosen, {"naive": lambda history, steps: np.zeros((9, 3, 2))})
 
@@ -333,7 +368,7 @@ def test_gaps_are_taken_out_and_judged() -> None:
         line = np.linspace(gap.actual[start - 1, 0], gap.actual[stop, 0], 12)[1:11]
         plain.append(np.abs(line - gap.actual[start:stop, 0]))
     assert by_length["10"]["linear"]["channels"]["c0"] == pytest.approx(np.mean(plain), rel=1e-4)
-    assert len(result.items) == 24 and len(result.panels) == 4
+    assert len(result.items) == 24 and len(result.panels) == 3
 
 
 def test_gaps_that_do_not_fit_are_told() -> None:
@@ -429,6 +464,8 @@ def test_normal_rows_of_records_are_chosen_row_by_row() -> None:
 def test_what_is_normal_must_be_there() -> None:
     train = [recording(noise(100, 0), ["a"] * 60 + ["b"] * 40)]
     assert detect.normal_of(train, ()) == ["a"]
+    assert detect.normal_of([recording(noise(3, 0), ["dos", "dos", "Normal"])], ()) == ["Normal"]
+    assert detect.normal_of([recording(noise(5, 0), ["0", "n", "n", "x", "x"])], ()) == ["n"], "which word is not told"
     with pytest.raises(SignalError, match="normal='c': no row of --train is so; there are a, b"):
         detect.normal_of(train, ["c"])
     with pytest.raises(SignalError, match="--train: has no label, by which what is normal could be told"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from genmote.generator import detect
 from genmote.generator.draw import Draw
 from genmote.generator.layout import joined
 from genmote.generator.model import Generator
+from genmote.generator.train import Training, train
 from genmote.generator.walk import Walk, embedded, sampled
 from genmote.ops.protocol import Span
-from genmote.signals.kinds import Records, Series
-from tests.generator.conftest import doors, wave
+from genmote.signals.kinds import Frames, Records, Series
+from tests.generator.conftest import doors, wave, waves
 
 
 def known(model: Generator, seed: int = 101, steps: int = 90, kind: str = "slow") -> Series:
@@ -112,6 +114,29 @@ def test_rows_are_generated(of_rows: Generator) -> None:
     assert sum(a != b for a, b in pairwise(what)) >= 8  # in turn
     (on,) = of_rows.generate(1, steps=4, prefix=doors(9, 6), seed=1)
     assert on.column("what").tolist()[:6] == doors(9, 6).column("what").tolist()
+
+
+def test_series_of_patches_are_as_long_as_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "patch.gguf"
+    train(waves(6, 400), path, Training(size="tiny", context=96, steps=3, batch=512, codec="patch"))
+    model = Generator.load(path, threads=1)
+    assert [len(one) for one in model.generate(2, steps=40, seed=1)] == [40, 40]
+    (on,) = model.generate(1, steps=20, prefix=wave(1, 32), seed=1)
+    assert len(on) == 52
+    with pytest.raises(SignalError, match="no token for each sample"):
+        model.forecast(wave(1, 32), 4)
+
+
+def test_frames_are_generated(tmp_path: Path) -> None:
+    pictures = [np.full((8, 8, 1), n % 2, np.float32) for n in range(40)]
+    frames = Frames("lamp", "grid", pictures, ("grey",), ("",))
+    path = tmp_path / "frames.gguf"
+    train([frames], path, Training(size="tiny", context=256, steps=40, batch=1024, bins=4, rate=4e-3))
+    (made,) = Generator.load(path, threads=1).generate(1, steps=2, seed=1)
+    assert isinstance(made, Frames) and len(made) == 2 and made.frames[0].shape == (8, 8, 1)
+    assert all(np.isfinite(frame).all() for frame in made.frames)
+    off = [np.abs(frame - np.median(frame)).mean() for frame in made.frames]
+    assert np.mean(off) < 0.35  # nearly all on or all off; by chance it is a half
 
 
 def test_a_forecast_is_better_than_the_last_value(model: Generator) -> None:

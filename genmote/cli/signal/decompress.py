@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from genmote.cli._output import Bar, Output, check_place, size
+from genmote.cli._output import Bar, Output, check_place, note, size
 from genmote.spec import dataclass, setting
 
 
@@ -20,6 +20,7 @@ from genmote.spec import dataclass, setting
 class Settings:
     file: Path = setting("a compressed signal", positional=True)
     output: Path = setting("the file to write, .csv or .wav", short="-o")
+    cut: bool = setting("give what is whole of a file that ends in the middle", default=False)
 
     def faults(self) -> Iterable[str]:
         if self.output.suffix.lower() not in (".csv", ".wav"):
@@ -32,7 +33,12 @@ def run(settings: Settings, out: Output) -> None:
     from genmote.signals import container, writing
 
     check_place(settings.output, "--output")
+    notes: list[str] = []
+    pieces = container.read(settings.file, notes=notes if settings.cut else None)
     with Bar(unit_bytes=False, late=True) as bar:
-        made = writing.write(settings.output, container.read(settings.file), progress=bar)
+        made = writing.write(settings.output, pieces, progress=bar)
+    for line in notes:
+        note(line)
     lines = [f"{path} ({size(path.stat().st_size)}, {rows} samples)" for path, rows in made]
-    out.result({"paths": [path for path, _ in made], "samples": [rows for _, rows in made]}, "\n".join(lines))
+    values = {"paths": [path for path, _ in made], "samples": [rows for _, rows in made], "notes": notes}
+    out.result(values, "\n".join(lines))

@@ -20,7 +20,7 @@ SHOWN = 24  # steps that are printed
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    model: Path = setting("a model that genmote signal train made", positional=True)
+    model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to go on from", positional=True)
     steps: int = setting("samples to foretell", default=64)
     quantiles: tuple[float, ...] = setting(

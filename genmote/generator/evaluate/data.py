@@ -60,12 +60,20 @@ def load(
     notes: list[str] | None = None,
     progress: Progress = quiet,
 ) -> list[Recording]:
-    """All recordings in files, and in the files of folders. SignalError for what cannot be read or is frames."""
+    """All recordings in files, and in the files of folders, of which those that cannot be read are left out.
+    SignalError for a file that cannot be read, and for frames."""
     told: list[str] = [] if notes is None else notes
-    files = [file for path in paths for file in _files(path, told)]
+    files = [(file, path.is_dir()) for path in paths for file in _files(path, told)]
     found = []
-    for number, file in enumerate(files):
-        found += [prepared(signal, file, label, drop) for signal in reading.read(file, notes=told) if len(signal)]
+    for number, (file, listed) in enumerate(files):
+        try:
+            signals = reading.read(file, notes=told)
+        except SignalError as fault:
+            if not listed:
+                raise
+            told.append(f"left out: {fault}")  # nobody named this one
+            continue
+        found += [prepared(signal, file, label, drop) for signal in signals if len(signal)]
         progress("reading", number + 1, len(files))
     if not found:
         raise SignalError(f"{', '.join(map(str, paths))}: holds no signal; name files of recordings, or their folders")

@@ -28,6 +28,7 @@ Scorer = Callable[[Series | Records], NDArray[np.floating]]
 SHORTEST = 32  # rows of a normal stretch of a series; shorter ones are left out
 KEPT_BACK = 0.1  # of what is normal: to set the threshold by, not to learn from
 FEW = 20  # items below which a quantile of them says nothing
+NORMAL = ("normal", "benign", "ok", "n", "0")
 Z_DISTANCE = "z distance"
 
 
@@ -62,13 +63,15 @@ def items(one: Recording, whole: bool, ignored: Sequence[str] = ()) -> Items:
 
 
 def normal_of(train: Sequence[Recording], normal: Sequence[str]) -> list[str]:
-    """The labels of what is normal: those given, or the commonest in the training recordings."""
+    """The labels of what is normal: those given, or the one of the training recordings that is a word for it, or their
+    commonest."""
     rows = [one.rows[one.rows != NONE].astype(str) for one in train if one.rows is not None]
     names, counts = np.unique(np.concatenate([*rows, np.zeros(0, str)]), return_counts=True)
     if not len(names):
         raise SignalError("--train: has no label, by which what is normal could be told; name one with --label")
     if not normal:
-        return [str(names[counts.argmax()])]
+        usual = [str(name) for name in names if name.lower() in NORMAL]
+        return usual[:1] if len(usual) == 1 else [str(names[counts.argmax()])]
     for name in normal:
         if name not in names:
             raise SignalError(f"normal={name!r}: no row of --train is so; there are {', '.join(names[:20])}")
@@ -222,7 +225,7 @@ def judge(
     judged = "recording" if whole else "mark" if any(one.points for one in test) else "row"
     stated = {"judged": judged, "items": len(truth), "unusual": int(truth.sum())}
     stated["kept_back"] = sum(len(each.labels) for each in kept_items)
-    return Result({**stated, "sides": values}, listed, _panels(test[drawn], chosen[drawn], normal, shown))
+    return Result({**stated, "sides": values}, listed, _panels(test[drawn], chosen[drawn], normal, shown, values))
 
 
 def smoothed(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -234,12 +237,21 @@ def smoothed(rows: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 def _panels(
-    one: Recording, each: Items, normal: Sequence[str], shown: Mapping[str, NDArray[np.float64]]
+    one: Recording,
+    each: Items,
+    normal: Sequence[str],
+    shown: Mapping[str, NDArray[np.float64]],
+    values: Mapping[str, Mapping[str, float]],
 ) -> list[Panel]:
-    """The scores of a recording; what is unusual is shaded."""
+    """The scores of a recording and their threshold; what is unusual is shaded."""
     unusual = np.zeros(len(one.signal) + 2, np.int8)
     for start, stop, label in zip(each.starts, each.stops, each.labels, strict=True):
         unusual[start + 1 : stop + 1] = str(label) not in normal
     shades = [(float(a), float(b)) for a, b in np.flatnonzero(np.diff(unusual)).reshape(-1, 2)]
     x = np.arange(float(len(one.signal)))
-    return [Panel(f"{one.name}: {name}", x, y, "rows", "score", shades=shades) for name, y in shown.items()]
+    panels = []
+    for name, y in shown.items():
+        at = values[name]["threshold"]
+        line = None if np.isnan(at) else (x[[0, -1]], np.full(2, at), np.full(2, at))
+        panels.append(Panel(f"{one.name}: {name}", x, y, "rows", "score", shades=shades, band=line))
+    return panels

@@ -62,7 +62,8 @@ def windows(
 
 
 def as_series(one: Recording) -> Series:
-    """A recording as a series; SignalError for records that have more than numbers. Rows without times are steps of 1."""
+    """A recording as a series, of a row a second where rows have no times; SignalError for records that have more than
+    numbers."""
     signal = one.signal
     if isinstance(signal, Series):
         return signal
@@ -110,7 +111,8 @@ def naive(season: int) -> Forecaster:
 def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], progress: Progress = quiet) -> Result:
     """All forecasters on all windows. `sides`: of each its mean MASE, `crps` (over the channel's mean size, mean over
     channels), `crps_scaled` (over the same scale as MASE), `coverage` of the 80 % interval, and `seconds`, the median
-    time of a forecast; and by channel `mae` and `crps` in the channel's unit."""
+    time of a forecast; and by channel `mae` and `crps` in the channel's unit. `unscaled`: how many channels of windows
+    never changed before the origin, and so are not in what is scaled."""
     found: dict[str, list[NDArray[np.floating]]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number, one in enumerate(chosen):
@@ -151,29 +153,32 @@ def judge(chosen: Sequence[Window], sides: Mapping[str, Forecaster], progress: P
                 "crps_scaled": float(mean(loss[n] / scale[n])),
                 "coverage": float(mean(within[n])),
             }
-    return Result({"sides": values}, items, _panels(chosen, found))
+    unscaled = int(np.isnan(scale).sum())
+    return Result({"sides": values, "unscaled": unscaled}, items, _panels(chosen, found))
 
 
 def _panels(chosen: Sequence[Window], found: Mapping[str, list[NDArray[np.floating]]]) -> list[Panel]:
-    """The first channel of the middle window: history, each side's 80 % interval and median, what came."""
+    """The first channel of the middle window: the history and each side's median, its 80 % interval as a band, and what
+    came as points."""
     at = len(chosen) // 2
     one = chosen[at]
-    channel, unit = one.history.channels[0], one.history.units[0] or one.history.channels[0]
-    panels = []
+    channel, unit = one.history.channels[0], one.history.units[0]
     past = one.history.values[:, 0].astype(np.float64)
+    came = one.actual[:, 0].astype(np.float64)
+    before, after = np.arange(-float(len(past)), 0.0), np.arange(float(len(came)))
+    there, known = np.isfinite(past), np.isfinite(came)
+    panels = []
     for name, made in found.items():
-        quantile = made[at][:, :, 0]
-        for what, line in (
-            ("what came", one.actual[:, 0]),
-            ("median", quantile[scores.MIDDLE]),
-            ("upper end of the 80 % interval", quantile[scores.HIGH]),
-            ("lower end of the 80 % interval", quantile[scores.LOW]),
-        ):
-            y = np.concatenate([past, line])
-            x = np.arange(-len(past), len(line), dtype=np.float64)
-            there = np.isfinite(y)
-            if there.any():
-                shade = [(0.0, float(len(line)))]
-                title = f"{channel}: {name}, {what}"
-                panels.append(Panel(title, x[there], y[there], "rows from the origin", unit, shades=shade))
+        low, middle, high = (made[at][level, :, 0] for level in (scores.LOW, scores.MIDDLE, scores.HIGH))
+        panels.append(
+            Panel(
+                f"{channel}: {name}, the median, 80 % in the band, what came as points",
+                np.concatenate([before[there], after]),
+                np.concatenate([past[there], middle]),
+                "rows from the origin",
+                unit or channel,
+                points=(after[known], came[known]),
+                band=(after, low, high),
+            )
+        )
     return panels

@@ -56,7 +56,6 @@ def evaluate(
     where PyTorch is here. SignalError for too few windows."""
     told: list[str] = [] if notes is None else notes
     steps = steps or min(STEPS, min(len(one.signal) for one in train))
-    columns = Columns.fit(train)
     known, unseen = (windows(side, steps, most, seed, told) for side in (train, test))
     for name, side in (("train", known), ("test", unseen)):
         if len(side) < LEAST:
@@ -64,29 +63,55 @@ def evaluate(
                 f"--{name}: has {len(side)} windows of {steps} rows, wanted at least {LEAST}; give more recordings, "
                 "or a smaller --steps"
             )
-    labelled = all(one.label != NONE for one in (*known, *unseen)) and len({one.label for one in known}) > 1
+    columns = Columns.fit(train)
+    labelled = len({one.label for one in known}) > 1
     key = train[0].key
     # Where the label is of a whole recording, the model may learn from the recording as it is.
     whole = [
         replace(one.signal, labels={**one.signal.labels, key: one.whole}) for one in train if one.whole is not None
     ]
-    learnt = whole if labelled and len(whole) == len(train) else [w.signal for w in known]
+    learnt = whole if labelled and len(whole) == len(train) else [window.signal for window in known]
     model = make(learnt if labelled else [one.signal for one in train], (key,) if labelled else ())
     made, labels, short = generated(model, known, key if labelled else "", columns, steps, seed, train[0], progress)
     if short:
         told.append(f"{short} of {len(made)} generated signals are shorter than {steps} rows; their last row stays")
-    real, held_out = (_stacked(side, columns) for side in (known, unseen))
-    values: dict[str, Any] = {"windows": {"train": len(known), "test": len(unseen), "synthetic": len(made)}}
-    values |= {"steps": steps, "label": key if labelled else None, "short": short}
-    predictions: dict[str, Any] = {}
-    if labelled and (labels != NONE).all():
-        values["trained_on"], predictions = _useful(real, known, made, labels, held_out, unseen, seed)
-    else:
-        told.append("no label for each window, or only one: train on synthetic, test on real is left out")
-    values |= _alike(real, held_out, made, networks, seed, told, progress)
     nats = _nats(model, known, unseen, seed, progress)
+    judged = judge(
+        known, unseen, made, labels, columns, nats=nats, networks=networks, seed=seed, notes=told, progress=progress
+    )
+    stated = {"steps": steps, "label": key if labelled else None, "short": short}
+    return Result({**stated, **judged.values}, judged.items, judged.panels)
+
+
+def judge(
+    known: Sequence[Window],
+    unseen: Sequence[Window],
+    made: Floats,
+    labels: NDArray[np.object_],
+    columns: Columns,
+    *,
+    nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    networks: bool = True,
+    seed: int = 0,
+    notes: list[str] | None = None,
+    progress: Progress = quiet,
+) -> Result:
+    """Windows `made` (N, T, C) by anything, with `labels` (N,), beside those learnt from and those not seen. `nats`:
+    how unlikely a model finds each of these two, NaN where it was not asked; None for what has no likelihoods."""
+    told: list[str] = [] if notes is None else notes
+    real, held_out = stacked(known, columns), stacked(unseen, columns)
+    values: dict[str, Any] = {"windows": {"train": len(known), "test": len(unseen), "synthetic": len(made)}}
+    predictions: dict[str, Any] = {}
+    if len({one.label for one in known}) < 2 or any(one.label == NONE for one in unseen):
+        told.append("no label for each window, or only one: train on synthetic, test on real is left out")
+    elif (labels == NONE).any():
+        told.append("generated windows have no label: train on synthetic, test on real is left out")
+    else:
+        values["trained_on"], predictions = _useful(real, known, made, labels, held_out, unseen, seed)
+    values |= _alike(real, held_out, made, networks, seed, told, progress)
     values["leakage"] = _leaks(real, held_out, made, nats, seed)
-    return Result(values, _items(real, held_out, made, labels, unseen, predictions, nats), _panels(real, made, columns))
+    items = _items(real, held_out, made, labels, unseen, predictions, nats)
+    return Result(values, items, _panels(real, made, columns))
 
 
 def windows(side: Sequence[Recording], steps: int, most: int, seed: int, notes: list[str]) -> list[Window]:
@@ -129,7 +154,8 @@ def _commonest(rows: NDArray[np.object_]) -> str:
     return str(names[counts.argmax()])
 
 
-def _stacked(side: Sequence[Window], columns: Columns) -> Floats:
+def stacked(side: Sequence[Window], columns: Columns) -> Floats:
+    """(N, T, C)"""
     return np.stack([columns(one.signal) for one in side])
 
 
@@ -202,11 +228,13 @@ def _alike(
     lags = min(LAGS, real.shape[1] - 1)
     pairs = {"train": (real, made), "test": (held_out, made), "real": (real, held_out)}
     values: dict[str, Any] = {
-        "autocorrelation": {n: generation.autocorrelation_distance(a, b, lags) for n, (a, b) in pairs.items()},
+        "autocorrelation": None,
         "discriminative_rocket": {n: generation.discriminative(a, b, seed=seed) for n, (a, b) in pairs.items()},
         "discriminative": None,
         "context_fid": None,
     }
+    if lags:
+        values["autocorrelation"] = {n: generation.autocorrelation_distance(a, b, lags) for n, (a, b) in pairs.items()}
     if networks and importlib.util.find_spec("torch") is None:
         notes.append(
             "no PyTorch: the recurrent discriminator and context-FID are left out; pip install 'genmote[workbench]'"
@@ -242,19 +270,22 @@ def _leaks(
     real: Floats,
     held_out: Floats,
     made: Floats,
-    nats: tuple[NDArray[np.float64], NDArray[np.float64]],
+    nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     seed: int,
 ) -> dict[str, Any]:
     order = np.random.default_rng(seed).permutation(len(real))
     half = len(real) // 2
-    members, others = (side[np.isfinite(side)] for side in nats)
+    likelihood = None
+    if nats is not None:
+        members, others = (side[np.isfinite(side)] for side in nats)
+        likelihood = leakage.membership(members, others, seed=seed)
     return {
         **leakage.neighbours(made, real, held_out, seed=seed),
         "membership_nearest": leakage.attack(real, held_out, made, seed=seed),
         # The same attack where real windows that are no members stand for generated ones: by how much the recordings
         # of the two sides differ by themselves.
         "membership_nearest_by_chance": leakage.attack(real[order[:half]], held_out, real[order[half:]], seed=seed),
-        "membership_likelihood": leakage.membership(members, others, seed=seed),
+        "membership_likelihood": likelihood,
     }
 
 
@@ -265,7 +296,7 @@ def _items(
     labels: NDArray[np.object_],
     unseen: Sequence[Window],
     predictions: dict[str, Any],
-    nats: tuple[NDArray[np.float64], NDArray[np.float64]],
+    nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
 ) -> list[dict[str, Any]]:
     near, far, back = (leakage.nearest(a, b) for a, b in ((made, real), (made, held_out), (held_out, made)))
     items: list[dict[str, Any]] = [
@@ -274,7 +305,7 @@ def _items(
     ]
     for n, one in enumerate(unseen):
         item: dict[str, Any] = {"what": "test", "recording": one.recording.name, "start": one.start, "label": one.label}
-        item |= {"to_synthetic": float(back[n]), "nats": float(nats[1][n])}
+        item |= {"to_synthetic": float(back[n]), "nats": None if nats is None else float(nats[1][n])}
         items.append(item | {f"by_{side}": str(found[n]) for side, found in predictions.items()})
     return items
 

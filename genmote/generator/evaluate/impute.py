@@ -148,17 +148,20 @@ def judge(
 
 
 def _panels(gap: Gap, shown: Mapping[str, NDArray[np.floating]]) -> list[Panel]:
-    """The first channel of the last gap, as it was and as it was filled."""
-    series = gap.series
+    """The first channel of the last gap as it was filled, what was there as points, and the error as a band."""
+    channel, unit = gap.series.channels[0], gap.series.units[0]
     shade = [(float(gap.missing.start), float(gap.missing.stop))]
+    x = np.arange(float(len(gap.actual)))
+    known = np.flatnonzero(np.isfinite(gap.actual[gap.missing, 0])) + gap.missing.start
+    if not len(known):
+        return []
+    points = (x[known], gap.actual[known, 0])
     panels = []
-    for name, values in {"as it was": gap.actual, **shown}.items():
+    for name, values in shown.items():
         there = np.isfinite(values[:, 0])
-        if there.any():
-            x, y = np.arange(float(len(values)))[there], values[there, 0]
-            panels.append(
-                Panel(
-                    f"{series.channels[0]}: {name}", x, y, "rows", series.units[0] or series.channels[0], shades=shade
-                )
-            )
+        band = (x[known], *(pick(values[known, 0], points[1]) for pick in (np.minimum, np.maximum)))
+        title = f"{channel}: {name}, what was there as points"
+        panels.append(
+            Panel(title, x[there], values[there, 0], "rows", unit or channel, points=points, shades=shade, band=band)
+        )
     return panels

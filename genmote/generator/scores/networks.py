@@ -23,9 +23,9 @@ from genmote.generator.scores.generation import frechet, halves
 Floats = NDArray[np.float32]
 Tensor = torch.Tensor
 BATCH = 64
-GRU_WIDE, GRU_STEPS, GRU_RATE = 32, 600, 2e-3
+GRU_WIDE, GRU_STEPS, GRU_RATE = 32, 400, 2e-3
 WIDE, BLOCKS, EMBEDDING = 32, 6, 32  # of the encoder
-ENCODER_STEPS, ENCODER_BATCH, ENCODER_RATE = 300, 16, 1e-3
+ENCODER_STEPS, ENCODER_BATCH, ENCODER_RATE = 200, 16, 1e-3
 MASKED = 0.5  # share of the steps that the encoder does not see while it learns
 
 

@@ -22,6 +22,7 @@ LENGTH, TWOS = 9, np.array(list(itertools.combinations(range(9), 3)))  # (84, 3)
 GOLDEN = (5**0.5 + 1) / 2
 ALPHAS = 10.0 ** np.linspace(-3, 5, 17)  # penalties of the ridge that are tried
 MOST_CHANNELS = 9  # that a kernel sums
+FEW = 8  # windows that a kernel's thresholds are taken from
 BATCH = 128  # windows that are convolved at once
 FEATURES = 2500
 
@@ -41,12 +42,15 @@ class Rocket:
         for dilation, kernel in itertools.product(self.dilations.tolist(), range(len(TWOS))):
             summed = int(2 ** rng.uniform(0, np.log2(min(channels, MOST_CHANNELS) + 1)))
             self.chosen[dilation, kernel] = rng.permutation(channels)[: max(1, summed)]
-            # Each kernel's thresholds are from one series, at places that spread evenly over all kernels.
+            # At places that spread evenly over all kernels, of what a few windows give: of one, as in the paper, there
+            # would be one threshold where a window is a single row.
             places = (np.arange(at, at + each) * GOLDEN) % 1
             at += each
-            one = windows[int(rng.integers(count))][None]
+            few = windows[rng.integers(count, size=FEW)]
             self.thresholds[dilation, kernel] = np.zeros(each, np.float32)
-            self.thresholds[dilation, kernel] = np.quantile(self._one(one, dilation, kernel), places).astype(np.float32)
+            self.thresholds[dilation, kernel] = np.quantile(self._some(few, dilation, kernel), places).astype(
+                np.float32
+            )
 
     def __call__(self, windows: Floats) -> Floats:
         """(N, T, C) → (N, F): shares."""
@@ -64,7 +68,7 @@ class Rocket:
                 found.append(np.stack([(given > mark).mean(axis=1, dtype=np.float32) for mark in marks], axis=1))
         return np.concatenate(found, axis=1)
 
-    def _one(self, windows: Floats, dilation: int, kernel: int) -> Floats:
+    def _some(self, windows: Floats, dilation: int, kernel: int) -> Floats:
         shifted = _shifted(windows, dilation)
         return self._convolved(shifted, sum(shifted[1:], shifted[0]), dilation, kernel)
 

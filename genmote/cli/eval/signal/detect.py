@@ -20,7 +20,7 @@ from genmote.spec import dataclass, setting
 @dataclass(frozen=True, kw_only=True)
 class Settings(Trained):
     normal: tuple[str, ...] = setting(
-        "labels of what is normal (default: the commonest of --train)", default=(), many=True
+        "labels of what is normal (default: normal, benign, ok, n or 0, else the commonest)", default=(), many=True
     )
     ignore: tuple[str, ...] = setting("labels of what is not judged", default=(), many=True)
     quantile: float = setting("part of what is normal that stays below the threshold", default=0.99)

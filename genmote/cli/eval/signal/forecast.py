@@ -32,6 +32,8 @@ class Settings(Trained):
         stride = 1 if self.stride is None else self.stride
         yield from most({"season": self.season, "context": self.context, "horizon": self.horizon, "stride": stride})
         yield from most({"windows": self.windows, "paths": self.paths})
+        if self.season > self.context:
+            yield f"season={self.season}: the seasonal naive forecast must see one; use a larger context={self.context}"
 
 
 def run(settings: Settings, out: Output) -> None:
@@ -58,4 +60,6 @@ def run(settings: Settings, out: Output) -> None:
     for name, found in result.values["sides"].items():
         figures = [figure(found[key]) for key in ("mase", "crps", "crps_scaled", "coverage")]
         table.append([name, *figures, figure(1e3 * found["seconds"], 1)])
+    if unscaled := result.values["unscaled"]:
+        notes.append(f"{unscaled} channels of windows never changed before the origin: not in MASE")
     tell(settings, "forecast", result, notes, out, table)
