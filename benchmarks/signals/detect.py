@@ -71,7 +71,7 @@ def compared(bench: Bench, parts: Mapping[str, DetectSet]) -> tuple[list[dict[st
         bench.say(f"{name}: the peers")
         given = others(one, learnt, judged)
         each = []
-        for seed in range(bench.seeds):
+        for seed in range(SEED, SEED + bench.seeds):
             model = models.trained(bench, name, [r.signal for r in learnt], one.training, seed)
             bench.say(f"{name}: ours, seed {seed}")
             own = {id(r.signal): model.scores(r.signal) for r in judged}

@@ -208,13 +208,56 @@ def pulses() -> tuple[list[Series], list[tuple[Series, int]]]:
     return by_time(found, 0.7)
 
 
+SLOW = {"size": "tiny", "context": 256, "bins": 128}
 FORECASTS = {
-    "ecg": ForecastSet("ECG, lead II at 100 Hz (PTB-XL, by patient), 1 s", ecg, 400, 100, beats=(30, 200)),
-    "motion": ForecastSet("acceleration at 50 Hz (by user), 1.3 s", motion, 256, 64, beats=(10, 100)),
-    "throughput": ForecastSet("5G download each second (by trace), 30 s", throughput, 256, 30, beats=(2, 100)),
-    "air": ForecastSet("air quality by the hour (by time), 48 h", air, 3 * WEEK, 48, season=DAY),
-    "steps": ForecastSet("steps by the hour (by user), 24 h", steps, 2 * WEEK, 24, season=DAY),
-    "pulses": ForecastSet("pulse waves at 25 Hz (by time), 2 s", pulses, 256, 50, beats=(8, 60)),
+    "ecg": ForecastSet(
+        "ECG, lead II at 100 Hz (PTB-XL, by patient), 1 s",
+        ecg,
+        400,
+        100,
+        beats=(30, 200),
+        training={"size": "tiny", "context": 320, "bins": 128, "steps": 450, "scale": "level"},
+    ),
+    "motion": ForecastSet(
+        "acceleration at 50 Hz (by user), 1.3 s",
+        motion,
+        256,
+        64,
+        beats=(10, 100),
+        training={**SLOW, "steps": 300, "scale": "level"},
+    ),
+    "throughput": ForecastSet(
+        "5G download each second (by trace), 30 s",
+        throughput,
+        256,
+        30,
+        beats=(2, 100),
+        training={**SLOW, "steps": 350, "spacing": "quantile"},
+    ),
+    "air": ForecastSet(
+        "air quality by the hour (by time), 48 h",
+        air,
+        3 * WEEK,
+        48,
+        season=DAY,
+        training={**SLOW, "steps": 300, "shift": 0.05},
+    ),
+    "steps": ForecastSet(
+        "steps by the hour (by user), 24 h",
+        steps,
+        2 * WEEK,
+        24,
+        season=DAY,
+        training={**SLOW, "steps": 240, "spacing": "quantile"},
+    ),
+    "pulses": ForecastSet(
+        "pulse waves at 25 Hz (by time), 2 s",
+        pulses,
+        256,
+        50,
+        beats=(8, 60),
+        training={"size": "tiny", "context": 320, "bins": 128, "steps": 700},
+    ),
 }
 
 
@@ -261,16 +304,12 @@ def telemetry(device: str) -> tuple[list[Recording], list[Recording]]:
     rows = reading.read(path)[0]
     assert isinstance(rows, Records) and rows.times_s is not None
     kinds = np.asarray(rows.column("type")).astype(str)
-    learnt, judged = [], []
-    for kind in sorted(set(kinds.tolist())):
-        own = np.flatnonzero(kinds == kind)
-        own = own[np.argsort(rows.times_s[own], kind="stable")]
-        if kind == "normal":
-            cut = int(0.6 * len(own))
-            learnt.append(_rows(path, rows, own[:cut], "type", ("label",)))
-            own = own[cut:]
-        judged.append(_rows(path, rows, own[:2000] if kind != "normal" else own, "type", ("label",)))
-    return learnt, judged
+    of = {kind: np.flatnonzero(kinds == kind) for kind in sorted(set(kinds.tolist()))}
+    of = {kind: own[np.argsort(rows.times_s[own], kind="stable")] for kind, own in of.items()}
+    cut = int(0.6 * len(of["normal"]))
+    learnt, rest = of["normal"][:cut], of["normal"][cut:]
+    judged = np.concatenate([rest, *(own[:2000] for kind, own in of.items() if kind != "normal")])
+    return [_rows(path, rows, learnt, "type", ("label",))], [_rows(path, rows, judged, "type", ("label",))]
 
 
 def _rows(path: Path, rows: Records, own: NDArray[np.integer], label: str, drop: tuple[str, ...]) -> Recording:
