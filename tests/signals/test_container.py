@@ -184,9 +184,11 @@ def test_sound_comes_back_as_it_was(width: int, tmp_path: Path) -> None:
 
 
 def test_what_a_sound_cannot_hold(tmp_path: Path) -> None:
-    (found,) = modality.load("ecg").sample()
+    (found,) = modality.load("blood-pressure").sample()
     assert isinstance(found, Series)
-    with pytest.raises(SignalError, match=r"synthetic ECG: is no sound of 8, 16, 24 or 32 bits at a whole rate"):
+    with pytest.raises(
+        SignalError, match=r"synthetic blood pressure: is no sound of 8, 16, 24 or 32 bits at a whole rate"
+    ):
         writing.write(tmp_path / "a.wav", [found])
     hole = Series(
         "h",
