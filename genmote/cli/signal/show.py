@@ -99,7 +99,7 @@ class Summary:
         self.add(piece)
 
     def goes_on(self, piece: Signal) -> bool:
-        return type(piece) is type(self.first) and piece.name == self.first.name and self.first.labels == piece.labels
+        return piece.continues and type(piece) is type(self.first) and piece.name == self.first.name
 
     def add(self, piece: Signal) -> None:
         from genmote.signals.kinds import Frames, Records, Series
