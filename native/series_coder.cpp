@@ -102,10 +102,10 @@ public:
         if (++seen_ % every == 0) solve();
     }
 
-    // As if what has these mean products (n, n; the lower half) with itself and (n) with what it predicts had been seen.
-    void start(const double* moments, const double* cross) {
+    // As if what has these mean products with itself (rows of `wide`, the lower half) and with what it predicts had been seen.
+    void start(const double* moments, size_t wide, const double* cross) {
         for (int i = 0; i < n_; i++) {
-            for (int j = 0; j <= i; j++) moments_[size_t(i) * n_ + j] = moments[size_t(i) * n_ + j];
+            for (int j = 0; j <= i; j++) moments_[size_t(i) * n_ + j] = moments[size_t(i) * wide + j];
             cross_[i] = cross[i];
         }
         solve();
@@ -263,8 +263,8 @@ public:
     }
 
     // Begin with what was learnt of other recordings: mean products of the inputs, and what `learnt` told.
-    void start(const double* moments, const double* cross, const double* state) {
-        near_.start(moments, cross);
+    void start(const double* moments, size_t wide, const double* cross, const double* state) {
+        near_.start(moments, wide, cross);
         each_of(const_cast<double*>(state), [](double& own, double& other) { own = other; });
         for (double& one : seen_) one = 0;
         begun_ = 30;
@@ -471,7 +471,7 @@ SeriesCoder::SeriesCoder(int64_t* samples, int64_t rows, int channels, const Hel
         in.channels.emplace_back(static_cast<int>(k), channels, told ? help.cuts + static_cast<size_t>(help.told[k]) * (static_cast<size_t>(bins_) + 1) : nullptr, bins_);
         if (k < help.practised.size() && help.practised[k] >= 0) {
             const auto at = static_cast<size_t>(help.practised[k]);
-            in.channels.back().start(help.moments + at * wide * wide, help.cross + at * wide, help.states + at * kStateSize);
+            in.channels.back().start(help.moments + at * wide * wide, wide, help.cross + at * wide, help.states + at * kStateSize);
         }
     }
     if (bytes) {

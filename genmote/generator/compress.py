@@ -20,10 +20,15 @@ from genmote.generator.layout import ASKS, Rows
 from genmote.generator.model import Generator
 from genmote.generator.walk import CHUNK, embedded
 from genmote.ops.protocol import Span
+from genmote.models.gguf import ModelFile
 from genmote.runtime.loading import file_sha256
+from genmote.signals import practice
 from genmote.signals.codecs.bins import Bins
 from genmote.signals.kinds import Series
+from genmote.signals.practice import Practice
 from genmote.signals.telling import Codes, Logits
+
+PRACTICE = "genmote.practice."  # keys of a model file
 
 
 def windows(total: int, channels: int, room: int) -> Iterator[tuple[int, int, int]]:
@@ -64,7 +69,7 @@ class Lane:
 class Teller:
     """A generator's side of `genmote.signals.container`."""
 
-    def __init__(self, model: Generator, sha256: str, name: str) -> None:
+    def __init__(self, model: Generator, sha256: str, name: str, learnt: Practice | None = None) -> None:
         """SignalError for a model without a token for each sample, OpsError for an op set that is not exact."""
         layout = model.layout
         if not layout.steady:
@@ -78,14 +83,17 @@ class Teller:
                 "not be read there; use native or numpy"
             )
         assert isinstance(layout.codec, Bins)
-        self.model, self.sha256, self.name = model, sha256, name
+        self.model, self.sha256, self.name, self.practice = model, sha256, name, learnt
         self.codec, self.bins = layout.codec, layout.codec.scale.bins
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Teller:
         """Of a model file; raises as `Generator.load` and `__init__` do."""
         model = Generator.load(path, threads=threads, ops=ops)
-        return cls(model, file_sha256(Path(path)), Path(path).name)
+        keys = ModelFile.open(path).metadata
+        state = {key.removeprefix(PRACTICE): value for key, value in keys.items() if key.startswith(PRACTICE)}
+        learnt = practice.from_state(state) if state else None
+        return cls(model, file_sha256(Path(path)), Path(path).name, learnt)
 
     def cuts(self, series: Series) -> list[NDArray[np.float64] | None]:
         head = self.codec.head
@@ -146,9 +154,7 @@ class Teller:
         lane.cache = decoder.cache(self.model.layout.context)
         for at in range(0, len(fed) - 1, CHUNK):
             end = min(at + CHUNK, len(fed) - 1)
-            decoder.forward(
-                embedded(decoder, fed[at:end], asks[at:end]), [Span(lane.cache, 0, end - at)], logits=None
-            )
+            decoder.forward(embedded(decoder, fed[at:end], asks[at:end]), [Span(lane.cache, 0, end - at)], logits=None)
         return int(fed[-1])
 
     def _own(self, logits: NDArray[np.float32]) -> Logits:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.signals.kinds import Series
+from genmote.signals.practice import Practice
 
 Codes = NDArray[np.int64]  # (T, K) bins, or how many bins there are for a sample that is missing
 Logits = NDArray[np.float32]  # (n, bins)
@@ -27,9 +28,10 @@ class Teller(Protocol):
     name: str
     sha256: str  # of its file
     bins: int
+    practice: Practice | None  # what the coder begins with
 
     def cuts(self, series: Series) -> list[NDArray[np.float64] | None]:
-        """Of each channel where its bins end, (bins + 1,) ascending, in its unit; None for one that it does not know."""
+        """Of each channel where its bins end, (bins + 1,) ascending, in its unit; None where it does not know it."""
 
     def logits(self, series: Series, codes: Codes) -> Iterator[Logits]:
         """Of each sample of a block, in their order, some at a time. `series`: channels that it knows, T samples of
