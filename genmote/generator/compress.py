@@ -19,8 +19,8 @@ from genmote.errors import OpsError, SignalError
 from genmote.generator.layout import ASKS, Rows
 from genmote.generator.model import Generator
 from genmote.generator.walk import CHUNK, embedded
-from genmote.ops.protocol import Span
 from genmote.models.gguf import ModelFile
+from genmote.ops.protocol import Span
 from genmote.runtime.loading import file_sha256
 from genmote.signals import practice
 from genmote.signals.codecs.bins import Bins

@@ -109,12 +109,12 @@ def _products(teller: Teller, chosen: Sequence[Series], pairs: list[tuple[str, s
         step[own] = series.grid.step
         values = _planes(series) * series.grid.step
         means = _means(*_logits(teller, series), len(series)) * series.grid.step
-        at = np.ix_(own, own)
+        rows, columns = np.array(own)[:, None], np.array(own)[None]
         for lag in range(min(lags, len(series))):
-            products[(*at, lag)] += values[lag:].T @ values[: len(values) - lag] / len(values)
-            told[(*at, lag)] += means[lag:].T @ values[: len(values) - lag] / len(values)
+            products[rows, columns, lag] += values[lag:].T @ values[: len(values) - lag] / len(values)
+            told[rows, columns, lag] += means[lag:].T @ values[: len(values) - lag] / len(values)
         twice[own] += np.square(means).mean(axis=0)
-        seen[at] += 1
+        seen[rows, columns] += 1
         size[own] = np.abs(np.diff(values, axis=0)).mean(axis=0)
         progress("practising", number + 1, 2 * len(chosen))
     seen = np.maximum(seen, 1)
@@ -147,7 +147,7 @@ def _coded(teller: Teller, series: Series, before: Practice) -> Practice:
     own = [before.at(*pair) for pair in zip(series.channels, series.units, strict=True)]
     step = series.grid.step
     planes = [Plane(at, float(step[n]), told[n]) for n, at in enumerate(own)]
-    coder = adaptive.coder(np.ascontiguousarray(_planes(series)), before.help(planes, cuts))
+    coder = adaptive.coder(np.ascontiguousarray(_planes(series)), practice.help_of(before, planes, cuts))
     coder.go(logits)
     states = np.zeros((len(own), _twin.STATE_SIZE))
     coder.learnt(states)

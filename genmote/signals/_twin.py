@@ -475,7 +475,8 @@ class SeriesCoder:
         rows = iter(logits.astype(np.float64).tolist())
         begin, waits = self.at, False
         while self.at < len(self.flat):
-            channel, heard = self.each[self.at % self.channels], []
+            channel = self.each[self.at % self.channels]
+            heard: list[float] = []
             if channel.expected is not None:
                 heard = next(rows, [])
                 if not heard:

@@ -91,7 +91,7 @@ def coder(samples: Integers, help_: Help, coded: bytes | None = None) -> Any:
     """What codes samples (rows, channels) as far as a model's logits reach, or fills them in with what was coded."""
     _checked(samples.shape)
     native = _native()
-    made = _twin.SeriesCoder if native is None else native.SeriesCoder
+    made: Any = _twin.SeriesCoder if native is None else native.SeriesCoder
     data = coded if coded is None or native is None else np.frombuffer(coded, np.uint8)
     return made(samples, help_.told, help_.cuts, help_.practised, help_.moments, help_.cross, help_.states, coded=data)
 

@@ -7,7 +7,7 @@ any choice of channels), how large errors are; and of all together the weights a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Practice:
     def __post_init__(self) -> None:
         count, lags = len(self.channels), self.products.shape[-1]
         shapes = [(count,), (count, count, lags), (count, count, lags), (count,), (count, 4), (_weights(),)]
-        came = [self.step, self.products, self.told, self.told_twice, self.widths, self.weights]
+        came: list[NDArray[Any]] = [self.step, self.products, self.told, self.told_twice, self.widths, self.weights]
         if [x.shape for x in came] != shapes or self.counters.shape != (_twin.PARTS_OF_STATE["counters"],):
             raise SignalError("a practice whose parts do not fit together: the model file is damaged; practise again")
         if not all(np.isfinite(x).all() for x in came) or not (self.step > 0).all() or not (self.widths > 0).all():
@@ -63,21 +63,6 @@ class Practice:
         """Which of the channels it is; -1: none."""
         pairs = list(zip(self.channels, self.units, strict=True))
         return pairs.index((channel, unit)) if (channel, unit) in pairs else -1
-
-    def help(self, planes: Sequence[Plane], cuts: Floats) -> Help:
-        """For planes coded together, and the cuts (n, bins + 1) of those that a model tells of."""
-        none = Help.none(len(planes))
-        lags = self.products.shape[-1]
-        if _twin.past_of(len(planes)) >= lags:
-            return Help([p.told for p in planes], cuts, none.practised, none.moments, none.cross, none.states)
-        own = [n for n, plane in enumerate(planes) if plane.channel >= 0]
-        practised = [own.index(n) if n in own else -1 for n in range(len(planes))]
-        found = [self._products(planes, n) for n in own]
-        if not own:
-            return Help([p.told for p in planes], cuts, practised, none.moments, none.cross, none.states)
-        moments, cross = (np.ascontiguousarray(np.stack(part)) for part in zip(*found, strict=True))
-        states = np.stack([self._state(planes[n]) for n in own])
-        return Help([p.told for p in planes], cuts, practised, moments, cross, states)
 
     def _products(self, planes: Sequence[Plane], number: int) -> tuple[Floats, Floats]:
         """(inputs, inputs) and (inputs,): what the least squares begin with. Each is one product of float64."""
@@ -127,6 +112,19 @@ def from_state(state: Mapping[str, Any]) -> Practice:
             f"a practice of version {state.get('version')!r}, this genmote reads {VERSION}; practise again"
         )
     return built(Practice, state)
+
+
+def help_of(practised: Practice | None, planes: Sequence[Plane], cuts: Floats) -> Help:
+    """For planes coded together, and the cuts (n, bins + 1) of those that a model tells of."""
+    none = replace(Help.none(len(planes)), told=[plane.told for plane in planes], cuts=cuts)
+    own = [n for n, plane in enumerate(planes) if plane.channel >= 0]
+    if practised is None or not own or _twin.past_of(len(planes)) >= practised.products.shape[-1]:
+        return none
+    found = [practised._products(planes, n) for n in own]
+    moments, cross = (np.ascontiguousarray(np.stack(part)) for part in zip(*found, strict=True))
+    states = np.stack([practised._state(planes[n]) for n in own])
+    at = [own.index(n) if n in own else -1 for n in range(len(planes))]
+    return replace(none, practised=at, moments=moments, cross=cross, states=states)
 
 
 def lags_of(channels: int) -> int:

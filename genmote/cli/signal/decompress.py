@@ -20,19 +20,28 @@ from genmote.spec import dataclass, setting
 class Settings:
     file: Path = setting("a compressed signal", positional=True)
     output: Path = setting("the file to write, .csv or .wav", short="-o")
+    model: Path | None = setting("the generator that it was compressed with, if any", default=None)
+    threads: int | None = setting("threads for the generator (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
         if self.output.suffix.lower() not in (".csv", ".wav"):
             yield f"output={self.output}: wanted a name that ends in .csv or .wav"
         if self.output == self.file:
             yield f"output={self.output} is the compressed signal itself: name another file"
+        if self.threads is not None and self.threads < 1:
+            yield f"threads={self.threads}: use 1 or more"
 
 
 def run(settings: Settings, out: Output) -> None:
     from genmote.signals import container, writing
 
     check_place(settings.output, "--output")
+    teller = None
+    if settings.model is not None:
+        from genmote.generator.compress import Teller
+
+        teller = Teller.load(settings.model, threads=settings.threads)
     with Bar(unit_bytes=False, late=True) as bar:
-        made = writing.write(settings.output, container.read(settings.file), progress=bar)
+        made = writing.write(settings.output, container.read(settings.file, teller), progress=bar)
     lines = [f"{path} ({size(path.stat().st_size)}, {rows} samples)" for path, rows in made]
     out.result({"paths": [path for path, _ in made], "samples": [rows for _, rows in made]}, "\n".join(lines))
