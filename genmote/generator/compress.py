@@ -1,6 +1,6 @@
 """What a generator tells a compressor: of each next sample how probable each bin is, to the same bits on every machine.
 
-Where a block is longer than the context, the model goes on from the header and the latest half: the same places when a
+Where a block is longer than a window, the model goes on from the header and the latest half: the same places when a
 block is run at once and when it is walked, so that both tell the same.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import OpsError, SignalError
-from genmote.generator.layout import ASKS, Rows
+from genmote.generator.layout import CHANNEL, DAY, HOUR, Rows
 from genmote.generator.model import Generator
 from genmote.generator.walk import CHUNK, embedded
 from genmote.models.gguf import ModelFile
@@ -29,6 +29,7 @@ from genmote.signals.practice import Practice
 from genmote.signals.telling import Codes, Logits
 
 PRACTICE = "genmote.practice."  # keys of a model file
+SEEN, SEEN_STEPS = 128, 16  # tokens, or samples of each channel, that the model sees: more cost more than they tell
 
 
 def windows(total: int, channels: int, room: int) -> Iterator[tuple[int, int, int]]:
@@ -54,8 +55,9 @@ class Lane:
     """A block that is walked. `at`: of which sample is told next."""
 
     header: Rows
-    asks: NDArray[np.int32]  # (T * K, ASKS)
+    asks: NDArray[np.int32]  # (T * K, those that there are)
     codes: Codes  # (T, K)
+    room: int  # tokens of a window, the header's too
     windows: Iterator[tuple[int, int, int]]
     cache: Any = None
     at: int = 0
@@ -85,6 +87,7 @@ class Teller:
         assert isinstance(layout.codec, Bins)
         self.model, self.sha256, self.name, self.practice = model, sha256, name, learnt
         self.codec, self.bins = layout.codec, layout.codec.scale.bins
+        self.asks = [CHANNEL, HOUR, DAY] if layout.clock else [CHANNEL]  # which there are
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Teller:
@@ -110,9 +113,9 @@ class Teller:
         header, decoder = lane.header, self.model.decoder
         for begin, first, stop in lane.windows:
             fed = np.concatenate([header.tokens, tokens[begin : stop - 1]])
-            asks = np.concatenate([header.asks[1:], lane.asks[begin:stop]])
+            asks = np.concatenate([header.asks[1:, self.asks], lane.asks[begin:stop]])
             skipped = len(header) - 1 + first - begin
-            cache = decoder.cache(self.model.layout.context)
+            cache = decoder.cache(lane.room)
             for at in range(0, len(fed), CHUNK):
                 end = min(at + CHUNK, len(fed))
                 x = embedded(decoder, fed[at:end], asks[at:end])
@@ -124,14 +127,15 @@ class Teller:
     def lane(self, series: Series) -> Lane:
         layout, channels = self.model.layout, len(series.channels)
         header = layout.header(series)
-        asks = layout.asks(series, layout.times(series))
-        room = layout.context - len(header)
-        return Lane(header, asks, np.zeros((len(series), channels), np.int64), windows(len(asks), channels, room))
+        asks = np.ascontiguousarray(layout.asks(series, layout.times(series))[:, self.asks])
+        room = min(layout.context - len(header), max(SEEN, SEEN_STEPS * channels))
+        codes = np.zeros((len(series), channels), np.int64)
+        return Lane(header, asks, codes, len(header) + room, windows(len(asks), channels, room))
 
     def step(self, lanes: Sequence[Lane]) -> Logits:
         decoder, head = self.model.decoder, self.codec.head.size
         tokens = np.empty(len(lanes), np.int32)
-        asks = np.empty((len(lanes), ASKS), np.int32)
+        asks = np.empty((len(lanes), len(self.asks)), np.int32)
         for n, lane in enumerate(lanes):
             asks[n] = lane.asks[lane.at]
             if lane.at < lane.stop:
@@ -150,8 +154,8 @@ class Teller:
         decoder, header = self.model.decoder, lane.header
         known = (lane.flat[begin:first] + self.codec.head.size).astype(np.int32)
         fed = np.concatenate([header.tokens, known])
-        asks = np.concatenate([header.asks[1:], lane.asks[begin : first + 1]])
-        lane.cache = decoder.cache(self.model.layout.context)
+        asks = np.concatenate([header.asks[1:, self.asks], lane.asks[begin : first + 1]])
+        lane.cache = decoder.cache(lane.room)
         for at in range(0, len(fed) - 1, CHUNK):
             end = min(at + CHUNK, len(fed) - 1)
             decoder.forward(embedded(decoder, fed[at:end], asks[at:end]), [Span(lane.cache, 0, end - at)], logits=None)

@@ -130,7 +130,7 @@ def _pieces(path: Path, file: IO[bytes], teller: Teller | None) -> Iterator[Seri
         except SignalError:
             yield from _run(path, held, teller)
             raise
-        if kind != TOLD_BLOCK or len(held) == LANES:
+        if kind not in (TOLD_BLOCK, SERIES) or len(held) == LANES:
             yield from _run(path, held, teller)
             held = []
         if kind == END:
