@@ -54,7 +54,11 @@ class Practice:
         count, lags = len(self.channels), self.products.shape[-1]
         shapes = [(count,), (count, count, lags), (count, count, lags), (count,), (count, 4), (_weights(),)]
         came: list[NDArray[Any]] = [self.step, self.products, self.told, self.told_twice, self.widths, self.weights]
-        if [x.shape for x in came] != shapes or self.counters.shape != (_twin.PARTS_OF_STATE["counters"],):
+        if (
+            len(self.units) != count
+            or [x.shape for x in came] != shapes
+            or self.counters.shape != (_twin.PARTS_OF_STATE["counters"],)
+        ):
             raise SignalError("a practice whose parts do not fit together: the model file is damaged; practise again")
         if not all(np.isfinite(x).all() for x in came) or not (self.step > 0).all() or not (self.widths > 0).all():
             raise SignalError("a practice with numbers that are none: the model file is damaged; practise again")
