@@ -34,6 +34,7 @@ from genmote.signals import _twin
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+STATE_SIZE = _twin.STATE_SIZE  # numbers that a channel learns
 NO_LOGITS = np.zeros((0, 0), np.float32)
 CHANNELS = 64  # at most
 LIMIT = 1 << 48  # samples lie below it, and above minus it
