@@ -1,6 +1,6 @@
 """What a generator tells a compressor: of each next sample how probable each bin is, to the same bits on every machine.
 
-Where a block is longer than a window, the model goes on from the header and the latest half: the same places when a
+Where a block is longer than a window, the model goes on from the header and the latest third: the same places when a
 block is run at once and when it is walked, so that both tell the same.
 """
 
@@ -29,7 +29,7 @@ from genmote.signals.practice import Practice
 from genmote.signals.telling import Codes, Logits
 
 PRACTICE = "genmote.practice."  # keys of a model file
-SEEN, SEEN_STEPS = 128, 16  # tokens, or samples of each channel, that the model sees: more cost more than they tell
+SEEN, SEEN_STEPS = 160, 20  # tokens, or samples of each channel, that the model sees: more cost more than they tell
 
 
 def windows(total: int, channels: int, room: int) -> Iterator[tuple[int, int, int]]:
@@ -37,13 +37,13 @@ def windows(total: int, channels: int, room: int) -> Iterator[tuple[int, int, in
     samples go into one, and one more is told of. Windows begin with a time's first channel, where that leaves any.
 
     >>> list(windows(12, 2, 6))
-    [(0, 0, 7), (4, 7, 11), (8, 11, 12)]
+    [(0, 0, 7), (6, 7, 12)]
     """
     begin = first = 0
     while first < total:
         stop = min(total, begin + room + 1)
         yield begin, first, stop
-        oldest = stop - room // 2
+        oldest = stop - room // 3
         begin = -(-oldest // channels) * channels
         if begin >= stop:
             begin = oldest
