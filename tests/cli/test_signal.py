@@ -147,12 +147,12 @@ def test_compress_with_a_model_that_practised(tmp_path: Path, capsys: pytest.Cap
     assert "'m.gguf' has " in capsys.readouterr().err
     assert main(["signal", "decompress", str(packed), "-o", str(back), "--model", str(small)]) == 0
     assert back.read_bytes() == paths[2].read_bytes()
-    for words, told in (
+    for bad, told in (
         ([*words, "-o", str(bare)], "is the model itself; name another file"),
         ([*words, "-o", str(tmp_path / "p.txt")], "wanted a name that ends in .gguf"),
         (["signal", "compress", str(paths[2]), "-o", str(packed), "--model", str(paths[0])], "GGUF"),
         (["signal", "decompress", str(packed), "-o", str(back), "--threads", "0"], "threads=0: use 1 or more"),
     ):
         capsys.readouterr()
-        assert main(words) == 2
+        assert main(bad) == 2
         assert told in capsys.readouterr().err

@@ -1,9 +1,8 @@
 """Let a generator's model practise compressing, on recordings like those that it will compress.
 
-    genmote signal practise recordings/ --model ecg.gguf -o ecg-small.gguf
-    genmote signal compress 100.hea -o 100.gmsc --model ecg-small.gguf
+    genmote signal practise recordings/ --model ecg.gguf -o ecg-practised.gguf
 
-The model file is written again with what the coder learnt on the first two thousand rows of at most 64 recordings: how
+The model file, for genmote signal compress, is written again with what the coder learnt on the first two thousand rows of at most 64 recordings: how
 channels go together, also those that the generator does not know, how large errors are, and what tends to follow what.
 It needs whole numbers (ADC samples). What was compressed with the one file is not read with the other.
 """
