@@ -79,6 +79,11 @@ class Teller:
                 f"{name}: its codec {layout.codec.name} has no token for each sample, which compressing needs; train "
                 "one with --codec bins"
             )
+        if getattr(layout, "scale", "none") != "none":
+            raise SignalError(
+                f"{name}: it is told each stretch by a scale of its own, which its samples do not give beforehand; train "
+                "one without --scale"
+            )
         if not model.exact:
             raise OpsError(
                 f"op set {model.decoder.ops.name} gives other bits on other machines, so that what it compresses could "
@@ -93,10 +98,11 @@ class Teller:
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Teller:
         """Of a model file; raises as `Generator.load` and `__init__` do."""
         model = Generator.load(path, threads=threads, ops=ops)
-        keys = ModelFile.open(path).metadata
+        file = model.path or Path(path)
+        keys = ModelFile.open(file).metadata
         state = {key.removeprefix(PRACTICE): value for key, value in keys.items() if key.startswith(PRACTICE)}
         learnt = practice.from_state(state) if state else None
-        return cls(model, file_sha256(Path(path)), Path(path).name, learnt)
+        return cls(model, file_sha256(file), file.name, learnt)
 
     def cuts(self, series: Series) -> list[NDArray[np.float64] | None]:
         head = self.codec.head

@@ -19,6 +19,7 @@ from genmote.generator import practise
 from genmote.generator.compress import SEEN, Teller, windows
 from genmote.generator.file import Form
 from genmote.generator.layout import Layout
+from genmote.generator.model import Generator
 from genmote.generator.train import _first
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -378,6 +379,10 @@ def test_a_block_that_is_not_as_its_checksum_says(tmp_path: Path, teller: Teller
 def test_models_that_cannot_tell(folder: Path, plain: Path) -> None:
     with pytest.raises(SignalError, match=r"x\.gguf: its codec bins has no token for each sample"):
         Teller.load(made(folder, "x.gguf", exact=True))
+    model = Generator.load(plain)
+    object.__setattr__(model.layout, "scale", "level")
+    with pytest.raises(SignalError, match=r"m\.gguf: it is told each stretch by a scale of its own"):
+        Teller(model, "", "m.gguf")
     pytest.importorskip("torch")
     with pytest.raises(OpsError, match="op set torch gives other bits on other machines"):
         Teller.load(plain, ops="torch")
