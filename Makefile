@@ -10,6 +10,7 @@ STAMP := $(VENV)/.up-to-date
 TOUR := $(VENV)/.tour-up-to-date
 NATIVE := build/native
 CROSS_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu gcc-riscv64-linux-gnu g++-riscv64-linux-gnu qemu-user
+DEBIAN_PACKAGES := $(CROSS_PACKAGES) mosquitto
 SETS ?=
 # The tests run in two processes, a file of tests in one of them, PyTorch with a thread in each.
 TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
@@ -62,13 +63,14 @@ native: $(STAMP)
 models: $(STAMP)
 	@$(VENV)/bin/genmote pull smollm2-135m gemma3-270m || echo "models: not here; tests that need them are skipped"
 
-# Debian packages of the tests on emulated ARM and RISC-V; where they cannot be installed, those tests are skipped and say so.
+# Debian packages of the tests on emulated ARM and RISC-V, and a broker; where they cannot be installed, those tests are
+# skipped and say so.
 debian:
-	@if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(CROSS_PACKAGES) > /dev/null 2>&1; then \
-		echo "installing $(CROSS_PACKAGES)"; \
+	@if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && ! dpkg -s $(DEBIAN_PACKAGES) > /dev/null 2>&1; then \
+		echo "installing $(DEBIAN_PACKAGES)"; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends $(CROSS_PACKAGES); } > build/debian.log 2>&1 \
-			|| echo "debian: could not install them (build/debian.log); emulated tests are skipped"; \
+			apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES); } > build/debian.log 2>&1 \
+			|| echo "debian: could not install them (build/debian.log); tests that need them are skipped"; \
 	fi
 
 build:

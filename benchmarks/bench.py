@@ -22,6 +22,7 @@ class Bench:
     peers: dict[str, Peer] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     cores: int = 2
+    seeds: int = 1  # by which our models are trained again, where that is what is measured
 
     def pick(self, full: int, quick: int) -> int:
         """A count for this run."""

@@ -1,6 +1,7 @@
 """Measure genmote beside its peers and keep the records.
 
-    python -m benchmarks [--set speed|memory|compress|signals] [--quick] [--only MEASURE,...] [--no-record] [--json]
+    python -m benchmarks [--set speed|memory|compress|signals] [--quick] [--only MEASURE,...] [--seeds N] [--no-record]
+        [--json]
 
 Four sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups, and
 `compress` (`benchmarks/compress/`), which keeps what takes long, and `signals` (`benchmarks/signals/`).
@@ -88,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repeats; about three minutes")
     every = "; ".join(f"{name}: {','.join(available(name))}" for name in SETS)
     parser.add_argument("--only", help=f"measures to run, comma-separated ({every})")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each model that is trained (default: 1)")
     parser.add_argument("--no-record", action="store_true", help="print only")
     parser.add_argument("--json", action="store_true", help="print the records instead of lines")
     chosen = parser.parse_args(arguments)
@@ -96,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no measure {unknown[0]!r} in the set {chosen.set}; there are {', '.join(known)}")
     bench = prepare(chosen.quick, VARIANTS.get(chosen.set, ("avx512",)))
+    bench.seeds = max(1, chosen.seeds)
     started = time.monotonic()
     machine, ran = record.device(), versions(bench)
     target = record_path(machine)

@@ -1,8 +1,9 @@
 """The one door to the network: every socket that leaves the process is asked for here.
 
 A purpose has a policy, "allowed" or "never". Loopback is always allowed; off loopback the default is never, and the
-purposes that open it today are ``pull``, where the user has asked for a model by name, and ``ray``, where the user has
-named a cluster to compute on. ``GENMOTE_OFFLINE=1`` shuts them too.
+purposes that open it today are ``pull``, where the user has asked for a model by name, ``ray``, where the user has
+named a cluster to compute on, and ``watch``, where the user has named the broker to listen to. ``GENMOTE_OFFLINE=1``
+shuts them too.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from genmote.errors import UserError
 
 if TYPE_CHECKING:  # imported where it is used: running a model that is here needs no 9 MB of TLS and mail parsing
+    import socket
     import urllib.request
     from email.message import Message
 
-POLICIES = {"pull": "allowed", "ray": "allowed"}
+POLICIES = {"pull": "allowed", "ray": "allowed", "watch": "allowed"}
 
 
 def is_loopback(host: str) -> bool:
@@ -48,6 +50,14 @@ def permit(purpose: str, peer: str, payload_kind: str) -> None:
             f"{purpose} may not send {payload_kind} to {peer}: the network is shut for it off loopback, "
             f"use an address of this machine (open purposes: {', '.join(sorted(POLICIES))})"
         )
+
+
+def open_socket(host: str, port: int, *, purpose: str, payload_kind: str, timeout_s: float = 10.0) -> socket.socket:
+    """A TCP connection, after asking the gate. Raises `UserError` when shut, and `OSError` where nobody answers."""
+    import socket
+
+    permit(purpose, host, payload_kind)
+    return socket.create_connection((host, port), timeout=timeout_s)
 
 
 class Response:

@@ -34,9 +34,19 @@ T = TypeVar("T")
 __all__ = ["add_flags", "build", "dataclass", "from_flags", "from_toml", "setting", "to_toml"]
 
 
-def setting(help: str, *, default: Any = MISSING, positional: bool = False, short: str | None = None) -> Any:
-    """A dataclass field with its help line; `positional` and `short` (as in ``-n``) shape its command line form."""
-    metadata = {"help": help, "positional": positional, "short": short}
+def setting(
+    help: str,
+    *,
+    default: Any = MISSING,
+    positional: bool = False,
+    short: str | None = None,
+    flag: str | None = None,
+    many: bool = False,
+) -> Any:
+    """A dataclass field with its help line; `positional`, `short` (as in ``-n``), `flag` (where that cannot be the
+    field's name: ``--from``) and `many` (a flag of a tuple takes all words up to the next flag) shape its command line
+    form."""
+    metadata = {"help": help, "positional": positional, "short": short, "flag": flag, "many": many}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -182,11 +192,13 @@ def _add_flag(parser: argparse.ArgumentParser, f: Field[Any], hint: Any) -> None
             options["nargs"] = "?"
         parser.add_argument(f.name, metavar=f.name.upper(), **options)
         return
-    if origin is tuple:
+    if origin is tuple and f.metadata.get("many"):
+        options |= {"action": "extend", "nargs": "+"}
+    elif origin is tuple:
         options["action"] = "append"
     if "type" in options and "choices" not in options:
         options["metavar"] = {int: "N", number: "X", Path: "FILE"}.get(options["type"], "TEXT")
-    flags = ["--" + f.name.replace("_", "-")]
+    flags = [f.metadata.get("flag") or "--" + f.name.replace("_", "-")]
     if f.metadata.get("short"):
         flags.insert(0, f.metadata["short"])
     parser.add_argument(*flags, dest=f.name, required=required, **options)

@@ -1,16 +1,23 @@
 """What all tests share: a home of their own, models where they are here, two paces.
 
-Tests skip where this machine lacks something. GENMOTE_REQUIRE=native,models,emulation (any of these) makes every skip a
-failure as long as one of the named things is absent, so that continuous integration cannot stay green without it.
+Tests skip where this machine lacks something. GENMOTE_REQUIRE=native,models,emulation,broker (any of these) makes every
+skip a failure as long as one of the named things is absent, so that continuous integration cannot stay green without.
 """
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import importlib
+import itertools
 import os
 import shutil
+import socket
+import struct
+import subprocess
 import tempfile
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -52,7 +59,16 @@ def _emulators() -> bool:
     )
 
 
-REQUIRABLE = {"native": _kernels, "models": _models, "emulation": _emulators}
+def _mosquitto() -> str | None:
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+REQUIRABLE = {
+    "native": _kernels,
+    "models": _models,
+    "emulation": _emulators,
+    "broker": lambda: _mosquitto() is not None,
+}
 
 
 @cache
@@ -184,3 +200,97 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("reference data is not here: set GENMOTE_TEST_DATA to its folder")
     return folder
+
+
+class Broker:
+    """A mosquitto of its own on this machine; `settings` are lines of its configuration."""
+
+    def __init__(self, program: str, folder: Path, settings: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self._words = [program, "-c", str(folder / "mosquitto.conf")]
+        usual = f"listener {self.port} 127.0.0.1\npersistence true\npersistence_location {folder}/\n"
+        usual += f"user {getpass.getuser()}\nmax_queued_messages 0\n"
+        (folder / "mosquitto.conf").write_text(usual + settings, encoding="utf-8")
+        self._log = folder / "mosquitto.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(self._words, stdout=log, stderr=log)
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            assert self._process.poll() is None, self._log.read_text("utf-8")
+            time.sleep(0.02)
+        raise AssertionError("mosquitto takes no connection")
+
+    def stop(self) -> None:
+        """As on a restart: what it keeps for others is written."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def url(self, topic: str) -> str:
+        return f"mqtt://127.0.0.1:{self.port}/{topic}"
+
+    def publish(self, messages: Iterator[tuple[str, bytes]], *, retain: bool = False, login: bytes = b"") -> None:
+        """With QoS 1, until the broker has taken all. The bytes are made here, by MQTT 3.1.1."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as link:
+            flags = 0xC2 if login else 0x02
+            about = b"\0\4MQTT\4" + bytes([flags]) + b"\0\0" + b"\0\4test" + login
+            link.sendall(b"\x10" + bytes([len(about)]) + about)
+            assert _exactly(link, 4) == b"\x20\2\0\0"
+            for many in iter(lambda: list(itertools.islice(messages, 500)), []):
+                packets = b""
+                for number, (topic, payload) in enumerate(many, 1):
+                    name = topic.encode(errors="surrogateescape")
+                    body = struct.pack(">H", len(name)) + name + struct.pack(">H", number) + payload
+                    packets += bytes([0x33 if retain else 0x32]) + _length(len(body)) + body
+                link.sendall(packets)
+                _exactly(link, 4 * len(many))
+            link.sendall(b"\xe0\0")
+
+
+def _exactly(link: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        more = link.recv(count - len(found))
+        assert more, "the broker closed the connection"
+        found += more
+    return found
+
+
+def _length(count: int) -> bytes:
+    made = b""
+    while True:
+        count, seven = divmod(count, 128)
+        made += bytes([seven | (0x80 if count else 0)])
+        if not count:
+            return made
+
+
+@pytest.fixture
+def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[[str], Broker]]:
+    """Starts brokers with settings of their own; the test is skipped where mosquitto is not here."""
+    program = _mosquitto()
+    if program is None:
+        pytest.skip("mosquitto is not here: install Debian's package mosquitto (make debian)")
+    made: list[Broker] = []
+
+    def make(settings: str = "allow_anonymous true\n") -> Broker:
+        made.append(Broker(program, tmp_path_factory.mktemp("broker"), settings))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    """A broker that takes everybody."""
+    return make_broker()

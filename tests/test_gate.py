@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,12 +24,24 @@ def test_off_loopback_is_shut(host: str) -> None:
         gate.permit("split", host, "a prompt")
 
 
-def test_pull_is_open_until_the_user_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("purpose", ["pull", "ray", "watch"])
+def test_what_the_user_names_is_open_until_the_user_is_offline(purpose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENMOTE_OFFLINE", raising=False)
-    gate.permit("pull", "example.org", "a model's name")
+    gate.permit(purpose, "example.org", "a name")
     monkeypatch.setenv("GENMOTE_OFFLINE", "1")
     with pytest.raises(UserError, match="GENMOTE_OFFLINE is set: unset it, or use a local file"):
-        gate.permit("pull", "example.org", "a model's name")
+        gate.permit(purpose, "example.org", "a name")
+
+
+def test_a_connection_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *given, **named: pytest.fail("it was opened"))
+    with pytest.raises(UserError, match="split may not send rows to example.org"):
+        gate.open_socket("example.org", 1, purpose="split", payload_kind="rows")
+    monkeypatch.undo()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with gate.open_socket("127.0.0.1", port, purpose="split", payload_kind="rows", timeout_s=5) as link:
+            assert link.getpeername() == ("127.0.0.1", port) and link.gettimeout() == 5
 
 
 def test_only_http_addresses() -> None:

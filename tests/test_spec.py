@@ -126,6 +126,19 @@ def test_flags() -> None:
     assert parse(*words) == Flags("m", 7, 0.25, True, False, "exact", ("a", "b"), Path("x.json"))
 
 
+def test_a_flag_of_many_takes_all_words_up_to_the_next_flag() -> None:
+    @dataclass(frozen=True)
+    class Files:
+        train: tuple[Path, ...] = setting("files", many=True)
+        gaps: tuple[int, ...] = setting("rows", default=(8,), many=True)
+
+    parser = argparse.ArgumentParser(prog="test")
+    spec.add_flags(parser, Files)
+    given = parser.parse_args("--train a b --gaps 1 2 --train c".split())
+    assert spec.from_flags(Files, given) == Files((Path("a"), Path("b"), Path("c")), (1, 2))
+    assert spec.from_flags(Files, parser.parse_args(["--train", "a"])) == Files((Path("a"),), (8,))
+
+
 def test_a_wrong_value_does_not_hide_what_the_class_says_of_the_others() -> None:
     @dataclass(frozen=True)
     class Pair:

@@ -26,7 +26,8 @@ def test_each_has_a_name_and_a_card(name: str) -> None:
     figures = json.loads((ZOO / name / "card.json").read_text(encoding="utf-8"))
     digest = hashlib.sha256((ZOO / name / f"{name}.gguf").read_bytes()).hexdigest()
     assert figures["sha256"] == digest and digest in card
-    assert all(word in card for word in ("licence", "Made again by", "Perplexity", "python tools/"))
+    assert all(word in card for word in ("licence", "Made again by", "python tools/"))
+    assert "Perplexity" in card or "held out" in card
 
 
 def measured(tmp_path: Path, shared_data: Path, count: int) -> tuple[Any, packed.Packed, list[int]]:

@@ -1,8 +1,8 @@
 """The command line: one file a verb, found by its name.
 
 A verb's module has a docstring (its help), a frozen dataclass `Settings` (its arguments and flags, see `spec.py`) and
-``run(settings, out)``. A folder is a verb that has verbs of its own, one file each: `genmote signal show`. Modules
-whose name starts with an underscore are helpers.
+``run(settings, out)``. A folder is a verb that has verbs of its own, one file each, or folders again: `genmote signal
+show`, `genmote eval signal forecast`. Modules whose name starts with an underscore are helpers.
 """
 
 from __future__ import annotations
@@ -45,17 +45,26 @@ class Parser(argparse.ArgumentParser):
 
 def verbs(group: str = "") -> dict[str, str]:
     """Every verb, or those of a verb that has its own, with the first line of its help."""
-    room = f"genmote.cli.{group}" if group else "genmote.cli"
+    room = _room(group)
     return {name: summary(registry.load(room, name)) for name in registry.names(room)}
 
 
-def commands() -> list[str]:
-    """What can be run: a verb, or a verb and one of its own, such as ``signal show``."""
+def commands(group: str = "") -> list[str]:
+    """What can be run: a verb, or a verb and those of its own, such as ``signal show``."""
     found: list[str] = []
-    for verb in verbs():
-        module = registry.load("genmote.cli", verb)
-        found += [f"{verb} {inner}" for inner in verbs(verb)] if is_group(module) else [verb]
+    for verb in verbs(group):
+        command = f"{group} {verb}".lstrip()
+        found += commands(command) if is_group(registry.load(_room(group), verb)) else [command]
     return found
+
+
+def _room(group: str) -> str:
+    """The package of a verb's own verbs.
+
+    >>> _room(""), _room("eval signal")
+    ('genmote.cli', 'genmote.cli.eval.signal')
+    """
+    return ".".join(["genmote.cli", *group.replace("-", "_").split()])
 
 
 def is_group(module: ModuleType) -> bool:
@@ -68,10 +77,8 @@ def summary(module: ModuleType) -> str:
 
 def parser_of(command: str) -> tuple[Parser, ModuleType]:
     """The argument parser of a command, and its module; an unknown verb is a `UserError`."""
-    verb, _, inner = command.partition(" ")
-    module = registry.load("genmote.cli", verb, what="verb", error=UserError)
-    if is_group(module):
-        module = registry.load(f"genmote.cli.{verb}", inner, what=f"verb of {verb}", error=UserError)
+    group, _, verb = command.rpartition(" ")
+    module = registry.load(_room(group), verb, what=f"verb of {group}" if group else "verb", error=UserError)
     parser = Parser(
         prog=f"genmote {command}",
         description=inspect.getdoc(module),
@@ -128,9 +135,10 @@ def _run(words: list[str], out: Output) -> int:
     if words[0].startswith("-"):
         raise UserError(f"{words[0]} stands before any verb: write genmote VERB, see genmote --help")
     command = _command(words)
-    if command in registry.names("genmote.cli") and is_group(module := registry.load("genmote.cli", command)):
-        if len(words) > 1 and words[1] not in ("-h", "--help", "help"):
-            raise UserError(f"{words[1]} stands before any verb of {command}: write genmote {command} VERB")
+    if (module := _group(command)) is not None:
+        following = words[len(command.split()) :]
+        if following and following[0] not in ("-h", "--help", "help"):
+            raise UserError(f"{following[0]} stands before any verb of {command}: write genmote {command} VERB")
         print(overview(command, inspect.getdoc(module) or ""))
         return 0
     if " " in words[0]:
@@ -145,11 +153,22 @@ def _run(words: list[str], out: Output) -> int:
 
 
 def _command(words: Sequence[str]) -> str:
-    """The verb that words begin with, and its own verb where it has some; "" where they begin with none."""
-    if not words or words[0].startswith("-"):
-        return ""
-    group = words[0] in registry.names("genmote.cli") and is_group(registry.load("genmote.cli", words[0]))
-    return " ".join(words[:2]) if group and len(words) > 1 and not _is_flag(words[1]) else words[0]
+    """The verb that words begin with, and its own verbs where it has some; "" where they begin with none."""
+    command = "" if not words or words[0].startswith("-") else words[0]
+    for word in words[1:]:
+        if _is_flag(word) or _group(command) is None:
+            break
+        command = f"{command} {word}"
+    return command
+
+
+def _group(command: str) -> ModuleType | None:
+    """The module of a verb that has verbs of its own; None for all else."""
+    group, _, verb = command.rpartition(" ")
+    if not verb or verb not in registry.names(_room(group)):
+        return None
+    module = registry.load(_room(group), verb)
+    return module if is_group(module) else None
 
 
 def _is_flag(word: str) -> bool:

@@ -14,9 +14,10 @@ HEAD = """# Command line
 This page is written by `make docs` from the program itself, and a test compares the two.
 
 `genmote VERB --help` prints the same. Every verb takes `--json`, which prints one JSON object on standard output
-(`chat`: one for each answer); a verb that fails before its result prints `{"error": "...", "status": 2}` there,
-with its exit status, beside the line on standard error. Progress and notes go to standard error. Exit status: 0 done,
-1 failed, 2 the input cannot be used ([errors](errors.md)), 130 interrupted by Ctrl-C.
+(`chat`: one for each answer, `signal watch`: one a line for each thing that it tells); a verb that fails before its
+result prints `{"error": "...", "status": 2}` there, with its exit status, beside the line on standard error. Progress
+and notes go to standard error. Exit status: 0 done, 1 failed, 2 the input cannot be used ([errors](errors.md)), 130
+interrupted by Ctrl-C.
 """
 
 
@@ -36,12 +37,12 @@ def _verb(name: str) -> str:
 
 
 def _spelling(action: argparse.Action) -> str:
+    dots = " ..." if action.nargs in ("+", "*") else ""
     if not action.option_strings:
-        dots = " ..." if action.nargs in ("+", "*") else ""
         return f"`{action.metavar or action.dest}{dots}`"
     value = ""
     if action.nargs != 0:
-        value = f" {{{','.join(map(str, action.choices))}}}" if action.choices else f" {action.metavar}"
+        value = f" {{{','.join(map(str, action.choices))}}}" if action.choices else f" {action.metavar}{dots}"
     return ", ".join(f"`{flag}{value}`" for flag in action.option_strings)
 
 

@@ -23,6 +23,8 @@ EXTRAS = {
     "grammar": ("llguidance", "JSON schemas and grammars"),
     "server": ("uvicorn", "genmote serve"),
     "workbench": ("torch", "the torch op set"),
+    "mqtt": ("paho-mqtt", "genmote signal watch"),
+    "signals": ("pyarrow", "Parquet, FLAC, pictures"),
     "bench": ("xllamacpp", "comparison with llama.cpp"),
 }
 
@@ -146,7 +148,9 @@ def _text(values: dict[str, Any]) -> str:
         told = "writable" if place["writable"] else "not writable"
         rows.append([f"  {name}/", f"{size(place['size_bytes'])}, {told}" if place["exists"] else f"absent, {told}"])
     rows.append(["models", ", ".join(values["models"]) or "none; try genmote pull smollm2-135m"])
-    rows.append(["network", "shut by GENMOTE_OFFLINE" if values["offline"] else "used by genmote pull alone"])
+    rows.append(
+        ["network", "shut by GENMOTE_OFFLINE" if values["offline"] else "used by genmote pull and signal watch alone"]
+    )
     for name, (package, purpose) in EXTRAS.items():
         found = values["extras"][name]
         told = f"{package} {found}" if found else f"absent: pip install 'genmote[{name}]'"

@@ -79,9 +79,9 @@ class Teller:
                 f"{name}: its codec {layout.codec.name} has no token for each sample, which compressing needs; train "
                 "one with --codec bins"
             )
-        if getattr(layout, "scale", "none") != "none":
+        if layout.scale != "none":
             raise SignalError(
-                f"{name}: it is told each stretch by a scale of its own, which its samples do not give beforehand; train "
+                f"{name}: it is told each stretch by a scale of its own, which no block gives beforehand; train "
                 "one without --scale"
             )
         if not model.exact:

@@ -27,63 +27,63 @@ class Scorer:
 
     def __init__(self, model: Generator) -> None:
         self.model = model
-        self.cache: Any = None
         self.header: Rows | None = None
-        self.kept: Rows | None = None  # the latest rows, to go on from when the context is full
-        self.logits: Floats | None = None  # (V,) of the next token, but not knowing yet what it is of
+        self.kept: Rows | None = None  # what the cache was made for, but for the header; the last is not in it yet
+        self.cache: Any = None
 
     def push(self, piece: Signal) -> Floats:
-        """(n,) of a piece that goes on from the one before."""
+        """(n,) of a piece that goes on from the one before; however a signal is cut into pieces, its scores are the
+        same."""
         layout = self.model.layout
         header = layout.header(piece)
         if self.header is None or not np.array_equal(header.tokens, self.header.tokens):
-            self.header, self.kept = header, None
+            self.header = header
+            self._begin(layout.header(piece)[:0])
         if not len(piece):
             return np.zeros(0, np.float32)
         rows = layout.rows(piece)
-        starts = layout.starts(piece, rows)
-        nats = self._nats(rows)
-        sums = np.add.reduceat(nats, starts[:-1])
+        sums = np.add.reduceat(self._nats(rows), layout.starts(piece, rows)[:-1])
         if isinstance(piece, Series):
-            sums = sums / np.diff(starts)
-            sums += self._outside(piece)
+            sums = sums / len(piece.channels) if layout.steady else sums
+            sums = sums + self._outside(piece)
         return np.asarray(sums, np.float32)
+
+    def _begin(self, rows: Rows) -> None:
+        """Forget all but these."""
+        assert self.header is not None
+        self.kept = rows
+        self.cache = self.model.decoder.cache(self.model.layout.context)
+        before = joined([self.header, rows])
+        for at in range(0, len(before) - 1, CHUNK):
+            stop = min(at + CHUNK, len(before) - 1)
+            self._run(before.tokens[at:stop], before.asks[at + 1 : stop + 1], logits=None)
+
+    def _run(self, tokens: NDArray[Any], asks: NDArray[Any], logits: Any) -> Floats | None:
+        x = embedded(self.model.decoder, tokens, asks)
+        return self.model.decoder.forward(x, [Span(self.cache, 0, len(x))], logits=logits)
 
     def _nats(self, rows: Rows) -> Floats:
         """(n,) of tokens that follow those before."""
-        assert self.header is not None
-        context = self.model.layout.context
-        fresh = (context - len(self.header)) // 2
-        found: list[Floats] = []
+        layout = self.model.layout
+        head = layout.codec.head.size
+        found = np.zeros(len(rows), np.float32)
         at = 0
         while at < len(rows):
-            past = self.kept[max(0, len(self.kept) - fresh) :] if self.kept is not None else rows[:0]
-            part = rows[at : at + context - len(self.header) - len(past)]
-            found.append(self._pass(joined([self.header, past]), part))
-            kept = joined([past, part])
-            self.kept = kept[max(0, len(kept) - fresh) :]
-            at += len(part)
-        return np.concatenate(found)
-
-    def _pass(self, before: Rows, part: Rows) -> Floats:
-        decoder = self.model.decoder
-        everything = joined([before, part])
-        tokens, asks = everything.tokens[:-1], everything.asks[1:]
-        cache = decoder.cache(self.model.layout.context)
-        found = np.zeros(len(part), np.float32)
-        first = len(before) - 1
-        for at in range(0, len(tokens), CHUNK):
-            stop = min(at + CHUNK, len(tokens))
-            x = embedded(decoder, tokens[at:stop], asks[at:stop])
-            wanted = list(range(max(first, at) - at, stop - at))
-            logits = decoder.forward(x, [Span(cache, 0, len(x))], logits=wanted or None)
-            if logits is None:
+            assert self.kept is not None and self.header is not None
+            room = layout.context - len(self.header) - len(self.kept)
+            if room < 1:
+                self._begin(self.kept[len(self.kept) - (layout.context - len(self.header)) // 2 :])
                 continue
-            logits = logits[:, self.model.layout.codec.head.size :]  # what is no header's
-            targets = everything.tokens[max(first, at) + 1 : stop + 1] - self.model.layout.codec.head.size
+            part = rows[at : at + min(CHUNK, room)]
+            last = self.kept.tokens[-1:] if len(self.kept) else self.header.tokens[-1:]
+            logits = self._run(np.concatenate([last, part.tokens[:-1]]), part.asks, "all")
+            assert logits is not None
+            logits = logits[:, head:]  # what is no header's
             top = logits.max(axis=1, keepdims=True)
             total = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-            found[max(first, at) - first : stop - first] = total - logits[np.arange(len(targets)), targets]
+            found[at : at + len(part)] = total - logits[np.arange(len(part)), part.tokens - head]
+            self.kept = joined([self.kept, part])
+            at += len(part)
         return found
 
     def _outside(self, piece: Series) -> Floats:

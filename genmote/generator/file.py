@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from genmote.errors import ModelFileError, SignalError
 from genmote.generator.layout import Layout
+from genmote.generator.scale import Own
 from genmote.models.gguf import ModelFile
 from genmote.signals import coding
 
@@ -20,7 +21,8 @@ ARCHITECTURE = "qwen3"  # Llama's block with normalised queries and keys: steady
 
 @dataclass(frozen=True)
 class Form:
-    """A decoder's size. `heads` are of 32 numbers each."""
+    """A decoder's size. `heads` are of 32 numbers each, and share one key and value (Shazeer 2019, arXiv 1911.02150):
+    many ways are drawn at once, and what each keeps of its past is what takes the time."""
 
     width: int
     layers: int
@@ -39,7 +41,7 @@ class Form:
             f"{ARCHITECTURE}.embedding_length": np.uint32(self.width),
             f"{ARCHITECTURE}.feed_forward_length": np.uint32(self.ffn_width),
             f"{ARCHITECTURE}.attention.head_count": np.uint32(self.heads),
-            f"{ARCHITECTURE}.attention.head_count_kv": np.uint32(self.heads),
+            f"{ARCHITECTURE}.attention.head_count_kv": np.uint32(1),
             f"{ARCHITECTURE}.attention.key_length": np.uint32(32),
             f"{ARCHITECTURE}.attention.value_length": np.uint32(32),
             f"{ARCHITECTURE}.attention.layer_norm_rms_epsilon": np.float32(1e-5),
@@ -52,7 +54,7 @@ class Form:
 FORMS = {
     "tiny": Form(96, 3, 256),
     "small": Form(128, 4, 384),
-    "medium": Form(192, 5, 512),
+    "medium": Form(192, 6, 512),
     "large": Form(320, 7, 896),
 }
 
@@ -63,6 +65,7 @@ def keys(layout: Layout, card: dict[str, Any]) -> dict[str, Any]:
         **{CODEC + key: value for key, value in layout.codec.state().items()},
         OWN + "version": np.uint32(VERSION),
         OWN + "clock": layout.clock,
+        OWN + "scale": layout.scale,
         OWN + "card": json.dumps(card),
     }
 
@@ -85,7 +88,12 @@ def layout_of(file: ModelFile) -> Layout:
     clock = file.metadata.get(OWN + "clock")
     if not isinstance(context, int) or not isinstance(clock, bool):
         raise ModelFileError(f"{file.path.name}: no context_length or {OWN}clock; the file is damaged")
-    layout = Layout(codec, clock, context)
+    scale = file.metadata.get(OWN + "scale", "none")  # which files of the first days do not have
+    if scale not in get_args(Own):
+        raise ModelFileError(
+            f"{file.path.name}: {OWN}scale is {scale!r}, this genmote knows {', '.join(get_args(Own))}"
+        )
+    layout = Layout(codec, clock, context, scale)
     rows = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
     if rows != layout.vocabulary:
         raise ModelFileError(

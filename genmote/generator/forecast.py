@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
+from genmote.generator.draw import Draw
 from genmote.generator.generate import _later
 from genmote.generator.layout import Rows, joined
+from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.kinds import Series
 
@@ -43,18 +45,19 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
     header = layout.header(history)
     seen = _seen(layout.context, len(header), channels, steps)
     recent = history.part(max(0, len(history) - seen), len(history))
-    rows = layout.rows(recent)
+    scale = Scale.of(recent.values, layout.scale)
+    rows = layout.rows(scale.told(recent))
     times = _later(model, recent, steps)
     asks = layout.asks(recent, times, np.zeros(steps, np.int32))
-    draw = np.random.default_rng(seed)
-    walk = Walk(model.decoder, layout, header, rows, asks[0], paths)
+    draw = Draw(seed)
+    walk = Walk(model.decoder, layout, header, rows, asks[0], paths, len(asks))
     allowed = _numbers(model)
     made = np.zeros((paths, steps * channels), np.int64)
     for n in range(steps * channels):
         made[:, n] = sampled(walk.logits, allowed, draw)
         if n + 1 < steps * channels:
             walk.put(made[:, n], asks[n], asks[n + 1])
-    samples = _values(model, history, made)
+    samples = scale.back(_values(model, history, made))
     return Forecast(samples, _after(history, np.median(samples, axis=0), times))
 
 
@@ -64,7 +67,7 @@ def impute(model: Generator, series: Series, paths: int, seed: int) -> Forecast:
         raise SpecError(f"paths={paths}: use 1 or more")
     _check(model, series)
     samples = np.repeat(series.values[None], paths, axis=0)
-    draw = np.random.default_rng(seed)
+    draw = Draw(seed)
     gone = np.isnan(series.values).any(axis=1)
     if gone.all():
         raise SignalError(f"{series.name}: no step with all its samples; wanted some to go by")
@@ -74,7 +77,7 @@ def impute(model: Generator, series: Series, paths: int, seed: int) -> Forecast:
     return Forecast(samples, replace(series, values=np.median(samples, axis=0).astype(np.float32), grid=None))
 
 
-def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: int, draw: np.random.Generator) -> None:
+def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: int, draw: Draw) -> None:
     """Steps [start, stop) of `samples` (P, T, C), where they are missing."""
     layout, (paths, length, channels) = model.layout, samples.shape
     header = layout.header(series)
@@ -83,16 +86,19 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     after = min(length - stop, max(1, int(room * AFTER)))
     before = min(start, max(1, room - after - min(gap, room // 2)))
     times = layout.times(series)
+    around = np.concatenate([samples[0, start - before : start], samples[0, stop : stop + after]])
+    scale = Scale.of(around, layout.scale)
+    told_of = scale.told(series)
 
     def rows(first: int, last: int, values: Floats) -> Rows:
         part = series.part(first, last)
-        tokens = layout.codec.encode(replace(part, values=values[first:last], grid=None))
+        tokens = layout.codec.encode(scale.told(replace(part, values=values[first:last], grid=None)))
         return Rows(tokens, layout.asks(part, None if times is None else times[first:last]))
 
     hole = series.part(start, stop)
     left = np.arange(gap, 0, -1, dtype=np.int32)
     asks = layout.asks(hole, None if times is None else times[start:stop], left)
-    known = layout.codec.encode(replace(hole, grid=None))
+    known = layout.codec.encode(told_of.part(start, stop))
     fixed = ~np.isnan(hole.values).reshape(-1)
     follows = rows(stop, stop + after, samples[0]) if after else None
     told = [header]
@@ -105,14 +111,14 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     past = rows(start - before, start, values)
     if follows is None:
         asks = layout.asks(hole, None if times is None else times[start:stop], np.zeros(gap, np.int32))
-    walk = Walk(model.decoder, layout, joined(told), past, asks[0], paths)
+    walk = Walk(model.decoder, layout, joined(told), past, asks[0], paths, len(asks))
     allowed = _numbers(model)
     made = np.zeros((paths, gap * channels), np.int64)
     for n in range(gap * channels):
         made[:, n] = known[n] if fixed[n] else sampled(walk.logits, allowed, draw)
         if n + 1 < gap * channels:
             walk.put(made[:, n], asks[n], asks[n + 1])
-    filled = _values(model, series, made)
+    filled = scale.back(_values(model, series, made))
     there = ~np.isnan(hole.values)
     samples[:, start:stop] = np.where(there, hole.values, filled)
 

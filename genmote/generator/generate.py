@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress
+from genmote.generator.draw import Draw
 from genmote.generator.layout import ASKS, Rows
+from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.coding import About
 from genmote.signals.header import END
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from genmote.generator.model import Generator
 
 BATCH = 32  # signals that are made at once
+CHECKED = 16  # tokens after which it is looked how long a series has become
 
 
 def generate(
@@ -27,6 +31,7 @@ def generate(
     count: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
     seed: int,
     temperature: float,
@@ -35,15 +40,15 @@ def generate(
     """What `Generator.generate` does."""
     if count < 1 or (steps is not None and steps < 1) or not 0 <= temperature < 100:
         raise SpecError(f"count={count}, steps={steps}, temperature={temperature}: use 1 or more, and 0 to 100")
-    draw = np.random.default_rng(seed)
+    draw = Draw(seed)
     found: list[Signal] = []
     for at in range(0, count, BATCH):
         progress("generating", at, count)
         paths = min(BATCH, count - at)
         if model.layout.steady:
-            made = _series(model, paths, steps, labels, prefix, draw, temperature)
+            made = _series(model, paths, steps, labels, channels, prefix, draw, temperature)
         else:
-            made = _others(model, paths, steps, labels, prefix, draw, temperature)
+            made = _others(model, paths, steps, labels, channels, prefix, draw, temperature)
         found += [
             replace(signal, name=f"{model.card.get('name', 'signal')}-{at + n + 1}") for n, signal in enumerate(made)
         ]
@@ -56,45 +61,57 @@ def _series(
     paths: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
-    draw: np.random.Generator,
+    draw: Draw,
     temperature: float,
 ) -> list[Signal]:
     layout = model.layout
     if prefix is not None and not isinstance(prefix, Series):
         raise SignalError(f"{prefix.name}: is no series, and the model is of series")
-    begun = model.empty(labels) if prefix is None else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
-    header, rows = layout.header(begun), layout.rows(begun)
-    channels = len(begun.channels)
+    begun = (
+        model.empty(labels, channels)
+        if prefix is None
+        else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+    )
+    if layout.scale != "none" and not len(begun):
+        raise SignalError(
+            "the model tells all by the scale of what came before: give a prefix, or train without --scale"
+        )
+    scale = Scale.of(begun.values, layout.scale)
+    header, rows = layout.header(begun), layout.rows(scale.told(begun))
+    width = len(begun.channels)
     whole = steps is not None
-    wanted = steps if steps is not None else (layout.context - len(header)) // channels - len(begun)
+    wanted = steps if steps is not None else (layout.context - len(header)) // width - len(begun)
     if wanted < 1:
         raise SignalError(f"{begun.name}: as long as the model sees at once; tell how many steps with --steps")
     asks = layout.asks(begun, _later(model, begun, wanted), np.zeros(wanted, np.int32))  # (wanted * C, ASKS)
-    walk = Walk(model.decoder, layout, header, rows, asks[0], paths)
+    walk = Walk(model.decoder, layout, header, rows, asks[0], paths, len(asks))
     allowed = np.zeros(layout.vocabulary, bool)
     allowed[layout.codec.head.size : layout.codec.vocabulary] = True
     ends = np.full(paths, wanted)
     living = np.arange(paths)
-    made = np.full((paths, wanted * channels), -1, np.int64)
-    for n in range(wanted * channels):
-        allowed[END] = not whole and n > 0 and n % channels == 0
+    made = np.full((paths, wanted * width), -1, np.int64)
+    for n in range(wanted * width):
+        allowed[END] = not whole and n > 0 and n % width == 0
         tokens = sampled(walk.logits, allowed, draw, temperature)
         if allowed[END] and (tokens == END).any():
             done = tokens == END
-            ends[living[done]] = n // channels
+            ends[living[done]] = n // width
             living, tokens = living[~done], tokens[~done]
             if not len(living):
                 break
             walk.keep(~done)
         made[living, n] = tokens
-        if n + 1 < wanted * channels:
+        if n + 1 < wanted * width:
             walk.put(tokens, asks[n], asks[n + 1])
     about = About(begun.name, begun.channels, begun.units, begun.rate_hz or 1.0, begun.labels)
     found: list[Signal] = []
     for path in range(paths):
-        said = np.concatenate([rows.tokens, made[path, : ends[path] * channels]])
-        found.append(layout.codec.decode(said.astype(np.int32), about))
+        said = np.concatenate([rows.tokens, made[path, : ends[path] * width]])
+        one = layout.codec.decode(said.astype(np.int32), about)
+        assert isinstance(one, Series)
+        found.append(replace(one, values=scale.back(one.values)))
     return found
 
 
@@ -112,64 +129,75 @@ def _others(
     paths: int,
     steps: int | None,
     labels: dict[str, str],
+    channels: Sequence[str],
     prefix: Signal | None,
-    draw: np.random.Generator,
+    draw: Draw,
     temperature: float,
 ) -> list[Signal]:
     """Of a codec whose tokens are not each a sample: rows, frames, exact numbers."""
     layout, codec = model.layout, model.codec
     nothing = np.full(ASKS, -1, np.int32)
-    about: Any = None
     if prefix is not None:
         begun = replace(prefix, labels={**prefix.labels, **model.labels(labels)})
         header, rows = layout.header(begun), layout.rows(begun)
+    elif codec.KIND is Series:
+        begun = model.empty(labels, channels)
+        header, rows = layout.header(begun), layout.header(begun)[:0]
     else:
-        begun = None
-        header = Rows(*_head(model, labels))
-        rows = Rows(np.zeros(0, np.int32), np.zeros((0, ASKS), np.int32))
-    row = codec.head.size  # ROW or FRAME: what a row begins with
-    most = layout.context - len(header) if steps is None else max(layout.context, 4096 * steps)
-    allowed = np.zeros(layout.vocabulary, bool)
-    allowed[row : codec.vocabulary] = True
+        header = _head(model, labels)
+        rows = header[:0]
+    first = codec.head.size
+    row = first + codec.row
+    series = codec.KIND is Series
+    most = layout.context - len(header) if steps is None else max(layout.context, (16 if series else 4096) * steps)
     walk = Walk(model.decoder, layout, header, rows, nothing, paths)
+    about = codec.head.about(header.tokens)
+    began = None
+    if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
+        began = float(prefix.times_s[0])
+    about = replace(about, name="signal", start_s=began, rate_hz=about.rate_hz or 1.0)
+    before = len(prefix) if series and prefix is not None else 0
     texts: list[list[int]] = [[] for _ in range(paths)]
+    latest = rows.tokens[np.flatnonzero(rows.tokens == row)[-1] :] if row in rows.tokens else rows.tokens
+    open_rows = [[token - first for token in latest.tolist()] for _ in range(paths)]
     counts = np.zeros(paths, int)
-    living = np.arange(paths)
+    living = list(range(paths))
     for n in range(most):
-        allowed[END] = steps is None and n > 0
+        allowed = np.zeros((len(living), layout.vocabulary), bool)
+        for k, path in enumerate(living):
+            for start, stop in codec.follows(open_rows[path]):
+                allowed[k, first + start : first + stop] = True
+            allowed[k, END] = allowed[k, row] and steps is None and bool(texts[path])
         tokens = sampled(walk.logits, allowed, draw, temperature)
-        counts[living] += tokens == row
+        if not series:
+            counts[living] += tokens == row
+        elif steps is not None and n % CHECKED == CHECKED - 1:  # how much is said is known when it is decoded
+            counts[living] = [
+                len(codec.decode(np.array([*rows.tokens, *texts[path]], np.int32), about)) - before for path in living
+            ]
         done = (tokens == END) | ((counts[living] > steps) if steps is not None else False)
         if done.any():
-            living, tokens = living[~done], tokens[~done]
-            if not len(living):
+            living, tokens = [path for path, over in zip(living, done.tolist(), strict=True) if not over], tokens[~done]
+            if not living:
                 break
             walk.keep(~done)
-        for path, token in zip(living.tolist(), tokens.tolist(), strict=True):
+        for path, token in zip(living, tokens.tolist(), strict=True):
             texts[path].append(token)
+            if token == row:
+                open_rows[path].clear()
+            open_rows[path].append(token - first)
         walk.put(tokens, nothing, nothing)
-    about = codec.head.about(header.tokens)
-    start = None
-    if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
-        start = float(prefix.times_s[0])
-    about = replace(about, name="signal", start_s=start, rate_hz=about.rate_hz or 1.0)
-    return [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
+    made = [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
+    return [one.part(0, before + steps) for one in made] if series and steps is not None else made
 
 
-def _head(model: Generator, labels: dict[str, str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """A header for a signal that is not there yet: the first modality, rate and all channels that the codec knows."""
+def _head(model: Generator, labels: dict[str, str]) -> Rows:
+    """A header for records or frames that are not there yet."""
     from genmote.signals.header import FIRST, MODALITY, START
 
-    head = model.codec.head
-    said = model.labels(labels)
-    tokens = [START]
-    if head.modalities:
-        tokens.append(FIRST + head.modalities.index(said.get(MODALITY, head.modalities[0])))
-    at = FIRST + len(head.modalities)
-    if model.codec.KIND is Series:
-        tokens += [at] if len(head.rates_hz) else []
-        tokens += [at + len(head.rates_hz) + n for n in range(len(head.channels))]
-    at += len(head.rates_hz) + len(head.channels)
+    head, said = model.codec.head, model.labels(labels)
+    tokens = [START, FIRST + head.modalities.index(said[MODALITY])]
+    first = head.size - len(head.label_keys)
     pairs = list(zip(head.label_keys, head.label_values, strict=True))
-    tokens += [at + pairs.index((key, said[key])) for key in dict.fromkeys(head.label_keys) if key in said]
-    return np.array(tokens, np.int32), np.full((len(tokens), ASKS), -1, np.int32)
+    tokens += [first + pairs.index((key, said[key])) for key in dict.fromkeys(head.label_keys) if key in said]
+    return Rows(np.array(tokens, np.int32), np.full((len(tokens), ASKS), -1, np.int32))

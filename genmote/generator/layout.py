@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
+from genmote.generator.scale import Own
 from genmote.signals.codecs.bins import Bins
 from genmote.signals.coding import Codec
 from genmote.signals.header import FIRST
@@ -54,11 +55,13 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """`clock`: the hour and the day are asked. `context`: rows that the decoder was trained for."""
+    """`clock`: the hour and the day are asked. `context`: rows that the decoder was trained for. `scale`: by what a
+    stretch of a series is told."""
 
     codec: Codec
     clock: bool
     context: int
+    scale: Own = "none"
 
     @property
     def after(self) -> int:
@@ -119,7 +122,7 @@ class Layout:
             raise SignalError(
                 f"{signal.name}: codec {self.codec.name} has no tokens of single samples; train with --codec bins"
             )
-        begins = np.flatnonzero(rows.tokens == self.codec.head.size)  # ROW is the first code of such codecs
+        begins = np.flatnonzero(rows.tokens == self.codec.head.size + self.codec.row)
         return np.append(begins, len(rows))
 
     def times(self, signal: Signal) -> NDArray[np.float64] | None:
@@ -155,26 +158,22 @@ def bucket(left: Int) -> Int:
 
 
 def dates(signal: Signal) -> NDArray[np.float64] | None:
-    """(T,) seconds since 1970 of each sample of a series; None where they are not known."""
+    """(T,) seconds since 1970 of each sample of a series whose steps are such that the hour matters; None where they
+    are not, or not known."""
     if not isinstance(signal, Series) or not len(signal):
         return None
-    if signal.times_s is not None:
-        times = signal.times_s
-    elif signal.start_s is not None and signal.rate_hz > 0:
-        times = signal.start_s + np.arange(len(signal)) / signal.rate_hz
+    if signal.rate_hz > 0:
+        if signal.start_s is None:
+            return None
+        times, step = signal.start_s + np.arange(len(signal)) / signal.rate_hz, 1 / signal.rate_hz
     else:
-        return None
-    return times if float(times[0]) > DATED else None
+        assert signal.times_s is not None
+        times = signal.times_s
+        step = float(np.median(np.diff(times))) if len(times) > 1 else FASTEST
+    return times if float(times[0]) > DATED and FASTEST <= step <= SLOWEST else None
 
 
 def slow(signals: Sequence[Signal]) -> bool:
-    """Whether all have dates, more than two days of them in all, and steps at which the hour matters."""
-    total = 0.0
-    for signal in signals:
-        times = dates(signal)
-        if times is None:
-            return False
-        if len(times) > 1 and not FASTEST <= float(np.median(np.diff(times))) <= SLOWEST:
-            return False
-        total += float(times[-1] - times[0])
-    return total > 2 * 86400
+    """Whether there are more than two days of samples that the hour matters for."""
+    times = [found for signal in signals if (found := dates(signal)) is not None]
+    return sum(float(each[-1] - each[0]) for each in times) > 2 * 86400

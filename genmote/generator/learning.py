@@ -77,8 +77,7 @@ class Learning:
             if time.monotonic() - saved > SAVE_S:
                 self._save()
                 saved = time.monotonic()
-            told = f"training ({self.best:.3f} nats)" if self.best < math.inf else "training"
-            progress(told, self.step, self.total)
+            progress("training", self.step, self.total)
         self._save()
         with torch.no_grad():
             for parameter, kept in zip(self.network.parameters(), self.kept, strict=True):
@@ -104,7 +103,8 @@ class Learning:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         self.network.ops.dropout = training.dropout
-        losses = self._losses(self.windows.batch(count, draw))
+        batch = self.windows.batch(count, draw, shift=training.shift)
+        losses = self._losses(batch)
         loss = losses.sum() / max(1, int((losses > 0).sum()))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

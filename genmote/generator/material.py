@@ -14,7 +14,7 @@ from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
-from genmote.signals.kinds import Grid, Mark, Records, Series, Signal
+from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
 
 SIDE = (".dat", ".atr", ".txt.gz")  # files that another one names
 
@@ -43,12 +43,13 @@ def read(
     label: str | None = None,
     channels: Sequence[str] = (),
     modality: str | None = None,
+    missing: Sequence[float] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
 ) -> list[Signal]:
     """All signals in files and folders. `label`: a channel or field that is taken out and said of the samples instead;
-    `channels`: of series, only these; `modality`: what they are of. In a folder, files that no reader knows are left
-    out and told."""
+    `channels`: of series, only these; `modality`: what they are of; `missing`: numbers that stand for none. In a
+    folder, files that no reader knows are left out and told."""
     told: list[str] = [] if notes is None else notes
     all_files = files(paths)
     found: list[Signal] = []
@@ -61,14 +62,27 @@ def read(
                 raise
             told.append(f"{fault}; left out")
             continue
-        found += [prepared(signal, label, channels, modality) for signal in signals]
+        found += [prepared(signal, label, channels, modality, missing) for signal in signals]
     progress("reading", len(all_files), len(all_files))
     if not found:
         raise SignalError(f"{', '.join(map(str, paths))}: holds no recording that a reader knows")
     return found
 
 
-def prepared(signal: Signal, label: str | None, channels: Sequence[str], modality: str | None) -> Signal:
+def prepared(
+    signal: Signal,
+    label: str | None = None,
+    channels: Sequence[str] = (),
+    modality: str | None = None,
+    missing: Sequence[float] = (),
+) -> Signal:
+    """The signal with what `read` is asked for."""
+    if missing and isinstance(signal, Series):
+        gone = np.isin(signal.values, np.array(missing, np.float32))
+        grid = signal.grid
+        if grid is not None:
+            grid = replace(grid, integers=np.where(gone, MISSING, grid.integers))
+        signal = replace(signal, values=np.where(gone, np.float32(np.nan), signal.values), grid=grid)
     if label is not None:
         signal = labelled(signal, label)
     if channels and isinstance(signal, Series):
@@ -137,7 +151,8 @@ def cut(signals: Sequence[Signal], label: str) -> list[Signal]:
         for mark in signal.marks:
             if mark.stop - mark.start > 1:
                 part = signal.part(mark.start, mark.stop)
-                found.append(replace(part, marks=(), labels={**part.labels, label: mark.label}))
+                labels = {**part.labels, label: mark.label}
+                found.append(replace(part, marks=(), labels=labels, continues=False))
     return found
 
 

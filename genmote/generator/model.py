@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,19 +37,24 @@ class Generator:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Generator:
-        """A model file that `genmote signal train` wrote. `ops`: the op set (None: the fastest here). ModelFileError
-        for what is no such file, OpsError for an op set that is not here."""
+        """A model file that `genmote signal train` wrote, or the name of one that comes with the package. `ops`: the op
+        set (None: the fastest here). ModelFileError for what is no such file, ModelNameError for a name that means
+        none, OpsError for an op set that is not here."""
+        from genmote.models import store
         from genmote.models.decoder import Decoder
         from genmote.models.gguf import ModelFile
         from genmote.models.weights import GgufWeights
         from genmote.runtime.loading import choose_ops
         from genmote.runtime.threads import checked_threads
 
-        file = ModelFile.open(Path(path))
+        path = store.resolve(path)
+        file = ModelFile.open(path)
         layout = model_files.layout_of(file)
         opset = choose_ops(ops, None, checked_threads(threads))
         weights = GgufWeights(file, opset)
-        return cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), Path(path))
+        made = cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), path)
+        file.release(0, path.stat().st_size)  # the op set has its own form of the weights
+        return made
 
     def __init__(self, decoder: Decoder, layout: Layout, card: dict[str, Any], path: Path | None = None) -> None:
         self.decoder, self.layout, self.card, self.path = decoder, layout, card, path
@@ -63,22 +68,31 @@ class Generator:
         """Whether the op set gives the same bits on every machine."""
         return self.decoder.ops.exact
 
-    def empty(self, labels: Mapping[str, str] | None = None) -> Series:
-        """A series of all channels that the codec knows, without a sample. SignalError where it is none, or for a
-        label that the model was not told of."""
-        head = self.codec.head
+    def empty(self, labels: Mapping[str, str] | None = None, channels: Sequence[str] = ()) -> Series:
+        """A series without a sample: of the channels asked for, or as most recordings were that it learnt from, of what
+        the label `modality` says. SignalError where the model is of no series, or knows no such channel or label."""
+        head, asked = self.codec.head, self.labels(labels or {})
         if self.codec.KIND is not Series:
             raise SignalError(f"the model is of {self.codec.KIND.__name__.lower()}, this needs a series")
+        forms = self.card.get("forms", [])
+        fits = [f for f in forms if f["modality"] == asked.get(MODALITY) and set(channels) <= set(f["channels"])]
+        fits = fits or [form for form in forms if set(channels) <= set(form["channels"])]
         rate = float(head.rates_hz[0]) if len(head.rates_hz) else 0.0
-        return Series(
-            "signal",
-            np.zeros((0, len(head.channels)), np.float32),
-            rate,
-            head.channels,
-            head.units,
-            None if rate > 0 else np.zeros(0),
-            labels=self.labels(labels or {}),
-        )
+        pairs = list(zip(head.channels, head.units, strict=True))
+        if fits:
+            form = fits[0]
+            rate, pairs = float(form["rate_hz"]), list(zip(form["channels"], form["units"], strict=True))
+            if MODALITY not in (labels or {}):
+                asked[MODALITY] = form["modality"]
+        units = dict(pairs)
+        for name in channels:
+            if name not in units:
+                known = ", ".join(dict.fromkeys(head.channels))
+                raise SignalError(f"channel {name!r}: the model knows {known}; choose among them")
+        names = tuple(channels) or tuple(name for name, _ in pairs)
+        own = tuple(units[name] for name in names)
+        none = np.zeros((0, len(names)), np.float32)
+        return Series("signal", none, rate, names, own, None if rate > 0 else np.zeros(0), labels=asked)
 
     def labels(self, asked: Mapping[str, str]) -> dict[str, str]:
         """Labels for a header: those asked for, and the modality. SignalError for one that the model does not know."""
@@ -101,16 +115,18 @@ class Generator:
         *,
         steps: int | None = None,
         labels: Mapping[str, str] | None = None,
+        channels: Sequence[str] = (),
         prefix: Signal | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         progress: Progress = quiet,
     ) -> list[Signal]:
         """Signals as the model knows them: `count` of them, of `steps` samples (None: until the model ends one, at
-        most as long as it was trained to see). `prefix`: what each begins with. `labels`: what they are of."""
+        most as long as it was trained to see). `prefix`: what each begins with. `labels`, `channels`:
+        what they are of."""
         from genmote.generator.generate import generate
 
-        return generate(self, count, steps, dict(labels or {}), prefix, seed, temperature, progress)
+        return generate(self, count, steps, dict(labels or {}), channels, prefix, seed, temperature, progress)
 
     def forecast(self, history: Series, steps: int, *, paths: int = 32, seed: int = 0) -> Forecast:
         """How a series may go on: `paths` ways of `steps` samples."""
@@ -128,6 +144,10 @@ class Generator:
         """What tells of each sample how unlikely it is, piece after piece, in constant memory."""
         from genmote.generator.detect import Scorer
 
+        if self.layout.scale != "none":
+            raise SignalError(
+                "the model tells stretches by scales of their own: to score samples, train without --scale"
+            )
         return Scorer(self)
 
     def scores(self, signal: Signal) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import SignalError
+from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.generator import file as model_files
 from genmote.generator.file import FORMS, Form
 from genmote.generator.layout import Layout, slow
+from genmote.generator.scale import Own, pieces
 from genmote.generator.windows import Recording, Windows, held_out, recordings
+from genmote.models import store
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
 from genmote.signals import coding
+from genmote.signals.coding import Codec
+from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Frames, Records, Series, Signal
 from genmote.spec import setting
 
 CODECS = {Series: "bins", Records: "fields", Frames: "grid"}
-SAVE_S = 30.0
 JUDGED = 48  # stretches that it is judged by
-TRIED = 8  # steps by which the time of one is measured
-PATIENCE = 5  # judgements without getting better
-JUDGEMENTS = 25  # in a whole training
-WARM = 0.05  # part of the steps in which the rate rises
+MOST_FORMS = 64  # kinds of recordings that the card tells
 Size = Literal["tiny", "small", "medium", "large"]
 
 
@@ -46,18 +47,23 @@ class Training:
     codec: str | None = setting("the codec (default: bins, fields or grid, by the kind of signals)", default=None)
     bins: int | None = setting("bins of a channel's range or of a number's size (default: the codec's)", default=None)
     spacing: Literal["uniform", "quantile"] | None = setting("bins of one width, or with as many samples", default=None)
+    scale: Own = setting(
+        "by what each stretch is told: nothing, its mean size, or its mean and spread (for forecasts and gaps)",
+        default="none",
+    )
     labels: tuple[str, ...] = setting("labels that the model is told, and can be asked for", default=())
     size: Size = setting("how large the model is: 0.4, 1, 2.5 or 9 million weights", default="small")
     context: int = setting("tokens that it sees at once", default=512)
     minutes: float = setting("time that training may take", default=10.0)
     steps: int = setting("steps of training (0: what fits into the time)", default=0)
-    batch: int = setting("tokens of a step", default=4096)
+    batch: int = setting("tokens of a step", default=2048)
     rate: float = setting("learning rate", default=2e-3)
     dropout: float = setting("part of what each half block adds that is left out while it learns", default=0.1)
+    shift: float = setting("by which part of the bins series are moved up or down while it learns", default=0.05)
     decay: float = setting("weight decay", default=0.1)
     seed: int = setting("seed of everything drawn", default=0)
     type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")
-    base: Path | None = setting("a generator to go on from, with its codec", default=None)
+    base: str | None = setting("a generator to go on from (default: begin anew)", default=None, flag="--from")
     licence: str = setting("the recordings' licence, for the card", default="not stated")
 
     def faults(self) -> Iterable[str]:
@@ -102,11 +108,10 @@ def train(
         raise SignalError(f"{started.tokens} tokens to learn from: wanted at least 256; give more or longer recordings")
     title = name or output.stem
     first = work / "first.gguf"
-    form = FORMS[training.size]
-    if base is not None:
-        shutil.copyfile(base.path, first)
+    if base is None:
+        first_model(first, FORMS[training.size], layout, title, training.seed)
     else:
-        _first(first, form, layout, title, training.seed)
+        go_on(first, base, layout, training.seed)
     from genmote.generator import learning  # PyTorch
 
     run = learning.Learning(first, layout, started, judge.fixed(JUDGED), training, work / "state.pt", told)
@@ -119,6 +124,7 @@ def train(
         "channels": list(layout.codec.head.channels),
         "modalities": list(layout.codec.head.modalities),
         "labels": list(dict.fromkeys(layout.codec.head.label_keys)),
+        "forms": forms(signals),
         "codec": layout.codec.name,
         "licence": training.licence,
         "settings": _plain(training),
@@ -126,25 +132,60 @@ def train(
         "chance_nats": chance(started.found, judge.found, layout),
         **figures,
     }
-    metadata = {**run.network.metadata, "general.name": title, **model_files.keys(layout, card)}
+    said = {"general.name": title, "general.license": training.licence}
+    metadata = {**run.network.metadata, **said, **model_files.keys(layout, card)}
     run.network.write(output, metadata, training.type)
     shutil.rmtree(work, ignore_errors=True)
     return card
 
 
 def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Training) -> tuple[Layout, ModelFile | None]:
-    if training.base is not None:
-        base = ModelFile.open(training.base)
-        return model_files.layout_of(base), base
-    kind = type(learnt[0])
-    chosen = training.codec or CODECS[kind]
+    """The layout for such recordings, and the file to go on from. All recordings are looked at: names that are only in
+    those held out must be known, too."""
+    signals = [*learnt, *judged]
+    base = None if training.base is None else ModelFile.open(store.resolve(training.base))
+    chosen = training.codec or CODECS[type(signals[0])]
     settings: dict[str, Any] = {"labels": training.labels}
+    clock, scale = slow(signals), training.scale
+    if base is not None:
+        layout = model_files.layout_of(base)
+        if _knows(layout.codec, signals, training.labels):
+            return layout, base
+        if training.codec not in (None, layout.codec.name) or layout.codec.name != "bins":
+            raise SpecError(
+                f"{base.path.name}: its codec {layout.codec.name} does not know all of these recordings' channels or "
+                "labels, and only a model of bins can learn new ones; begin anew without --from"
+            )
+        settings |= {"bins": layout.codec.settings.bins, "spacing": layout.codec.settings.spacing}  # type: ignore[attr-defined]
+        chosen, clock, scale = "bins", clock or layout.clock, layout.scale
     for key in ("bins", "spacing"):
         if (value := getattr(training, key)) is not None:
-            settings[key] = value
-    # All recordings: names that are only in those held out must be known, too.
-    codec = coding.fit(chosen, [*learnt, *judged], **settings)
-    return Layout(codec, slow([*learnt, *judged]), training.context), None
+            settings.setdefault(key, value)
+    fitted = signals if scale == "none" else pieces(signals, training.context, scale)
+    return Layout(coding.fit(chosen, fitted, **settings), clock, training.context, scale), base
+
+
+def _knows(codec: Codec, signals: Sequence[Signal], labels: Sequence[str]) -> bool:
+    said = set(zip(codec.head.label_keys, codec.head.label_values, strict=True))
+    wanted = {(key, s.labels[key]) for s in signals for key in labels if key in s.labels}
+    modalities = {s.labels.get(MODALITY, type(s).__name__.lower()) for s in signals}
+    channels = {pair for s in signals if isinstance(s, Series) for pair in zip(s.channels, s.units, strict=True)}
+    known = set(zip(codec.head.channels, codec.head.units, strict=True))
+    same = all(isinstance(signal, codec.KIND) for signal in signals)
+    return same and wanted <= said and modalities <= set(codec.head.modalities) and channels <= known
+
+
+def forms(signals: Sequence[Signal]) -> list[dict[str, Any]]:
+    """What the recordings are of, at which rate and of which channels, the most frequent first."""
+    found: Counter[tuple[str, float, tuple[str, ...], tuple[str, ...]]] = Counter()
+    for signal in signals:
+        if isinstance(signal, Series):
+            modality = signal.labels.get(MODALITY, "series")
+            found[modality, signal.rate_hz, signal.channels, signal.units] += signal.values.size
+    return [
+        {"modality": modality, "rate_hz": rate, "channels": list(channels), "units": list(units)}
+        for (modality, rate, channels, units), _ in found.most_common(MOST_FORMS)
+    ]
 
 
 def chance(learnt: Sequence[Recording], judged: Sequence[Recording], layout: Layout) -> float:
@@ -161,7 +202,7 @@ def _plain(training: Training) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(training).items() if v is not None}
 
 
-def _first(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
+def first_model(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:
     """A model that has learnt nothing, with the seed's weights."""
     draw = np.random.default_rng([seed, 1])
     width, vocabulary = form.width, layout.vocabulary
@@ -183,12 +224,51 @@ def _first(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None
         block = f"blk.{n}."
         tensors += [ones(block + "attn_norm.weight", width), ones(block + "ffn_norm.weight", width)]
         tensors += [ones(block + f"attn_{part}_norm.weight", 32) for part in "qk"]
-        tensors += [matrix(block + f"attn_{part}.weight", width, width) for part in "qkv"]
+        tensors.append(matrix(block + "attn_q.weight", width, width))
+        tensors += [matrix(block + f"attn_{part}.weight", 32, width) for part in "kv"]
         tensors.append(matrix(block + "attn_output.weight", width, width, deep))
         tensors += [matrix(block + f"ffn_{part}.weight", form.ffn_width, width) for part in ("gate", "up")]
         tensors.append(matrix(block + "ffn_down.weight", width, form.ffn_width, deep))
     metadata = {**form.metadata(layout.context, name), **model_files.keys(layout, {})}
     write_gguf(path, metadata, tensors)
+
+
+def go_on(path: Path, base: ModelFile, layout: Layout, seed: int) -> None:
+    """A model that begins as `base`, with its rows for all tokens that it knows: numbers, and the same names."""
+    before = model_files.layout_of(base)
+    draw = np.random.default_rng([seed, 3])
+    width = base.tensors["token_embd.weight"].shape[1]
+    pairs = _same_tokens(before, layout)
+    tensors: list[Any] = []
+    for info in base.tensors.values():
+        values = base.tensor(info.name)
+        if info.name in ("token_embd.weight", "output.weight"):
+            table = _table(draw, layout, width, float(values.std()))
+            table[[new for _, new in pairs]] = values[[old for old, _ in pairs]]
+            values = table
+        tensors.append((info.name, "F32", values.shape, values))
+    metadata = {k: v for k, v in base.typed_metadata().items() if not k.startswith("genmote.")}
+    metadata[f"{base.architecture}.context_length"] = np.uint32(layout.context)
+    metadata.pop("general.file_type", None)
+    write_gguf(path, {**metadata, **model_files.keys(layout, {})}, tensors)
+
+
+def _same_tokens(before: Layout, after: Layout) -> list[tuple[int, int]]:
+    """Tokens of two layouts that mean the same."""
+
+    def named(layout: Layout) -> dict[Any, int]:
+        head = layout.codec.head
+        names: list[Any] = ["start", "end", "unknown"]
+        names += [("modality", name) for name in head.modalities]
+        names += [("rate", float(rate)) for rate in head.rates_hz]
+        names += [("channel", *pair) for pair in zip(head.channels, head.units, strict=True)]
+        names += [("label", *pair) for pair in zip(head.label_keys, head.label_values, strict=True)]
+        names += [("code", n) for n in range(layout.codec.size)]
+        names += [("own", n) for n in range(layout.vocabulary - layout.codec.vocabulary)]
+        return {name: n for n, name in enumerate(names)}
+
+    old, new = named(before), named(after)
+    return [(old[name], place) for name, place in new.items() if name in old]
 
 
 def _table(draw: np.random.Generator, layout: Layout, width: int, size: float) -> NDArray[np.float32]:

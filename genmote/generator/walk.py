@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote.generator.draw import Draw
 from genmote.generator.layout import ASKS, Rows
 from genmote.ops.protocol import Span
 
@@ -35,9 +36,22 @@ def embedded(decoder: Decoder, tokens: NDArray[Any], asks: NDArray[Any]) -> Any:
 class Walk:
     """`paths` continuations of the same rows. `logits` (P, V) are of each one's next token."""
 
-    def __init__(self, decoder: Decoder, layout: Layout, header: Rows, rows: Rows, first: NDArray[Any], paths: int):
-        """`header` stays whatever happens; `rows` come after it; `first` (ASKS,): of what the next token will be."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        layout: Layout,
+        header: Rows,
+        rows: Rows,
+        first: NDArray[Any],
+        paths: int,
+        steps: int | None = None,
+    ) -> None:
+        """`header` stays whatever happens; `rows` come after it; `first` (ASKS,): of what the next token will be.
+        `steps`: tokens that will be put, where that is known."""
         self.decoder, self.layout, self.header = decoder, layout, header
+        self.capacity = layout.context
+        if steps is not None:
+            self.capacity = min(layout.context, len(header) + len(rows) + steps)
         self.paths = paths
         self.asks = rows.asks
         self.tokens = np.broadcast_to(rows.tokens, (paths, len(rows)))  # (P, n)
@@ -57,12 +71,12 @@ class Walk:
         logits = []
         for path in range(1 if same else self.paths):
             tokens = np.concatenate([self.header.tokens, own[path]])
-            cache = self.decoder.cache(self.layout.context)
+            cache = self.decoder.cache(self.capacity)
             logits.append(self._run(cache, tokens, asks))
             self.caches.append(cache)
         if same:
             for _ in range(self.paths - 1):
-                cache = self.decoder.cache(self.layout.context)
+                cache = self.decoder.cache(self.capacity)
                 cache.copy_from(self.caches[0], self.held)
                 self.caches.append(cache)
             logits *= self.paths
@@ -81,7 +95,8 @@ class Walk:
         """Go on with a token for each path (P,), each of which is `ask` (ASKS,), to one that is `next_`."""
         self.tokens = np.concatenate([self.tokens, tokens[:, None]], axis=1)
         self.asks = np.concatenate([self.asks, ask[None]])
-        if self.held >= self.layout.context:
+        if self.held >= self.capacity:
+            self.capacity = self.layout.context
             self._begin(next_)
             return
         x = embedded(self.decoder, tokens, np.broadcast_to(next_, (self.paths, ASKS)))
@@ -98,13 +113,21 @@ class Walk:
         self.paths = len(self.caches)
 
 
-def sampled(
-    logits: Floats, allowed: NDArray[np.bool_], draw: np.random.Generator, temperature: float = 1.0
-) -> NDArray[np.int64]:
-    """A token for each row (P,), drawn from those that are allowed; at temperature 0 the likeliest."""
-    scores = np.where(allowed, logits, -np.inf)
+def sampled(logits: Floats, allowed: NDArray[np.bool_], draw: Draw, temperature: float = 1.0) -> NDArray[np.int64]:
+    """A token for each row (P,), drawn from those that are allowed, for all (V,) or for each (P, V); at temperature 0
+    the likeliest."""
+    if allowed.ndim == 1:
+        columns = np.flatnonzero(allowed)
+        scores = logits[:, columns]
+    else:
+        columns, scores = None, np.where(allowed, logits, np.float32(-np.inf))
     if temperature <= 0:
-        return np.asarray(scores.argmax(axis=1))
-    # Gumbel's way of drawing from a softmax.
-    noise = -np.log(-np.log(draw.random(scores.shape) + 1e-20) + 1e-20)
-    return np.asarray((scores / temperature + noise).argmax(axis=1))
+        found = scores.argmax(axis=1)
+    else:
+        shares = np.exp((scores - scores.max(axis=1, keepdims=True)) / np.float32(temperature))
+        sums = np.cumsum(shares, axis=1, dtype=np.float64)
+        below = sums <= draw.uniform(len(sums))[:, None] * sums[:, -1:]
+        # Rounding may leave a number at the very end: then the last that has a share.
+        last = scores.shape[1] - 1 - np.argmax(shares[:, ::-1] > 0, axis=1)
+        found = np.minimum(below.sum(axis=1), last)
+    return np.asarray(found if columns is None else columns[found])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.generator.layout import ASKS, Layout, Rows, joined
+from genmote.generator.scale import KNOWN, Scale
 from genmote.signals.header import END
 from genmote.signals.kinds import Frames, Series, Signal
 
@@ -42,7 +44,8 @@ def recordings(layout: Layout, signals: Sequence[Signal], notes: list[str]) -> l
     for signal in signals:
         if not len(signal):
             continue
-        rows = layout.rows(signal, notes)
+        own = Scale.of(signal.values, layout.scale).told(signal) if scaled(signal, layout) else signal
+        rows = layout.rows(own, notes)
         try:
             starts = layout.starts(signal, rows)
         except SignalError:  # a codec without steps: each token is one
@@ -51,6 +54,11 @@ def recordings(layout: Layout, signals: Sequence[Signal], notes: list[str]) -> l
     if not found:
         raise SignalError("no recording with a sample in it; give some that have")
     return found
+
+
+def scaled(signal: Signal, layout: Layout) -> TypeGuard[Series]:
+    """Whether each stretch is told by a scale of its own."""
+    return layout.scale != "none" and isinstance(signal, Series)
 
 
 def held_out(signals: Sequence[Signal], seed: int) -> tuple[list[Signal], list[Signal]]:
@@ -92,9 +100,19 @@ class Windows:
         self.shares /= self.shares.sum()
         self.tokens = int(lengths.sum())
 
-    def batch(self, count: int, draw: np.random.Generator) -> Batch:
+    def batch(self, count: int, draw: np.random.Generator, *, shift: float = 0.0) -> Batch:
+        """`count` stretches. `shift`: by which part of the bins, about, each series is moved up or down as a whole."""
         chosen = draw.choice(len(self.found), count, p=self.shares)
-        return self.padded([self._drawn(self.found[n], draw) for n in chosen.tolist()])
+        found = self.padded([self._drawn(self.found[n], draw) for n in chosen.tolist()])
+        if not self.layout.steady or not shift:
+            return found
+        start, stop = (self.layout.codec.head.size + code for code in self.layout.codec.ordered()[0])
+        by = np.rint(draw.standard_normal((count, 1)) * shift * (stop - start)).astype(np.int64)
+
+        def moved(x: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.where((x >= start) & (x < stop), np.clip(x + by, start, stop - 1), x)
+
+        return Batch(moved(found.tokens), found.asks, moved(found.targets))
 
     def fixed(self, most: int) -> list[Rows]:
         """At most so many stretches, evenly over all recordings: the same each time."""
@@ -136,7 +154,7 @@ class Windows:
         steps = stop - start
         if self.layout.steady and isinstance(recording.signal, Series) and steps >= SHORTEST and draw.random() < GAPS:
             return self._filled(recording, start, stop, draw)
-        return self._stretch(recording, start, stop)
+        return self._stretch(recording, start, stop, known=float(draw.uniform(0.5, 1.0)))
 
     def _reach(self, recording: Recording, start: int) -> int:
         """The last step that a stretch from `start` has room for."""
@@ -144,8 +162,14 @@ class Windows:
         stop = int(np.searchsorted(recording.starts, recording.starts[start] + room, side="right")) - 1
         return max(start + 1, min(stop, recording.steps))
 
-    def _stretch(self, recording: Recording, start: int, stop: int) -> Rows:
-        parts = [recording.header, recording.part(start, stop)]
+    def _stretch(self, recording: Recording, start: int, stop: int, known: float = KNOWN) -> Rows:
+        """`known`: the part by which its scale is found, where it has one of its own."""
+        rows = recording.part(start, stop)
+        if scaled(recording.signal, self.layout):
+            piece = recording.signal.part(start, stop)
+            seen = piece.values[: max(1, int(known * len(piece)))]
+            rows = self.layout.rows(Scale.of(seen, self.layout.scale).told(piece))
+        parts = [recording.header, rows]
         if start == 0 and stop == recording.steps:
             parts.append(self.layout.mark(END))
         return joined(parts)[: self.layout.context]
@@ -157,16 +181,23 @@ class Windows:
         begin = stop - after - gap
         layout = self.layout
         hole = recording.part(begin, begin + gap)
+        follows, precedes = recording.part(begin + gap, stop), recording.part(start, begin)
         assert isinstance(recording.signal, Series)
         piece = recording.signal.part(begin, begin + gap)
+        if scaled(recording.signal, layout):
+            whole = recording.signal.part(start, stop)
+            seen = np.concatenate([whole.values[: begin - start], whole.values[begin - start + gap :]])
+            rows = layout.rows(Scale.of(seen, layout.scale).told(whole))
+            at = [x * len(piece.channels) for x in (begin - start, begin - start + gap)]
+            precedes, hole, follows = rows[: at[0]], rows[at[0] : at[1]], rows[at[1] :]
         left = np.arange(gap, 0, -1, dtype=np.int32)
         return joined(
             [
                 recording.header,
                 layout.mark(layout.after),
-                recording.part(begin + gap, stop),
+                follows,
                 layout.mark(layout.before),
-                recording.part(start, begin),
+                precedes,
                 Rows(hole.tokens, layout.asks(piece, layout.times(piece), left)),
             ]
         )

@@ -80,19 +80,20 @@ def pieces(
     notes: list[str],
     *,
     absent: Set[str] = frozenset(),
+    words: Set[int] = frozenset(),
     comma: bool = False,
 ) -> Iterator[Series | Records]:
     """Signals of at most `most` rows out of rows of cells without spaces around them, each of as many cells.
 
     `names`: of the columns, "" for one without. `absent`: lower-case words for a missing value besides the usual ones.
-    `comma`: numbers have a decimal comma.
+    `words`: columns that are neither numbers nor times, whatever they look like. `comma`: numbers have a decimal comma.
     """
     first = list(islice(rows, 1))
     if not first:
         raise SignalError(f"{path}: has no rows: wanted a table with at least one")
     window = min(WINDOW, max(LEAST, CELLS // len(first[0][1])))
     first += islice(rows, window - 1)
-    layout = _layout(path, names, first, ABSENT | absent, comma, notes)
+    layout = _layout(path, names, first, ABSENT | absent, words, comma, notes)
     tally = Tally(notes)
     batches = (_batch(layout, part, tally) for part in chain([first], _windows(rows, window)))
     for signal in _signals(layout, (batch for batch in batches if len(batch)), tally):
@@ -101,18 +102,50 @@ def pieces(
     tally.tell()
 
 
+def keyed(
+    path: Path,
+    found: Iterator[tuple[int, dict[str, str]]],
+    most: int,
+    notes: list[str],
+    tally: Tally,
+    *,
+    absent: Set[str] = frozenset(),
+) -> Iterator[Series | Records]:
+    """Signals of lines and cells by name, of which a row need not have all: the names are those of the first rows."""
+    first = list(islice(found, WINDOW))
+    names = list(dict.fromkeys(name for _, row in first for name in row))
+
+    def cells(at: int, row: dict[str, str]) -> list[str]:
+        for name in row.keys() - set(names):
+            tally.add(
+                f"{path.name}: {{n}} values of {name}, which the first rows do not have, are left out", f"row {at}"
+            )
+        return [row.get(name, "") for name in names]
+
+    yield from pieces(
+        path, names, ((at, cells(at, row)) for at, row in chain(first, found)), most, notes, absent=absent
+    )
+
+
 def _windows(rows: Iterator[Row], window: int) -> Iterator[list[Row]]:
     while part := list(islice(rows, window)):
         yield part
 
 
 def _layout(
-    path: Path, names: Sequence[str] | None, rows: list[Row], absent: Set[str], comma: bool, notes: list[str]
+    path: Path,
+    names: Sequence[str] | None,
+    rows: list[Row],
+    absent: Set[str],
+    words: Set[int],
+    comma: bool,
+    notes: list[str],
 ) -> Layout:
     columns = list(zip(*(cells for _, cells in rows), strict=True))
     split = [_units.split(name) for name in names or [""] * len(columns)]
     told: list[str] = []
-    clock = clock_of([name for name, _ in split], [unit for _, unit in split], columns, comma, told)
+    seen = [() if n in words else cells for n, cells in enumerate(columns)]
+    clock = clock_of([name for name, _ in split], [unit for _, unit in split], seen, comma, told)
     notes += [f"{path.name}: {line}" for line in told]
     kept: list[Column] = []
     for n, cells in enumerate(columns):
@@ -125,7 +158,7 @@ def _layout(
                 continue
             if not name and not any(cells):
                 continue  # such as after a last delimiter
-        kind, decimals = _type(cells, absent, comma)
+        kind, decimals = (_words(cells, absent), 0) if n in words else _type(cells, absent, comma)
         kept.append(Column(n, Field(_distinct(name or f"column {n + 1}", kept), kind, unit), decimals))
     if not kept:
         raise SignalError(f"{path}: has no column but times and empty ones: wanted one of values")
@@ -153,8 +186,12 @@ def _type(cells: Sequence[str], absent: Set[str], comma: bool) -> tuple[FieldTyp
     if len(found.odd) <= max(ODD * there, 1 if there >= 10 else 0):
         # A column without a value may be of anything; numbers are what tables mostly hold.
         return ("integer" if there and found.plain() else "number"), found.decimals()
-    words = len({cell for cell in cells if cell.lower() not in absent})
-    return ("category" if words <= min(WORDS, max(2, there // 4)) else "text"), 0
+    return _words(cells, absent), 0
+
+
+def _words(cells: Sequence[str], absent: Set[str]) -> FieldType:
+    there = [cell for cell in cells if cell.lower() not in absent]
+    return "category" if len(set(there)) <= min(WORDS, max(2, len(there) // 4)) else "text"
 
 
 def _batch(layout: Layout, rows: list[Row], tally: Tally) -> Batch:

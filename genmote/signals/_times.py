@@ -29,6 +29,7 @@ CLOCK = re.compile(
     r"|(?P<run>\d{6}))(?: ?(?P<half>[AaPp])\.?[Mm]\.?)?(?: ?(?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2}))?",
     re.ASCII,
 )
+PLAIN = re.compile(r"(?:(?!0000)\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?\n)*", re.ASCII)
 MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 DAY_S = 86400.0
 FITS = 0.98  # of the cells of a column of times are times
@@ -99,6 +100,16 @@ def _of_day(text: str) -> float:
     return hour * 3600 + (minute - away) * 60 + second + (float("0." + clock["part"]) if clock["part"] else 0.0)
 
 
+def _plain(cells: Sequence[str]) -> NDArray[np.float64] | None:
+    """Seconds since 1970 of times that are all written as 2024-05-06 07:08:09.5, ten times as fast as one by one."""
+    if not PLAIN.fullmatch("\n".join([*cells, ""])):
+        return None
+    try:
+        return np.array(cells, "datetime64[us]").astype(np.int64) / 1e6
+    except ValueError:  # a day that there is not, or a leap second
+        return None
+
+
 @dataclass
 class Clock:
     """How a table tells its times: `columns`, one, or a date's and a time of day's; `unit_s` of numbers, 0 for text."""
@@ -118,7 +129,8 @@ class Clock:
             return numbers(cells, comma=self.comma).values * self.unit_s
         if self.of_day:
             return self._unrolled(np.array([_of_day(cell) for cell in cells]))
-        found = np.array([seconds_of(cell, self.order) for cell in cells])
+        plain = _plain(cells)
+        found = np.array([seconds_of(cell, self.order) for cell in cells]) if plain is None else plain
         for other in self.columns[1:]:
             found = found + np.array([_of_day(cell) for cell in columns[other]])
         return found

@@ -42,7 +42,8 @@ def head(piece: Series, *, aligned: bool = False) -> tuple[bytes, list[Integers]
         said, own = planed(column, origin)
         found.append(said)
         planes += own
-    marks = json.dumps([[m.start, m.stop, m.label] for m in piece.marks], ensure_ascii=False) if piece.marks else ""
+    listed = [[m.start, m.stop, m.label, *[1] * m.goes_on] for m in piece.marks]
+    marks = json.dumps(listed, ensure_ascii=False) if listed else ""
     packed = zlib.compress(marks.encode(errors="replace"), 9) if marks else b""
     return b"".join([*found, varint(len(packed)), packed]), planes
 
@@ -175,7 +176,7 @@ class Body:
         if zlib.crc32(integers.astype("<i8").tobytes()) != self.check:
             raise ValueError("its samples do not have their checksum")
         listed = json.loads(unpacked(self.marks)) if self.marks else []
-        marks = tuple(Mark(int(first), int(stop), str(label)) for first, stop, label in listed)
+        marks = tuple(Mark(int(m[0]), int(m[1]), str(m[2]), len(m) > 3) for m in listed)
         if any(not 0 <= mark.start <= mark.stop <= self.rows for mark in marks):
             raise ValueError("a mark lies outside its block")
         assert about.grid is not None

@@ -84,6 +84,16 @@ class Codec:
         return []
 
     @property
+    def row(self) -> int:
+        """The code that a row or frame begins with."""
+        return 0
+
+    def follows(self, row: Sequence[int]) -> list[tuple[int, int]]:
+        """Codes [start, stop) one of which may come next where `row` are the codes since the last row or frame began,
+        that included: what a model that is drawn from must keep to."""
+        return [(0, self.size)]
+
+    @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 

@@ -8,6 +8,7 @@ part of a long recording is read without the rest.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -79,11 +80,13 @@ def write(
             if not piece.channels:
                 raise SignalError(f"{piece.name}: has no channel")
             grid = _grid(piece, max_error)
-            if before is None or not _same(before, replace(piece, grid=grid)):
+            begins = before is None or not piece.continues
+            about = replace(piece, grid=grid, continues=not begins)
+            if before is None or begins or not _same(before, about):
                 _drain(out, waiting, 0)
-                before = replace(piece, grid=grid)
+                before = about
                 _chunk(out, SERIES, zlib.compress(_head(before, source).encode(errors="replace"), 9))
-                series, begun = series + 1, 0
+                series, begun = series + begins, 0
             rows = max(1, BLOCK_SAMPLES // len(piece.channels))
             for start in range(0, len(piece), rows):
                 part = replace(replace(piece, grid=grid).part(start, start + rows), start_s=_start(before, begun))
@@ -102,31 +105,78 @@ def write(
     return Written(series, samples, path.stat().st_size)
 
 
-def read(path: Path, teller: Teller | None = None) -> Iterator[Series]:
-    """The series of a file, in pieces of a block; pieces of one recording have one name. `teller`: the model that the
-    file was compressed with, if any. SignalError where it is another, or the file is damaged, cut short, or of a later
-    version."""
+class Growing:
+    """A file that is written while the recording goes on, and can be read, and lost, at any time: `add` puts a piece
+    after what is there, as a block. The first one makes the file; FileExistsError where it is there already."""
+
+    def __init__(self, path: Path, *, max_error: float = 0.0) -> None:
+        self.path, self.max_error = path, max_error
+        self._before: Series | None = None
+        self._end = 0  # where the end's chunk lies, which the next block takes the place of
+
+    def add(self, piece: Series) -> None:
+        """SignalError for what `write` refuses; then the file stays as it was."""
+        about = replace(piece, grid=_grid(piece, self.max_error), continues=self._before is not None)
+        new = io.BytesIO()
+        if self._before is None:
+            new.write(MAGIC + bytes([PLAIN]))
+        if self._before is None or not _same(self._before, about):
+            _chunk(new, SERIES, zlib.compress(_head(about, "").encode(errors="replace"), 9))
+        rows = max(1, BLOCK_SAMPLES // len(piece.channels))
+        for start in range(0, len(piece), rows):
+            _chunk(new, *_block(about.part(start, start + rows)))
+        end = self._end + new.tell()
+        _chunk(new, END, b"")
+        with open(self.path, "r+b" if self._before is not None else "xb") as out:
+            out.seek(self._end)
+            try:
+                out.write(new.getvalue())
+                out.flush()
+            except OSError:  # such as a full disk: the end is where it was
+                if self._before is not None:
+                    _repair(self.path, self._end)
+                raise
+        self._before, self._end = about, end
+
+
+def _repair(path: Path, end: int) -> None:
+    """Let the file end there."""
+    last = io.BytesIO()
+    _chunk(last, END, b"")
+    with open(path, "r+b") as out:
+        out.truncate(end)
+        out.seek(end)
+        out.write(last.getvalue())
+
+
+def read(path: Path, teller: Teller | None = None, *, notes: list[str] | None = None) -> Iterator[Series]:
+    """The series of a file, in pieces of a block, each of which `continues` the one before or begins another.
+
+    `teller`: the model that the file was compressed with, if any. SignalError where it is another, or the file is
+    damaged, cut short, or of a later version; with `notes`, one that is cut short is read as far as it is whole, and
+    that is told there.
+    """
     try:
         with open(path, "rb") as file:
-            yield from _pieces(path, file, teller)
+            yield from _pieces(path, file, teller, notes)
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted a compressed signal") from None
 
 
-def _pieces(path: Path, file: IO[bytes], teller: Teller | None) -> Iterator[Series]:
+def _pieces(path: Path, file: IO[bytes], teller: Teller | None, notes: list[str] | None) -> Iterator[Series]:
     head = file.read(5)
     if head[:4] != MAGIC or len(head) < 5:
         raise SignalError(f"{path}: is no compressed signal: wanted a file that genmote signal compress wrote")
     if head[4] not in (PLAIN, TOLD):
         raise SignalError(f"{path}: has version {head[4]}, this genmote reads {PLAIN} and {TOLD}: update it")
     if head[4] == TOLD:
-        teller = _same_model(path, *_next(path, file), teller)
+        teller = _same_model(path, *_next(path, file, None), teller)
     about: Series | None = None
     start = number = 0
     held: list[tuple[int, _told.Body]] = []  # blocks that the model will be run on together
     while True:
         try:
-            kind, body = _next(path, file)
+            kind, body = _next(path, file, notes)
         except SignalError:
             yield from _run(path, held, teller)
             raise
@@ -142,7 +192,7 @@ def _pieces(path: Path, file: IO[bytes], teller: Teller | None) -> Iterator[Seri
             if kind not in (BLOCK, TOLD_BLOCK) or about is None:
                 raise ValueError(f"a chunk {kind!r} is not known")
             number += 1
-            made = _told.Body(body, replace(about, start_s=_start(about, start)), BLOCK_SAMPLES)
+            made = _told.Body(body, _at(about, start), BLOCK_SAMPLES)
             start += made.rows
             if kind == TOLD_BLOCK:
                 held.append((number, made))
@@ -187,6 +237,11 @@ def _same_model(path: Path, kind: bytes, body: bytes, teller: Teller | None) -> 
     return teller
 
 
+def _at(about: Series, rows: int) -> Series:
+    """A series where a block of it begins."""
+    return replace(about, start_s=_start(about, rows), continues=about.continues or rows > 0)
+
+
 def _start(about: Series, rows: int) -> float | None:
     """When a block begins that comes after so many rows of its series."""
     if about.start_s is None or about.rate_hz <= 0:
@@ -201,7 +256,7 @@ def _chunk(out: IO[bytes], kind: bytes, body: bytes) -> None:
     out.write(kind + varint(len(body)) + body + struct.pack("<I", zlib.crc32(kind + body)))
 
 
-def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
+def _next(path: Path, file: IO[bytes], notes: list[str] | None) -> tuple[bytes, bytes]:
     at = file.tell()
     kind, size, shift = file.read(1), 0, 0
     while kind:
@@ -219,7 +274,12 @@ def _next(path: Path, file: IO[bytes]) -> tuple[bytes, bytes]:
             if struct.unpack("<I", check)[0] != zlib.crc32(kind + body):
                 raise SignalError(f"{path}: is damaged after byte {at} (checksum): get the file again")
             return kind, body
-    raise SignalError(f"{path}: ends in the middle, after byte {at}: get the file again")
+    if notes is not None:
+        notes.append(f"{path}: ends in the middle, after byte {at}; what is whole before is read")
+        return END, b""
+    raise SignalError(
+        f"{path}: ends in the middle, after byte {at}: get the file again, or what is whole of it with --cut"
+    )
 
 
 def _drain(out: IO[bytes], waiting: list[Any], left: int) -> None:
@@ -266,7 +326,7 @@ def _grid(series: Series, max_error: float) -> Grid:
 
 
 def _same(a: Series, b: Series) -> bool:
-    """Whether `b` goes on with the recording that `a` begins."""
+    """Whether blocks of `b` may follow those of `a`."""
     assert a.grid is not None and b.grid is not None
     return (
         (a.name, a.rate_hz, a.channels, a.units, a.labels) == (b.name, b.rate_hz, b.channels, b.units, b.labels)
@@ -288,6 +348,7 @@ def _head(series: Series, source: str) -> str:
         "times": series.times_s is not None,
         "start": series.start_s,
         "labels": series.labels,
+        "continues": series.continues,
         "source": source,
     }
     kept = {key: value for key, value in told.items() if key == "start" or value not in (None, "", False, {}, 0.0)}
@@ -321,6 +382,7 @@ def _series(told: dict[str, Any]) -> Series:
         Grid(np.zeros((0, len(channels)), np.int64), step, zero),
         {str(key): str(value) for key, value in told.get("labels", {}).items()},
         start_s=None if told.get("start") is None else float(told["start"]),
+        continues=told.get("continues") is True,
     )
 
 

@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +16,7 @@ import numpy as np
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
-from genmote.signals.kinds import MISSING, Series
+from genmote.signals.kinds import MISSING, Records, Series
 
 MOST_DIGITS = 16  # decimals that a table's numbers are written with; else as floats
 TIME_DIGITS = 9  # of a steady series' times, seconds
@@ -27,13 +28,11 @@ def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -
     the files, each with its rows. SignalError for what such a file cannot hold; then none is left half."""
     made: list[tuple[Path, int]] = []
     one = _csv if path.suffix.lower() == ".csv" else _wav
-    for number, (_, group) in enumerate(
-        groupby(pieces, key=lambda piece: (piece.name, piece.rate_hz, piece.channels, piece.units)), 1
-    ):
+    for number, group in groupby(_numbered(pieces), key=itemgetter(0)):
         target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         with atomic_write(target) as out:
             rows = 0
-            for count in one(out, group):
+            for count in one(out, (piece for _, piece in group)):
                 rows += count
                 progress(f"writing {target.name}", rows, 0)
         made.append((target, rows))
@@ -42,25 +41,52 @@ def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -
     return made
 
 
+def _numbered(pieces: Iterable[Series]) -> Iterator[tuple[int, Series]]:
+    """Pieces with the number of the series that each is of, from 1."""
+    number, before = 0, None
+    for piece in pieces:
+        form = (piece.name, piece.rate_hz, piece.channels, piece.units)
+        number += form != before or not piece.continues
+        before = form
+        yield number, piece
+
+
 def _csv(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
     """Times in seconds, then the channels, as many decimals as their steps have."""
     done, began = 0, 0.0
     for piece in pieces:
-        text = io.StringIO(newline="")
-        rows = csv.writer(text, lineterminator="\n")
-        if not done:
-            heads = [f"{c} ({u})" if u else c for c, u in zip(piece.channels, piece.units, strict=True)]
-            rows.writerow(["time (s)", *heads])
-            began = piece.start_s or 0.0
-        times = piece.times_s
-        if times is None:
-            times = np.round(began + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
-        cells = [[_plain(float(t)) for t in times]]
-        cells += [_cells(piece, n) for n in range(len(piece.channels))]
-        rows.writerows(zip(*cells, strict=True))
-        out.write(text.getvalue().encode())
+        began = began if done else piece.start_s or 0.0
+        out.write(table(piece, began, done, heads=not done))
         done += len(piece)
         yield len(piece)
+
+
+def table(piece: Series | Records, began_s: float = 0.0, done: int = 0, *, heads: bool = True) -> bytes:
+    """Lines of a table, after its heads: times, and the channels or fields. A steady series began at `began_s`, and
+    `done` samples of it came before."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    times = piece.times_s
+    if isinstance(piece, Records):
+        named = [(field.name, field.unit) for field in piece.fields]
+        cells = [[_word(x) for x in column] for column in piece.columns]
+    else:
+        named = list(zip(piece.channels, piece.units, strict=True))
+        cells = [_cells(piece, n) for n in range(len(piece.channels))]
+        if times is None:
+            times = np.round(began_s + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
+    if heads:
+        rows.writerow([*(["time (s)"] if times is not None else []), *(f"{n} ({u})" if u else n for n, u in named)])
+    rows.writerows(zip(*([[_plain(float(t)) for t in times]] if times is not None else []), *cells, strict=True))
+    return text.getvalue().encode(errors="replace")
+
+
+def _word(x: object) -> str:
+    """
+    >>> _word(None), _word(np.float64("nan")), _word(np.int64(3)), _word("on"), _word(np.float64(0.1))
+    ('', '', '3', 'on', '0.1')
+    """
+    return "" if x is None or x != x else _plain(float(x)) if isinstance(x, np.floating) else str(x)
 
 
 def _cells(piece: Series, number: int) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from genmote.cli import main
-from genmote.signals import modality
+from genmote.signals import modality, recordings
+from genmote.signals.kinds import Series
 
 
 def sound(path: Path, count: int = 800) -> Path:
@@ -78,6 +79,18 @@ def test_show_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["signals"][0]["kind"] == "frames"
 
 
+def test_show_a_real_sample(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Series("office", np.ones((9, 2), np.float32), 1.0, ("temperature", "relative humidity"), ("°C", "%"))
+    monkeypatch.setattr(recordings, "read", lambda name, progress: [whole] if name == "office" else [])
+    assert main(["signal", "show", "humidity", "--json"]) == 0
+    shown = capsys.readouterr()
+    (one,) = json.loads(shown.out)["signals"]
+    assert [channel["name"] for channel in one["channels"]] == ["relative humidity"]
+    assert "a real recording, CC-BY-4.0, out of the package river 0.26.1: Temperature, humidity, light" in shown.err
+    assert main(["signal", "modalities", "humidity"]) == 0
+    assert "recording office: genmote signal show humidity" in capsys.readouterr().out
+
+
 def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = sound(tmp_path / "a.wav")
     for words, message in (
@@ -122,7 +135,7 @@ def test_compress_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_compress_with_a_model_that_practised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from genmote.generator.file import Form
     from genmote.generator.layout import Layout
-    from genmote.generator.train import _first
+    from genmote.generator.train import first_model
     from genmote.signals import coding, reading
 
     draw = np.random.default_rng(2)
@@ -133,7 +146,7 @@ def test_compress_with_a_model_that_practised(tmp_path: Path, capsys: pytest.Cap
             swing = 300 * np.sin(np.arange(700) / draw.uniform(5, 9)) + draw.normal(0, 9, 700)
             out.writeframes(swing.astype("<i2").tobytes())
     codec = coding.fit("bins", reading.read(paths[0]), bins=16)
-    _first(tmp_path / "m.gguf", Form(32, 1, 32), Layout(codec, False, 64), "m", 1)
+    first_model(tmp_path / "m.gguf", Form(32, 1, 32), Layout(codec, False, 64), "m", 1)
     bare, small, back = tmp_path / "m.gguf", tmp_path / "p.gguf", tmp_path / "back.wav"
     words = ["signal", "practise", str(paths[0]), str(paths[1]), "--model", str(bare)]
     assert main([*words, "-o", str(small), "--json"]) == 0

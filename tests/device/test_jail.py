@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -52,8 +53,9 @@ def test_a_command_within_the_limit_runs_and_its_peak_is_counted(python: Python)
 
 
 def test_the_largest_process_of_a_short_command(python: Python, capfd: pytest.CaptureFixture[str]) -> None:
-    """This process is larger than `true`, which ends before anyone could look: nothing true can be said."""
-    assert jail.run(["true"], Limits(memory_bytes=64 * MIB)).peak_rss_bytes is None
+    """This process is larger than `true`, which ends before anyone could look, mostly: then nothing is said."""
+    seen = [jail.run(["true"], Limits(memory_bytes=64 * MIB)).peak_rss_bytes for _ in range(3)]
+    assert all(peak is None or 200_000 < peak < 16 * MIB for peak in seen)  # on a busy machine one may be seen
     own = jail.memory_bytes(os.getpid(), "VmRSS")
     size = own + 16 * MIB
     short = f"x = bytearray(b'1') * {size}; import os; os._exit(0)"  # the most of it at its very end
@@ -64,7 +66,7 @@ def test_the_largest_process_of_a_short_command(python: Python, capfd: pytest.Ca
     slow = jail.run(["sleep", "0.4"], Limits(memory_bytes=64 * MIB))
     assert slow.peak_rss_bytes is not None and 200_000 < slow.peak_rss_bytes < 16 * MIB
     assert main(["jail", "--memory", "64MB", "--", "true"]) == 0
-    assert ", largest process unknown, " in capfd.readouterr().err
+    assert re.search(r", largest process (unknown|\d[\d.]* [kM]B), ", capfd.readouterr().err)
 
 
 def test_memory_beyond_the_limit_is_not_swapped(python: Python) -> None:

@@ -20,7 +20,7 @@ from genmote.generator.compress import SEEN, Teller, windows
 from genmote.generator.file import Form
 from genmote.generator.layout import Layout
 from genmote.generator.model import Generator
-from genmote.generator.train import _first
+from genmote.generator.train import first_model
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
 from genmote.signals import _twin, adaptive, coding, container, practice, reading
@@ -49,7 +49,7 @@ def waves(rows: int, seed: int, channels: int = 2) -> np.ndarray:
 def made(folder: Path, name: str = "m.gguf", *, clock: bool = False, seed: int = 1, **settings: Any) -> Path:
     """A model that has learnt nothing: what it tells is as good as any to be exact about."""
     codec = coding.fit("bins", [series(waves(500, 3))], **{"bins": 16, **settings})
-    _first(folder / name, Form(32, 1, 32), Layout(codec, clock, 96), "m", seed)
+    first_model(folder / name, Form(32, 1, 32), Layout(codec, clock, 96), "m", seed)
     return folder / name
 
 
@@ -360,7 +360,7 @@ def test_a_block_that_is_not_as_its_checksum_says(tmp_path: Path, teller: Teller
     with open(path, "rb") as file:
         file.seek(5)
         chunks = []
-        while (chunk := container._next(path, file))[0] != container.END:
+        while (chunk := container._next(path, file, None))[0] != container.END:
             chunks.append(chunk)
     for number in range(30):
         with open(path, "wb") as out:
@@ -380,7 +380,7 @@ def test_models_that_cannot_tell(folder: Path, plain: Path) -> None:
     with pytest.raises(SignalError, match=r"x\.gguf: its codec bins has no token for each sample"):
         Teller.load(made(folder, "x.gguf", exact=True))
     model = Generator.load(plain)
-    object.__setattr__(model.layout, "scale", "level")
+    model.layout = replace(model.layout, scale="level")
     with pytest.raises(SignalError, match=r"m\.gguf: it is told each stretch by a scale of its own"):
         Teller(model, "", "m.gguf")
     pytest.importorskip("torch")

@@ -139,7 +139,7 @@ def test_the_verb(tiny: Path, genmote: Genmote, tmp_path: Path) -> None:
         assert told in genmote(*words, "--budgets", f"0.5, {budget}").err
     ran = genmote(*words, "--budgets", "0.01")
     told = "budget 0.01 of a context of 256 is 2 rows a layer: wanted at least 32, which is 0.125 of it"
-    assert ran.status == 2 and ran.err == f"genmote eval: {told}\n", "told before anything is announced"
+    assert ran.status == 2 and ran.err == f"genmote eval kv: {told}\n", "told before anything is announced"
     ran = genmote(*words, "--quick", "--svg", str(tmp_path / "kv.svg"))
     assert ran.status == 0 and ran.out.endswith(f"\n\npicture: {tmp_path / 'kv.svg'}\n")
     assert "no eviction policy is called 'wind'" in genmote(*words, "--policies", "wind").err
@@ -187,11 +187,11 @@ def test_what_was_measured_before_an_interruption_is_kept(
     ]
     ran = genmote(*words, *(["--json"] if json else []))
     assert ran.status == 130
-    assert ran.err.splitlines()[-1] == "genmote eval: interrupted: 2 of 4 settings were measured"
+    assert ran.err.splitlines()[-1] == "genmote eval kv: interrupted: 2 of 4 settings were measured"
     if json:
         assert ran.json["interrupted"] and [row["policy"] for row in ran.json["rows"]] == ["full", "window"]
     else:
         assert [line.split()[0] for line in ran.out.splitlines()] == ["policy", "full", "window"]
     calls[:] = [1, 1]  # interrupted in the first: there is nothing to show
     ran = genmote(*words)
-    assert (ran.status, ran.out) == (130, "") and ran.err.endswith("genmote eval: interrupted\n")
+    assert (ran.status, ran.out) == (130, "") and ran.err.endswith("genmote eval kv: interrupted\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from genmote.cli._output import Bar, Output, check_place, size
+from genmote.cli._output import Bar, Output, check_place, note, size
 from genmote.spec import dataclass, setting
 
 
@@ -22,6 +22,7 @@ class Settings:
     output: Path = setting("the file to write, .csv or .wav", short="-o")
     model: Path | None = setting("the generator that it was compressed with, if any", default=None)
     threads: int | None = setting("threads for the generator (default: one a core)", default=None)
+    cut: bool = setting("give what is whole of a file that ends in the middle", default=False)
 
     def faults(self) -> Iterable[str]:
         if self.output.suffix.lower() not in (".csv", ".wav"):
@@ -41,7 +42,12 @@ def run(settings: Settings, out: Output) -> None:
         from genmote.generator.compress import Teller
 
         teller = Teller.load(settings.model, threads=settings.threads)
+    notes: list[str] = []
+    pieces = container.read(settings.file, teller, notes=notes if settings.cut else None)
     with Bar(unit_bytes=False, late=True) as bar:
-        made = writing.write(settings.output, container.read(settings.file, teller), progress=bar)
+        made = writing.write(settings.output, pieces, progress=bar)
+    for line in notes:
+        note(line)
     lines = [f"{path} ({size(path.stat().st_size)}, {rows} samples)" for path, rows in made]
-    out.result({"paths": [path for path, _ in made], "samples": [rows for _, rows in made]}, "\n".join(lines))
+    values = {"paths": [path for path, _ in made], "samples": [rows for _, rows in made], "notes": notes}
+    out.result(values, "\n".join(lines))

@@ -22,7 +22,7 @@ SHOWN = 20  # stretches that are printed
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    model: Path = setting("a model that genmote signal train made", positional=True)
+    model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to look at", positional=True)
     clean: Path | None = setting("a recording in which nothing is wrong, to set the threshold by", default=None)
     threshold: float | None = setting("a score above which a sample is told", default=None)

@@ -20,10 +20,12 @@ SHOWN = 24  # steps that are printed
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    model: Path = setting("a model that genmote signal train made", positional=True)
+    model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to go on from", positional=True)
     steps: int = setting("samples to foretell", default=64)
-    quantiles: tuple[float, ...] = setting("quantiles to tell", default=(0.1, 0.5, 0.9))
+    quantiles: tuple[float, ...] = setting(
+        "quantiles to tell (default: 0.1 0.5 0.9)", default=(0.1, 0.5, 0.9), many=True
+    )
     paths: int = setting("ways that are drawn", default=64)
     number: int = setting("which of the file's series, from 1", default=1)
     seed: int = setting("seed: the same one gives the same forecast", default=0)

@@ -19,7 +19,7 @@ from genmote.spec import dataclass, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    model: Path = setting("a model that genmote signal train made", positional=True)
+    model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording with gaps", positional=True)
     output: Path = setting("the file to write: .csv, .wav, .gmsc or .jsonl", short="-o")
     paths: int = setting("ways that are drawn", default=16)

@@ -25,7 +25,8 @@ class Settings(Training):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     output: Path = setting("the model file to write (.gguf)", short="-o")
     label: str | None = setting("a channel or field that is said of the samples: taken out, a label", default=None)
-    channels: tuple[str, ...] = setting("of series, only these channels", default=())
+    channels: tuple[str, ...] = setting("of series, only these", default=(), many=True)
+    missing: tuple[float, ...] = setting("numbers that stand for a missing sample, such as -200", default=(), many=True)
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
     reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)
 
@@ -50,6 +51,7 @@ def run(settings: Settings, out: Output) -> None:
             label=settings.label,
             channels=settings.channels,
             modality=settings.modality,
+            missing=settings.missing,
             notes=notes,
             progress=bar,
         )

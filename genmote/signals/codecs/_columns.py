@@ -203,3 +203,20 @@ def _frequent(values: Iterable[str], most: int) -> list[str]:
 def is_utf8(word: str) -> bool:
     """Whether a model file can hold it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in word)
+
+
+def whole(codes: Sequence[int], begin: int, end: int) -> tuple[int, bool]:
+    """How many values codes are of that are whole, each one code or spelt between `begin` and `end`; whether they stop
+    within one that is spelt.
+
+    >>> whole([9, 3, 40, 41, 4, 3, 42], 3, 4)
+    (2, True)
+    """
+    count, inside = 0, False
+    for code in codes:
+        if inside:
+            inside = code != end
+        else:
+            inside = code == begin
+        count += not inside
+    return count, inside

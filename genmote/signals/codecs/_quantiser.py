@@ -62,7 +62,11 @@ class Quantiser:
                 cuts = np.quantile(finite, np.linspace(tail, 1 - tail, bins + 1)).astype(np.float32)
             # Rounded outwards, so that rounding leaves no value that was inside outside.
             cuts[0], cuts[-1] = _below(low), -_below(-high)
-            edges[n] = np.maximum.accumulate(cuts)
+            cuts = np.maximum.accumulate(cuts)
+            # What comes again and again, such as zero, has a bin of its own.
+            ends = np.flatnonzero((cuts[1:-1] == cuts[:-2]) & (cuts[1:-1] < cuts[2:])) + 1
+            cuts[ends] = np.nextafter(cuts[ends], np.float32(np.inf))
+            edges[n] = cuts
             levels[n] = _levels(edges[n], finite, within)
         return cls(edges, levels)
 

@@ -132,10 +132,10 @@ class Bins(Codec):
                 notes.append(f"{about.name}: {read.broken} numbers are broken; {lost} lost")
             far, gone = _whole(read.far, width, about, notes), _whole(read.gone, width, about, notes)
             grid = self._grid(far + self._lows(positions), gone, positions, about)
-            return _series(grid.values(), grid, about)
+            return series_of(grid.values(), grid, about)
         table = _whole(codes, width, about, notes)
         values = np.stack([self.scale.value(table[:, n], at) for n, at in enumerate(positions)], axis=1)
-        return _series(values, None, about)
+        return series_of(values, None, about)
 
     def _lows(self, positions: list[int]) -> NDArray[np.uint64]:
         return self.low[positions].view(np.uint64)
@@ -178,7 +178,8 @@ def _whole(flat: NDArray[Number], width: int, about: About, notes: list[str]) ->
     return flat[: len(flat) - over].reshape(-1, width)
 
 
-def _series(values: NDArray[np.float32], grid: Grid | None, about: About) -> Series:
+def series_of(values: NDArray[np.float32], grid: Grid | None, about: About) -> Series:
+    """Values (T, C) with what `about` says of them; SignalError where it names neither a rate nor times enough."""
     times = about.times_s
     if about.rate_hz <= 0 and times is None:
         raise SignalError(f"{about.name}: tokens of a series without a rate; give its rate_hz or times_s")

@@ -153,6 +153,15 @@ class Fields(Codec):
             if way in ("near", "log")
         ]
 
+    def follows(self, row: Sequence[int]) -> list[tuple[int, int]]:
+        done, spelling = _columns.whole(row[1:], SPELT, STOP)
+        if spelling:
+            return [(BYTES, BYTES + 256), (STOP, STOP + 1)]
+        if not row or done == len(self.columns):
+            return [(ROW, ROW + 1)]
+        spells = self._starts[0] > BYTES
+        return [(self._starts[done], self._starts[done + 1]), (MISSING, SPELT + 1 if spells else SPELT)]
+
     def error(self) -> dict[str, Bound]:
         """By field; of `time step`, of each step."""
         return {column.name: column.bound(self.settings.spell) for column in self.columns}

@@ -158,6 +158,19 @@ class Grid(Codec):
     def size(self) -> int:
         return self.scale.bins + 2
 
+    def ordered(self) -> list[tuple[int, int]]:
+        return [(0, self.scale.bins)]
+
+    @property
+    def row(self) -> int:
+        return self._start
+
+    def follows(self, row: Sequence[int]) -> list[tuple[int, int]]:
+        whole = 1 + self.look.height * self.look.width * len(self.look.coded)
+        # A picture has each of its pixels; in a cloud there is nothing in many a direction.
+        most = self.scale.bins + (1 if self.look.points else 0)
+        return [(0, most)] if 0 < len(row) < whole else [(self._start, self._start + 1)]
+
     def error(self) -> dict[str, Bound]:
         """By channel. Of the points that are kept, `x`, `y` and `z` tell how far one may be moved: the relative part is
         of its distance."""

@@ -120,6 +120,21 @@ class Template(Codec):
     def size(self) -> int:
         return self._steps + (self._step.size if self._step else 0)
 
+    def follows(self, row: Sequence[int]) -> list[tuple[int, int]]:
+        done, spelling = _columns.whole(row[1:], SPELT, STOP)
+        if spelling:
+            return [(BYTES, BYTES + 256), (STOP, STOP + 1)]
+        first = 1 if self._step else 0
+        spell = (SPELT, SPELT + 1)
+        if row and done < first:
+            return [(self._steps, self.size), spell]
+        if row and done == first:
+            return [(TEMPLATES, self._words), (MISSING, MISSING + 1)]
+        at = next((n for n, code in enumerate(row) if TEMPLATES <= code < self._words), None)
+        if at is not None and done - first - 1 < len(self._pieces[row[at] - TEMPLATES]) - 1:
+            return [(self._words, self._steps), spell]
+        return [(ROW, ROW + 1)]
+
     def error(self) -> dict[str, Bound]:
         """None of a line; of each step of time, a part of it."""
         lines = {self.settings.field: Bound()}

@@ -31,14 +31,16 @@ COMMENT = ("#", "%", "//")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 SEP = re.compile("sep=.", re.IGNORECASE)  # by which a spreadsheet tells the delimiter
 ODD = 0.1  # of the rows may have another number of cells than most
+ABOVE, BELOW = 32, 4  # lines of words that may stand above a table, and of a sum below it
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a file is written: `names`, None where there is no line of them; `header`: whether that is the first row;
-    `width`: cells of a row; `comma`: whether numbers have a decimal comma."""
+    """How a file is written: `above`: rows that stand above the table; `names`, None where there is no line of them;
+    `header`: whether that is the first row; `width`: cells of a row; `comma`: whether numbers have a decimal comma."""
 
     delimiter: str
+    above: int
     names: tuple[str, ...] | None
     header: bool
     width: int
@@ -132,12 +134,12 @@ def _form(lines: _Lines) -> tuple[Form, list[list[str]]]:
     seen = list(islice(lines, SEEN))
     if not seen:
         raise SignalError(f"{lines.path}: has no line but comments: wanted a table of text")
-    delimiter, rows, most = "\t", [], -1.0
+    delimiter, above, rows, most = "\t", 0, list[list[str]](), -1.0
     for one in DELIMITERS:
-        table = _table(seen, one)
+        begin, table = _table(seen, one)
         told = sum(map(_tells, zip(*table[1:], strict=True))) / len(table[-1]) if table else -1.0
         if told > most and (one != " " or told > 0.5):
-            delimiter, rows, most = one, table, told
+            delimiter, above, rows, most = one, begin, table, told
     if not rows:  # a column alone
         rows = [[line.strip().strip('"').strip()] for line in seen]
         among = not _is_told(rows[0][0]) and any(one in rows[0][0] for one in DELIMITERS[:4])
@@ -146,13 +148,13 @@ def _form(lines: _Lines) -> tuple[Form, list[list[str]]]:
                 f"{lines.path}: its lines are no rows of a table: wanted as many cells in each, with commas, "
                 "semicolons, tabs, | or spaces between them"
             )
-    width, names = len(rows[-1]), None
-    if _is_header(rows):
+    width, names, header = len(rows[-1]), None, _is_header(rows)
+    if header:
         names, *rows = rows
-    elif lines.comment:
+    rows = [row for row in rows if len(row) == width]
+    if names is None and lines.comment:
         said = next(_split([lines.comment.lstrip("#%/ ")], delimiter), [])
         names = said if len(said) == width and not any(map(_is_told, said)) else None
-    header = len(rows) < len(seen) and names is not None
     if names is not None and len(names) < width:
         # The last delimiter ends the rows, or the first cell counts them and has no name, as R writes it.
         names = ["", *names] if any(row[-1] for row in rows) else [*names, ""]
@@ -162,19 +164,55 @@ def _form(lines: _Lines) -> tuple[Form, list[list[str]]]:
     sure = sum(THOUSANDS.fullmatch(cell) is None for cell in commas)
     # 1,234 alone is a decimal comma where the comma is not the delimiter and no other number has a point.
     comma = sure > points or (bool(commas) and not points and delimiter != ",")
-    return Form(delimiter, None if names is None else tuple(names), header, width, comma), rows
+    return Form(delimiter, above, None if names is None else tuple(names), header, width, comma), rows
 
 
-def _table(lines: list[str], delimiter: str) -> list[list[str]]:
-    """The rows, as most are, if nearly all have as many cells; else none. The first may have one less."""
+def _table(lines: list[str], delimiter: str) -> tuple[int, list[list[str]]]:
+    """How many rows stand above it, and its rows, as most are, if nearly all have as many cells; else none. The first
+    may have one less."""
     try:
         rows = list(_split(lines, delimiter))
     except csv.Error:
-        return []
-    width, many = Counter(map(len, rows[1:] or rows)).most_common(1)[0]
-    if width < 2 or len(rows[0]) < 2 or many < (1 - ODD) * len(rows[1:]) or not 0 <= width - len(rows[0]) <= 1:
-        return []
-    return [rows[0], *(row for row in rows[1:] if len(row) == width)]
+        return 0, []
+    widths = Counter(len(row) for row in rows[1:] or rows if len(row) > 1)
+    if not widths:
+        return 0, []
+    width = widths.most_common(1)[0][0]
+    above = _above(rows, width)
+    first, *others = rows[above:]
+    sums = next((n for n, row in enumerate(reversed(others)) if len(row) == width), 0)
+    others = others[: len(others) - sums] if sums <= min(BELOW, len(others) // 3) else others
+    fitting = [row for row in others if len(row) == width]
+    if len(first) < 2 or len(fitting) < (1 - ODD) * len(others) or not 0 <= width - len(first) <= 1:
+        return 0, []
+    return above, [first, *fitting]
+
+
+def _above(rows: list[list[str]], width: int) -> int:
+    """How many rows of words stand above the table, such as a device's name: those above the last words that stand
+    above all columns of numbers and times; without such words those of other widths, if all others are as wide."""
+    body = [row for row in rows[min(ABOVE + 1, len(rows) // 2) :] if len(row) == width]
+    columns = [n for n, cells in enumerate(zip(*body, strict=True)) if _tells(cells)]
+    if not columns:
+        return 0
+    first = rows[: min(ABOVE + 1, len(rows) // 2 + 1)]
+    full = [len(row) == width for row in first]
+    words = [fits and not any(_is_told(row[n]) for n in columns) for fits, row in zip(full, first, strict=True)]
+    heads = [n for n, row in enumerate(first) if words[n] and all(row[m].lower() not in ABSENT for m in columns)]
+    if heads:
+        # Of names and units below them the first.
+        above = max(n for n in heads if n - 1 not in heads)
+    else:
+        above = full.index(True) if any(full) and len(body) > 2 else 0
+        named = above > 0 and len(rows[above - 1]) == width - 1 and not any(map(_is_told, rows[above - 1]))
+        above -= named  # and the first column has no name
+        if any(len(row) != width for row in rows[above + 1 :]):
+            return 0
+    for row in first[:above]:
+        if len(row) == width and any(map(_is_told, row)) and all(_is_told(c) or c.lower() in ABSENT for c in row):
+            return 0  # a row of values
+    alike = all(len(row) == width and 2 * sum(map(bool, row)) > width for row in first[:above])
+    return 0 if alike and len(columns) < width else above
 
 
 def _is_told(cell: str) -> bool:
@@ -202,9 +240,11 @@ def _is_header(rows: list[list[str]]) -> bool:
 
 def _rows(lines: _Lines, form: Form, tally: _tables.Tally) -> Iterator[_tables.Row]:
     """The rows of values, each of as many cells."""
-    path, total, odd, before = lines.path, 0, 0, 0
+    path, total, odd, last, before = lines.path, 0, 0, 0, 0
     found = _split(lines, form.delimiter)
     try:
+        for row in islice(found, form.above):
+            tally.add(f"{path.name}: {{n}} lines above the table are left out", f"line {lines.at} {row[0][:20]!r}")
         if form.header:
             next(found)
         for row in found:
@@ -216,6 +256,7 @@ def _rows(lines: _Lines, form: Form, tally: _tables.Tally) -> Iterator[_tables.R
                 continue
             total += 1
             if len(row) == form.width:
+                last = odd
                 yield lines.at, row
                 continue
             if lines_of_row > 2:
@@ -232,7 +273,7 @@ def _rows(lines: _Lines, form: Form, tally: _tables.Tally) -> Iterator[_tables.R
                 break
     except csv.Error as fault:
         raise SignalError(f"{path}, line {lines.at}: {fault}: wanted a row of {form.width} cells") from None
-    if odd > ODD * total:
+    if odd - (odd - last if odd - last <= BELOW else 0) > ODD * total:
         raise SignalError(
             f"{path}, line {lines.at}: {odd} of {total} rows have another number of cells than {form.width}; wanted at "
             "most 1 in 10: look for cells with the delimiter in them that are not in quotes"

@@ -44,23 +44,15 @@ def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozen
             while start.isspace():
                 start = file.read(1)
             found = _of_array(path, file, tally) if start == "[" else _of_lines(path, tally)
-            first = list(islice(found, _tables.WINDOW))
+            first = list(islice(found, 1))
             if not first:
                 raise SignalError(f"{path}: holds no object: wanted a JSON object a line, or an array of them")
-            names = list(dict.fromkeys(name for _, row in first for name in row))
-            table = ((at, _cells(path, at, row, names, tally)) for at, row in chain(first, found))
-            yield from _tables.pieces(path, names, table, rows, notes, absent=absent)
+            yield from _tables.keyed(path, chain(first, found), rows, notes, tally, absent=absent)
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted JSON lines") from None
     except UnicodeDecodeError:
         raise SignalError(f"{path}: is not in UTF-8: wanted JSON lines") from None
     tally.tell()
-
-
-def _cells(path: Path, at: int, row: dict[str, str], names: list[str], tally: _tables.Tally) -> list[str]:
-    for name in row.keys() - set(names):
-        tally.add(f"{path.name}: {{n}} values of {name}, which the first rows do not have, are left out", f"row {at}")
-    return [row.get(name, "") for name in names]
 
 
 def _of_lines(path: Path, tally: _tables.Tally) -> Iterator[tuple[int, dict[str, str]]]:
@@ -76,7 +68,7 @@ def _of_lines(path: Path, tally: _tables.Tally) -> Iterator[tuple[int, dict[str,
             total += 1
             try:
                 found = DECODER.decode(line.strip())
-                row = _flat(found) if isinstance(found, dict) else None
+                row = flat(found) if isinstance(found, dict) else None
             except (ValueError, RecursionError):
                 row = None
             if row is not None:
@@ -122,14 +114,14 @@ def _of_array(path: Path, file: TextIO, tally: _tables.Tally) -> Iterator[tuple[
         count += 1
         if not isinstance(found, dict):
             raise SignalError(f"{path}, object {count}: got {text[:20]!r}: wanted a JSON object") from None
-        yield count, _flat(found)
+        yield count, flat(found)
         text = text[end:]
 
 
-def _flat(found: dict[str, Any]) -> dict[str, str]:
+def flat(found: dict[str, Any]) -> dict[str, str]:
     """Cells by dotted names.
 
-    >>> _flat({"t": "1", "gps": {"lat": "2.50", "fix": True}, "acc": ["3", None]})
+    >>> flat({"t": "1", "gps": {"lat": "2.50", "fix": True}, "acc": ["3", None]})
     {'t': '1', 'gps.lat': '2.50', 'gps.fix': 'true', 'acc.0': '3', 'acc.1': ''}
     """
     cells: dict[str, str] = {}
@@ -137,7 +129,7 @@ def _flat(found: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, list):
             value = {str(n): one for n, one in enumerate(value)} if len(value) <= LIST else json.dumps(value)
         if isinstance(value, dict):
-            cells |= {f"{name}.{under}": cell for under, cell in _flat(value).items()}
+            cells |= {f"{name}.{under}": cell for under, cell in flat(value).items()}
         else:
             cells[name] = "" if value is None else str(value).lower() if isinstance(value, bool) else value.strip()
     return cells

@@ -24,6 +24,8 @@ import numpy as np
 from genmote.errors import SignalError
 from genmote.signals.kinds import Field, Records
 from genmote.signals.logins import login
+from genmote.signals.readers import zeek
+from genmote.signals.reading import suffix
 from genmote.signals.templates import REST, Miner
 
 SUFFIXES = (".log", ".syslog")
@@ -88,9 +90,11 @@ Row = dict[str, str | None]
 
 def knows(path: Path, head: bytes) -> bool:
     """Whether the first line or every other begins with a time before words; any, in a file that is called a log."""
+    if zeek.knows(path, head):
+        return False  # its lines begin with a time, too
     lines = [line for line in head.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     fits = [_speaks(line) for line in lines[:20]]
-    if path.suffix.lower() in SUFFIXES:
+    if suffix(path) in SUFFIXES:
         return any(fits)
     return any(fits[:1]) or 2 * sum(fits) >= max(1, len(fits))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.signals import wfdb_marks
+from genmote.signals._marks import windows
 from genmote.signals.kinds import MISSING, Grid, Mark, Series
 
 SUFFIXES = (".hea", ".dat", ".mat")
@@ -134,9 +135,7 @@ def _series(
             notes.append(f"{record.path.name}: {channel.name} begins with {first}, not with {channel.initial}")
         lead = min(total, channel.skew * count)  # stored before the first sample of the record
         sums[n] += sum(int(channel.samples(at, min(at + rows, lead)).sum()) for at in range(0, lead, rows))
-    at, open_marks = 0, list[Mark]()
-    for start in range(0, total, rows):
-        stop = min(start + rows, total)
+    for start, stop, here in windows(marks, total, rows):
         whole = np.full((stop - start, len(channels)), MISSING)
         for n, channel in enumerate(channels):
             skew = channel.skew * count
@@ -145,11 +144,6 @@ def _series(
                 sums[n] += int(stored.sum())
                 none = -1 << BITS[channel.file.format] - 1
                 whole[: len(stored), n] = np.where(stored == none, MISSING, stored)
-        while at < len(marks) and marks[at].start < stop:
-            open_marks.append(marks[at])
-            at += 1
-        here = tuple(Mark(max(0, m.start - start), min(stop, m.stop) - start, m.label) for m in open_marks)
-        open_marks = [mark for mark in open_marks if mark.stop > stop]
         grid = Grid(whole, step, zero)
         names, units = tuple(c.name for c in channels), tuple(c.unit for c in channels)
         rate_hz = record.rate_hz * count

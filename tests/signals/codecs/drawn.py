@@ -81,6 +81,11 @@ CASES: dict[str, list[tuple[Draw, dict[str, Any]]]] = {
         (counts, {"exact": True, "bins": 16}),
         (counts, {"exact": True, "difference": False}),
     ],
+    "patch": [
+        (waves, {"steps": 20, "patch": 4, "codes": 1, "labels": ("who",)}),
+        (waves, {"steps": 5, "patch": 5, "codes": 3, "levels": (3, 2), "bins": 16, "spelt": 0.3, "hidden": 4}),
+        (counts, {"steps": 5, "patch": 16, "tail": 0.0, "spelt": 0.0, "seed": 3}),
+    ],
     "fields": [
         (flows, {"labels": ("who",)}),
         (flows, {"spell": False, "text": "drop", "words": 2, "relative": 0.3, "bins": 8, "integers": 3}),

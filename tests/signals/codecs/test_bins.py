@@ -105,6 +105,14 @@ def test_uniform_bins_have_one_width_and_quantile_bins_hold_as_many() -> None:
     assert counted.tolist() == [2000] * 4
 
 
+def test_what_comes_again_and_again_has_a_quantile_bin_of_its_own() -> None:
+    values = np.concatenate([np.zeros(600), np.random.default_rng(0).exponential(size=400)])
+    codec = fit("bins", [series(values)], bins=16, spacing="quantile", tail=0.0)
+    again = codec.decode(codec.encode(series(values)), about(series(values)))
+    assert isinstance(again, Series)
+    assert not again.values[:600].any() and again.values[600:].all()
+
+
 def test_a_bin_comes_back_as_its_mean_or_its_centre() -> None:
     signal = series([0.0, 0.5, 1.0, 3.0, 4.0])
     mean = fit("bins", [signal], bins=2, tail=0.0).decode(np.array([6, 7]), about(signal))

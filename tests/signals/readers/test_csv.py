@@ -605,3 +605,83 @@ def test_motion_of_hyperimu(data: Callable[[str], Path], name: str) -> None:
     found = series(path)
     assert found.values.shape == (len(rows), 3) and found.channels == ("column 1", "column 2", "column 3")
     assert (found.values == np.array([numbers(row) for row in rows], np.float32)).all()
+
+
+BODY = "".join(f"2024-05-06 07:{n:02d}:00,{20 + n / 10:.1f},{n}\n" for n in range(12))
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "Device: logger 7\n",
+        "Device: logger 7\n\nFirmware,1.2\nSite,roof, north side,of,the house\n",
+        "Device,logger 7,,\nStarted,2024-05-06,,\n,,\n",
+        "Device,logger 7\nSerial,12\n",
+        "Station,roof,A\nSerial,12,B\n",
+        "sep=,\nInterval 60 s\n",
+        "Channels 2\nStarted;06.05.2024\n",
+    ],
+)
+def test_lines_above_a_table_are_left_out_and_told(tmp_path: Path, above: str) -> None:
+    whole, notes = series(put(tmp_path, "time,t [°C],n\n" + BODY, "b.csv")), list[str]()
+    found = series(put(tmp_path, above + "time,t [°C],n\n" + BODY), notes)
+    assert found.channels == ("t", "n") and found.units == ("°C", "") and found.start_s == whole.start_s
+    assert found.values.tolist() == whole.values.tolist() and len(found) == 12
+    (note,) = notes
+    count = sum(bool(line.strip()) and not line.startswith("sep=") for line in above.splitlines())
+    assert note.startswith(f"a.csv: {count} lines above the table are left out: line ")
+
+
+def test_a_table_without_names_under_lines_of_words(tmp_path: Path) -> None:
+    notes: list[str] = []
+    found = series(put(tmp_path, "Sampled by logger 7\nrate\t100\n1\t2\t3\n" + "4\t5\t6\n" * 5, "a.txt"), notes)
+    assert found.values.tolist() == [[1, 2, 3]] + [[4, 5, 6]] * 5
+    assert "a.txt: 2 lines above the table are left out: line 1 'Sampled by logger 7', line 2 'rate'" in notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key,value\nname,foo\nrate,100\nbits,16\ngain,2\nsize,7\nport,80\n",  # a table of words
+        "time,t\ns,degC\n" + "".join(f"{n},{n * n}\n" for n in range(20)),  # names, and units below them
+        "x,y\n1,2\n3,4\n5,6\nerror,error\n" + "7,8\n" * 20,  # words among values
+    ],
+)
+def test_what_is_no_line_above_a_table(tmp_path: Path, text: str) -> None:
+    notes: list[str] = []
+    found = reading.read(put(tmp_path, text), notes=notes)
+    names = text.split("\n", 1)[0].split(",")
+    for signal in found:
+        kept = signal.channels if isinstance(signal, Series) else [field.name for field in signal.fields]
+        assert {*kept} <= {*names}
+    assert not any("above the table" in note for note in notes)
+
+
+def test_a_sum_below_a_small_table(tmp_path: Path) -> None:
+    """As nfdump writes it."""
+    rows = "".join(f"2024-05-06 07:{n:02d}:00,tcp,10.0.0.{n},{n}\n" for n in range(8))
+    notes: list[str] = []
+    found = records(put(tmp_path, "ts,pr,sa,ibyt\n" + rows + "Summary\nflows,bytes,packets\n8,28,8\n"), notes)
+    assert found.column("ibyt").tolist() == [*range(8)] and found.times_s is not None
+    assert notes == [
+        "a.csv: 3 rows of another number of cells than 4 are left out: line 10 has 1, line 11 has 3, line 12 has 3"
+    ]
+
+
+def test_a_table_under_too_many_lines_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path, "".join(f"Line {n}: words\n" for n in range(40)) + "time,t,n\n" + BODY)
+    with pytest.raises(SignalError, match=r"a\.csv: its lines are no rows of a table"):
+        reading.read(path, reader="csv")
+
+
+def test_a_first_row_of_one_cell_less_is_left_out(tmp_path: Path) -> None:
+    found = series(put(tmp_path, "1,2\n" + "1,2,3\n" * 20))
+    assert found.values.tolist() == [[1, 2, 3]] * 20
+
+
+def test_the_first_row_stays_where_a_comment_has_the_names(tmp_path: Path) -> None:
+    notes: list[str] = []
+    lines = [f"{n},{n + 1}" for n in range(30)]
+    lines[9] = "1,2,3"
+    found = series(put(tmp_path, "# x,y\n" + "\n".join(lines)), notes)
+    assert found.channels == ("x", "y") and found.values[:2].tolist() == [[0, 1], [1, 2]] and len(found) == 29

@@ -317,3 +317,11 @@ def test_real_logs(data: Callable[[str], Path], system: str, columns: dict[str, 
         assert when % 86400 == pytest.approx(
             (said - datetime(said.year, said.month, said.day)).total_seconds(), abs=1e-6
         )
+
+
+@pytest.mark.parametrize("name", ["app.log", "app.log.1", "app.LOG.12", "app.log-20260102"])
+def test_old_logs_are_logs(tmp_path: Path, name: str) -> None:
+    """Also where their lines could be rows of a table, too."""
+    path = tmp_path / name
+    path.write_text("".join(f"Jan  2 03:04:{n:02d} host meter: 1 2 3 {n}\n" for n in range(30)), "utf-8")
+    assert reading.reader_of(path) is syslog

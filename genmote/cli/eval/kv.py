@@ -1,4 +1,4 @@
-"""Tell what a choice costs and gains. So far: kv, a KV cache with fewer rows or fewer bits.
+"""Tell what a KV cache with fewer rows or fewer bits costs and gains.
 
     genmote eval kv smollm2-135m --text wiki.test.raw
     genmote eval kv smollm2-135m --text wiki.test.raw --policies window,expected+retrieval --budgets 0.25,0.5
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from genmote.cli._model import EngineFlags, ModelFlags, load, read_text
 from genmote.cli._output import Bar, Output, check_place, columns, note, save, size
@@ -26,14 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What is evaluated."""
-
-    kind: Literal["kv"] = setting("what is evaluated: kv", positional=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(EngineFlags, Kind):
+class Settings(EngineFlags):
     text: Path = setting("a long text, UTF-8 (- for standard input)")
     policies: str | None = setting("eviction policies, NAME[+even|pyramid|retrieval] (default: all)", default=None)
     budgets: str | None = setting("shares of the context that a layer holds (default 0.1,0.25,0.5)", default=None)
@@ -99,7 +92,7 @@ def run(settings: Settings, out: Output) -> int:
         save(settings.svg, eval_picture.svg(title, below, found), "--svg")
     out.result(values, table(found) + (f"\n\npicture: {settings.svg}" if settings.svg is not None else ""))
     if interrupted:
-        note(f"genmote eval: interrupted: {len(found)} of {len(wanted)} settings were measured")
+        note(f"genmote eval kv: interrupted: {len(found)} of {len(wanted)} settings were measured")
     return INTERRUPTED if interrupted else 0
 
 

@@ -1,0 +1,88 @@
+"""Both sides of what is asked of signals' models: ours, trained for a set and kept, and the peers' environment.
+
+A model is kept in `build/bench-signals/` under its settings and what it learnt from, and trained once. SDV's PAR is no
+peer here: it brings a PyTorch of its own, of gigabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bench import Bench
+from benchmarks.peers import ROOT, PeerError, run, say
+from benchmarks.process import REPOSITORY, ContestantError
+from genmote.generator.model import Generator
+from genmote.signals.kinds import Series, Signal
+
+KEPT = REPOSITORY / "build" / "bench-signals"
+OTHERS = Path(__file__).with_name("others.py")
+NEEDS = Path(__file__).with_name("others.txt")
+
+
+def trained(bench: Bench, name: str, signals: Sequence[Signal], training: Mapping[str, Any], seed: int) -> Generator:
+    """A generator for a set, trained on first use."""
+    from genmote.generator.train import Training, train
+
+    key = hashlib.sha256(json.dumps({**training, "seed": seed}, sort_keys=True).encode())
+    for signal in signals:
+        key.update(signal.name.encode() + json.dumps(signal.labels, sort_keys=True).encode())
+        if isinstance(signal, Series):
+            key.update(np.ascontiguousarray(signal.values).tobytes())
+        else:
+            key.update(str(len(signal)).encode())
+    path = KEPT / f"{name.replace(' ', '-')}-{seed}-{key.hexdigest()[:12]}.gguf"
+    if not path.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        bench.say(f"training {path.name} on {sum(map(len, signals))} samples")
+        card = train(signals, path, Training(seed=seed, minutes=600.0, **training))
+        bench.say(
+            f"{card['steps']} steps, {card['seconds']:.0f} s, {card['held_out_nats']} nats of {card['chance_nats']}"
+        )
+    return Generator.load(path)
+
+
+def environment() -> Path:
+    """The Python of the peers' environment, made on first use. `ContestantError` where it cannot be had."""
+    folder = ROOT / "signals"
+    python = folder / "bin" / "python"
+    told = folder / "made"  # written last, with what is in it
+    wanted = NEEDS.read_text() + sys.version
+    if not told.exists() or told.read_text() != wanted:
+        say("making an environment for the peers of signals' models")
+        venv.create(folder, with_pip=True, clear=True)
+        try:
+            run([str(python), "-m", "pip", "install", "-q", "-r", str(NEEDS)], ROOT / "signals.log")
+        except PeerError as why:
+            raise ContestantError(str(why)) from why
+        told.write_text(wanted)
+    return python
+
+
+def others(what: str, given: Mapping[str, Any], timeout_s: float = 7200) -> dict[str, NDArray[np.float64]]:
+    """What the peers give for `others.py`'s job `what`."""
+    python = environment()
+    with tempfile.TemporaryDirectory() as place:
+        source, target = Path(place) / "in.npz", Path(place) / "out.npz"
+        np.savez(source, **given)
+        try:
+            subprocess.run(
+                [str(python), str(OTHERS), what, str(source), str(target)],
+                check=True, capture_output=True, text=True, timeout=timeout_s,
+            )  # fmt: skip
+        except subprocess.CalledProcessError as why:
+            last = (why.stderr or why.stdout or "nothing said").strip().splitlines()[-1]
+            raise ContestantError(f"the peers' {what} ended with {why.returncode}: {last[:300]}") from why
+        except subprocess.TimeoutExpired as why:
+            raise ContestantError(f"the peers' {what} took longer than {timeout_s:.0f} s") from why
+        return dict(np.load(target))

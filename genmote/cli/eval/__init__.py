@@ -1,0 +1,1 @@
+"""Tell what a choice costs and gains, and how good a model is."""

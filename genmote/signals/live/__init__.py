@@ -1,0 +1,1 @@
+"""Signals that arrive while one looks: messages of a broker, in pieces."""

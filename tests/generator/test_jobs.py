@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote.errors import SignalError, SpecError
+from genmote.generator import detect
+from genmote.generator.draw import Draw
+from genmote.generator.layout import joined
+from genmote.generator.model import Generator
+from genmote.generator.train import Training, train
+from genmote.generator.walk import Walk, embedded, sampled
+from genmote.ops.protocol import Span
+from genmote.signals.kinds import Frames, Records, Series
+from tests.generator.conftest import doors, wave, waves
+
+
+def known(model: Generator, seed: int = 101, steps: int = 90, kind: str = "slow") -> Series:
+    return wave(seed, steps, kind)
+
+
+def test_a_walk_gives_what_one_pass_gives(model: Generator) -> None:
+    """To the bit: what is stepped through by several ways at once is what is run at once."""
+    layout, signal = model.layout, known(model)
+    header, rows = layout.header(signal), layout.rows(signal)
+    walk = Walk(model.decoder, layout, header, rows[:40], rows.asks[40], 3)
+    for n in range(40, 60):
+        walk.put(np.repeat(rows.tokens[n], 3), rows.asks[n], rows.asks[n + 1])
+    everything = joined([header, rows[:60]])
+    x = embedded(model.decoder, everything.tokens, np.concatenate([everything.asks[1:], rows.asks[60:61]]))
+    cache = model.decoder.cache(layout.context)
+    logits = model.decoder.forward(x, [Span(cache, 0, len(x))])
+    assert logits is not None and (walk.logits == logits).all()
+
+
+def test_a_walk_longer_than_the_context_goes_on(model: Generator) -> None:
+    (made,) = model.generate(1, steps=300, labels={"speed": "slow"}, seed=1)
+    assert len(made) == 300
+    late = made.values[200:, 0]
+    assert late.std() > 0.4  # still a wave
+
+
+def test_a_seed_generates_the_same_again(model: Generator) -> None:
+    a, b = (model.generate(2, steps=30, seed=5) for _ in range(2))
+    c = model.generate(2, steps=30, seed=6)
+    assert all(np.array_equal(x.values, y.values) for x, y in zip(a, b, strict=True))
+    assert not np.array_equal(a[0].values, c[0].values) and not np.array_equal(a[0].values, a[1].values)
+
+
+def crossings(series: Series) -> int:
+    return int((np.diff(np.sign(series.values[:, 0])) != 0).sum())
+
+
+def test_a_label_decides_what_is_generated(model: Generator) -> None:
+    slow, fast = (model.generate(6, steps=80, labels={"speed": speed}, seed=2) for speed in ("slow", "fast"))
+    assert np.median([crossings(s) for s in slow]) < 0.7 * np.median([crossings(s) for s in fast])
+    assert slow[0].labels["speed"] == "slow"
+
+
+def test_what_is_generated_begins_as_it_is_told(model: Generator) -> None:
+    begun = known(model, steps=30)
+    (made,) = model.generate(1, steps=20, prefix=begun, seed=1)
+    assert len(made) == 50
+    bound = max(bound.absolute for bound in model.codec.error().values())
+    inside = np.clip(begun.values, made.values.min(), made.values.max())
+    assert np.abs(made.values[:30] - inside).max() < bound + 0.1
+
+
+def test_at_temperature_nought_there_is_one_way(model: Generator) -> None:
+    a, b = (model.generate(1, steps=20, seed=seed, temperature=0.0)[0] for seed in (1, 2))
+    assert np.array_equal(a.values, b.values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": 0}, "count=0"),
+        ({"steps": 0}, "steps=0"),
+        ({"temperature": -1.0}, "temperature=-1"),
+    ],
+)
+def test_settings_that_cannot_be(model: Generator, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        model.generate(**settings)  # type: ignore[arg-type]
+
+
+def test_labels_that_the_model_does_not_know(model: Generator) -> None:
+    with pytest.raises(SignalError, match="label speed=walking: the model was told of speed: fast, slow"):
+        model.generate(1, steps=5, labels={"speed": "walking"})
+    with pytest.raises(SignalError, match="label age=3"):
+        model.generate(1, steps=5, labels={"age": "3"})
+
+
+def test_one_channel_alone_is_generated(model: Generator) -> None:
+    (made,) = model.generate(1, steps=12, channels=("b",), seed=1)
+    assert isinstance(made, Series) and made.channels == ("b",) and made.values.shape == (12, 1)
+    with pytest.raises(SignalError, match="channel 'z': the model knows a, b"):
+        model.generate(1, steps=5, channels=("z",))
+
+
+def test_a_prefix_of_another_kind(model: Generator) -> None:
+    with pytest.raises(SignalError, match="is no series"):
+        model.generate(1, steps=5, prefix=doors(1, 5))
+
+
+def test_rows_are_generated(of_rows: Generator) -> None:
+    (made,) = of_rows.generate(1, steps=12, seed=1)
+    assert isinstance(made, Records) and 10 <= len(made) <= 12
+    what = made.column("what").tolist()
+    assert sum(a != b for a, b in pairwise(what)) >= 8  # in turn
+    (on,) = of_rows.generate(1, steps=4, prefix=doors(9, 6), seed=1)
+    assert on.column("what").tolist()[:6] == doors(9, 6).column("what").tolist()
+
+
+def test_series_of_patches_are_as_long_as_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "patch.gguf"
+    train(waves(6, 400), path, Training(size="tiny", context=96, steps=3, batch=512, codec="patch"))
+    model = Generator.load(path, threads=1)
+    assert [len(one) for one in model.generate(2, steps=40, seed=1)] == [40, 40]
+    (on,) = model.generate(1, steps=20, prefix=wave(1, 32), seed=1)
+    assert len(on) == 52
+    with pytest.raises(SignalError, match="no token for each sample"):
+        model.forecast(wave(1, 32), 4)
+
+
+def test_frames_are_generated(tmp_path: Path) -> None:
+    pictures = [np.full((8, 8, 1), n % 2, np.float32) for n in range(40)]
+    frames = Frames("lamp", "grid", pictures, ("grey",), ("",))
+    path = tmp_path / "frames.gguf"
+    train([frames], path, Training(size="tiny", context=256, steps=40, batch=1024, bins=4, rate=4e-3))
+    (made,) = Generator.load(path, threads=1).generate(1, steps=2, seed=1)
+    assert isinstance(made, Frames) and len(made) == 2 and made.frames[0].shape == (8, 8, 1)
+    assert all(np.isfinite(frame).all() for frame in made.frames)
+    off = [np.abs(frame - np.median(frame)).mean() for frame in made.frames]
+    assert np.mean(off) < 0.35  # nearly all on or all off; by chance it is a half
+
+
+def test_a_forecast_is_better_than_the_last_value(model: Generator) -> None:
+    errors, naive = [], []
+    for seed in range(6):
+        signal = known(model, 200 + seed, 100)
+        found = model.forecast(signal.part(0, 80), 20, paths=24, seed=1)
+        wanted = signal.values[80:]
+        errors.append(np.abs(found.series.values - wanted).mean())
+        naive.append(np.abs(signal.values[79] - wanted).mean())
+    assert np.mean(errors) < 0.5 * np.mean(naive)
+
+
+def test_quantiles_of_a_forecast_rise_and_times_go_on(model: Generator) -> None:
+    signal = replace(known(model), start_s=50.0)
+    found = model.forecast(signal, 16, paths=12)
+    low, middle, high = found.quantiles((0.1, 0.5, 0.9))
+    assert found.samples.shape == (12, 16, 2)
+    assert (low <= middle).all() and (middle <= high).all()
+    assert found.series.start_s == pytest.approx(50.0 + 90 / 20)
+    assert np.array_equal(found.series.values, middle)
+
+
+def test_times_of_their_own_go_on(model: Generator) -> None:
+    signal = known(model, steps=40)
+    timed = replace(signal, rate_hz=0.0, times_s=np.arange(40) * 0.05)
+    times = model.forecast(timed, 3, paths=2).series.times_s
+    assert times is not None
+    np.testing.assert_allclose(times, [2.0, 2.05, 2.1])
+
+
+def test_what_is_there_is_kept_and_gaps_are_filled_well(model: Generator) -> None:
+    ours, lines = [], []
+    for seed in range(4):
+        signal = known(model, 300 + seed, 80)
+        values = signal.values.copy()
+        values[30:45] = np.nan
+        values[60:62, 0] = np.nan
+        found = model.impute(replace(signal, values=values), paths=12)
+        assert np.array_equal(found.series.values[~np.isnan(values)], values[~np.isnan(values)])
+        assert not np.isnan(found.samples).any()
+        ours.append(np.abs(found.series.values[30:45] - signal.values[30:45]).mean())
+        line = np.linspace(values[29], values[45], 17)[1:-1]
+        lines.append(np.abs(line - signal.values[30:45]).mean())
+    assert np.mean(ours) < 0.6 * np.mean(lines)
+
+
+def test_a_gap_at_either_end(model: Generator) -> None:
+    signal = known(model, steps=60)
+    values = signal.values.copy()
+    values[:5] = values[-5:] = np.nan
+    found = model.impute(replace(signal, values=values), paths=4)
+    assert not np.isnan(found.series.values).any()
+
+
+def test_nothing_to_go_by(model: Generator, of_rows: Generator) -> None:
+    signal = known(model, steps=20)
+    with pytest.raises(SignalError, match="no step with all its samples"):
+        model.impute(replace(signal, values=np.full_like(signal.values, np.nan)))
+    with pytest.raises(SignalError, match="no sample to go on from"):
+        model.forecast(signal.part(0, 0), 5)
+    with pytest.raises(SpecError, match="steps=0"):
+        model.forecast(signal, 0)
+    with pytest.raises(SpecError, match="paths=0"):
+        model.impute(signal, paths=0)
+    with pytest.raises(SignalError, match="no token for each sample: train one with --codec bins"):
+        of_rows.forecast(signal, 5)
+    other = replace(signal, channels=("a", "c"))
+    with pytest.raises(SignalError, match="c .* not there when the codec was fitted"):
+        model.forecast(other, 5)
+
+
+def test_scores_do_not_feel_how_a_signal_is_cut(model: Generator) -> None:
+    signal = known(model, steps=300)  # longer than the context
+    whole = model.scores(signal)
+    scorer = model.scorer()
+    cuts = [0, 1, 2, 9, 150, 151, 290, 300]
+    parts = [scorer.push(signal.part(a, b)) for a, b in pairwise(cuts)]
+    assert np.array_equal(np.concatenate(parts), whole) and len(whole) == 300
+    assert len(scorer.push(signal.part(0, 0))) == 0
+
+
+def test_scores_are_what_the_model_says(model: Generator) -> None:
+    """Against one plain pass."""
+    signal = known(model, steps=50)
+    layout = model.layout
+    rows = joined([layout.header(signal), layout.rows(signal)])
+    x = embedded(model.decoder, rows.tokens[:-1], rows.asks[1:])
+    logits = model.decoder.forward(x, [Span(model.decoder.cache(layout.context), 0, len(x))], logits="all")
+    assert logits is not None
+    head, n = layout.codec.head.size, len(layout.header(signal))
+    own = logits[n - 1 :, head:].astype(np.float64)
+    nats = np.log(np.exp(own).sum(axis=1)) - own[np.arange(100), rows.tokens[n:] - head]
+    inside = model.scorer()._outside(signal)
+    np.testing.assert_allclose(model.scores(signal) - inside, nats.reshape(50, 2).mean(axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_odd_scores_high(model: Generator) -> None:
+    signal = known(model, steps=200)
+    values = signal.values.copy()
+    values[120:140] = 0.4
+    scores = model.scores(replace(signal, values=values))
+    assert scores[121:141].mean() > scores[20:110].mean() + 1
+    far = signal.values.copy()
+    far[150] = 50.0
+    farther = signal.values.copy()
+    farther[150] = 5000.0
+    at = [model.scores(replace(signal, values=each))[150] for each in (signal.values, far, farther)]
+    assert at[0] < at[1] < at[2]
+
+
+def test_scores_of_rows(of_rows: Generator) -> None:
+    records = doors(8, 40)
+    what = records.columns[0].copy()
+    what[20] = what[19]  # not in turn
+    odd = replace(records, columns=(what, records.columns[1]))
+    scores = of_rows.scores(odd)
+    assert len(scores) == 40 and scores[20] == scores[10:].max()
+
+
+def test_a_threshold_lets_through_what_is_clean(model: Generator) -> None:
+    clean = known(model, 400, 300)
+    limit = detect.threshold(model, [clean], 0.99, smooth=4)
+    detector = detect.Detector(model, limit, smooth=4)
+    found = detector.push(clean)
+    assert found.alarms.mean() <= 0.011
+    plain = np.array([model.scores(clean)[max(0, n - 3) : n + 1].mean() for n in range(300)])
+    np.testing.assert_allclose(found.scores, plain, rtol=1e-4)
+    again = detect.Detector(model, limit, smooth=4)
+    parts = [again.push(clean.part(a, b)).scores for a, b in ((0, 2), (2, 3), (3, 100), (100, 300))]
+    np.testing.assert_allclose(np.concatenate(parts), found.scores, rtol=1e-5)
+
+
+def test_thresholds_that_cannot_be(model: Generator) -> None:
+    with pytest.raises(SpecError, match="quantile=1.0"):
+        detect.threshold(model, [known(model)], 1.0)
+    with pytest.raises(SignalError, match="5 clean samples: wanted at least 20"):
+        detect.threshold(model, [known(model, steps=5)])
+    with pytest.raises(SpecError, match="smooth=0"):
+        detect.Detector(model, 1.0, smooth=0)
+
+
+def test_drawing_keeps_to_the_shares() -> None:
+    logits = np.log(np.array([[0.7, 0.2, 0.1]], np.float32))
+    allowed = np.array([True, True, False])
+    draw = Draw(0)
+    found = np.concatenate([sampled(logits, allowed, draw) for _ in range(4000)])
+    assert (found < 2).all()
+    assert abs((found == 0).mean() - 7 / 9) < 0.03
