@@ -81,7 +81,7 @@ class Teller:
             )
         if getattr(layout, "scale", "none") != "none":
             raise SignalError(
-                f"{name}: it is told each stretch by a scale of its own, which its samples do not give beforehand; train "
+                f"{name}: it is told each stretch by a scale of its own, which no block gives beforehand; train "
                 "one without --scale"
             )
         if not model.exact:

@@ -4,7 +4,8 @@
 
 The model file, for genmote signal compress, is written again with what the coder learnt on the first two thousand rows
 of at most 64 recordings: how channels go together, also those that the generator does not know, how large errors are,
-and what tends to follow what. It needs whole numbers (ADC samples). What was compressed with the one file is not read with the other.
+and what tends to follow what. It needs whole numbers (ADC samples). What was compressed with the one file is not read
+with the other.
 """
 
 from __future__ import annotations
