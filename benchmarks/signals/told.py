@@ -30,7 +30,7 @@ from genmote.signals.kinds import Series
 TITLE = "ECG of 12 leads (PTB-XL, 100 Hz)"
 CHOSEN_ON = {f"{n}_lr" for n in ("00032", "00120", "00224", "00302", "00401", "00480")}
 LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-MINUTES = 20
+MINUTES = 16
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -119,10 +119,10 @@ def trained(bench: Bench, learnt: list[Path]) -> Path:
     if not bare.exists():
         bench.say(f"training a generator on {len(learnt)} recordings, {minutes} minutes")
         training = Training(size="tiny", minutes=minutes, dropout=0.0, rate=3e-3)
-        train(material.read(learnt, channels=LEADS), bare, training)
+        train(material.read(learnt, channels=LEADS, modality="ecg"), bare, training)
     if not made.exists():
         bench.say("practising")
-        practise.run(bare, material.read(learnt), made)
+        practise.run(bare, material.read(learnt, modality="ecg"), made)
     return made
 
 
