@@ -33,6 +33,7 @@ double logarithm(double x) {  // of a normal number above 0
     return 2 * s * p + static_cast<double>(e) * 0.69314718055994531;
 }
 
+double share(double part, double of) { return of > 1e-290 ? part / of : 0.5; }
 double magnitude(double x) { return x < 0 ? -x : x; }
 double within(double x, double low, double high) { return x > low ? (x < high ? x : high) : low; }  // NaN: low
 double squash(double t) { return 1 / (1 + exponential(-t)); }
@@ -90,7 +91,7 @@ public:
     }
 
     void learn(const double* x, double y) {
-        constexpr double kept = 0.9985, ridge = 1e-5, floor = 1e-3;
+        constexpr double kept = 0.9985;
         constexpr int every = 2;
         for (int i = 0; i < n_; i++) {
             double* row = &moments_[size_t(i) * n_];
@@ -98,7 +99,21 @@ public:
             for (int j = 0; j <= i; j++) row[j] = kept * row[j] + share * x[j];
             cross_[i] = kept * cross_[i] + share * y;
         }
-        if (++seen_ % every) return;
+        if (++seen_ % every == 0) solve();
+    }
+
+    // As if what has these mean products with itself (rows of `wide`, the lower half) and with what it predicts had been seen.
+    void start(const double* moments, size_t wide, const double* cross) {
+        for (int i = 0; i < n_; i++) {
+            for (int j = 0; j <= i; j++) moments_[size_t(i) * n_ + j] = moments[size_t(i) * wide + j];
+            cross_[i] = cross[i];
+        }
+        solve();
+    }
+
+private:
+    void solve() {
+        constexpr double ridge = 1e-5, floor = 1e-3;
         for (int i = 0; i < n_; i++) {
             double* row = &factor_[size_t(i) * n_];
             for (int j = 0; j <= i; j++) {
@@ -123,7 +138,6 @@ public:
         }
     }
 
-private:
     int n_;
     int64_t seen_ = 0;
     std::vector<double> moments_, factor_, cross_, weights_, half_;
@@ -133,6 +147,7 @@ private:
 class Gradient {
 public:
     Gradient(int n, double rate) : n_(n), rate_(rate), weights_(n), past_(size_t(n) * 2) {}
+    std::vector<double>& weights() { return weights_; }
 
     double predict() {
         const double* x = &past_[at_];
@@ -157,9 +172,55 @@ private:
     std::vector<double> weights_, past_;
 };
 
-constexpr int kShapes = 7, kContexts = 5, kInputs = kContexts + 1, kNodes = 320, kTableBits = 12, kMostBits = 53, kStages = 3;
+constexpr int kShapes = 7, kContexts = 5, kInputs = kContexts + 2, kNodes = 320, kTableBits = 12, kMostBits = 53, kStages = 3;
 
 struct Counter { double p = 0.5, seen = 0; };
+
+// What a model expects of one sample: shares of bins between cuts, even within each. Nothing lies beyond the cuts.
+class Expected {
+public:
+    Expected(const double* cuts, int bins) : cuts_(cuts), bins_(bins), below_(size_t(bins) + 1) {}
+    bool there() const { return bins_ > 0; }
+
+    void hear(const float* logits) {
+        float most = -3e38f;
+        for (int i = 0; i < bins_; i++) most = logits[i] > most ? logits[i] : most;
+        double sum = 0;
+        below_[0] = 0;
+        for (int i = 0; i < bins_; i++) {
+            const double off = within(static_cast<double>(logits[i]) - static_cast<double>(most), kFar, 0);
+            if (off > kFar) sum += exponential(off);
+            below_[i + 1] = sum;
+        }
+        if (!(sum > 0)) for (int i = 0; i <= bins_; i++) below_[i] = sum = i;  // logits that are no numbers
+        for (int i = 1; i <= bins_; i++) below_[i] = below_[i] / sum;
+        mean = 0;
+        for (int i = 0; i < bins_; i++) mean += (below_[i + 1] - below_[i]) * (0.5 * (cuts_[i] + cuts_[i + 1]));
+    }
+
+    double below(double at) const {
+        if (!(at > cuts_[0])) return 0;
+        if (!(at < cuts_[bins_])) return 1;
+        int low = 0, high = bins_;  // cuts[low] < at < cuts[high]... the last cut that is not above
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            if (cuts_[middle] <= at) low = middle;
+            else high = middle;
+        }
+        const double wide = cuts_[low + 1] - cuts_[low];
+        return below_[low] + (below_[low + 1] - below_[low]) * (wide > 0 ? (at - cuts_[low]) / wide : 0);
+    }
+
+    double mean = 0;
+
+private:
+    static constexpr double kFar = -30;
+    const double* cuts_;
+    int bins_;
+    std::vector<double> below_;
+};
+
+struct Part { double mixed, told; };  // what lies below a place: of the mixture, and of what the model expects
 
 // A mixture of distributions around a place: Laplace's and logistic ones, of widths that follow the errors at three speeds.
 struct Around {
@@ -189,18 +250,40 @@ int others_of(int channels) { return channels - 1 < 11 ? channels - 1 : 11; }
 
 class Channel {
 public:
-    Channel(int number, int channels)
-        : number_(number), channels_(channels), past_(past_of(channels)), others_(others_of(channels)), near_(past_ + 2 * others_), x_(size_t(past_) + 2 * others_),
-          far_{{256, 0.002}, {32, 0.004}, {16, 0.008}}, mix_(size_t(kNodes) * kInputs) {
+    Channel(int number, int channels, const double* cuts, int bins)
+        : number_(number), channels_(channels), past_(past_of(channels)), others_(others_of(channels)), expected_(cuts, cuts ? bins : 0),
+          inputs_(kContexts + 1 + (cuts ? 1 : 0)), near_(past_ + 2 * others_ + (cuts ? 1 : 0)), x_(size_t(past_) + 2 * others_ + (cuts ? 1 : 0)),
+          far_{{256, 0.002}, {32, 0.004}, {16, 0.008}}, mix_(size_t(kNodes) * kInputs), seen_(kNodes) {
         for (double& one : around_.share) one = 1.0 / kShapes;
         for (auto& table : tables_) table.resize(size_t(1) << kTableBits);
-        for (int node = 0; node < kNodes; node++) mix_[size_t(node) * kInputs] = 1;
+        for (int node = 0; node < kNodes; node++) {
+            mix_[size_t(node) * kInputs] = 1;
+            mix_[size_t(node) * kInputs + kContexts + 1] = 0.2;
+        }
     }
 
+    // Begin with what was learnt of other recordings: mean products of the inputs, and what `learnt` told.
+    void start(const double* moments, size_t wide, const double* cross, const double* state) {
+        near_.start(moments, wide, cross);
+        each_of(const_cast<double*>(state), [](double& own, double& other) { own = other; });
+        for (double& one : seen_) one = 0;
+        begun_ = 30;
+    }
+
+    void learnt(double* state) {
+        each_of(state, [](double& own, double& other) { other = own; });
+    }
+
+    bool told() const { return expected_.there(); }
+
     // Codes the sample at time t, which `samples` (all of them, row by row) holds when encoding and is given when decoding.
-    void code(ArithmeticCoder& coder, int64_t* samples, int64_t t) {
+    void code(ArithmeticCoder& coder, int64_t* samples, int64_t t, const float* logits) {
         int64_t* sample = samples + t * channels_ + number_;
         gather(samples, t);
+        if (expected_.there()) {
+            expected_.hear(logits);
+            x_.back() = expected_.mean;
+        }
         const double near = near_.predict(x_.data());
         double far[kStages], place = near;
         for (int i = 0; i < kStages; i++) place += far[i] = far_[i].predict();
@@ -217,6 +300,21 @@ public:
     }
 
 private:
+    Part part_below(double at, double* each) const { return {around_.below(at, each), expected_.there() ? expected_.below(at) : 0}; }
+
+    // kStateSize numbers: weights of the mixing of decisions and how many each node took, weights of the long predictors, shares,
+    // widths, size, counters' probabilities, how much each counter saw.
+    template <typename Use> void each_of(double* state, Use use) {
+        for (double& one : mix_) use(one, *state++);
+        for (double& one : seen_) use(one, *state++);
+        for (Gradient& stage : far_) for (double& one : stage.weights()) use(one, *state++);
+        for (double& one : around_.share) use(one, *state++);
+        for (double& one : widths_) use(one, *state++);
+        use(size_, *state++);
+        for (auto& table : tables_) for (Counter& one : table) use(one.p, *state++);
+        for (auto& table : tables_) for (Counter& one : table) use(one.seen, *state++);
+    }
+
     void gather(const int64_t* samples, int64_t t) {
         const auto at = [&](int channel, int64_t time) { return time < 0 ? 0.0 : static_cast<double>(samples[time * channels_ + channel]); };
         int n = 0;
@@ -241,10 +339,11 @@ private:
     }
 
     // One decision: what the distribution expects, weighed with what was decided so far in five contexts.
-    bool decide(ArithmeticCoder& coder, int node, uint32_t key, double expected, bool value) {
+    bool decide(ArithmeticCoder& coder, int node, uint32_t key, Part expected, bool value) {
         double in[kInputs];
         Counter* counters[kContexts];
-        in[0] = stretch(within(expected, 1e-7, 1 - 1e-7));
+        in[0] = stretch(within(expected.mixed, 1e-7, 1 - 1e-7));
+        if (expected_.there()) in[kContexts + 1] = stretch(within(expected.told, 1e-4, 1 - 1e-4));
         for (int i = 0; i < kContexts; i++) {
             uint32_t h = (key * 0x9E3779B1u) ^ (contexts_[i] * 0x85EBCA6Bu + static_cast<uint32_t>(i) * 0xC2B2AE35u);
             h ^= h >> 15;
@@ -255,11 +354,12 @@ private:
         }
         double* weights = &mix_[size_t(node) * kInputs];
         double sum = 0;
-        for (int i = 0; i < kInputs; i++) sum += weights[i] * in[i];
+        for (int i = 0; i < inputs_; i++) sum += weights[i] * in[i];
         const double p = within(squash(sum), kLeast, 1 - kLeast);
         value = coder.code(value, p);
         const double truth = value ? 1 : 0;
-        for (int i = 0; i < kInputs; i++) weights[i] += 0.01 * (truth - p) * in[i];
+        for (int i = 0; i < inputs_; i++) weights[i] += 0.01 * (truth - p) * in[i];
+        seen_[size_t(node)] += 1;
         for (Counter* one : counters) {
             one->p = within(one->p + (truth - one->p) / (one->seen + 1.6), 0.0005, 0.9995);
             if (one->seen < 200) one->seen += 1;
@@ -270,42 +370,45 @@ private:
     // Is it 0; above 0; for each power of two, is it as much; then its bits from the highest on. `low`, `high`: the distributions'
     // parts below the two ends of what was found.
     int64_t code_error(ArithmeticCoder& coder, int64_t error, int64_t whole, double* low, double* high) {
+        constexpr size_t each_size = sizeof(double) * kShapes;
         const auto middle = static_cast<double>(whole);
-        double below = around_.below(middle - 0.5, low), above = around_.below(middle + 0.5, high);
-        if (decide(coder, 0, 0, above - below, error == 0)) return 0;
-        const bool up = decide(coder, 1, 1, (1 - above) / (1 - above + below + 1e-300), error > 0);
+        const Part below = part_below(middle - 0.5, low), above = part_below(middle + 0.5, high);
+        if (decide(coder, 0, 0, {above.mixed - below.mixed, above.told - below.told}, error == 0)) return 0;
+        const Part over{1 - above.mixed, 1 - above.told};
+        const bool up = decide(coder, 1, 1, {over.mixed / (over.mixed + below.mixed + 1e-300), over.told / (over.told + below.told + 1e-300)}, error > 0);
         const int64_t size = error < 0 ? -error : error;
         // From here on distances from `whole`: `inner` is the part on the near side of the nearer end, `outer` of the farther.
         const auto beyond = [&](double distance, double* each) {
-            const double part = around_.below(up ? middle + distance : middle - distance, each);
-            return up ? 1 - part : part;
+            const Part part = part_below(up ? middle + distance : middle - distance, each);
+            return up ? Part{1 - part.mixed, 1 - part.told} : part;
         };
-        double inner = up ? 1 - above : below, outer;
-        if (up) std::memcpy(low, high, sizeof(double) * kShapes);
+        Part inner = up ? over : below, outer;
+        if (up) std::memcpy(low, high, each_size);
         int e = 0;
         for (;; e++) {
             outer = beyond(static_cast<double>(int64_t(1) << (e + 1)) - 0.5, high);
             if (e == kMostBits - 1) break;
             const uint32_t key = static_cast<uint32_t>(2 + e) + (up ? 64 : 0);
-            if (!decide(coder, 2 + e, key, inner > 1e-290 ? outer / inner : 0.5, size >> (e + 1) != 0)) break;
+            if (!decide(coder, 2 + e, key, {share(outer.mixed, inner.mixed), share(outer.told, inner.told)}, size >> (e + 1) != 0)) break;
             inner = outer;
-            std::memcpy(low, high, sizeof(double) * kShapes);
+            std::memcpy(low, high, each_size);
         }
         int64_t found = int64_t(1) << e;
         for (int b = e - 1; b >= 0; b--) {
             const int64_t half = found + (int64_t(1) << b);
             const int depth = e - 1 - b;
             double each[kShapes];
-            const double part = beyond(static_cast<double>(half) - 0.5, each), all = inner - outer;
+            const Part part = beyond(static_cast<double>(half) - 0.5, each);
+            const Part expected{share(part.mixed - outer.mixed, inner.mixed - outer.mixed), share(part.told - outer.told, inner.told - outer.told)};
             const uint32_t key = depth < 12 ? 1000 + static_cast<uint32_t>(e * 4096 + (found >> (b + 1))) * 2 + up : 500 + static_cast<uint32_t>(b);
             const int node = 64 + (e < 20 ? e : 20) * 12 + (depth < 11 ? depth : 11);
-            if (decide(coder, node, key, all > 1e-290 ? (part - outer) / all : 0.5, size >> b & 1)) {
+            if (decide(coder, node, key, expected, size >> b & 1)) {
                 found = half;
                 inner = part;
-                std::memcpy(low, each, sizeof each);
+                std::memcpy(low, each, each_size);
             } else {
                 outer = part;
-                std::memcpy(high, each, sizeof each);
+                std::memcpy(high, each, each_size);
             }
         }
         return up ? found : -found;
@@ -318,7 +421,7 @@ private:
         const double off = magnitude(y - around_.place);
         constexpr double speeds[] = {0.12, 0.03, 0.006};
         for (int i = 0; i < 3; i++) {
-            const double first = 1.0 / static_cast<double>(t + 2), speed = first > speeds[i] ? first : speeds[i];
+            const double first = 1.0 / static_cast<double>(t + begun_), speed = first > speeds[i] ? first : speeds[i];
             widths_[i] = widths_[i] + speed * (off - widths_[i]);
             if (widths_[i] < 0.05) widths_[i] = 0.05;
         }
@@ -334,6 +437,8 @@ private:
     }
 
     int number_, channels_, past_, others_;
+    Expected expected_;
+    int inputs_, begun_ = 2;
     LeastSquares near_;
     std::vector<double> x_;
     Gradient far_[kStages];
@@ -342,33 +447,71 @@ private:
     int64_t last_ = 0, last_but_one_ = 0;
     uint32_t contexts_[kContexts] = {};
     std::vector<Counter> tables_[kContexts];
-    std::vector<double> mix_;
+    std::vector<double> mix_, seen_;
 };
-
-void run(ArithmeticCoder& coder, int64_t* samples, int64_t rows, int channels) {
-    std::vector<Channel> all;
-    for (int k = 0; k < channels; k++) all.emplace_back(k, channels);
-    for (int64_t t = 0; t < rows; t++)
-        for (Channel& one : all) one.code(coder, samples, t);
-}
 
 }  // namespace
 
-std::vector<uint8_t> encode_samples(const int64_t* samples, int64_t rows, int channels) {
-    std::vector<uint8_t> bytes;
+struct SeriesCoder::Inside {
     ArithmeticCoder coder;
-    coder.out = &bytes;
-    run(coder, const_cast<int64_t*>(samples), rows, channels);  // what is written back is what was there
-    coder.finish();
-    return bytes;
+    std::vector<uint8_t> bytes;
+    std::vector<Channel> channels;
+    int64_t t = 0;
+    size_t next = 0;
+};
+
+int series_inputs(int channels) { return past_of(channels) + 2 * others_of(channels) + 1; }
+
+SeriesCoder::SeriesCoder(int64_t* samples, int64_t rows, int channels, const Help& help, const uint8_t* bytes, int64_t count)
+    : samples_(samples), rows_(rows), bins_(help.bins), inside_(std::make_unique<Inside>()) {
+    Inside& in = *inside_;
+    const auto wide = static_cast<size_t>(series_inputs(channels));
+    for (size_t k = 0; k < static_cast<size_t>(channels); k++) {
+        const bool told = k < help.told.size() && help.told[k] >= 0;
+        in.channels.emplace_back(static_cast<int>(k), channels, told ? help.cuts + static_cast<size_t>(help.told[k]) * (static_cast<size_t>(bins_) + 1) : nullptr, bins_);
+        if (k < help.practised.size() && help.practised[k] >= 0) {
+            const auto at = static_cast<size_t>(help.practised[k]);
+            in.channels.back().start(help.moments + at * wide * wide, wide, help.cross + at * wide, help.states + at * kStateSize);
+        }
+    }
+    if (bytes) {
+        in.coder.in = bytes;
+        in.coder.end = bytes + count;
+        in.coder.start();
+    } else in.coder.out = &in.bytes;
+}
+
+SeriesCoder::~SeriesCoder() = default;
+
+bool SeriesCoder::go(const float* logits, int64_t count) {
+    Inside& in = *inside_;
+    for (; in.t < rows_; in.t++, in.next = 0)
+        for (; in.next < in.channels.size(); in.next++) {
+            const bool told = in.channels[in.next].told();
+            if (told && !count) return true;
+            in.channels[in.next].code(in.coder, samples_, in.t, logits);
+            if (told) logits += bins_, count--;
+        }
+    return false;
+}
+
+void SeriesCoder::learnt(double* states) {
+    for (Channel& one : inside_->channels) one.learnt(states), states += kStateSize;
+}
+
+std::vector<uint8_t> SeriesCoder::finish() {
+    inside_->coder.finish();
+    return std::move(inside_->bytes);
+}
+
+std::vector<uint8_t> encode_samples(const int64_t* samples, int64_t rows, int channels) {
+    SeriesCoder coder(const_cast<int64_t*>(samples), rows, channels, {});  // what is written back is what was there
+    coder.go(nullptr, 0);
+    return coder.finish();
 }
 
 void decode_samples(const uint8_t* bytes, int64_t count, int64_t* samples, int64_t rows, int channels) {
-    ArithmeticCoder coder;
-    coder.in = bytes;
-    coder.end = bytes + count;
-    coder.start();
-    run(coder, samples, rows, channels);
+    SeriesCoder(samples, rows, channels, {}, bytes, count).go(nullptr, 0);
 }
 
 }  // namespace genmote

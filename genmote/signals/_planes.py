@@ -4,7 +4,7 @@ what they are."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from genmote.signals import adaptive
 from genmote.signals.kinds import MISSING
 
 Integers = NDArray[np.int64]
-Made = Callable[[list[Integers], int], Integers]  # a channel's planes, and how many rows it has → its samples
 MOST_BYTES = 1 << 28  # of one chunk, or of what is unpacked of it: more is damage
 # A channel may be coded by its values' numbers where it has few, far apart: what one channel tells of another is lost.
 TABLE, SPARSE = 4096, 16
@@ -68,8 +67,9 @@ class Reader:
         return self.data[self.at - count : self.at]
 
 
-def planed(values: Integers) -> tuple[bytes, list[Integers]]:
-    """How a channel is made small, and the planes of numbers that are coded of it.
+def planed(values: Integers, origin: int | None = None) -> tuple[bytes, list[Integers]]:
+    """How a channel is made small, and the planes of numbers that are coded of it. `origin`: what plain numbers are
+    told from, where they fit (None: the first).
 
     Missing samples are told apart; what all samples have in common (an offset, a factor) is told once; a channel that
     has few values of a wide range is coded by their numbers; one whose numbers need more than 47 bits in two halves.
@@ -102,11 +102,49 @@ def planed(values: Integers) -> tuple[bytes, list[Integers]]:
     if spread >= SPARSE * len(different) and len(different) <= TABLE and saved > 2 * len(table) + 8:
         said = [bytes([holes + NUMBERED]), zigzag(low), varint(factor), varint(len(table)), table]
         return b"".join(said), [*planes, np.searchsorted(different, values).astype(np.int64)]
+    if origin is not None:
+        near = origin + (base - origin) % factor
+        if max(abs(low - near), abs(high - near)) // factor < adaptive.LIMIT:
+            base = near
     return bytes([holes + PLAIN]) + zigzag(base) + varint(factor), [*planes, (values - base) // factor]
 
 
-def how(data: Reader) -> tuple[int, Made]:
-    """Of a channel: how many planes it has, and what makes its samples of them."""
+@dataclass(frozen=True, eq=False)
+class How:
+    """How a channel was made small."""
+
+    kind: int
+    holes: int  # 1: a plane of where samples are missing comes first
+    base: int
+    factor: int
+    table: Integers
+
+    @property
+    def planes(self) -> int:
+        return self.holes + {CONSTANT: 0, PLAIN: 1, NUMBERED: 1, WIDE: 2}[self.kind]
+
+    def made(self, planes: list[Integers], rows: int) -> Integers:
+        """The channel's samples."""
+        own = planes[self.holes :]
+        if self.kind == CONSTANT:
+            values = np.full(rows, self.base, np.int64)
+        elif self.kind == PLAIN:
+            values = self.base + self.factor * own[0]
+        elif self.kind == NUMBERED:
+            values = self.table[own[0]]
+        else:
+            values = ((own[0].astype(np.uint64) << np.uint64(32)) | own[1].astype(np.uint64)).astype(np.int64)
+        return np.where(planes[0] != 0, MISSING, values) if self.holes else values
+
+    def placed(self, at: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Where places among the samples lie in the plane of values; None where there is no such plane."""
+        if self.kind == NUMBERED:
+            return np.searchsorted(self.table, at).astype(np.float64) - 0.5
+        return None if self.kind == WIDE else (at - float(self.base)) / float(self.factor)
+
+
+def how(data: Reader) -> How:
+    """What `planed` said of a channel."""
     kind = data.take(1)[0]
     holes, kind = kind // HOLES, kind % HOLES
     if holes > 1:
@@ -116,22 +154,11 @@ def how(data: Reader) -> tuple[int, Made]:
         base = data.zigzag()
     if kind in (PLAIN, NUMBERED):
         factor = data.varint()
+        if not 0 < factor < 1 << 63:
+            raise ValueError("a factor that is none")
     if kind == NUMBERED:
         steps, inner = [0], Reader(unpacked(data.take(data.varint())))
         while inner.at < len(inner.data):
             steps.append(inner.varint())
         table = base + factor * np.cumsum(np.array(steps, np.int64))
-
-    def made(planes: list[Integers], rows: int) -> Integers:
-        own = planes[holes:]
-        if kind == CONSTANT:
-            values = np.full(rows, base, np.int64)
-        elif kind == PLAIN:
-            values = base + factor * own[0]
-        elif kind == NUMBERED:
-            values = table[own[0]]
-        else:
-            values = ((own[0].astype(np.uint64) << np.uint64(32)) | own[1].astype(np.uint64)).astype(np.int64)
-        return np.where(planes[0] != 0, MISSING, values) if holes else values
-
-    return holes + {CONSTANT: 0, PLAIN: 1, NUMBERED: 1, WIDE: 2}[kind], made
+    return How(kind, holes, base, factor, table)

@@ -24,17 +24,19 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.home import atomic_write
-from genmote.signals import adaptive
-from genmote.signals._planes import MOST_BYTES, Integers, Reader, how, planed, unpacked, varint
-from genmote.signals.kinds import MISSING, Grid, Mark, Series, Signal
+from genmote.signals import _told, adaptive
+from genmote.signals._planes import MOST_BYTES, unpacked, varint
+from genmote.signals.kinds import MISSING, Grid, Series, Signal
+from genmote.signals.telling import Teller
 
-MAGIC, VERSION = b"GMSC", 1
+MAGIC, PLAIN, TOLD = b"GMSC", 1, 2  # versions: without a model, and with one
 DAMAGE = (
     *(ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError),
     *(struct.error, zlib.error, SignalError),
 )  # what reading a chunk that is none may end in
-SERIES, BLOCK, END = b"S", b"B", b"E"
+MODEL, SERIES, BLOCK, TOLD_BLOCK, END = b"M", b"S", b"B", b"P", b"E"
 BLOCK_SAMPLES = 1 << 17  # of all channels together
+LANES, WIDE = 16, 192  # blocks that a model is run on at once, and channels of all of them: each takes memory
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,29 @@ class Written:
 
 
 def write(
-    path: Path, signals: Iterable[Signal], *, max_error: float = 0.0, threads: int | None = None, source: str = ""
+    path: Path,
+    signals: Iterable[Signal],
+    *,
+    max_error: float = 0.0,
+    threads: int | None = None,
+    source: str = "",
+    teller: Teller | None = None,
+    notes: list[str] | None = None,
 ) -> Written:
     """Write series, which may come in pieces, to a new file, whole or not at all.
 
-    `max_error` 0: exact, for series with a grid. Above 0: no value is off by more, in its own unit. Raises SignalError
-    for what is no series or cannot be coded.
+    `max_error` 0: exact, for series with a grid. Above 0: no value is off by more, in its own unit. `teller`: a model
+    that helps, and that reading then needs. Raises SignalError for what is no series or cannot be coded.
     """
     if not 0 <= max_error < 1e300:
         raise SignalError(f"max_error={max_error}: use 0 (exact) or more, such as 0.01")
     count = threads or os.cpu_count() or 1
-    series, samples = 0, 0
+    series, samples, begun = 0, 0, 0
+    told: list[str] = [] if notes is None else notes
     with atomic_write(path) as out, ThreadPoolExecutor(count) as pool:
-        out.write(MAGIC + bytes([VERSION]))
+        out.write(MAGIC + bytes([PLAIN if teller is None else TOLD]))
+        if teller is not None:
+            _chunk(out, MODEL, bytes.fromhex(teller.sha256) + teller.name.encode(errors="replace"))
         waiting: list[Any] = []
         before: Series | None = None
         for piece in signals:
@@ -74,11 +86,16 @@ def write(
                 _drain(out, waiting, 0)
                 before = about
                 _chunk(out, SERIES, zlib.compress(_head(before, source).encode(errors="replace"), 9))
-                series += begins
+                series, begun = series + begins, 0
             rows = max(1, BLOCK_SAMPLES // len(piece.channels))
             for start in range(0, len(piece), rows):
-                part = replace(piece, grid=grid).part(start, start + rows)
-                waiting.append(pool.submit(_block, part))
+                part = replace(replace(piece, grid=grid).part(start, start + rows), start_s=_start(before, begun))
+                if teller is None:
+                    waiting.append(pool.submit(_block, part))
+                else:  # the model is run here, the coder beside it
+                    helped = _told.block(teller, part, pool, told)
+                    waiting.append(pool.submit(_smaller, part, helped))
+                begun += len(part)
                 _drain(out, waiting, 2 * count)
             samples += piece.values.size
         _drain(out, waiting, 0)
@@ -102,12 +119,12 @@ class Growing:
         about = replace(piece, grid=_grid(piece, self.max_error), continues=self._before is not None)
         new = io.BytesIO()
         if self._before is None:
-            new.write(MAGIC + bytes([VERSION]))
+            new.write(MAGIC + bytes([PLAIN]))
         if self._before is None or not _same(self._before, about):
             _chunk(new, SERIES, zlib.compress(_head(about, "").encode(errors="replace"), 9))
         rows = max(1, BLOCK_SAMPLES // len(piece.channels))
         for start in range(0, len(piece), rows):
-            _chunk(new, BLOCK, _block(about.part(start, start + rows)))
+            _chunk(new, *_block(about.part(start, start + rows)))
         end = self._end + new.tell()
         _chunk(new, END, b"")
         with open(self.path, "r+b" if self._before is not None else "xb") as out:
@@ -132,43 +149,105 @@ def _repair(path: Path, end: int) -> None:
         out.write(last.getvalue())
 
 
-def read(path: Path, *, notes: list[str] | None = None) -> Iterator[Series]:
+def read(path: Path, teller: Teller | None = None, *, notes: list[str] | None = None) -> Iterator[Series]:
     """The series of a file, in pieces of a block, each of which `continues` the one before or begins another.
 
-    SignalError where the file is damaged, cut short, or of a later version; with `notes`, one that is cut short is read
-    as far as it is whole, and that is told there.
+    `teller`: the model that the file was compressed with, if any. SignalError where it is another, or the file is
+    damaged, cut short, or of a later version; with `notes`, one that is cut short is read as far as it is whole, and
+    that is told there.
     """
     try:
         with open(path, "rb") as file:
-            yield from _pieces(path, file, notes)
+            yield from _pieces(path, file, teller, notes)
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted a compressed signal") from None
 
 
-def _pieces(path: Path, file: IO[bytes], notes: list[str] | None) -> Iterator[Series]:
+def _pieces(path: Path, file: IO[bytes], teller: Teller | None, notes: list[str] | None) -> Iterator[Series]:
     head = file.read(5)
     if head[:4] != MAGIC or len(head) < 5:
         raise SignalError(f"{path}: is no compressed signal: wanted a file that genmote signal compress wrote")
-    if head[4] != VERSION:
-        raise SignalError(f"{path}: has version {head[4]}, this genmote reads {VERSION}: update it")
+    if head[4] not in (PLAIN, TOLD):
+        raise SignalError(f"{path}: has version {head[4]}, this genmote reads {PLAIN} and {TOLD}: update it")
+    if head[4] == TOLD:
+        teller = _same_model(path, *_next(path, file, None), teller)
     about: Series | None = None
     start = number = 0
+    held: list[tuple[int, _told.Body]] = []  # blocks that the model will be run on together
     while True:
-        kind, body = _next(path, file, notes)
+        try:
+            kind, body = _next(path, file, notes)
+        except SignalError:
+            yield from _run(path, held, teller)
+            raise
+        wide = sum(len(one.about.channels) for _, one in held)
+        if kind not in (TOLD_BLOCK, SERIES) or len(held) == LANES or wide >= WIDE:
+            yield from _run(path, held, teller)
+            held = []
         if kind == END:
             return
         try:
             if kind == SERIES:
                 about, start = _series(json.loads(unpacked(body))), 0
-            elif kind == BLOCK and about is not None:
-                number += 1
-                piece = _unblock(body, about, start)
-                start += len(piece)
-                yield piece
-            else:
+                continue
+            if kind not in (BLOCK, TOLD_BLOCK) or about is None:
                 raise ValueError(f"a chunk {kind!r} is not known")
+            number += 1
+            made = _told.Body(body, _at(about, start), BLOCK_SAMPLES)
+            start += made.rows
+            if kind == TOLD_BLOCK:
+                held.append((number, made))
+                continue
+            made.plain()
         except DAMAGE as fault:
-            raise SignalError(f"{path}: block {number} is damaged ({fault}): get the file again") from None
+            raise _damaged(path, number, fault) from None
+        yield from _run(path, [(number, made)], None)
+
+
+def _run(path: Path, held: list[tuple[int, _told.Body]], teller: Teller | None) -> Iterator[Series]:
+    """Blocks' series; with `teller` it tells of all of them at once."""
+    number = held[0][0] if held else 0
+    try:
+        if held and teller is not None:
+            _told.walk(teller, [body for _, body in held])
+        for at, body in held:
+            number = at
+            yield body.series()
+    except DAMAGE as fault:
+        raise _damaged(path, number, fault) from None
+
+
+def _damaged(path: Path, number: int, fault: BaseException) -> SignalError:
+    return SignalError(f"{path}: block {number} is damaged ({fault}): get the file again")
+
+
+def _same_model(path: Path, kind: bytes, body: bytes, teller: Teller | None) -> Teller:
+    """`teller`, where it is the model that the file was compressed with."""
+    if kind != MODEL or len(body) < 32:
+        raise SignalError(f"{path}: does not say which model it was compressed with: get the file again")
+    wanted, name = body[:32].hex(), body[32:].decode(errors="replace")
+    if teller is None:
+        raise SignalError(
+            f"{path}: was compressed with a model: give the file {name!r} with --model (SHA-256 {wanted})"
+        )
+    if teller.sha256 != wanted:
+        raise SignalError(
+            f"{path}: was compressed with the model {name!r} of SHA-256 {wanted}, {teller.name!r} has {teller.sha256}: "
+            "give the same file with --model"
+        )
+    return teller
+
+
+def _at(about: Series, rows: int) -> Series:
+    """A series where a block of it begins."""
+    return replace(about, start_s=_start(about, rows), continues=about.continues or rows > 0)
+
+
+def _start(about: Series, rows: int) -> float | None:
+    """When a block begins that comes after so many rows of its series."""
+    if about.start_s is None or about.rate_hz <= 0:
+        return about.start_s
+    return about.start_s + rows / about.rate_hz
 
 
 # -- chunks -----------------------------------------------------------------------------------------------------------
@@ -207,7 +286,7 @@ def _next(path: Path, file: IO[bytes], notes: list[str] | None) -> tuple[bytes, 
 def _drain(out: IO[bytes], waiting: list[Any], left: int) -> None:
     """Write blocks that are done, in their order, until `left` wait."""
     while len(waiting) > left:
-        _chunk(out, BLOCK, waiting.pop(0).result())
+        _chunk(out, *waiting.pop(0).result())
 
 
 # -- series -----------------------------------------------------------------------------------------------------------
@@ -311,74 +390,13 @@ def _series(told: dict[str, Any]) -> Series:
 # -- blocks -----------------------------------------------------------------------------------------------------------
 
 
-def _block(piece: Series) -> bytes:
-    """Rows, a checksum of the integers, how each channel was made small, its marks, and the coded numbers."""
-    assert piece.grid is not None
-    integers = np.ascontiguousarray(piece.grid.integers, "<i8")
-    head = [varint(len(piece)), struct.pack("<I", zlib.crc32(integers.tobytes()))]
-    planes: list[Integers] = []
-    for number in range(integers.shape[1]):
-        said, plane = planed(integers[:, number])
-        head.append(said)
-        planes += plane
-    if piece.times_s is not None:  # their bits, as whole numbers: rising times give rising numbers
-        bits = np.ascontiguousarray(piece.times_s, np.float64).view(np.int64)
-        said, plane = planed(bits >> 32)
-        head.append(said)
-        planes += plane
-        said, plane = planed(bits & 0xFFFFFFFF)
-        head.append(said)
-        planes += plane
-    marks = (
-        json.dumps([[m.start, m.stop, m.label, *[1] * m.goes_on] for m in piece.marks], ensure_ascii=False)
-        if piece.marks
-        else ""
-    )
-    packed = zlib.compress(marks.encode(errors="replace"), 9) if marks else b""
-    head += [varint(len(packed)), packed]
-    width = adaptive.CHANNELS
-    for first in range(0, len(planes), width):
-        coded = adaptive.encode(np.stack(planes[first : first + width], axis=1))
-        head += [varint(len(coded)), coded]
-    return b"".join(head)
+def _block(piece: Series) -> tuple[bytes, bytes]:
+    """Without a model: all planes, as many at once as are coded together."""
+    head, planes = _told.head(piece)
+    return BLOCK, b"".join([head, *_told.coded(planes)])
 
 
-def _unblock(body: bytes, about: Series, start: int) -> Series:
-    data = Reader(body)
-    rows = data.varint()
-    if rows * len(about.channels) > max(BLOCK_SAMPLES, len(about.channels)):
-        raise ValueError(f"{rows} rows are more than a block has")
-    (check,) = struct.unpack("<I", data.take(4))
-    channels = len(about.channels)
-    said = [how(data) for _ in range(channels + (0 if about.times_s is None else 2))]
-    marks = data.take(data.varint())
-    count = sum(planes for planes, _ in said)
-    found: list[Integers] = []
-    for first in range(0, count, adaptive.CHANNELS):
-        width = min(adaptive.CHANNELS, count - first)
-        coded = adaptive.decode(data.take(data.varint()), rows, width)
-        found += [coded[:, n] for n in range(width)]
-    columns, at = [], 0
-    for planes, made in said:
-        columns.append(made(found[at : at + planes], rows))
-        at += planes
-    integers = np.stack(columns[:channels], axis=1)
-    if zlib.crc32(integers.astype("<i8").tobytes()) != check:
-        raise ValueError("its samples do not have their checksum")
-    times = None
-    if about.times_s is not None:
-        times = ((columns[channels] << 32) | columns[channels + 1]).view(np.float64)
-    assert about.grid is not None
-    grid = replace(about.grid, integers=integers)
-    listed = [(int(m[0]), int(m[1]), str(m[2]), len(m) > 3) for m in json.loads(unpacked(marks))] if marks else []
-    if any(not 0 <= first <= stop <= rows for first, stop, *_ in listed):
-        raise ValueError("a mark lies outside its block")
-    return replace(
-        about,
-        values=grid.values(),
-        times_s=times,
-        grid=grid,
-        start_s=about.start_s if about.start_s is None or about.rate_hz <= 0 else about.start_s + start / about.rate_hz,
-        marks=tuple(Mark(*mark) for mark in listed),
-        continues=about.continues or start > 0,
-    )
+def _smaller(piece: Series, helped: bytes | None) -> tuple[bytes, bytes]:
+    """With the model's help, where that helped."""
+    plain = _block(piece)
+    return plain if helped is None or len(plain[1]) <= len(helped) else (TOLD_BLOCK, helped)

@@ -130,3 +130,42 @@ def test_compress_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(["signal", verb, *words]) == 2
         assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_compress_with_a_model_that_practised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from genmote.generator.file import Form
+    from genmote.generator.layout import Layout
+    from genmote.generator.train import first_model
+    from genmote.signals import coding, reading
+
+    draw = np.random.default_rng(2)
+    paths = [tmp_path / f"{name}.wav" for name in "abc"]
+    for path in paths:
+        with wave.open(str(path), "wb") as out:
+            out.setparams((1, 2, 8000, 0, "NONE", ""))
+            swing = 300 * np.sin(np.arange(700) / draw.uniform(5, 9)) + draw.normal(0, 9, 700)
+            out.writeframes(swing.astype("<i2").tobytes())
+    codec = coding.fit("bins", reading.read(paths[0]), bins=16)
+    first_model(tmp_path / "m.gguf", Form(32, 1, 32), Layout(codec, False, 64), "m", 1)
+    bare, small, back = tmp_path / "m.gguf", tmp_path / "p.gguf", tmp_path / "back.wav"
+    words = ["signal", "practise", str(paths[0]), str(paths[1]), "--model", str(bare)]
+    assert main([*words, "-o", str(small), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["channels"] == list(codec.head.channels)
+    packed = tmp_path / "c.gmsc"
+    assert main(["signal", "compress", str(paths[2]), "-o", str(packed), "--model", str(small), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == str(small)
+    assert main(["signal", "decompress", str(packed), "-o", str(back)]) == 2
+    assert "was compressed with a model: give the file 'p.gguf' with --model" in capsys.readouterr().err
+    assert main(["signal", "decompress", str(packed), "-o", str(back), "--model", str(bare)]) == 2
+    assert "'m.gguf' has " in capsys.readouterr().err
+    assert main(["signal", "decompress", str(packed), "-o", str(back), "--model", str(small)]) == 0
+    assert back.read_bytes() == paths[2].read_bytes()
+    for bad, told in (
+        ([*words, "-o", str(bare)], "is the model itself; name another file"),
+        ([*words, "-o", str(tmp_path / "p.txt")], "wanted a name that ends in .gguf"),
+        (["signal", "compress", str(paths[2]), "-o", str(packed), "--model", str(paths[0])], "GGUF"),
+        (["signal", "decompress", str(packed), "-o", str(back), "--threads", "0"], "threads=0: use 1 or more"),
+    ):
+        capsys.readouterr()
+        assert main(bad) == 2
+        assert told in capsys.readouterr().err

@@ -124,6 +124,30 @@ def _samples(random: np.random.Generator) -> Iterator[Case]:
         coded = np.frombuffer(adaptive.encode(samples), np.uint8)
         yield Case("code", (samples,), (coded,), (rows, channels))
         yield Case("decode", (coded,), (samples,), (rows, channels))
+    rows, channels, bins = 120, 3, 20
+    samples = np.cumsum(random.integers(-30, 30, (rows, channels)), axis=0)
+    wide = adaptive.Help.none(channels).cross.shape[1]
+    inputs = random.standard_normal((wide, 3 * wide))
+    states = np.zeros((channels, adaptive.STATE_SIZE))
+    before = adaptive.coder(samples.copy(), adaptive.Help.none(channels))
+    before.go(adaptive.NO_LOGITS)
+    before.learnt(states)
+    help_ = adaptive.Help(
+        [1, -1, 0],
+        np.sort(random.normal(0, 80, (2, bins + 1)), axis=1),
+        [0, 1, -1],
+        np.stack([inputs @ inputs.T, inputs @ inputs.T]),
+        random.standard_normal((2, wide)),
+        np.ascontiguousarray(states[:2]),
+    )
+    logits = random.normal(0, 2, (2 * rows, bins)).astype(np.float32)
+    coder = adaptive.coder(samples, help_)
+    coder.go(logits)
+    coded = np.frombuffer(coder.finish(), np.uint8)
+    lists = np.array([help_.told, help_.practised], np.int32)
+    told = (lists, help_.cuts, help_.moments, help_.cross, help_.states, logits)
+    yield Case("code_told", (samples, *told), (coded,), (rows, channels, bins))
+    yield Case("decode_told", (coded, *told), (samples,), (rows, channels, bins))
 
 
 def _matrices(ops: Any, random: np.random.Generator, type_name: str) -> Iterator[Case]:

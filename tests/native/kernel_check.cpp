@@ -97,6 +97,21 @@ Bytes result(Machine& m, const Case& c) {
         return Bytes(coded.begin(), coded.end());
     } else if (name == "decode") {
         decode_samples(c.in<uint8_t>(0), static_cast<int64_t>(c.size<uint8_t>(0)), reinterpret_cast<int64_t*>(out), p[0], static_cast<int>(p[1]));
+    } else if (name == "code_told" || name == "decode_told") {  // p: rows, channels, bins; a model tells, and something was learnt before
+        const auto channels = static_cast<int>(p[1]);
+        const int32_t* lists = c.in<int32_t>(1);
+        const Help help{{lists, lists + channels}, {lists + channels, lists + 2 * channels}, c.in<double>(2), static_cast<int>(p[2]),
+                        c.in<double>(3), c.in<double>(4), c.in<double>(5)};
+        const float* logits = c.in<float>(6);
+        const auto count = static_cast<int64_t>(c.size<float>(6)) / p[2];
+        if (name == "code_told") {
+            SeriesCoder coder(const_cast<int64_t*>(c.in<int64_t>(0)), p[0], channels, help);
+            coder.go(logits, count);
+            const std::vector<uint8_t> coded = coder.finish();
+            return Bytes(coded.begin(), coded.end());
+        }
+        SeriesCoder coder(reinterpret_cast<int64_t*>(out), p[0], channels, help, c.in<uint8_t>(0), static_cast<int64_t>(c.size<uint8_t>(0)));
+        for (int64_t i = 0; i < count; i++) coder.go(logits + i * p[2], 1);  // one by one, as a decoder is told
     } else if (name == "attend") {  // p: heads, key-value heads, dimensions, window, rows of the first and of the second call, kind
         const int heads = static_cast<int>(p[0]), kv = static_cast<int>(p[1]), dim = static_cast<int>(p[2]);
         KVCache cache(static_cast<Kind>(p[6]), {kv}, dim, p[4] + p[5], 0, {});

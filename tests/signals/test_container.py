@@ -140,7 +140,7 @@ def test_messages(tmp_path: Path) -> None:
     with pytest.raises(SignalError, match="is no compressed signal: wanted a file that genmote signal compress wrote"):
         list(container.read(path))
     path.write_bytes(b"GMSC\x09")
-    with pytest.raises(SignalError, match="has version 9, this genmote reads 1: update it"):
+    with pytest.raises(SignalError, match="has version 9, this genmote reads 1 and 2: update it"):
         list(container.read(path))
     floats = Series("f", np.zeros((3, 1), np.float32), 1.0, ("a",), ("V",))
     target = tmp_path / "new.gmsc"

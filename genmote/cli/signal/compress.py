@@ -3,8 +3,12 @@
     genmote signal compress recording.wav -o recording.gmsc
     genmote signal compress drive.csv -o drive.gmsc --max-error 0.05
 
+    genmote signal compress 100.hea -o 100.gmsc --model ecg.gguf
+
 Every sample comes back as it was (genmote signal decompress). With --max-error no sample is off by more, in its own
-unit. Blocks are coded in parallel, each with a checksum, and a piece of the file is in memory at a time.
+unit. Blocks are coded in parallel, each with a checksum, and a piece of the file is in memory at a time. A generator
+of such recordings (--model, see genmote signal train and practise) makes them smaller yet, and must then be there to
+read them.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ class Settings:
     file: Path = setting("a file of signals", positional=True)
     output: Path = setting("the file to write", short="-o")
     max_error: float = setting("the most that a sample may be off, in its unit (0: exact)", default=0.0)
+    model: Path | None = setting("a generator of such recordings, which reading will need, too", default=None)
     reader: str | None = setting("the reader of the file (default: found by its name and first bytes)", default=None)
     threads: int | None = setting("blocks that are coded at once (default: one a core)", default=None)
 
@@ -43,6 +48,11 @@ def run(settings: Settings, out: Output) -> None:
 
     check_place(settings.output, "--output")
     notes: list[str] = []
+    teller = None
+    if settings.model is not None:
+        from genmote.generator.compress import Teller
+
+        teller = Teller.load(settings.model, threads=settings.threads)
     before = settings.file.stat().st_size if settings.file.is_file() else 0
     started = time.perf_counter()
     with Bar(unit_bytes=False, late=True) as bar:
@@ -60,6 +70,8 @@ def run(settings: Settings, out: Output) -> None:
             max_error=settings.max_error,
             threads=settings.threads,
             source=settings.file.name,
+            teller=teller,
+            notes=notes,
         )
     seconds = time.perf_counter() - started
     for line in notes:
@@ -76,6 +88,7 @@ def run(settings: Settings, out: Output) -> None:
             "samples": made.samples,
             "bits_per_sample": round(bits, 4),
             "max_error": settings.max_error,
+            "model": settings.model,
             "seconds": round(seconds, 3),
             "samples_per_s": round(made.samples / max(seconds, 1e-9)),
             "notes": notes,

@@ -20,6 +20,8 @@ from genmote.spec import dataclass, setting
 class Settings:
     file: Path = setting("a compressed signal", positional=True)
     output: Path = setting("the file to write, .csv or .wav", short="-o")
+    model: Path | None = setting("the generator that it was compressed with, if any", default=None)
+    threads: int | None = setting("threads for the generator (default: one a core)", default=None)
     cut: bool = setting("give what is whole of a file that ends in the middle", default=False)
 
     def faults(self) -> Iterable[str]:
@@ -27,14 +29,21 @@ class Settings:
             yield f"output={self.output}: wanted a name that ends in .csv or .wav"
         if self.output == self.file:
             yield f"output={self.output} is the compressed signal itself: name another file"
+        if self.threads is not None and self.threads < 1:
+            yield f"threads={self.threads}: use 1 or more"
 
 
 def run(settings: Settings, out: Output) -> None:
     from genmote.signals import container, writing
 
     check_place(settings.output, "--output")
+    teller = None
+    if settings.model is not None:
+        from genmote.generator.compress import Teller
+
+        teller = Teller.load(settings.model, threads=settings.threads)
     notes: list[str] = []
-    pieces = container.read(settings.file, notes=notes if settings.cut else None)
+    pieces = container.read(settings.file, teller, notes=notes if settings.cut else None)
     with Bar(unit_bytes=False, late=True) as bar:
         made = writing.write(settings.output, pieces, progress=bar)
     for line in notes:
