@@ -35,7 +35,7 @@ DAMAGE = (
 )  # what reading a chunk that is none may end in
 MODEL, SERIES, BLOCK, TOLD_BLOCK, END = b"M", b"S", b"B", b"P", b"E"
 BLOCK_SAMPLES = 1 << 17  # of all channels together
-LANES = 16  # blocks that a model is run on at once
+LANES, WIDE = 16, 192  # blocks that a model is run on at once, and channels of all of them: each takes memory
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def _pieces(path: Path, file: IO[bytes], teller: Teller | None) -> Iterator[Seri
         except SignalError:
             yield from _run(path, held, teller)
             raise
-        if kind not in (TOLD_BLOCK, SERIES) or len(held) == LANES:
+        wide = sum(len(one.about.channels) for _, one in held)
+        if kind not in (TOLD_BLOCK, SERIES) or len(held) == LANES or wide >= WIDE:
             yield from _run(path, held, teller)
             held = []
         if kind == END:

@@ -170,11 +170,13 @@ def test_times_of_their_own_are_known_to_the_model(tmp_path: Path, folder: Path)
     check(whole, found)
 
 
+@pytest.mark.parametrize(("lanes", "wide"), [(1, 99), (3, 99), (16, 4), (16, 99)])
 def test_pieces_blocks_and_series_are_walked_together(
-    tmp_path: Path, teller: Teller, monkeypatch: pytest.MonkeyPatch
+    lanes: int, wide: int, tmp_path: Path, teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "BLOCK_SAMPLES", 100)
-    monkeypatch.setattr(container, "LANES", 3)
+    monkeypatch.setattr(container, "LANES", lanes)
+    monkeypatch.setattr(container, "WIDE", wide)
     long, other = series(waves(420, 7), start_s=1.7e9), series(DRAW.integers(0, 9, (60, 1)), "other", first=5)
     last = series(waves(130, 9), "last")
     container.write(tmp_path / "a.gmsc", [long.part(0, 200), long.part(200, 420), other, last], teller=teller)
