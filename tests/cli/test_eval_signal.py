@@ -147,6 +147,18 @@ def test_compress(genmote: Genmote, files: list[str], tmp_path: Path) -> None:
     assert "MB/s, there and back" in text and "J/MB" in text
 
 
+def test_compress_with_a_model(genmote: Genmote, files: list[str], tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    words = ["signal", "train", str(tmp_path / "a.csv"), "-o", str(model), "--channels", "warm", "--size", "tiny"]
+    assert genmote(*words, "--context", "64", "--bins", "32", "--steps", "8", "--batch", "256").status == 0
+    ran = genmote("eval", "signal", "compress", *files[2:], "--drop", "there", "--model", str(model), "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json["model_bytes"] == model.stat().st_size and ran.json["model"] == str(model)
+    text = genmote("eval", "signal", "compress", *files[2:], "--drop", "there", "--model", str(model)).out
+    assert "m.gguf has paid for itself after" in text
+    assert genmote("eval", "signal", "compress", *files[2:], "--model", str(tmp_path / "none.gguf")).status == 2
+
+
 def test_a_model_is_trained_once_or_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, train = pytest.importorskip("genmote.generator.model"), pytest.importorskip("genmote.generator.train")
     seen: list[Any] = []

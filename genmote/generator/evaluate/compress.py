@@ -19,26 +19,30 @@ from genmote.signals import container, reading
 from genmote.signals.chart import Panel
 from genmote.signals.kinds import Series
 
-MODEL_BYTES = 0  # the coder learns as it goes: there is no model to carry
-
 
 def evaluate(
     test: Sequence[Recording],
     *,
+    model: Path | None = None,
     max_error: float = 0.0,
     threads: int | None = 1,
     notes: list[str] | None = None,
     progress: Progress = quiet,
 ) -> Result:
-    """Each recording compressed, given back and compared. With `max_error`, all sides get the numbers that samples are
-    rounded to. SignalError where no recording can be compressed, and where one came back changed."""
+    """Each recording compressed, given back and compared; with the help of `model`, where one is given. With `max_error`,
+    all sides get the numbers that samples are rounded to. SignalError where no recording can be compressed, and where one came back changed."""
     told: list[str] = [] if notes is None else notes
+    teller, model_bytes = None, 0  # without a model the coder learns as it goes: there is nothing to carry
+    if model is not None:
+        from genmote.generator.compress import Teller
+
+        teller, model_bytes = Teller.load(model, threads=threads), model.stat().st_size
     items: list[dict[str, Any]] = []
     for number, one in enumerate(test):
         if not isinstance(one.signal, Series) or (one.signal.grid is None and not max_error):
             told.append(f"{one.name}: is no series of whole numbers (see --max-error); left out")
             continue
-        items.append(_item(one.name, one.signal, max_error, threads))
+        items.append(_item(one.name, one.signal, max_error, threads, teller))
         progress("compressing", number + 1, len(test))
     if not items:
         raise SignalError("--test: holds no series of whole numbers; give --max-error, such as 0.01, to round others")
@@ -57,10 +61,11 @@ def evaluate(
         "decode_mb_per_s": plain / 1e6 / max(back, 1e-9),
         "joules_per_mb": None if None in joules else sum(joules) / (plain / 1e6),
         "energy": items[0]["energy"],
-        "model_bytes": MODEL_BYTES,
+        "model": model,
+        "model_bytes": model_bytes,
         "max_error": max_error,
     }
-    paid = scores.paid_after(MODEL_BYTES, sides["ours"] / plain, sides[best] / plain)
+    paid = scores.paid_after(model_bytes, sides["ours"] / plain, sides[best] / plain)
     values["model_paid_after_mb"] = None if paid is None else paid / 1e6
     return Result(values, items, _panels(items))
 
@@ -68,13 +73,13 @@ def evaluate(
 PEERS = ("xz", "bzip2")
 
 
-def _item(name: str, series: Series, max_error: float, threads: int | None) -> dict[str, Any]:
+def _item(name: str, series: Series, max_error: float, threads: int | None, teller: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="genmote-eval-") as folder:
         path = Path(folder) / "ours.gmsc"
         with Meter() as meter:
-            made = container.write(path, [series], max_error=max_error, threads=threads)
+            made = container.write(path, [series], max_error=max_error, threads=threads, teller=teller)
         with Meter() as back:
-            again = reading.joined_all(container.read(path))[0]
+            again = reading.joined_all(container.read(path, teller))[0]
     assert isinstance(again, Series) and again.grid is not None
     if series.grid is not None and not max_error and (again.grid.integers != series.grid.integers).any():
         raise SignalError(f"{name}: came back changed; please report it")
