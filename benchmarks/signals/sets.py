@@ -218,6 +218,22 @@ FORECASTS = {
         beats=(30, 200),
         training={"size": "tiny", "context": 320, "bins": 128, "steps": 450, "scale": "level"},
     ),
+    "pulses": ForecastSet(
+        "pulse waves at 25 Hz (by time), 2 s",
+        pulses,
+        256,
+        50,
+        beats=(8, 60),
+        training={"size": "tiny", "context": 320, "bins": 128, "steps": 700},
+    ),
+    "steps": ForecastSet(
+        "steps by the hour (by user), 24 h",
+        steps,
+        2 * WEEK,
+        24,
+        season=DAY,
+        training={**SLOW, "steps": 240, "spacing": "quantile"},
+    ),
     "motion": ForecastSet(
         "acceleration at 50 Hz (by user), 1.3 s",
         motion,
@@ -241,22 +257,6 @@ FORECASTS = {
         48,
         season=DAY,
         training={**SLOW, "steps": 300, "shift": 0.05},
-    ),
-    "steps": ForecastSet(
-        "steps by the hour (by user), 24 h",
-        steps,
-        2 * WEEK,
-        24,
-        season=DAY,
-        training={**SLOW, "steps": 240, "spacing": "quantile"},
-    ),
-    "pulses": ForecastSet(
-        "pulse waves at 25 Hz (by time), 2 s",
-        pulses,
-        256,
-        50,
-        beats=(8, 60),
-        training={"size": "tiny", "context": 320, "bins": 128, "steps": 700},
     ),
 }
 
@@ -370,7 +370,9 @@ DETECTIONS: dict[str, dict[str, DetectSet]] = {  # each set in parts, whose mean
         "beats": DetectSet(beats, ("N",), back=24, training={"size": "tiny", "context": 256, "steps": 250, "bins": 96})
     },
     "telemetry of three devices (TON-IoT, by time)": {
-        device: DetectSet(functools.partial(telemetry, device), ("normal",), back=4, smooth=8, training=ROWS)
+        device: DetectSet(
+            functools.partial(telemetry, device), ("normal",), back=4, smooth=8, training={**ROWS, "steps": 100}
+        )
         for device in DEVICES
     },
     "connections (NSL-KDD, by place in the file)": {"connections": DetectSet(connections, ("normal",), training=ROWS)},
