@@ -210,13 +210,21 @@ def pulses() -> tuple[list[Series], list[tuple[Series, int]]]:
 
 SLOW = {"size": "tiny", "context": 256, "bins": 128}
 FORECASTS = {
-    "ecg": ForecastSet(
-        "ECG, lead II at 100 Hz (PTB-XL, by patient), 1 s",
-        ecg,
-        400,
-        100,
-        beats=(30, 200),
-        training={"size": "tiny", "context": 320, "bins": 128, "steps": 450, "scale": "level"},
+    "steps": ForecastSet(
+        "steps by the hour (by user), 24 h",
+        steps,
+        2 * WEEK,
+        24,
+        season=DAY,
+        training={**SLOW, "steps": 500, "spacing": "quantile"},
+    ),
+    "throughput": ForecastSet(
+        "5G download each second (by trace), 30 s",
+        throughput,
+        256,
+        30,
+        beats=(2, 100),
+        training={**SLOW, "steps": 700, "spacing": "quantile"},
     ),
     "pulses": ForecastSet(
         "pulse waves at 25 Hz (by time), 2 s",
@@ -226,14 +234,6 @@ FORECASTS = {
         beats=(8, 60),
         training={"size": "tiny", "context": 320, "bins": 128, "steps": 700},
     ),
-    "steps": ForecastSet(
-        "steps by the hour (by user), 24 h",
-        steps,
-        2 * WEEK,
-        24,
-        season=DAY,
-        training={**SLOW, "steps": 240, "spacing": "quantile"},
-    ),
     "motion": ForecastSet(
         "acceleration at 50 Hz (by user), 1.3 s",
         motion,
@@ -242,13 +242,13 @@ FORECASTS = {
         beats=(10, 100),
         training={**SLOW, "steps": 300, "scale": "level"},
     ),
-    "throughput": ForecastSet(
-        "5G download each second (by trace), 30 s",
-        throughput,
-        256,
-        30,
-        beats=(2, 100),
-        training={**SLOW, "steps": 350, "spacing": "quantile"},
+    "ecg": ForecastSet(
+        "ECG, lead II at 100 Hz (PTB-XL, by patient), 1 s",
+        ecg,
+        400,
+        100,
+        beats=(30, 200),
+        training={"size": "tiny", "context": 320, "bins": 128, "steps": 450, "scale": "level"},
     ),
     "air": ForecastSet(
         "air quality by the hour (by time), 48 h",
