@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.bench import Bench, missing
 from benchmarks.process import ContestantError
 from benchmarks.record import AT_MOST, Row
-from benchmarks.signals import models, sets
-from benchmarks.signals.sets import GenerateSet
+from benchmarks.signals import labelled, models
+from benchmarks.signals.labelled import GenerateSet
 from genmote.errors import GenmoteError
 from genmote.generator.evaluate.data import Columns
 from genmote.generator.evaluate.generate import generated, windows
@@ -43,7 +43,7 @@ TITLES = {
 def measure(bench: Bench) -> Iterator[Row]:
     """For each set three figures; and on how many sets the first two are reached."""
     reached = 0
-    for name, one in sets.GENERATIONS.items():
+    for name, one in labelled.GENERATIONS.items():
         try:
             found, told = compared(bench, name, one)
         except (ContestantError, GenmoteError, OSError) as why:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.bench import Bench
 from benchmarks.process import REPOSITORY, ContestantError
-from benchmarks.signals import detect, forecast, generate, models, sets
+from benchmarks.signals import detect, forecast, generate, labelled, models, sets, unusual
 from genmote.generator.evaluate.data import Columns, Recording
 from genmote.generator.evaluate.forecast import Window
 from genmote.generator.scores import forecast as scores
@@ -56,14 +56,14 @@ def test_nobody_is_on_both_sides() -> None:
     for load in (sets.steps, sets.motion):
         learnt, judged = load()
         assert not {one.name for one in learnt} & {one.name for one, _ in judged}
-    for load in (sets.activities, sets.days):
+    for load in (labelled.activities, labelled.days):
         learnt, judged = load()
         assert not {one.path for one in learnt} & {one.path for one in judged}
 
 
 @needs_data
 def test_normal_is_learnt_alone_and_both_are_judged() -> None:
-    learnt, judged = sets.failures()
+    learnt, judged = unusual.failures()
     assert {one.whole for one in learnt} == {"normal"}
     assert {one.whole == "normal" for one in judged} == {True, False}
     assert not {one.path for one in learnt} & {one.path for one in judged}
@@ -73,11 +73,11 @@ def test_the_peers_are_shown_what_came_before_a_row() -> None:
     series = Series("x", np.arange(6, dtype=np.float32)[:, None], 1.0, ("a",), ("",))
     recording = Recording(REPOSITORY, series, "k", np.array(["n"] * 6, object))
     columns = Columns.fit([recording])
-    found = detect.features(sets.DetectSet(lambda: ([], []), ("n",), back=2), recording, columns)
+    found = detect.features(unusual.DetectSet(lambda: ([], []), ("n",), back=2), recording, columns)
     whole = columns(series)[:, 0]
     np.testing.assert_array_equal(found[5], whole[3:6])
     np.testing.assert_array_equal(found[0], whole[[0, 0, 0]])
-    flat = detect.features(sets.DetectSet(lambda: ([], []), ("n",), whole=True), recording, columns)
+    flat = detect.features(unusual.DetectSet(lambda: ([], []), ("n",), whole=True), recording, columns)
     assert flat.shape == (1, 6)
 
 
