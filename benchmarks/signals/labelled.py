@@ -118,6 +118,12 @@ def waves() -> tuple[list[Recording], list[Recording]]:
 
 
 GENERATIONS = {
+    "days": GenerateSet(
+        "steps of a day (by user)",
+        days,
+        24,
+        {"size": "tiny", "context": 64, "steps": 300, "bins": 128, "spacing": "quantile"},
+    ),
     "waves": GenerateSet(
         "pulse waves, 2 s (by time)",
         waves,
@@ -136,22 +142,16 @@ GENERATIONS = {
         128,
         {"size": "tiny", "context": 192, "steps": 350, "bins": 128},
     ),
-    "activities": GenerateSet(
-        "acceleration, 2.6 s of three axes (by user)",
-        activities,
-        64,
-        {"size": "tiny", "context": 256, "steps": 300, "bins": 128},
-    ),
     "executions": GenerateSet(
         "forces and torques of a robot (by place in the file)",
         executions,
         15,
         {"size": "tiny", "context": 128, "steps": 300, "bins": 128, "spacing": "quantile"},
     ),
-    "days": GenerateSet(
-        "steps of a day (by user)",
-        days,
-        24,
-        {"size": "tiny", "context": 64, "steps": 300, "bins": 128, "spacing": "quantile"},
+    "activities": GenerateSet(
+        "acceleration, 2.6 s of three axes (by user)",
+        activities,
+        64,
+        {"size": "tiny", "context": 256, "steps": 300, "bins": 128},
     ),
 }

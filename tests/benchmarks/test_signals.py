@@ -100,10 +100,9 @@ def test_a_copy_is_told_by_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> No
     draw = np.random.default_rng(0)
     real, held = (draw.standard_normal((60, 12, 1)).astype(np.float32) for _ in range(2))
     labels = np.array(["a", "b"] * 30)
-    given = generate.figures(
-        generate.Side(real, labels), generate.Side(held, labels), generate.Side(real.copy(), labels), 0
-    )
-    assert given["nearest"] > 95 and given["behind"] == 0
+    sides = [generate.Side(each, labels) for each in (real, held, real.copy())]
+    given = generate.figures(*sides, of_real=50.0, seed=0)
+    assert given["nearest"] > 95 and given["behind"] == pytest.approx(50 - given["accuracy"])
 
 
 def test_a_model_is_trained_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
