@@ -31,11 +31,16 @@ def quiet(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """One file inside a wheel: `member` of `package` at exactly `version`."""
+    """One file inside a wheel: `member` of `package` at exactly `version`.
+
+    `built_for`: of a package whose wheels are compiled, the Python and the platform of the one that is taken, such as
+    "cp311-manylinux_2_28_x86_64". It is the same on every machine: what is compiled in it is not used.
+    """
 
     package: str
     version: str
     member: str
+    built_for: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +270,9 @@ def _pip_download(part: Part, folder: Path, progress: Callable[[int], None]) -> 
     destination.mkdir()
     wanted = f"{part.package}=={part.version}"
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
+    if part.built_for:
+        python, _, platform = part.built_for.partition("-")
+        options += ["--implementation", python[:2], "--python-version", python[2:], "--platform", platform]
     command = [*_pip(), "download", *options, "--quiet", "--dest", str(destination), wanted]
     # pip's temporary files go where they can be counted, and where they are removed with the rest.
     environment = {**os.environ, "TMPDIR": str(destination)}

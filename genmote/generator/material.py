@@ -151,7 +151,8 @@ def cut(signals: Sequence[Signal], label: str) -> list[Signal]:
         for mark in signal.marks:
             if mark.stop - mark.start > 1:
                 part = signal.part(mark.start, mark.stop)
-                found.append(replace(part, marks=(), labels={**part.labels, label: mark.label}))
+                labels = {**part.labels, label: mark.label}
+                found.append(replace(part, marks=(), labels=labels, continues=False))
     return found
 
 

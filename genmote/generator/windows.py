@@ -44,7 +44,7 @@ def recordings(layout: Layout, signals: Sequence[Signal], notes: list[str]) -> l
     for signal in signals:
         if not len(signal):
             continue
-        own = Scale.of(signal.values, layout.scale).told(signal) if scaled(layout, signal) else signal
+        own = Scale.of(signal.values, layout.scale).told(signal) if scaled(signal, layout) else signal
         rows = layout.rows(own, notes)
         try:
             starts = layout.starts(signal, rows)
@@ -56,7 +56,7 @@ def recordings(layout: Layout, signals: Sequence[Signal], notes: list[str]) -> l
     return found
 
 
-def scaled(layout: Layout, signal: Signal) -> TypeGuard[Series]:
+def scaled(signal: Signal, layout: Layout) -> TypeGuard[Series]:
     """Whether each stretch is told by a scale of its own."""
     return layout.scale != "none" and isinstance(signal, Series)
 
@@ -165,7 +165,7 @@ class Windows:
     def _stretch(self, recording: Recording, start: int, stop: int, known: float = KNOWN) -> Rows:
         """`known`: the part by which its scale is found, where it has one of its own."""
         rows = recording.part(start, stop)
-        if scaled(self.layout, recording.signal):
+        if scaled(recording.signal, self.layout):
             piece = recording.signal.part(start, stop)
             seen = piece.values[: max(1, int(known * len(piece)))]
             rows = self.layout.rows(Scale.of(seen, self.layout.scale).told(piece))
@@ -184,7 +184,7 @@ class Windows:
         follows, precedes = recording.part(begin + gap, stop), recording.part(start, begin)
         assert isinstance(recording.signal, Series)
         piece = recording.signal.part(begin, begin + gap)
-        if scaled(layout, recording.signal):
+        if scaled(recording.signal, layout):
             whole = recording.signal.part(start, stop)
             seen = np.concatenate([whole.values[: begin - start], whole.values[begin - start + gap :]])
             rows = layout.rows(Scale.of(seen, layout.scale).told(whole))

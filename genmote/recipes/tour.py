@@ -73,7 +73,7 @@ class Budget:
 
 def pulse(progress: Progress = quiet) -> Finding:
     """Heart rate from a pulse sensor's recording."""
-    (series,) = recordings.read("heart", progress=progress)
+    (series,) = recordings.series("heart", progress=progress)
     signal = series.values[:, 0]
     found = heart_rate(signal, series.rate_hz)
     seconds = np.arange(len(signal)) / series.rate_hz
@@ -138,7 +138,7 @@ def pulse(progress: Progress = quiet) -> Finding:
 def movement(progress: Progress = quiet) -> Finding:
     """Repetitions of an exercise from a smartwatch's acceleration: the first set of the first exercise asked for."""
     exercise, planned = "abduction", 20
-    series = next(one for one in recordings.read("watch", progress=progress) if one.name == exercise)
+    series = next(one for one in recordings.series("watch", progress=progress) if one.name == exercise)
     found = motion([series])
     repetitions = round(found.dominant_hz * found.duration_s)
     magnitude = np.linalg.norm(series.values[:, :3], axis=1)

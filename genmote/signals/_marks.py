@@ -13,13 +13,14 @@ def windows(marks: Sequence[Mark], total: int, most: int) -> Iterator[tuple[int,
     `marks` are in order of their starts.
 
     >>> [*windows([Mark(1, 4, "walk")], 5, 3)]
-    [(0, 3, (Mark(start=1, stop=3, label='walk'),)), (3, 5, (Mark(start=0, stop=1, label='walk'),))]
+    [(0, 3, (Mark(start=1, stop=3, label='walk', goes_on=True),)), \
+(3, 5, (Mark(start=0, stop=1, label='walk', goes_on=False),))]
     """
     at, reaching = 0, list[Mark]()
     for start in range(0, total, most):
         stop = min(start + most, total)
-        while at < len(marks) and marks[at].start < stop:
+        while at < len(marks) and (marks[at].start < stop or marks[at].start == marks[at].stop == stop == total):
             reaching.append(marks[at])
             at += 1
-        yield start, stop, tuple(Mark(max(0, m.start - start), min(stop, m.stop) - start, m.label) for m in reaching)
+        yield start, stop, tuple(mark.part(start, stop) for mark in reaching)
         reaching = [mark for mark in reaching if mark.stop > stop]

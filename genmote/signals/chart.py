@@ -61,6 +61,8 @@ def _panel(panel: Panel, top: float) -> list[str]:
     bottom = top + PANEL
     x0, x1 = float(panel.x[0]), float(panel.x[-1])
     drawn_y = [panel.y] if panel.band is None else [panel.y, *panel.band[1:]]
+    if panel.points is not None and len(panel.points[1]):
+        drawn_y.append(panel.points[1])
     least, most = min(float(y.min()) for y in drawn_y), max(float(y.max()) for y in drawn_y)
     y_ticks = ticks(least, most, 4)
     low, high = min(y_ticks[0], least), max(y_ticks[-1], most)

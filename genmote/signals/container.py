@@ -68,11 +68,13 @@ def write(
             if not piece.channels:
                 raise SignalError(f"{piece.name}: has no channel")
             grid = _grid(piece, max_error)
-            if before is None or not _same(before, replace(piece, grid=grid)):
+            begins = before is None or not piece.continues
+            about = replace(piece, grid=grid, continues=not begins)
+            if before is None or begins or not _same(before, about):
                 _drain(out, waiting, 0)
-                before = replace(piece, grid=grid)
+                before = about
                 _chunk(out, SERIES, zlib.compress(_head(before, source).encode(errors="replace"), 9))
-                series += 1
+                series += begins
             rows = max(1, BLOCK_SAMPLES // len(piece.channels))
             for start in range(0, len(piece), rows):
                 part = replace(piece, grid=grid).part(start, start + rows)
@@ -97,7 +99,7 @@ class Growing:
 
     def add(self, piece: Series) -> None:
         """SignalError for what `write` refuses; then the file stays as it was."""
-        about = replace(piece, grid=_grid(piece, self.max_error))
+        about = replace(piece, grid=_grid(piece, self.max_error), continues=self._before is not None)
         new = io.BytesIO()
         if self._before is None:
             new.write(MAGIC + bytes([VERSION]))
@@ -131,9 +133,11 @@ def _repair(path: Path, end: int) -> None:
 
 
 def read(path: Path, *, notes: list[str] | None = None) -> Iterator[Series]:
-    """The series of a file, in pieces of a block; pieces of one recording have one name. SignalError where the file is
-    damaged, cut short, or of a later version; with `notes`, one that is cut short is read as far as it is whole, and
-    that is told there."""
+    """The series of a file, in pieces of a block, each of which `continues` the one before or begins another.
+
+    SignalError where the file is damaged, cut short, or of a later version; with `notes`, one that is cut short is read
+    as far as it is whole, and that is told there.
+    """
     try:
         with open(path, "rb") as file:
             yield from _pieces(path, file, notes)
@@ -244,7 +248,7 @@ def _grid(series: Series, max_error: float) -> Grid:
 
 
 def _same(a: Series, b: Series) -> bool:
-    """Whether `b` goes on with the recording that `a` begins."""
+    """Whether blocks of `b` may follow those of `a`."""
     assert a.grid is not None and b.grid is not None
     return (
         (a.name, a.rate_hz, a.channels, a.units, a.labels) == (b.name, b.rate_hz, b.channels, b.units, b.labels)
@@ -266,6 +270,7 @@ def _head(series: Series, source: str) -> str:
         "times": series.times_s is not None,
         "start": series.start_s,
         "labels": series.labels,
+        "continues": series.continues,
         "source": source,
     }
     kept = {key: value for key, value in told.items() if key == "start" or value not in (None, "", False, {}, 0.0)}
@@ -299,6 +304,7 @@ def _series(told: dict[str, Any]) -> Series:
         Grid(np.zeros((0, len(channels)), np.int64), step, zero),
         {str(key): str(value) for key, value in told.get("labels", {}).items()},
         start_s=None if told.get("start") is None else float(told["start"]),
+        continues=told.get("continues") is True,
     )
 
 
@@ -323,7 +329,11 @@ def _block(piece: Series) -> bytes:
         said, plane = planed(bits & 0xFFFFFFFF)
         head.append(said)
         planes += plane
-    marks = json.dumps([[m.start, m.stop, m.label] for m in piece.marks], ensure_ascii=False) if piece.marks else ""
+    marks = (
+        json.dumps([[m.start, m.stop, m.label, *[1] * m.goes_on] for m in piece.marks], ensure_ascii=False)
+        if piece.marks
+        else ""
+    )
     packed = zlib.compress(marks.encode(errors="replace"), 9) if marks else b""
     head += [varint(len(packed)), packed]
     width = adaptive.CHANNELS
@@ -360,10 +370,8 @@ def _unblock(body: bytes, about: Series, start: int) -> Series:
         times = ((columns[channels] << 32) | columns[channels + 1]).view(np.float64)
     assert about.grid is not None
     grid = replace(about.grid, integers=integers)
-    listed = (
-        [(int(first), int(stop), str(label)) for first, stop, label in json.loads(unpacked(marks))] if marks else []
-    )
-    if any(not 0 <= first <= stop <= rows for first, stop, _ in listed):
+    listed = [(int(m[0]), int(m[1]), str(m[2]), len(m) > 3) for m in json.loads(unpacked(marks))] if marks else []
+    if any(not 0 <= first <= stop <= rows for first, stop, *_ in listed):
         raise ValueError("a mark lies outside its block")
     return replace(
         about,
@@ -371,5 +379,6 @@ def _unblock(body: bytes, about: Series, start: int) -> Series:
         times_s=times,
         grid=grid,
         start_s=about.start_s if about.start_s is None or about.rate_hz <= 0 else about.start_s + start / about.rate_hz,
-        marks=tuple(Mark(first, stop, label) for first, stop, label in listed),
+        marks=tuple(Mark(*mark) for mark in listed),
+        continues=about.continues or start > 0,
     )

@@ -40,11 +40,21 @@ class Grid:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that is said of samples [start, stop) of a series: a beat's kind, an activity, an artefact."""
+    """Something that is said of samples [start, stop) of a series: a beat's kind, an activity, an artefact.
+
+    With `start` and `stop` the same it is said of the place before that sample. `goes_on`: it was cut at the end of a
+    piece, and the next piece has the rest, from its first sample on.
+    """
 
     start: int
     stop: int
     label: str
+    goes_on: bool = False
+
+    def part(self, start: int, stop: int) -> Mark:
+        """What it says of samples [start, stop), counted from there."""
+        goes_on = self.stop > stop or (self.goes_on and self.stop == stop)
+        return Mark(max(0, self.start - start), min(stop, self.stop) - start, self.label, goes_on)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +63,9 @@ class Series:
 
     Taken `rate_hz` times a second, or, with `rate_hz` 0, at `times_s` (T,), seconds since 1970 or since the start.
     `grid`: the same samples as whole numbers, where that is what they are. `labels`: what is known of the whole, such
-    as a diagnosis or a speaker. `start_s`: when the first sample of a steady series was taken, in seconds since 1970 or
-    since the start, where that is known.
+    as a diagnosis or a speaker. `marks`: in the order of their starts. `start_s`: when the first sample of a steady
+    series was taken, in seconds since 1970 or since the start, where that is known. `continues`: it is a piece that
+    goes on with the one before it.
 
     >>> Series("pulse", np.zeros((300, 1), np.float32), 100.0, ("light",), ("counts",)).duration_s
     3.0
@@ -70,6 +81,7 @@ class Series:
     labels: dict[str, str] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
     start_s: float | None = None
+    continues: bool = False
 
     def __post_init__(self) -> None:
         shape = self.values.shape
@@ -96,7 +108,8 @@ class Series:
         return len(self.values)
 
     def part(self, start: int, stop: int) -> Series:
-        """Samples [start, stop), with the marks that touch them moved along."""
+        """Samples [start, stop), with the marks that touch them moved along and cut to them. One of no length is of
+        the part that its place lies in, at the very end of the last one."""
         stop = min(stop, len(self))
         grid = self.grid
         return replace(
@@ -105,10 +118,12 @@ class Series:
             times_s=None if self.times_s is None else self.times_s[start:stop],
             grid=None if grid is None else replace(grid, integers=grid.integers[start:stop]),
             marks=tuple(
-                Mark(max(0, mark.start - start), min(stop, mark.stop) - start, mark.label)
+                mark.part(start, stop)
                 for mark in self.marks
-                if mark.start < stop and mark.stop > start
+                if (mark.start < stop and mark.stop > start)
+                or (mark.start == mark.stop and (start <= mark.start < stop or mark.start == stop == len(self)))
             ),
+            continues=self.continues or start > 0,
             start_s=self.start_s if self.start_s is None or self.rate_hz <= 0 else self.start_s + start / self.rate_hz,
         )
 
@@ -129,13 +144,14 @@ class Field:
 class Records:
     """Rows with typed fields: `columns` has an array (N,) for each field, float64 with NaN for numbers and for integers
     that are missing somewhere, int64 for other integers, else objects (str, None where missing). `times_s` (N,):
-    seconds since 1970 or since the start, where rows have a time."""
+    seconds since 1970 or since the start, where rows have a time. `continues`: as of a series."""
 
     name: str
     fields: tuple[Field, ...]
     columns: tuple[NDArray[np.generic], ...]
     times_s: NDArray[np.float64] | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    continues: bool = False
 
     def __post_init__(self) -> None:
         lengths = {len(column) for column in self.columns}
@@ -163,13 +179,15 @@ class Records:
             self,
             columns=tuple(column[start:stop] for column in self.columns),
             times_s=None if self.times_s is None else self.times_s[start:stop],
+            continues=self.continues or start > 0,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
     """Pictures one after another, each (H, W, C), or clouds of points, each (P, C); `channels` names the C numbers of a
-    pixel or point, `units` what they are counted in. `times_s` (N,): when each was taken, where that is known."""
+    pixel or point, `units` what they are counted in. `times_s` (N,): when each was taken, where that is known.
+    `continues`: as of a series."""
 
     name: str
     shape: Literal["grid", "points"]
@@ -178,6 +196,7 @@ class Frames:
     units: tuple[str, ...]
     times_s: NDArray[np.float64] | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    continues: bool = False
 
     def __post_init__(self) -> None:
         axes = 3 if self.shape == "grid" else 2
@@ -196,7 +215,7 @@ class Frames:
     def part(self, start: int, stop: int) -> Frames:
         """Frames [start, stop)."""
         times = None if self.times_s is None else self.times_s[start:stop]
-        return replace(self, frames=self.frames[start:stop], times_s=times)
+        return replace(self, frames=self.frames[start:stop], times_s=times, continues=self.continues or start > 0)
 
 
 Signal = Series | Records | Frames

@@ -34,6 +34,7 @@ class Modality:
     readers: tuple[str, ...] = setting("readers of files that it usually comes in", default=())
     codec: str = setting("codec that makes tokens of it")
     recording: str | None = setting("a real recording of it (genmote/signals/samples)", default=None)
+    recorded: tuple[str, ...] = setting("the recording's channels that are of it, where not all are", default=())
     synthetic: str | None = setting("else what draws one (genmote/signals/synthetic.py)", default=None)
 
     def faults(self) -> Iterable[str]:
@@ -41,12 +42,15 @@ class Modality:
             yield "channels and units differ in number, wanted a unit for each of at least one channel"
         if (self.recording is None) == (self.synthetic is None):
             yield "wanted either a recording or a synthetic sample"
+        if self.recorded and self.recording is None:
+            yield "recorded names channels of a recording, and there is none"
 
     def sample(self, seed: int = 0, *, progress: Progress = quiet) -> Sequence[Signal]:
         """A sample of it: the real recording, fetched if it is not here, or a drawn one, whose name says that it is
         synthetic. Raises PullError where fetching fails."""
         if self.recording is not None:
-            return recordings.read(self.recording, progress=progress)
+            found = recordings.read(self.recording, progress=progress)
+            return [recordings.picked(one, self.recorded) for one in found] if self.recorded else found
         assert self.synthetic is not None
         return [synthetic.draw(self.synthetic, seed)]
 

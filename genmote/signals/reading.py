@@ -6,10 +6,11 @@ A reader is a module of `readers/`, found by its name, with
 - ``SUFFIXES``: how such files' names end, such as ``(".hea", ".dat")``;
 - ``knows(path, head)``: whether a file is one, by its name and first bytes (at most `HEAD`);
 - ``pieces(path, rows, notes)``: the signals in the file, one after another, each of at most `rows` samples, rows or
-  frames. Pieces of one recording follow each other and have one name. What is repaired on the way (a row left out, a
+  frames. Pieces of one recording follow each other and have one name, which the next recording has not; `pieces`
+  below says by it of each whether it `continues` the one before. What is repaired on the way (a row left out, a
   gap filled with NaN, times brought into order) is told in `notes`, a line each time once; what cannot be read is a
-  `SignalError` that tells the file, where in it, what came and what was wanted. A mark that goes on in the next piece
-  is cut between the two, and becomes one again with them.
+  `SignalError` that tells the file, where in it, what came and what was wanted. A mark that `goes_on` in the next
+  piece is cut between the two, and becomes one again with them.
 """
 
 from __future__ import annotations
@@ -68,7 +69,14 @@ def pieces(
 ) -> Iterator[Signal]:
     """What is in a file, in pieces of at most `rows` samples, rows or frames: for files larger than memory."""
     told: list[str] = [] if notes is None else notes
-    yield from reader_of(path, reader).pieces(path, rows, told)
+    before: tuple[type, str] | None = None
+    for piece in reader_of(path, reader).pieces(path, rows, told):
+        continues, before = before == _named(piece), _named(piece)
+        yield piece if piece.continues == continues else replace(piece, continues=continues)
+
+
+def _named(piece: Signal) -> tuple[type, str]:
+    return type(piece), piece.name
 
 
 def read(path: Path, *, reader: str | None = None, notes: list[str] | None = None) -> list[Signal]:
@@ -80,10 +88,10 @@ def read(path: Path, *, reader: str | None = None, notes: list[str] | None = Non
 
 
 def joined_all(parts: Iterable[Signal]) -> list[Signal]:
-    """Pieces that follow each other as whole signals."""
+    """Pieces that follow each other as whole signals: one begins where a piece does not continue the one before."""
     found: list[list[Signal]] = []
     for piece in parts:
-        if found and found[-1][0].name == piece.name and type(found[-1][0]) is type(piece):
+        if found and piece.continues and _named(found[-1][0]) == _named(piece):
             found[-1].append(piece)
         else:
             found.append([piece])
@@ -108,17 +116,17 @@ def joined(parts: list[Signal]) -> Signal:
 
 def _joined_series(parts: list[Series]) -> Series:
     first, marks, at = parts[0], list[Mark](), 0
-    cut: dict[str, int] = {}  # by label, which mark ends where the piece before this one ends
+    cut: dict[str, list[int]] = {}  # by label, which marks go on from the piece before this one
     for part in parts:
-        reaching = {}
+        going_on: dict[str, list[int]] = {}
         for mark in part.marks:
-            here = cut.pop(mark.label, None) if mark.start == 0 else None
-            start = marks[here].start if here is not None else mark.start + at
-            here = len(marks) if here is None else here
-            marks[here : here + 1] = [Mark(start, mark.stop + at, mark.label)]
-            if mark.stop == len(part):
-                reaching[mark.label] = here
-        cut, at = reaching, at + len(part)
+            waiting = cut.get(mark.label) if mark.start == 0 else None
+            here = waiting.pop(0) if waiting else len(marks)
+            start = marks[here].start if here < len(marks) else mark.start + at
+            marks[here : here + 1] = [Mark(start, mark.stop + at, mark.label, mark.goes_on)]
+            if mark.goes_on:
+                going_on.setdefault(mark.label, []).append(here)
+        cut, at = going_on, at + len(part)
     grids = [part.grid for part in parts if part.grid is not None]
     grid: Grid | None = None
     if len(grids) == len(parts) and all(

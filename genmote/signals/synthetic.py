@@ -62,18 +62,6 @@ def _beats(random: Draw, seconds: float, per_minute: float) -> Floats:
     return np.array(times)
 
 
-def ecg(random: Draw) -> Series:
-    """One lead: each beat is five bumps, P, Q, R, S and T."""
-    rate, seconds = 250.0, 30.0
-    t = np.arange(int(rate * seconds)) / rate
-    bumps = ((-0.2, 0.12, 0.025), (-0.035, -0.12, 0.01), (0.0, 1.1, 0.011), (0.035, -0.25, 0.011), (0.26, 0.3, 0.05))
-    wave = 0.05 * _drift(random, len(t), 0.001, 0.02) + random.normal(0, 0.012, len(t))
-    for beat in _beats(random, seconds, 68):
-        for after, height, width in bumps:
-            wave += height * np.exp(-0.5 * ((t - beat - after) / width) ** 2)
-    return _series("ECG", wave[:, None], rate, ["II"], ["mV"], [0.005])
-
-
 def blood_pressure(random: Draw) -> Series:
     """In an artery: a steep rise with each beat, and a notch where the valve closes."""
     rate, seconds = 125.0, 30.0
@@ -84,15 +72,6 @@ def blood_pressure(random: Draw) -> Series:
         wave += 44 * (after / 0.13) * np.exp(1 - after / 0.13) * (after < 2)
         wave += 8 * np.exp(-0.5 * ((after - 0.38) / 0.03) ** 2)
     return _series("blood pressure", wave[:, None], rate, ["arterial pressure"], ["mmHg"], [0.1])
-
-
-def heart_rate(random: Draw) -> Series:
-    """A watch's day, a value a minute."""
-    minutes = 1440
-    hours = np.arange(minutes) / 60
-    wave = 64 - 10 * np.cos(2 * np.pi * (hours - 4) / 24) + _drift(random, minutes, 0.08, 3)
-    wave += 55 * ((hours > 18) & (hours < 18.75))
-    return _series("heart rate", np.clip(wave, 42, 185)[:, None], 1 / 60, ["heart rate"], ["1/min"], [1.0])
 
 
 def spo2(random: Draw) -> Series:
@@ -139,33 +118,6 @@ def food_intake(random: Draw) -> Records:
         "energy": ("number", "kcal", energy),
     }
     return _records("food intake", np.array(times)[order], columns)
-
-
-def home_temperature(random: Draw) -> Series:
-    minutes = np.arange(14 * 1440)
-    wave = 20.5 + 1.2 * np.sin(2 * np.pi * (minutes / 1440 - 0.4)) + _drift(random, len(minutes), 0.004, 0.02)
-    return _series("home temperature", wave[:, None], 1 / 60, ["temperature"], ["°C"], [0.1])
-
-
-def humidity(random: Draw) -> Series:
-    minutes = np.arange(14 * 1440)
-    wave = 44 - 4 * np.sin(2 * np.pi * (minutes / 1440 - 0.4)) + _drift(random, len(minutes), 0.003, 0.12)
-    return _series("humidity", np.clip(wave, 5, 99)[:, None], 1 / 60, ["relative humidity"], ["%"], [0.5])
-
-
-def occupancy(random: Draw) -> Series:
-    """A room's light, carbon dioxide and whether somebody is there."""
-    minutes = np.arange(7 * 1440)
-    hour, day = minutes % 1440 / 60, minutes // 1440
-    there = ((hour > 8.5 + random.normal(0, 0.4)) & (hour < 17.5) & (day % 7 < 5)).astype(float)
-    there *= np.repeat(random.random(len(minutes) // 20) > 0.08, 20)
-    light = 420 * there + 60 * np.clip(np.sin(np.pi * (hour - 7) / 11), 0, 1) + random.normal(0, 2, len(minutes))
-    gas, at = np.empty(len(minutes)), 440.0
-    for n, inside in enumerate(there):
-        at += 0.012 * (430 + 520 * inside - at) + random.normal(0, 1.5)
-        gas[n] = at
-    values = np.stack([np.clip(light, 0, None), gas, there], 1)
-    return _series("occupancy", values, 1 / 60, ["light", "CO2", "occupied"], ["lux", "ppm", ""], [1.0, 1.0, 1.0])
 
 
 def gaze(random: Draw) -> Series:
@@ -228,19 +180,6 @@ def machine_sound(random: Draw) -> Series:
     return _series(
         "machine sound", 0.4 * sound[:, None] / np.abs(sound).max(), rate, ["sound"], ["full scale"], [2.0**-15]
     )
-
-
-def gps(random: Draw) -> Series:
-    """A walk: a heading that wanders, a fix each second with some metres of error."""
-    count = 1800
-    heading = np.cumsum(random.normal(0, 0.06, count))
-    metres = np.cumsum(1.35 * np.stack([np.cos(heading), np.sin(heading)], 1), 0)
-    metres += np.stack([_drift(random, count, 0.05, 0.4) for _ in range(2)], 1)
-    values = np.column_stack(
-        [46.05 + metres[:, 0] / 111_320, 14.5 + metres[:, 1] / 77_200, 320 + _drift(random, count, 0.001, 0.2)]
-    )
-    names, units = ["latitude", "longitude", "elevation"], ["deg", "deg", "m"]
-    return _series("GPS track", values, 1.0, names, units, [1e-6, 1e-6, 0.1])
 
 
 def control(random: Draw) -> Series:
@@ -435,35 +374,18 @@ def radar(random: Draw) -> Frames:
     return Frames("synthetic radar", "grid", frames, ("power",), ("dB",), 0.1 * np.arange(10.0))
 
 
-def image(random: Draw) -> Frames:
-    """Grey pictures of a moving ball before a gradient."""
-    frames = []
-    y, x = np.mgrid[:48, :64]
-    for n in range(12):
-        picture = 60 + 1.2 * x + random.normal(0, 3, (48, 64))
-        picture[(x - 8 - 4 * n) ** 2 + (y - 24 - 10 * np.sin(n / 2)) ** 2 < 36] = 220
-        frames.append(np.clip(picture, 0, 255).astype(np.uint8)[:, :, None])
-    return Frames("synthetic image", "grid", frames, ("grey",), ("",), np.arange(12.0) / 12)
-
-
 MAKERS: dict[str, Callable[[Draw], Signal]] = {
     maker.__name__.replace("_", "-"): maker
     for maker in (
-        ecg,
         blood_pressure,
-        heart_rate,
         spo2,
         steps,
         calories,
         food_intake,
-        home_temperature,
-        humidity,
-        occupancy,
         gaze,
         facial_expression,
         voice,
         machine_sound,
-        gps,
         control,
         force_torque,
         link_quality,
@@ -475,6 +397,5 @@ MAKERS: dict[str, Callable[[Draw], Signal]] = {
         smart_home,
         lidar,
         radar,
-        image,
     )
 }

@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO
 
@@ -27,19 +28,27 @@ def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -
     the files, each with its rows. SignalError for what such a file cannot hold; then none is left half."""
     made: list[tuple[Path, int]] = []
     one = _csv if path.suffix.lower() == ".csv" else _wav
-    for number, (_, group) in enumerate(
-        groupby(pieces, key=lambda piece: (piece.name, piece.rate_hz, piece.channels, piece.units)), 1
-    ):
+    for number, group in groupby(_numbered(pieces), key=itemgetter(0)):
         target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         with atomic_write(target) as out:
             rows = 0
-            for count in one(out, group):
+            for count in one(out, (piece for _, piece in group)):
                 rows += count
                 progress(f"writing {target.name}", rows, 0)
         made.append((target, rows))
     if not made:
         raise SignalError("there is no series to write")
     return made
+
+
+def _numbered(pieces: Iterable[Series]) -> Iterator[tuple[int, Series]]:
+    """Pieces with the number of the series that each is of, from 1."""
+    number, before = 0, None
+    for piece in pieces:
+        form = (piece.name, piece.rate_hz, piece.channels, piece.units)
+        number += form != before or not piece.continues
+        before = form
+        yield number, piece
 
 
 def _csv(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:

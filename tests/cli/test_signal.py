@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from genmote.cli import main
-from genmote.signals import modality
+from genmote.signals import modality, recordings
+from genmote.signals.kinds import Series
 
 
 def sound(path: Path, count: int = 800) -> Path:
@@ -76,6 +77,18 @@ def test_show_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a synthetic sample: drawn, not measured" in shown.err and "6 words" in shown.out
     assert main(["signal", "show", "radar", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["signals"][0]["kind"] == "frames"
+
+
+def test_show_a_real_sample(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Series("office", np.ones((9, 2), np.float32), 1.0, ("temperature", "relative humidity"), ("°C", "%"))
+    monkeypatch.setattr(recordings, "read", lambda name, progress: [whole] if name == "office" else [])
+    assert main(["signal", "show", "humidity", "--json"]) == 0
+    shown = capsys.readouterr()
+    (one,) = json.loads(shown.out)["signals"]
+    assert [channel["name"] for channel in one["channels"]] == ["relative humidity"]
+    assert "a real recording, CC-BY-4.0, out of the package river 0.26.1: Temperature, humidity, light" in shown.err
+    assert main(["signal", "modalities", "humidity"]) == 0
+    assert "recording office: genmote signal show humidity" in capsys.readouterr().out
 
 
 def test_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from genmote.signals.kinds import Series
 @lru_cache
 def _read(name: str) -> list[Series] | str:
     try:
-        return recordings.read(name)
+        return recordings.series(name)
     except GenmoteError as fault:
         return str(fault)
 

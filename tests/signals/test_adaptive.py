@@ -65,7 +65,7 @@ def test_exponential_and_logarithm() -> None:
 
 def test_it_is_smaller_than_a_general_compressor_makes_it() -> None:
     """On drawn signals with the rhythm of real ones; the benchmark measures real ones."""
-    for name in ("ecg", "blood-pressure", "control", "force-torque"):
+    for name in ("blood-pressure", "control", "force-torque"):
         (found,) = modality.load(name).sample()
         assert isinstance(found, Series) and found.grid is not None
         samples = found.grid.integers[:3000]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import wave
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,10 +184,52 @@ def test_sound_comes_back_as_it_was(width: int, tmp_path: Path) -> None:
     assert (tmp_path / "b.wav").read_bytes() == (tmp_path / "a.wav").read_bytes()
 
 
+def test_recordings_of_one_name_and_form_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the steps of one change between its pieces; as a table each is a file of its own."""
+    monkeypatch.setattr(container, "BLOCK_SAMPLES", 40)
+    one, two = series(DRAW.integers(-99, 99, (100, 1))), series(DRAW.integers(-9, 9, (30, 1)))
+    assert one.grid is not None
+    coarse = replace(one.part(70, 100), grid=Grid(one.grid.integers[70:], 2 * one.grid.step, one.grid.zero))
+    path = tmp_path / "a.gmsc"
+    made = container.write(path, [one, two, one.part(0, 70), coarse, two.part(0, 10), two.part(10, 30)])
+    assert made.series == 4
+    found = reading.joined_all(container.read(path))
+    assert [len(each) for each in found] == [100, 30, 100, 30]
+    check(found[0], one)  # type: ignore[arg-type]
+    check(found[3], two)  # type: ignore[arg-type]
+    files = writing.write(tmp_path / "a.csv", container.read(path))
+    assert [(file.name, rows) for file, rows in files] == [
+        ("a.csv", 100),
+        ("a-2.csv", 30),
+        ("a-3.csv", 100),
+        ("a-4.csv", 30),
+    ]
+
+
+def test_marks_that_touch_and_marks_of_no_length_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "BLOCK_SAMPLES", 50)
+    marks = (
+        Mark(0, 50, "walk"),
+        Mark(20, 140, "sit"),
+        Mark(50, 50, "turn"),
+        Mark(50, 120, "walk"),
+        Mark(140, 140, "off"),
+    )
+    whole = series(DRAW.integers(-99, 99, (140, 1)), marks=marks)
+    container.write(tmp_path / "a.gmsc", [whole])
+    pieces = list(container.read(tmp_path / "a.gmsc"))
+    assert [piece.continues for piece in pieces] == [False, True, True]
+    assert pieces[0].marks == (Mark(0, 50, "walk"), Mark(20, 50, "sit", goes_on=True))
+    (found,) = reading.joined_all(pieces)
+    check(found, whole)  # type: ignore[arg-type]
+
+
 def test_what_a_sound_cannot_hold(tmp_path: Path) -> None:
-    (found,) = modality.load("ecg").sample()
+    (found,) = modality.load("blood-pressure").sample()
     assert isinstance(found, Series)
-    with pytest.raises(SignalError, match=r"synthetic ECG: is no sound of 8, 16, 24 or 32 bits at a whole rate"):
+    with pytest.raises(
+        SignalError, match=r"synthetic blood pressure: is no sound of 8, 16, 24 or 32 bits at a whole rate"
+    ):
         writing.write(tmp_path / "a.wav", [found])
     hole = Series(
         "h",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from genmote import registry
 from genmote.errors import SignalError
 from genmote.signals import reading
+from genmote.signals._marks import windows
 from genmote.signals.kinds import MISSING, Frames, Grid, Mark, Records, Series
 from genmote.signals.kinds import Field as Column
 
@@ -66,7 +70,7 @@ def test_pieces_become_one_again() -> None:
         whole, marks=(Mark(3, 80, "walk"), Mark(24, 25, "step"), Mark(25, 26, "turn"), Mark(60, 70, "walk"))
     )
     cut = [across.part(0, 25), across.part(25, 60), across.part(60, 100)]
-    assert cut[1].marks == (Mark(0, 35, "walk"), Mark(0, 1, "turn"))
+    assert cut[1].marks == (Mark(0, 35, "walk", goes_on=True), Mark(0, 1, "turn"))
     again = reading.joined([*cut])
     assert isinstance(again, Series) and again.marks == across.marks
     rows = Records(
@@ -81,6 +85,54 @@ def test_pieces_become_one_again() -> None:
     frames = Frames("f", "points", [np.zeros((n, 3)) for n in range(4)], ("x", "y", "z"), ("m",) * 3)
     cloud = reading.joined([frames.part(0, 1), frames.part(1, 4)])
     assert isinstance(cloud, Frames) and [len(f) for f in cloud.frames] == [0, 1, 2, 3]
+
+
+PLACES = st.integers(0, 30)
+
+
+@given(
+    st.lists(st.tuples(PLACES, PLACES, st.sampled_from("ab")), max_size=12),
+    st.sets(st.integers(1, 29), max_size=6),
+    st.integers(1, 7),
+)
+def test_marks_of_any_kind_come_back(said: list[tuple[int, int, str]], cuts: set[int], most: int) -> None:
+    """Touching ones of one label, ones within another, ones of no length at either end: cut by `part` and by a reader's
+    windows, and again within a piece."""
+    marks = tuple(sorted((Mark(min(a, b), max(a, b), label) for a, b, label in said), key=lambda mark: mark.start))
+    whole = Series("s", np.zeros((30, 1), np.float32), 10.0, ("x",), ("g",), marks=marks)
+    edges = [0, *sorted(cuts), 30]
+    parts = [whole.part(start, stop) for start, stop in pairwise(edges)]
+    again = [part.part(at, at + most) for part in parts for at in range(0, len(part), most)]
+    read = [replace(whole.part(a, b), marks=seen) for a, b, seen in windows(marks, 30, most)]
+    for pieces in (parts, again, read):
+        for piece in pieces:
+            assert all(0 <= mark.start <= mark.stop <= len(piece) for mark in piece.marks)
+            assert all(mark.stop == len(piece) for mark in piece.marks if mark.goes_on)
+        assert sum(not mark.goes_on for piece in pieces for mark in piece.marks) == len(marks)
+        joined = reading.joined([*pieces])
+        assert isinstance(joined, Series)
+        assert sorted(joined.marks, key=repr) == sorted(marks, key=repr)
+
+
+def test_recordings_of_one_name_stay_apart() -> None:
+    one = Series("s", np.arange(6.0, dtype=np.float32)[:, None], 1.0, ("x",), ("g",))
+    rows = Records("s", (Column("n", "number"),), (np.arange(4.0),))
+    frames = Frames("s", "grid", [np.zeros((1, 1, 1))] * 3, ("grey",), ("",))
+    for whole in (one, rows, frames):
+        cut = [whole.part(0, 2), whole.part(2, 3)]
+        assert [len(each) for each in reading.joined_all([*cut, *cut, whole])] == [3, 3, len(whole)]
+        assert [each.continues for each in [*cut, *(part.part(0, 1) for part in cut)]] == [False, True, False, True]
+        # A later part of something begins what it is put first in.
+        assert [len(each) for each in reading.joined_all([whole.part(1, 3), whole])] == [2, len(whole)]
+
+
+def test_pieces_of_a_file_say_whether_they_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("time,x\n" + "".join(f"{n % 25},{n}\n" for n in range(50)))  # a clock that was set back
+    assert [(piece.continues, len(piece)) for piece in reading.pieces(path, rows=10)] == [
+        *[(False, 10), (True, 10), (True, 5)],
+        *[(False, 10), (True, 10), (True, 5)],
+    ]
 
 
 def test_kinds_say_what_does_not_fit() -> None:

@@ -68,13 +68,17 @@ MOST = 12  # signals of a file that are told of in words
 
 
 def _pieces(settings: Settings, notes: list[str], bar: Bar) -> Iterator[Signal]:
-    from genmote.signals import modality, reading
+    from genmote.signals import modality, reading, recordings
 
     path = Path(settings.file)
     if not path.exists() and settings.reader is None and settings.file.lower() in modality.names():
         about = modality.load(settings.file)
         if about.synthetic is not None:
             notes.append("a synthetic sample: drawn, not measured")
+        if about.recording is not None:
+            real = recordings.sample(about.recording)
+            carrier = f"{real.parts[0].package} {real.parts[0].version}"
+            notes.append(f"a real recording, {real.licence}, out of the package {carrier}: {real.title}")
         yield from about.sample(progress=bar)
         return
     yield from reading.pieces(path, reader=settings.reader, notes=notes)
@@ -95,7 +99,7 @@ class Summary:
         self.add(piece)
 
     def goes_on(self, piece: Signal) -> bool:
-        return type(piece) is type(self.first) and piece.name == self.first.name and self.first.labels == piece.labels
+        return piece.continues and type(piece) is type(self.first) and piece.name == self.first.name
 
     def add(self, piece: Signal) -> None:
         from genmote.signals.kinds import Frames, Records, Series

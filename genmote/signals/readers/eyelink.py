@@ -190,14 +190,14 @@ class _Reader:
 
     def _finish(self) -> Iterator[Series]:
         if self.table:
-            yield self._piece()
+            yield self._piece(final=True)
         self.tell(OUTSIDE, len(self.marks) if self.last >= 0 else 0)
         if self.last >= 0:
             self.count += 1
             self.labels.pop("trial", None)
         self._begin()
 
-    def _piece(self) -> Series:
+    def _piece(self, *, final: bool = False) -> Series:
         start, stop = self.base, self.base + len(self.table)
         found, later = [], []
         for first, last, label in self.marks + [(at, np.inf, label) for label, at in self.open.items()]:
@@ -205,7 +205,8 @@ class _Reader:
             if not start and begin < 0 and first == last:
                 begin, end = 0, 1  # said as the recording began, before its first sample
             if begin < stop and end > start:
-                found.append(Mark(max(begin, start) - start, min(end, stop) - start, label))
+                inside = (max(begin, start) - start, min(end, stop) - start)
+                found.append(Mark(*inside, label, goes_on=not final and (end > stop or np.isinf(last))))
             elif end <= start:
                 self.tell(OUTSIDE)
             if end > stop and np.isfinite(last):

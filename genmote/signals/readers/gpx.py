@@ -1,7 +1,8 @@
 """Tracks of GPX files: latitude, longitude and elevation of each point, a series for each segment of a track.
 
-Topografix, "GPX 1.1 Schema Documentation" (2004). The text is read as it streams by; a document type, with which XML
-would define entities or fetch others, is refused.
+Topografix, "GPX 1.1 Schema Documentation" (2004). What watches measure beside (Garmin, "TrackPointExtension v2" (2013):
+heart rate, cadence, temperature; power as others write it) comes too, where a segment's first point has it. The text is
+read as it streams by; a document type, with which XML would define entities or fetch others, is refused.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ CHUNK = 1 << 16
 LONGEST = 1 << 20  # bytes of one tag
 DEEPEST = 100  # elements in each other
 GPS_BEGAN_S = 315_964_800.0  # 1980-01-06: an earlier time is that of a clock that was never set
-HIGHEST_M = 1e6
+HIGHEST_M = MOST = 1e6
 CHANNELS, UNITS = ("latitude", "longitude", "elevation"), ("deg", "deg", "m")
-STEP = np.array([1e-9, 1e-9, 1e-6])  # 0.1 mm on the ground: finer than any receiver, coarse enough for float64
-Point = tuple[float, float, float, float]  # latitude, longitude, elevation, seconds since 1970; NaN where absent
+SENSORS = {"hr": ("heart rate", "1/min"), "cad": ("cadence", "1/min"), "atemp": ("temperature", "°C")}
+SENSORS["power"] = ("power", "W")
+# 0.1 mm on the ground: finer than any receiver, coarse enough for float64.
+STEP = np.array([1e-9, 1e-9, 1e-6, *[1e-3] * len(SENSORS)])
+# Latitude, longitude, elevation, what each of the sensors tells, and seconds since 1970; NaN where absent.
+Point = tuple[float, ...]
 
 
 def knows(path: Path, head: bytes) -> bool:
@@ -67,6 +72,7 @@ class _Segment:
     def __init__(self, name: str, labels: dict[str, str], told: dict[str, int]) -> None:
         self.name, self.labels, self.told = name, labels, told
         self.points: list[Point] = []
+        self.sensors: list[int] | None = None  # those of the first point
         self.timed: bool | None = None  # not known before the first piece
         self.last_s = -np.inf
 
@@ -76,34 +82,44 @@ class _Segment:
 
     def piece(self) -> Iterator[Series | Records]:
         """What is waiting, where that is anything: a series by time, rows where most points have no time."""
-        table = np.array(self.points).reshape(-1, 4)
+        table = np.array(self.points).reshape(-1, len(STEP) + 1)
         self.points.clear()
-        times_s = table[:, 3]
+        if self.sensors is None:
+            self.sensors = [n for n in range(3, len(STEP)) if np.isfinite(table[0, n])]
+        others = [n for n in range(3, len(STEP)) if n not in self.sensors]
+        more = int(np.isfinite(table[:, others]).any(axis=1).sum())
+        self._tell("points tell more than the first of their segment, such as a heart rate; that is left out", more)
+        at = [0, 1, 2, *self.sensors]
+        told = [(*CHANNELS, *(name for name, _ in SENSORS.values())), (*UNITS, *(unit for _, unit in SENSORS.values()))]
+        channels, units = (tuple(all_of[n] for n in at) for all_of in told)
+        times_s = table[:, -1]
         if self.timed is None:
             self.timed = 2 * int(np.isfinite(times_s).sum()) >= len(table)
             self._tell("segments have no time for most points, so no rate either; they come as rows", not self.timed)
         if not self.timed:
             if len(table):
-                fields = tuple(Field(name, "number", unit) for name, unit in zip(CHANNELS, UNITS, strict=True))
-                yield Records(self.name, fields, tuple(table[:, n].copy() for n in range(3)), labels=self.labels)
+                fields = tuple(Field(name, "number", unit) for name, unit in zip(channels, units, strict=True))
+                yield Records(self.name, fields, tuple(table[:, n].copy() for n in at), labels=self.labels)
             return
         self._tell("points have no time, though others of their segment have; left out", int(np.isnan(times_s).sum()))
         table = table[np.isfinite(times_s)]
-        late = table[:, 3] < self.last_s
+        late = table[:, -1] < self.last_s
         self._tell("points are older than what was already given; left out", int(late.sum()))
         table = table[~late]
-        behind = int((np.diff(table[:, 3]) < 0).sum())
+        behind = int((np.diff(table[:, -1]) < 0).sum())
         self._tell("times went back; the points were brought into order", behind)
-        table = table[np.argsort(table[:, 3], kind="stable")]
+        table = table[np.argsort(table[:, -1], kind="stable")]
         if not len(table):
             return
-        self.last_s = float(table[-1, 3])
-        steps = table[:, :3] / STEP
+        self.last_s = float(table[-1, -1])
+        steps = table[:, at] / STEP[at]
         whole = np.where(np.isnan(steps), MISSING, np.round(np.nan_to_num(steps))).astype(np.int64)
-        finer = int((np.abs(steps - np.round(steps)) > 1e-3).any(axis=1).sum())
-        self._tell(f"points have more decimals than {STEP[0]:g} deg or {STEP[2]:g} m; rounded to those", finer)
-        grid = Grid(whole, STEP, np.zeros(3))
-        yield Series(self.name, grid.values(), 0.0, CHANNELS, UNITS, table[:, 3].copy(), grid, self.labels)
+        finer = np.abs(steps - np.round(steps)) > 1e-3
+        text = f"points have more decimals than {STEP[0]:g} deg or {STEP[2]:g} m; rounded to those"
+        self._tell(text, int(finer[:, :3].any(axis=1).sum()))
+        self._tell("points have sensors with more than 3 decimals; rounded", int(finer[:, 3:].any(axis=1).sum()))
+        grid = Grid(whole, STEP[at], np.zeros(len(at)))
+        yield Series(self.name, grid.values(), 0.0, channels, units, table[:, -1].copy(), grid, self.labels)
 
 
 class _Walk:
@@ -161,7 +177,9 @@ class _Walk:
             self._track = "" if name == "trk" else self._track
 
     def _characters(self, text: str) -> None:
-        if self._open[-2:] in (["trk", "name"], ["trkpt", "ele"], ["trkpt", "time"]):
+        known = self._open[-2:] in (["trk", "name"], ["trkpt", "ele"], ["trkpt", "time"])
+        # What is measured beside stands somewhere in a point's extensions.
+        if known or (self._open and self._open[-1] in SENSORS and "trkpt" in self._open):
             self._texts[self._open[-1]] = (self._texts.get(self._open[-1], "") + text)[:200]
 
     def _end(self, name: str) -> None:
@@ -193,7 +211,11 @@ class _Walk:
             elif time_s < GPS_BEGAN_S:
                 time_s = np.nan
                 self._tell("times lie before 1980-01-06, when GPS began; taken as absent")
-        self._events.append((self._track, (latitude, longitude, elevation, time_s)))
+        sensors = [_number(self._texts.get(name, "nan")) for name in SENSORS]
+        if any(name in self._texts and not abs(one) < MOST for name, one in zip(SENSORS, sensors, strict=True)):
+            sensors = [one if abs(one) < MOST else np.nan for one in sensors]
+            self._tell("sensors tell no number below a million; taken as absent")
+        self._events.append((self._track, (latitude, longitude, elevation, *sensors, time_s)))
 
 
 def _number(text: str) -> float:

@@ -239,3 +239,46 @@ def test_real_tracks(data: Callable[[str], Path], name: str, kinds: list[type]) 
             assert isinstance(signal, Records)
             mine = np.stack([*signal.columns], axis=1)
         assert np.abs(mine[:, :2] - places).max() <= 1e-9 and np.abs(mine[:, 2] - heights).max() <= 1e-6
+
+
+GARMIN = 'xmlns:g="http://www.garmin.com/xmlschemas/TrackPointExtension/v1"'
+
+
+def watched(n: int, **told: str) -> str:
+    """A point with what a watch tells beside."""
+    inside = "".join(f"<g:{name}>{text}</g:{name}>" for name, text in told.items() if name != "power")
+    power = f"<power>{told['power']}</power>" if "power" in told else ""
+    beside = f"<extensions>{power}<g:TrackPointExtension {GARMIN}>{inside}</g:TrackPointExtension></extensions>"
+    return point(n).replace("</trkpt>", f"{beside}</trkpt>")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+def test_what_a_watch_measures_beside(tmp_path: Path, rows: int) -> None:
+    first = [watched(0, hr="121", atemp="29.5", power="250"), watched(1, hr="122", atemp="x"), watched(2, hr="2e6")]
+    second = [point(10), watched(11, hr="99", cad="80"), watched(12, cad="81.23456")]
+    third = [watched(20, cad="80"), watched(21, cad="81.23456")]
+    notes: list[str] = []
+    parts: dict[str, list[Series]] = {}
+    for piece in reading.pieces(
+        write(tmp_path, *(segment(*each) for each in (first, second, third))), rows=rows, notes=notes
+    ):
+        parts.setdefault(piece.name, []).append(series(piece))
+    one, two, three = (series(reading.joined([*each])) for each in parts.values())
+    assert one.channels == ("latitude", "longitude", "elevation", "heart rate", "temperature", "power")
+    assert one.units[3:] == ("1/min", "°C", "W")
+    expected = np.array([[121, 29.5, 250], [122, np.nan, np.nan], [np.nan, np.nan, np.nan]], np.float32)
+    assert np.array_equal(one.values[:, 3:], expected, equal_nan=True)
+    assert two.channels == ("latitude", "longitude", "elevation")
+    assert three.channels[3:] == ("cadence",) and three.values[:, 3].tolist() == [80, np.float32(81.235)]
+    assert [note.removeprefix("t.gpx: ") for note in notes] == [
+        "2 sensors tell no number below a million; taken as absent",
+        "2 points tell more than the first of their segment, such as a heart rate; that is left out",
+        "1 points have sensors with more than 3 decimals; rounded",
+    ]
+
+
+def test_rows_without_times_have_what_a_watch_measures_too(tmp_path: Path) -> None:
+    path = write(tmp_path, segment(*(watched(n, hr=str(100 + n)) for n in range(3))))
+    path.write_text("".join(part.partition("</time>")[2] or part for part in path.read_text().split("<time>")))
+    (found,) = reading.read(path)
+    assert isinstance(found, Records) and found.column("heart rate").tolist() == [100, 101, 102]
