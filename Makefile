@@ -107,7 +107,8 @@ bench-memory: native models
 bench-compress: native models
 	@$(PY) -m benchmarks --set compress $(SETS)
 
-# Minutes. The data sets lie beside the project, or in the folder that GENMOTE_BENCH_SIGNALS names.
+# An hour or two the first time: models are trained, and kept under build/bench-signals. The data sets lie beside the
+# project, or in the folder that GENMOTE_BENCH_SIGNALS names.
 bench-signals: native
 	@$(PY) -m benchmarks --set signals
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.bench import Bench, missing
 from benchmarks.process import ContestantError
 from benchmarks.record import AT_LEAST, SEED, Row
-from benchmarks.signals import models, sets
-from benchmarks.signals.sets import DetectSet
+from benchmarks.signals import models, unusual
+from benchmarks.signals.unusual import DetectSet
 from genmote.errors import GenmoteError
 from genmote.generator.evaluate.data import Columns, Recording, stretches
 from genmote.generator.evaluate.detect import judge
@@ -28,7 +28,7 @@ Floats = NDArray[np.floating]
 def measure(bench: Bench) -> Iterator[Row]:
     """For each set by how much the AUROC is above the best peer's; and on how many sets it is."""
     better = 0
-    for title, parts in sets.DETECTIONS.items():
+    for title, parts in unusual.DETECTIONS.items():
         name = f"detection, {title}: AUROC above the best peer's"
         try:
             found, told = compared(bench, parts)

@@ -69,7 +69,7 @@ def row(name: str, figure: str, found: list[dict[str, dict[str, float]]], told: 
 def compared(bench: Bench, name: str, one: ForecastSet) -> tuple[list[dict[str, dict[str, float]]], dict[str, Any]]:
     """For each seed of each side `crps`, `mase` and `coverage`; and what the windows were."""
     learnt, _ = one.load()
-    windows = one.windows(bench.pick(48, 16))
+    windows = one.windows(bench.pick(32, 12))
     seasons = [one.season_of(window.history.values) for window in windows]
     bench.say(f"{name}: {len(windows)} windows for the peers")
     histories = {f"h{n}": scores.forward_filled(w.history.values)[:, 0] for n, w in enumerate(windows)}
