@@ -30,7 +30,8 @@ def evaluate(
     progress: Progress = quiet,
 ) -> Result:
     """Each recording compressed, given back and compared; with `model`'s help, where one is given. With `max_error`,
-    all sides get the numbers that samples are rounded to. SignalError where no recording can be compressed, and where one came back changed."""
+    all sides get the numbers that samples are rounded to. SignalError where no recording can be compressed, and where
+    one came back changed."""
     told: list[str] = [] if notes is None else notes
     teller, model_bytes = None, 0  # without a model the coder learns as it goes: there is nothing to carry
     if model is not None:
