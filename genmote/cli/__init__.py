@@ -61,10 +61,10 @@ def commands(group: str = "") -> list[str]:
 def _room(group: str) -> str:
     """The package of a verb's own verbs.
 
-    >>> _room(""), _room("eval signal")
+    >>> _room(""), _room("eval Signal")
     ('genmote.cli', 'genmote.cli.eval.signal')
     """
-    return ".".join(["genmote.cli", *group.replace("-", "_").split()])
+    return ".".join(["genmote.cli", *group.lower().replace("-", "_").split()])
 
 
 def is_group(module: ModuleType) -> bool:
@@ -165,9 +165,12 @@ def _command(words: Sequence[str]) -> str:
 def _group(command: str) -> ModuleType | None:
     """The module of a verb that has verbs of its own; None for all else."""
     group, _, verb = command.rpartition(" ")
-    if not verb or verb not in registry.names(_room(group)):
+    if not verb:
         return None
-    module = registry.load(_room(group), verb)
+    try:
+        module = registry.load(_room(group), verb, error=UserError)
+    except UserError:  # told where it is parsed
+        return None
     return module if is_group(module) else None
 
 

@@ -31,6 +31,10 @@ def test_the_group_s_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_verbs_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["signal", "shw"]) == 2
     assert "genmote signal shw: no verb of signal is called 'shw', did you mean show?" in capsys.readouterr().err
+    for words in (["Signal"], ["EVAL", "signal"]):  # names are found in capitals, too
+        assert main(words) == 0 and f"usage: genmote {' '.join(words)} VERB" in capsys.readouterr().out
+    assert main(["Eval", "Signal", "forcast"]) == 2
+    assert "no verb of Eval Signal is called 'forcast', did you mean forecast?" in capsys.readouterr().err
     assert main(["signal", "--json", "show"]) == 2
     assert "--json stands before any verb of signal: write genmote signal VERB" in capsys.readouterr().err
 

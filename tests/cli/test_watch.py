@@ -269,6 +269,7 @@ def test_alarms(broker: Any, watch: Watcher, model: Path) -> None:
     events = [json.loads(line) for line in one.out]
     alarms = [told for told in events if told["event"] == "alarm"]
     assert events[-1]["alarms"] == 2
+    assert {told["topic"]: told["judged"] for told in events[-1]["topics"]} == {"pump": True, "word": False}
     assert [(told["topic"], told["time_s"], told["rows"]) for told in alarms] == [
         ("pump", 1_750_000_031.0, 3),
         ("pump", 1_750_000_043.0, 1),

@@ -167,6 +167,7 @@ class Desk:
     def summary(self) -> None:
         """All in all."""
         counts, files = self.watch.source.counts, self.recorder.files if self.recorder is not None else {}
+        unjudged = self.alarms.unjudged if self.alarms is not None else {}
         self.watch.tally.tell()
         notes = [*self.watch.notes]
         if counts.retained:
@@ -185,13 +186,16 @@ class Desk:
                 "rows": seen.rows,
                 "path": files.get(topic),
                 "rows_written": self.recorder.rows.get(topic, 0) if self.recorder is not None else 0,
+                "judged": None if self.alarms is None else topic not in unjudged,
             }
             for topic, seen in self.seen.items()
         ]
         per_s = counts.received / max(self.seconds, 1e-9)
         lines = [f"{self.seconds:.1f} s, {self._status()}"]
         lines += [
-            f"  {topic}: {seen.kind}, {seen.rows} rows" + (f", {files[topic]}" if topic in files else "")
+            f"  {topic}: {seen.kind}, {seen.rows} rows"
+            + (f", {files[topic]}" if topic in files else "")
+            + (", not judged" if topic in unjudged else "")
             for topic, seen in self.seen.items()
         ]
         self.out.result(
