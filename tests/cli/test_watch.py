@@ -136,9 +136,8 @@ def test_json_lines(broker: Any, watch: Watcher) -> None:
         1,
         1,
     )
-    assert told["topics"] == [
-        {"topic": "a", "kind": "records", "channels": ["on", "n", "x"], "rows": 8, "path": None, "rows_written": 0}
-    ]
+    about = {"topic": "a", "kind": "records", "channels": ["on", "n", "x"], "rows": 8}
+    assert told["topics"] == [about | {"path": None, "rows_written": 0, "judged": None}]
     assert told["notes"] == ["1 retained messages, from before the watch, are left out"] and told["alarms"] is None
 
 
@@ -191,13 +190,15 @@ def test_what_is_recorded_comes_out_whole(broker: Any, watch: Watcher, tmp_path:
     time.sleep(0.3)
     assert one.end() == 0
     (told,) = one.events("summary")
-    paths = {t["topic"]: (Path(t["path"]).name, t["rows_written"]) for t in told["topics"]}
-    assert paths == {"a": ("a.gmsc", 100), "b": ("a-2.gmsc", 30), "c": ("a-3.gmsc", 0)}
+    paths = {t["topic"]: (t["path"], t["rows_written"]) for t in told["topics"]}
+    a, b = (str(tmp_path / name) for name in ("a.gmsc", "a-2.gmsc"))
+    assert paths == {"a": (a, 100), "b": (b, 30), "c": (None, 0)}  # a .gmsc has no place for c
     told_of = "8 rows are not recorded: c: is records, which a .gmsc has no place for: record it as .csv"
     assert told_of in [t["note"] for t in one.events("note")]
     assert genmote("signal", "decompress", str(tmp_path / "a.gmsc"), "-o", str(tmp_path / "b.csv")).status == 0
-    (found,) = reading.read(tmp_path / "b.csv")
-    assert isinstance(found, Series) and np.array_equal(found.values[:, 1], np.arange(100) % 7)
+    for name in ("b.csv", "a.gmsc"):
+        (found,) = reading.read(tmp_path / name)
+        assert isinstance(found, Series) and np.array_equal(found.values[:, 1], np.arange(100) % 7)
     again = watch(broker.url("a"), *words)
     assert again.end(None) == 2 and "a.gmsc is there already: name another file with --output" in again.err[-1]
 
