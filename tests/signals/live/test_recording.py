@@ -129,6 +129,22 @@ def test_a_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
     assert sum(len(one) for one in container.read(tmp_path / "a.gmsc")) == 20
 
 
+def test_a_full_disk_at_the_first_block_leaves_no_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    growing = container.Growing(tmp_path / "a.gmsc")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            growing.add(piece(0, 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "a.gmsc").exists()
+    growing.add(piece(0, 20))
+    assert sum(len(one) for one in container.read(tmp_path / "a.gmsc")) == 20
+
+
 def test_floats_want_a_greatest_error(tmp_path: Path) -> None:
     floats = Series("f", np.linspace(0, 1, 50, dtype=np.float32)[:, None], 1.0, ("a",), ("V",))
     with pytest.raises(SignalError, match=r"--max-error"):
