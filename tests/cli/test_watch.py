@@ -263,7 +263,8 @@ def odd() -> list[tuple[str, bytes]]:
 
 
 def test_alarms(broker: Any, watch: Watcher, model: Path) -> None:
-    one = watch(broker.url("#"), "--detect", str(model), "--threshold", "4.5", "--json").listens()
+    one = watch(broker.url("#"), "--detect", str(model), "--threshold", "4.5", "--smooth", "1", "--json")
+    one.listens()
     broker.publish(iter([*odd(), *[("word", b'{"w": "x"}')] * 8]))
     one.until(lambda: len(one.events("alarm")) == 2 and any("word is not" in n["note"] for n in one.events("note")))
     assert one.end() == 0
@@ -288,7 +289,7 @@ def test_a_clean_recording_tells_the_threshold(broker: Any, watch: Watcher, mode
     values = np.random.default_rng(1).normal(20, 0.5, 2000)
     lines = [f"{n},{v:.3f}" for n, v in enumerate(values)]
     (tmp_path / "clean.csv").write_text("\n".join(["time (s),temp (°C)", *lines]))
-    words = ["--detect", str(model), "--clean", str(tmp_path / "clean.csv"), "--quantile", "0.99"]
+    words = ["--detect", str(model), "--clean", str(tmp_path / "clean.csv"), "--quantile", "0.99", "--smooth", "1"]
     one = watch(broker.url("pump"), *words).listens()
     broker.publish(iter(odd()))
     one.until(lambda: sum("pump: score" in line for line in one.out) == 2)
@@ -379,6 +380,8 @@ def test_faults(tmp_path: Path, genmote: Any) -> None:
         ([url, "--every", "0"], "every=0.0: use more than 0"),
         ([url, "--rate", "-1"], "rate=-1.0: use 0 (by their times) or the samples of a second"),
         ([url, "--tries", "-1"], "tries=-1: use 0 (for ever) or more"),
+        ([url, "--quantile", "1"], "quantile=1.0: use one between 0 and 1, such as 0.999"),
+        ([url, "--smooth", "0"], "smooth=0: use 1 or more"),
         ([url, "--max-error", "-1"], "max_error=-1.0: use 0 (exact) or more, such as 0.01"),
         ([url, "--output", "a.wav"], "output=a.wav: wanted a name that ends in .csv or .gmsc"),
         ([url, "--threshold", "3"], "threshold and clean are of a model: name one with --detect"),
