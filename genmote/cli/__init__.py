@@ -19,7 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from genmote import __version__, registry, spec
-from genmote.cli._output import Output
+from genmote.cli._output import Output, shown
 from genmote.errors import GenmoteError, UserError
 
 INTERRUPTED, TERMINATED, PIPE_GONE = 130, 143, 141
@@ -197,7 +197,7 @@ def overview(group: str = "", about: str = "generative AI on IoT devices") -> st
 
 def _tell(name: str, message: str, status: int, out: Output | None = None) -> int:
     """The fault in one line on standard error; with ``--json`` also as the one object, where there is none yet."""
-    line = " ".join(message.split())
+    line = shown(" ".join(message.split()))
     with contextlib.suppress(OSError):
         print(f"{name}: {line}", file=sys.stderr)
         if out is not None and out.json and not out.told:

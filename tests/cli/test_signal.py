@@ -134,3 +134,15 @@ def test_compress_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(["signal", verb, *words]) == 2
         assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_terminal_obeys_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"t\x1b[31m": n, "b": 1}) + "\n" for n in range(5)))
+    assert main(["signal", "show", str(path)]) == 0
+    told = capsys.readouterr()
+    assert "t?[31m" in told.out and "\x1b" not in told.out + told.err and "\nb " in told.out
+    assert main(["signal", "show", str(path), "--json"]) == 0  # which has it as JSON writes it
+    assert json.loads(capsys.readouterr().out)["signals"][0]["channels"][0]["name"] == "t\x1b[31m"
+    assert main(["signal", "show", str(tmp_path / "\x1b[2J")]) == 2
+    assert "\x1b" not in capsys.readouterr().err

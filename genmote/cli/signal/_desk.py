@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from genmote.cli._output import Output, note
+from genmote.cli._output import Output, note, shown
 from genmote.errors import SignalError
 from genmote.signals.kinds import Records, Series
 
@@ -145,11 +145,11 @@ class Desk:
             self._tell({"event": "note", "note": text}, "")
         else:
             self.line.clear()
-            note(_shown(text))
+            note(shown(text))
 
     def _tell(self, values: dict[str, Any], text: str) -> None:
         self.line.clear()
-        self.out.result(values, _shown(text))
+        self.out.result(values, shown(text))
         self.out.flush()
 
     def _status(self) -> str:
@@ -212,7 +212,7 @@ class Desk:
                 "topics": topics,
                 "notes": notes,
             },
-            "\n".join(map(_shown, [*lines, *notes])),
+            "\n".join(map(shown, [*lines, *notes])),
         )
 
 
@@ -237,15 +237,6 @@ class StatusLine:
         with contextlib.suppress(OSError):  # a terminal that has gone
             self.stream.write(text)
             self.stream.flush()
-
-
-def _shown(line: str) -> str:
-    """Without signs that a terminal would obey: topics and words come from anybody.
-
-    >>> _shown("a\x1b[2Jb")
-    'a?[2Jb'
-    """
-    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _at(piece: Series | Records, row: int) -> tuple[float, dict[str, Any]]:
