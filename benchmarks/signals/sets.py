@@ -246,7 +246,7 @@ FORECASTS = {
         256,
         64,
         beats=(10, 100),
-        training={**SLOW, "steps": 300, "scale": "level"},
+        training={**SLOW, "steps": 500, "scale": "level", "shift": 0.05},
     ),
     "ecg": ForecastSet(
         "ECG, lead II at 100 Hz (PTB-XL, by patient), 1 s",

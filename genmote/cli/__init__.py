@@ -19,7 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from genmote import __version__, registry, spec
-from genmote.cli._output import Output
+from genmote.cli._output import Output, shown
 from genmote.errors import GenmoteError, UserError
 
 INTERRUPTED, TERMINATED, PIPE_GONE = 130, 143, 141
@@ -61,10 +61,10 @@ def commands(group: str = "") -> list[str]:
 def _room(group: str) -> str:
     """The package of a verb's own verbs.
 
-    >>> _room(""), _room("eval signal")
+    >>> _room(""), _room("eval Signal")
     ('genmote.cli', 'genmote.cli.eval.signal')
     """
-    return ".".join(["genmote.cli", *group.replace("-", "_").split()])
+    return ".".join(["genmote.cli", *group.lower().replace("-", "_").split()])
 
 
 def is_group(module: ModuleType) -> bool:
@@ -165,9 +165,12 @@ def _command(words: Sequence[str]) -> str:
 def _group(command: str) -> ModuleType | None:
     """The module of a verb that has verbs of its own; None for all else."""
     group, _, verb = command.rpartition(" ")
-    if not verb or verb not in registry.names(_room(group)):
+    if not verb:
         return None
-    module = registry.load(_room(group), verb)
+    try:
+        module = registry.load(_room(group), verb, error=UserError)
+    except UserError:  # told where it is parsed
+        return None
     return module if is_group(module) else None
 
 
@@ -194,7 +197,7 @@ def overview(group: str = "", about: str = "generative AI on IoT devices") -> st
 
 def _tell(name: str, message: str, status: int, out: Output | None = None) -> int:
     """The fault in one line on standard error; with ``--json`` also as the one object, where there is none yet."""
-    line = " ".join(message.split())
+    line = shown(" ".join(message.split()))
     with contextlib.suppress(OSError):
         print(f"{name}: {line}", file=sys.stderr)
         if out is not None and out.json and not out.told:

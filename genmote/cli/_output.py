@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from genmote.errors import UserError
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Output:
@@ -56,12 +59,21 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def shown(line: str) -> str:
+    """Without signs that a terminal would obey: names and words come from anybody.
+
+    >>> shown("a\x1b[2Jb"), shown("20\xa0°C")
+    ('a?[2Jb', '20\xa0°C')
+    """
+    return CONTROL.sub("?", line)
+
+
 def note(text: str) -> None:
     """One line beside the result, on standard error; seen with a text in the making it breaks no line of it."""
     if Output.line_open and _together():
         print(file=sys.stderr)
         Output.line_open = False
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(shown, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 def _together() -> bool:

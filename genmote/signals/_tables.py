@@ -39,7 +39,8 @@ class Tally:
     def add(self, text: str, where: str = "", count: int = 1) -> None:
         """`text` has {n} where the number goes."""
         times, places = self.found.get(text, (0, []))
-        self.found[text] = (times + count, [*places, where] if where and len(places) < SHOWN else places)
+        told = not where or where in places or len(places) >= SHOWN
+        self.found[text] = (times + count, places if told else [*places, where])
 
     def tell(self) -> None:
         for text, (times, places) in self.found.items():

@@ -135,6 +135,8 @@ class Growing:
             except OSError:  # such as a full disk: the end is where it was
                 if self._before is not None:
                     _repair(self.path, self._end)
+                else:
+                    self.path.unlink(missing_ok=True)
                 raise
         self._before, self._end = about, end
 

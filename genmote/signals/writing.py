@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -19,6 +20,7 @@ from genmote.home import atomic_write
 from genmote.signals.kinds import MISSING, Records, Series
 
 MOST_DIGITS = 16  # decimals that a table's numbers are written with; else as floats
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # what is no text
 TIME_DIGITS = 9  # of a steady series' times, seconds
 MOST_BYTES = (1 << 32) - 64  # of a sound
 
@@ -76,17 +78,21 @@ def table(piece: Series | Records, began_s: float = 0.0, done: int = 0, *, heads
         if times is None:
             times = np.round(began_s + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
     if heads:
-        rows.writerow([*(["time (s)"] if times is not None else []), *(f"{n} ({u})" if u else n for n, u in named)])
+        names = [_word(f"{name} ({unit})" if unit else name) for name, unit in named]
+        rows.writerow([*(["time (s)"] if times is not None else []), *names])
     rows.writerows(zip(*([[_plain(float(t)) for t in times]] if times is not None else []), *cells, strict=True))
     return text.getvalue().encode(errors="replace")
 
 
 def _word(x: object) -> str:
+    """A cell, without the signs that no table has (`readers/csv.py`).
+
+    >>> _word(None), _word(np.float64("nan")), _word(np.int64(3)), _word("on\\0"), _word(np.float64(0.1))
+    ('', '', '3', 'on?', '0.1')
     """
-    >>> _word(None), _word(np.float64("nan")), _word(np.int64(3)), _word("on"), _word(np.float64(0.1))
-    ('', '', '3', 'on', '0.1')
-    """
-    return "" if x is None or x != x else _plain(float(x)) if isinstance(x, np.floating) else str(x)
+    if x is None or x != x:
+        return ""
+    return _plain(float(x)) if isinstance(x, np.floating) else CONTROL.sub("?", str(x))
 
 
 def _cells(piece: Series, number: int) -> list[str]:

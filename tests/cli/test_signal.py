@@ -31,6 +31,10 @@ def test_the_group_s_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_verbs_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["signal", "shw"]) == 2
     assert "genmote signal shw: no verb of signal is called 'shw', did you mean show?" in capsys.readouterr().err
+    for words in (["Signal"], ["EVAL", "signal"]):  # names are found in capitals, too
+        assert main(words) == 0 and f"usage: genmote {' '.join(words)} VERB" in capsys.readouterr().out
+    assert main(["Eval", "Signal", "forcast"]) == 2
+    assert "no verb of Eval Signal is called 'forcast', did you mean forecast?" in capsys.readouterr().err
     assert main(["signal", "--json", "show"]) == 2
     assert "--json stands before any verb of signal: write genmote signal VERB" in capsys.readouterr().err
 
@@ -169,3 +173,15 @@ def test_compress_with_a_model_that_practised(tmp_path: Path, capsys: pytest.Cap
         capsys.readouterr()
         assert main(bad) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_terminal_obeys_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"t\x1b[31m": n, "b": 1}) + "\n" for n in range(5)))
+    assert main(["signal", "show", str(path)]) == 0
+    told = capsys.readouterr()
+    assert "t?[31m" in told.out and "\x1b" not in told.out + told.err and "\nb " in told.out
+    assert main(["signal", "show", str(path), "--json"]) == 0  # which has it as JSON writes it
+    assert json.loads(capsys.readouterr().out)["signals"][0]["channels"][0]["name"] == "t\x1b[31m"
+    assert main(["signal", "show", str(tmp_path / "\x1b[2J")]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -136,9 +136,8 @@ def test_json_lines(broker: Any, watch: Watcher) -> None:
         1,
         1,
     )
-    assert told["topics"] == [
-        {"topic": "a", "kind": "records", "channels": ["on", "n", "x"], "rows": 8, "path": None, "rows_written": 0}
-    ]
+    about = {"topic": "a", "kind": "records", "channels": ["on", "n", "x"], "rows": 8}
+    assert told["topics"] == [about | {"path": None, "rows_written": 0, "judged": None}]
     assert told["notes"] == ["1 retained messages, from before the watch, are left out"] and told["alarms"] is None
 
 
@@ -191,13 +190,15 @@ def test_what_is_recorded_comes_out_whole(broker: Any, watch: Watcher, tmp_path:
     time.sleep(0.3)
     assert one.end() == 0
     (told,) = one.events("summary")
-    paths = {t["topic"]: (Path(t["path"]).name, t["rows_written"]) for t in told["topics"]}
-    assert paths == {"a": ("a.gmsc", 100), "b": ("a-2.gmsc", 30), "c": ("a-3.gmsc", 0)}
+    paths = {t["topic"]: (t["path"], t["rows_written"]) for t in told["topics"]}
+    a, b = (str(tmp_path / name) for name in ("a.gmsc", "a-2.gmsc"))
+    assert paths == {"a": (a, 100), "b": (b, 30), "c": (None, 0)}  # a .gmsc has no place for c
     told_of = "8 rows are not recorded: c: is records, which a .gmsc has no place for: record it as .csv"
     assert told_of in [t["note"] for t in one.events("note")]
     assert genmote("signal", "decompress", str(tmp_path / "a.gmsc"), "-o", str(tmp_path / "b.csv")).status == 0
-    (found,) = reading.read(tmp_path / "b.csv")
-    assert isinstance(found, Series) and np.array_equal(found.values[:, 1], np.arange(100) % 7)
+    for name in ("b.csv", "a.gmsc"):
+        (found,) = reading.read(tmp_path / name)
+        assert isinstance(found, Series) and np.array_equal(found.values[:, 1], np.arange(100) % 7)
     again = watch(broker.url("a"), *words)
     assert again.end(None) == 2 and "a.gmsc is there already: name another file with --output" in again.err[-1]
 
@@ -262,13 +263,15 @@ def odd() -> list[tuple[str, bytes]]:
 
 
 def test_alarms(broker: Any, watch: Watcher, model: Path) -> None:
-    one = watch(broker.url("#"), "--detect", str(model), "--threshold", "4.5", "--json").listens()
+    one = watch(broker.url("#"), "--detect", str(model), "--threshold", "4.5", "--smooth", "1", "--json")
+    one.listens()
     broker.publish(iter([*odd(), *[("word", b'{"w": "x"}')] * 8]))
     one.until(lambda: len(one.events("alarm")) == 2 and any("word is not" in n["note"] for n in one.events("note")))
     assert one.end() == 0
     events = [json.loads(line) for line in one.out]
     alarms = [told for told in events if told["event"] == "alarm"]
     assert events[-1]["alarms"] == 2
+    assert {told["topic"]: told["judged"] for told in events[-1]["topics"]} == {"pump": True, "word": False}
     assert [(told["topic"], told["time_s"], told["rows"]) for told in alarms] == [
         ("pump", 1_750_000_031.0, 3),
         ("pump", 1_750_000_043.0, 1),
@@ -286,7 +289,7 @@ def test_a_clean_recording_tells_the_threshold(broker: Any, watch: Watcher, mode
     values = np.random.default_rng(1).normal(20, 0.5, 2000)
     lines = [f"{n},{v:.3f}" for n, v in enumerate(values)]
     (tmp_path / "clean.csv").write_text("\n".join(["time (s),temp (°C)", *lines]))
-    words = ["--detect", str(model), "--clean", str(tmp_path / "clean.csv"), "--quantile", "0.99"]
+    words = ["--detect", str(model), "--clean", str(tmp_path / "clean.csv"), "--quantile", "0.99", "--smooth", "1"]
     one = watch(broker.url("pump"), *words).listens()
     broker.publish(iter(odd()))
     one.until(lambda: sum("pump: score" in line for line in one.out) == 2)
@@ -377,6 +380,8 @@ def test_faults(tmp_path: Path, genmote: Any) -> None:
         ([url, "--every", "0"], "every=0.0: use more than 0"),
         ([url, "--rate", "-1"], "rate=-1.0: use 0 (by their times) or the samples of a second"),
         ([url, "--tries", "-1"], "tries=-1: use 0 (for ever) or more"),
+        ([url, "--quantile", "1"], "quantile=1.0: use one between 0 and 1, such as 0.999"),
+        ([url, "--smooth", "0"], "smooth=0: use 1 or more"),
         ([url, "--max-error", "-1"], "max_error=-1.0: use 0 (exact) or more, such as 0.01"),
         ([url, "--output", "a.wav"], "output=a.wav: wanted a name that ends in .csv or .gmsc"),
         ([url, "--threshold", "3"], "threshold and clean are of a model: name one with --detect"),

@@ -123,7 +123,7 @@ def test_what_a_base_knows_helps_with_new_channels(tmp_path: Path, trained: Path
     quick = replace(QUICK, steps=3, bins=32, context=192, batch=1024)
     on = train(new, tmp_path / "on.gguf", replace(quick, base=trained))
     anew = train(new, tmp_path / "anew.gguf", quick)
-    assert on["channels"] == ["x", "y"] and on["held_out_nats"] < anew["held_out_nats"] - 0.3
+    assert on["channels"] == ["x", "y"] and on["held_out_nats"] < anew["held_out_nats"] - 0.1
 
 
 def test_a_base_of_rows_learns_no_new_fields(tmp_path: Path, of_rows: Generator) -> None:

@@ -28,9 +28,7 @@ class Alarms:
     """A detector for each topic. `threshold`: the score from which on a sample is an alarm; else the `quantile` of
     those of `clean`. `smooth`: samples that a score is the mean of."""
 
-    def __init__(
-        self, model: Path, threshold: float | None, clean: Path | None, quantile: float = 0.999, smooth: int = 1
-    ) -> None:
+    def __init__(self, model: Path, threshold: float | None, clean: Path | None, quantile: float, smooth: int) -> None:
         from genmote.generator import detect
         from genmote.generator.model import Generator
 

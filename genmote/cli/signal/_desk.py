@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from genmote.cli._output import Output, note
+from genmote.cli._output import Output, note, shown
 from genmote.errors import SignalError
 from genmote.signals.kinds import Records, Series
 
@@ -145,11 +145,11 @@ class Desk:
             self._tell({"event": "note", "note": text}, "")
         else:
             self.line.clear()
-            note(_shown(text))
+            note(shown(text))
 
     def _tell(self, values: dict[str, Any], text: str) -> None:
         self.line.clear()
-        self.out.result(values, _shown(text))
+        self.out.result(values, shown(text))
         self.out.flush()
 
     def _status(self) -> str:
@@ -167,6 +167,7 @@ class Desk:
     def summary(self) -> None:
         """All in all."""
         counts, files = self.watch.source.counts, self.recorder.files if self.recorder is not None else {}
+        unjudged = self.alarms.unjudged if self.alarms is not None else {}
         self.watch.tally.tell()
         notes = [*self.watch.notes]
         if counts.retained:
@@ -185,13 +186,16 @@ class Desk:
                 "rows": seen.rows,
                 "path": files.get(topic),
                 "rows_written": self.recorder.rows.get(topic, 0) if self.recorder is not None else 0,
+                "judged": None if self.alarms is None else topic not in unjudged,
             }
             for topic, seen in self.seen.items()
         ]
         per_s = counts.received / max(self.seconds, 1e-9)
         lines = [f"{self.seconds:.1f} s, {self._status()}"]
         lines += [
-            f"  {topic}: {seen.kind}, {seen.rows} rows" + (f", {files[topic]}" if topic in files else "")
+            f"  {topic}: {seen.kind}, {seen.rows} rows"
+            + (f", {files[topic]}" if topic in files else "")
+            + (", not judged" if topic in unjudged else "")
             for topic, seen in self.seen.items()
         ]
         self.out.result(
@@ -208,7 +212,7 @@ class Desk:
                 "topics": topics,
                 "notes": notes,
             },
-            "\n".join(map(_shown, [*lines, *notes])),
+            "\n".join(map(shown, [*lines, *notes])),
         )
 
 
@@ -233,15 +237,6 @@ class StatusLine:
         with contextlib.suppress(OSError):  # a terminal that has gone
             self.stream.write(text)
             self.stream.flush()
-
-
-def _shown(line: str) -> str:
-    """Without signs that a terminal would obey: topics and words come from anybody.
-
-    >>> _shown("a\x1b[2Jb")
-    'a?[2Jb'
-    """
-    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _at(piece: Series | Records, row: int) -> tuple[float, dict[str, Any]]:

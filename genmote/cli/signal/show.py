@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genmote.cli._output import Bar, Output, check_place, columns, note, save
+from genmote.cli._output import Bar, Output, check_place, columns, note, save, shown
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(settings: Settings, out: Output) -> None:
         save(settings.svg, picture.svg(drawn.first, drawn.head()), "--svg")
         values["svg"] = settings.svg
         text += f"\n\n{settings.svg}"
-    out.result(values, text)
+    out.result(values, "\n".join(map(shown, text.split("\n"))))
 
 
 MOST = 12  # signals of a file that are told of in words

@@ -39,7 +39,7 @@ class Settings:
     threshold: float | None = setting("the score from which on a sample is an alarm (nats)", default=None)
     clean: Path | None = setting("a recording without anything odd, which tells the threshold", default=None)
     quantile: float = setting("of the clean recording's scores, which is the threshold", default=0.999)
-    smooth: int = setting("samples that a score is the mean of", default=1)
+    smooth: int = setting("samples that a score is averaged over", default=8)
     user: str | None = setting("the user's name (default: GENMOTE_MQTT_USER)", default=None)
     password_file: Path | None = setting(
         "a file whose first line is the password (default: GENMOTE_MQTT_PASSWORD)", default=None
@@ -59,6 +59,10 @@ class Settings:
             yield f"tries={self.tries}: use 0 (for ever) or more"
         if not 0 <= self.max_error < float("inf"):
             yield f"max_error={self.max_error}: use 0 (exact) or more, such as 0.01"
+        if not 0 < self.quantile < 1:
+            yield f"quantile={self.quantile}: use one between 0 and 1, such as 0.999"
+        if self.smooth < 1:
+            yield f"smooth={self.smooth}: use 1 or more"
         if self.output is not None and self.output.suffix.lower() not in (".csv", ".gmsc"):
             yield f"output={self.output}: wanted a name that ends in .csv or .gmsc"
         if self.detect is None and (self.threshold is not None or self.clean is not None):

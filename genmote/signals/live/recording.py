@@ -34,13 +34,14 @@ class Recorder:
 
     def add(self, topic: str, piece: Series | Records, now_s: float) -> None:
         """SignalError for what the file cannot hold; UserError where it cannot be written, or is there already."""
+        table = self.path.suffix.lower() == ".csv"
+        if isinstance(piece, Records) and not table:
+            raise SignalError(f"{topic}: is records, which a .gmsc has no place for: record it as .csv")
         if topic not in self.files:
-            self._begin(topic, piece)
-        if self.path.suffix.lower() == ".csv":
+            self._begin(topic)
+        if isinstance(piece, Records) or table:
             self._write(topic, len(piece), lambda: _append(self.files[topic], piece))
             return
-        if isinstance(piece, Records):
-            raise SignalError(f"{topic}: is records, which a .gmsc has no place for: record it as .csv")
         if not self._values:
             self._since_s = now_s
         waiting = self._waiting.setdefault(topic, [])
@@ -77,7 +78,7 @@ class Recorder:
             ) from None
         self.rows[topic] += rows
 
-    def _begin(self, topic: str, piece: Series | Records) -> None:
+    def _begin(self, topic: str) -> None:
         number = len(self.files) + 1
         path = self.path if number == 1 else self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
         _absent(path)

@@ -138,7 +138,8 @@ def _form(lines: _Lines) -> tuple[Form, list[list[str]]]:
     for one in DELIMITERS:
         begin, table = _table(seen, one)
         told = sum(map(_tells, zip(*table[1:], strict=True))) / len(table[-1]) if table else -1.0
-        if told > most and (one != " " or told > 0.5):
+        # Between tabs there may be words with spaces, and a date and a time of day are split by one, too.
+        if told > most and (one != " " or (told > 0.5 and not (rows and delimiter == "\t"))):
             delimiter, above, rows, most = one, begin, table, told
     if not rows:  # a column alone
         rows = [[line.strip().strip('"').strip()] for line in seen]

@@ -92,12 +92,12 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series | Records
             yield from _records(head, said, rows)
         counts = sorted({channel.count for channel in head.channels})
         if len(counts) > 1:
-            rates = " and ".join(f"{count / head.duration_s:g}" for count in counts)
+            rates = " and ".join(f"{count / head.duration_s:.9g}" for count in counts)
             notes.append(f"{path.name}: has signals at {rates} Hz; they are read as a series for each rate")
         inside = 0
         for count in counts:
             for number, part in enumerate(parts):
-                name = path.stem + (f" {count / head.duration_s:g} Hz" if len(counts) > 1 else "")
+                name = path.stem + (f" {count / head.duration_s:.9g} Hz" if len(counts) > 1 else "")
                 marks = _marks(head, part, said, count)
                 inside += len(marks) if count == counts[0] else 0
                 yield from _series(file, head, part, count, name + (f" ({number + 1})" if number else ""), marks, rows)

@@ -90,6 +90,11 @@ def _frames(path: Path, tally: Tally) -> Iterator[tuple[Pixels, tuple[str, ...],
                     raw = _rawmode(picture)
                     picture.load()
                     frame, mode = _pixels(path, picture, first, tally)
+                    length_ms = picture.info.get("duration")
+                    # A PNG file may have words under any name.
+                    animated = isinstance(length_ms, (int, float))
+                    time = at if animated else _taken(picture)
+                    at += length_ms / 1000 if animated else 0.0
             except SignalError as fault:
                 if not n:
                     raise
@@ -98,9 +103,6 @@ def _frames(path: Path, tally: Tally) -> Iterator[tuple[Pixels, tuple[str, ...],
             if ";16" in raw and frame.dtype == np.uint8:
                 tally.add(f"{path.name}: has 16 bits a colour; Pillow reads 8 of them")
             first = first or mode
-            length_ms = picture.info.get("duration")
-            time = at if length_ms is not None else _taken(picture)
-            at += float(length_ms or 0) / 1000
             yield frame, CHANNELS[mode], time
             n += 1
             if picture.format == "MPO":

@@ -32,13 +32,14 @@ def knows(path: Path, head: bytes) -> bool:
 
 
 def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series]:
-    tally, label, channels, count, odd = Tally(notes), "", 0, 0, 0
+    tally, label, without, channels, count, odd = Tally(notes), "", "", 0, 0, 0
     said: dict[str, str] | None = None
     head: dict[str, str] = {}
     for at, line in _lines(path):
         if said is None:
             if line.lower() == DATA:
                 said, label = head, next((LABELS[key] for key in LABELS if head.get(key, "").startswith("true")), "")
+                without = f", or without their {label}," if label else ""
                 _check(path, at, head)
             elif not line.startswith("@"):
                 raise SignalError(f"{path}, line {at}: got {line[:20]!r}: wanted @ and a name, or {DATA}")
@@ -52,7 +53,7 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series]:
         channels = channels or len(cells)
         if len(cells) != channels or (label and not told):
             odd += 1
-            text = f"{path.name}: {{n}} series of another number of channels than {channels} are left out"
+            text = f"{path.name}: {{n}} series of another number of channels than {channels}{without} are left out"
             tally.add(text, f"line {at}")
             if odd > max(10, ODD * count):
                 break
@@ -66,7 +67,8 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series]:
         raise SignalError(f"{path}: has no series after {DATA}: wanted one a line")
     if odd > ODD * count:
         raise SignalError(
-            f"{path}: {odd} of {count} series have another number of channels than {channels}; wanted at most 1 in 10"
+            f"{path}: {odd} of {count} series have another number of channels than {channels}"
+            f"{without.rstrip(',')}; wanted at most 1 in 10"
         )
     notes.append(f"{path.name}: tells no rate; taken as one sample a second")
     tally.tell()

@@ -51,6 +51,15 @@ def test_records_in_a_table(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.csv") == [["time (s)", "s", "n", "x (V)"], ["1", "on", "1", ""], ["2.5", "", "2", "0.25"]]
 
 
+def test_signs_that_are_no_text_do_not_spoil_a_table(tmp_path: Path) -> None:
+    out = Recorder(tmp_path / "a.csv")
+    words = np.array(["\x1b[2Jon", "of\0f", "a\r\nb", 'a,"b'], object)
+    out.add("t", Records("t", (Field("s\x07", "category"),), (words,), np.arange(4.0)), 0.0)
+    (found,) = reading.read(tmp_path / "a.csv")
+    assert isinstance(found, Records) and found.fields[0].name == "s?"
+    assert found.columns[0].tolist() == ["?[2Jon", "of?f", "a?\nb", 'a,"b']
+
+
 def test_each_topic_has_a_file(tmp_path: Path) -> None:
     out = Recorder(tmp_path / "a.csv")
     for n in range(3):
@@ -120,6 +129,22 @@ def test_a_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
     assert sum(len(one) for one in container.read(tmp_path / "a.gmsc")) == 20
 
 
+def test_a_full_disk_at_the_first_block_leaves_no_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    growing = container.Growing(tmp_path / "a.gmsc")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            growing.add(piece(0, 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "a.gmsc").exists()
+    growing.add(piece(0, 20))
+    assert sum(len(one) for one in container.read(tmp_path / "a.gmsc")) == 20
+
+
 def test_floats_want_a_greatest_error(tmp_path: Path) -> None:
     floats = Series("f", np.linspace(0, 1, 50, dtype=np.float32)[:, None], 1.0, ("a",), ("V",))
     with pytest.raises(SignalError, match=r"--max-error"):
@@ -131,8 +156,12 @@ def test_floats_want_a_greatest_error(tmp_path: Path) -> None:
 
 
 def test_messages(tmp_path: Path) -> None:
+    out = Recorder(tmp_path / "a.gmsc")
     with pytest.raises(SignalError, match=r"t: is records, which a .gmsc has no place for: record it as .csv"):
-        Recorder(tmp_path / "a.gmsc").add("t", Records("t", (), (), np.zeros(0)), 0.0)
+        out.add("t", Records("t", (), (), np.zeros(0)), 0.0)
+    out.add("u", piece(0, 1), 0.0)
+    out.flush()
+    assert out.files == {"u": tmp_path / "a.gmsc"} and out.files["u"].exists()  # no name went to what has no place
     (tmp_path / "b.csv").write_text("here")
     with pytest.raises(UserError, match=r"b.csv is there already: name another file with --output, or take it away"):
         Recorder(tmp_path / "b.csv")

@@ -685,3 +685,12 @@ def test_the_first_row_stays_where_a_comment_has_the_names(tmp_path: Path) -> No
     lines[9] = "1,2,3"
     found = series(put(tmp_path, "# x,y\n" + "\n".join(lines)), notes)
     assert found.channels == ("x", "y") and found.values[:2].tolist() == [[0, 1], [1, 2]] and len(found) == 29
+
+
+def test_words_with_spaces_between_tabs(tmp_path: Path) -> None:
+    """Spaces would split the times, too, so that more columns tell something."""
+    lines = [f"{'off on'.split()[n % 2]}\t{n / 4}\t2024-01-01 00:00:0{n}" for n in range(1, 6)]
+    path = put(tmp_path, "\n".join(["auto mode\t-3.25\t2024-01-01 00:00:00", *lines]), "a.tsv")
+    (found,) = reading.read(path)
+    assert isinstance(found, Records) and found.columns[0].tolist() == ["auto mode", *["on", "off"] * 2, "on"]
+    assert len(found.columns) == 2 and found.times_s is not None and np.ptp(found.times_s) == 5

@@ -106,6 +106,15 @@ def test_pages_of_a_tiff_may_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [len(part) for part in reading.pieces(tmp_path / "a.tiff")] == [1, 2]
 
 
+def test_words_of_a_png_are_no_times(tmp_path: Path) -> None:
+    path = png(tmp_path / "a.png", COLOURED, 8, 2)
+    raw, said = path.read_bytes(), b"tEXtduration\0an hour"
+    chunk = struct.pack(">I", len(said) - 4) + said + struct.pack(">I", zlib.crc32(said))
+    path.write_bytes(raw[:33] + chunk + raw[33:])
+    found = one(path)
+    assert found.times_s is None and (found.frames[0] == COLOURED).all()
+
+
 def test_when_it_was_taken(tmp_path: Path) -> None:
     tags = Image.Exif()
     tags.get_ifd(image.EXIF).update({image.TAKEN: "2024:05:06 07:08:09", image.PART: "25", image.OFFSET: "+02:00"})

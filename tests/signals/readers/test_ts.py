@@ -72,9 +72,12 @@ def test_a_damaged_series_is_left_out_and_told(tmp_path: Path) -> None:
     good = "1,2:3,4:up\n"
     found, notes = read(write(tmp_path, f"{good}1,2:3,4\n{8 * good}"))
     assert [one.name for one in found] == [f"a {n}" for n in range(1, 11) if n != 2]
-    assert notes[1] == "1 series of another number of channels than 2 are left out: line 9"
+    assert notes[1] == "1 series of another number of channels than 2, or without their class, are left out: line 9"
     for lines, odd in ((f"{good}1:up\n", "1 of 2"), (good + 100 * "1:up\n", "11 of 12")):
-        with pytest.raises(SignalError, match=rf"a\.ts: {odd} series have another number of channels than 2; wanted"):
+        with pytest.raises(
+            SignalError,
+            match=rf"a\.ts: {odd} series have another number of channels than 2, or without their class; wanted",
+        ):
             read(write(tmp_path, lines))
 
 
