@@ -11,13 +11,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
+from genmote.generator.material import NONE as NONE
+from genmote.generator.material import word
 from genmote.generator.scores.forecast import forward_filled
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
@@ -25,7 +26,6 @@ from genmote.signals.kinds import Records, Series, Signal
 
 Floats = NDArray[np.float32]
 MARKS = "marks"  # what the label is called that is taken from marks
-NONE = ""  # the label of a row of which nothing is said
 WORDS = 10  # of a category that have a column of their own
 
 
@@ -183,17 +183,6 @@ def _labels(signal: Series | Records, path: Path, label: str | None) -> tuple[st
         return MARKS, _of_marks(signal)
     known = [*names, *own, *([MARKS] if marks else [])]
     raise SignalError(f"{path}: has no label {label!r}: it has {', '.join(known)}")
-
-
-def word(item: Any) -> str:
-    """A cell as a label.
-
-    >>> word(1.0), word("attack"), word(None), word(float("nan"))
-    ('1', 'attack', '', '')
-    """
-    if item is None or item != item:
-        return NONE
-    return f"{item:g}" if isinstance(item, float) else str(item)
 
 
 def _of_marks(series: Series) -> NDArray[np.object_]:
