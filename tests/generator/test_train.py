@@ -69,6 +69,31 @@ def test_a_damaged_state_is_told(tmp_path: Path, damage: bytes) -> None:
     assert any("is damaged" in note and "begins anew" in note for note in notes)
 
 
+@pytest.mark.parametrize("lost", ["weights", "kept", "figures"])
+def test_of_a_state_with_a_part_lost_nothing_is_taken(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(learning, "SAVE_S", -1.0)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 2:
+            raise KeyboardInterrupt
+
+    quick, path = replace(QUICK, steps=3), tmp_path / "m.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        train(waves(12, 60), path, quick, progress=stop)
+    place = tmp_path / "m.gguf.work" / "state.pt"
+    state = torch.load(place, weights_only=True)
+    torch.save({**state, lost: state[lost][:-1]}, place)
+    notes: list[str] = []
+    train(waves(12, 60), path, quick, notes=notes)
+    assert any("is damaged (ValueError); training begins anew" in note for note in notes)
+    train(waves(12, 60), tmp_path / "whole.gguf", quick)
+    assert weights(path) == weights(tmp_path / "whole.gguf")
+
+
 def test_the_state_of_another_training_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "SAVE_S", -1.0)
 
