@@ -22,9 +22,9 @@ from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.generator import file as model_files
 from genmote.generator.file import FORMS, Form
-from genmote.generator.layout import Layout, slow
+from genmote.generator.layout import Layout, Rows, slow
 from genmote.generator.scale import Own, pieces
-from genmote.generator.windows import Recording, Windows, held_out, recordings
+from genmote.generator.windows import Windows, held_out, recordings
 from genmote.models import store
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -35,6 +35,7 @@ from genmote.signals.kinds import Frames, Records, Series, Signal
 from genmote.spec import setting
 
 CODECS = {Series: "bins", Records: "fields", Frames: "grid"}
+COUNTED = 4096  # stretches of which it is counted how often each token comes
 JUDGED = 48  # stretches that it is judged by
 LEAST_ROOM = 16  # tokens that a context must have behind the longest header
 MOST_FORMS = 64  # kinds of recordings that the card tells
@@ -122,7 +123,8 @@ def train(
         go_on(first, base, layout, training.seed)
     from genmote.generator import learning  # PyTorch
 
-    run = learning.Learning(first, layout, started, judge.fixed(JUDGED), training, work / "state.pt", told)
+    stretches = judge.fixed(JUDGED)
+    run = learning.Learning(first, layout, started, stretches, training, work / "state.pt", told)
     figures = run.go(progress)
     card: dict[str, Any] = {
         "name": title,
@@ -137,7 +139,7 @@ def train(
         "licence": training.licence,
         "settings": _told(training, layout),
         "tokens": started.tokens,
-        "chance_nats": chance(started.found, judge.found, layout),
+        "chance_nats": chance(started.fixed(COUNTED), stretches, layout),
         **figures,
     }
     said = {"general.name": title, "general.license": training.licence}
@@ -211,14 +213,18 @@ def forms(signals: Sequence[Signal]) -> list[dict[str, Any]]:
     ]
 
 
-def chance(learnt: Sequence[Recording], judged: Sequence[Recording], layout: Layout) -> float:
-    """Nats a token of the held-out recordings by how often each token comes: what knowing nothing of order gives."""
+def chance(learnt: Sequence[Rows], judged: Sequence[Rows], layout: Layout) -> float:
+    """Nats a token of the held-out stretches by how often each token comes: what knowing nothing of order gives."""
+    head = layout.codec.head.size
+
+    def said(stretches: Sequence[Rows]) -> NDArray[np.int32]:
+        tokens = np.concatenate([rows.tokens for rows in stretches])
+        return tokens[tokens >= head]
+
     counts = np.full(layout.vocabulary, 0.1)
-    for recording in learnt:
-        counts += np.bincount(recording.rows.tokens, minlength=layout.vocabulary)
+    counts += np.bincount(said(learnt), minlength=layout.vocabulary)
     shares = np.log(counts / counts.sum())
-    tokens = np.concatenate([recording.rows.tokens for recording in judged])
-    return round(-float(shares[tokens].mean()), 4)
+    return round(-float(shares[said(judged)].mean()), 4)
 
 
 def _told(training: Training, layout: Layout) -> dict[str, Any]:
