@@ -102,6 +102,12 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path) -> None:
         data.load([a, b])
     with pytest.raises(SignalError, match="b.csv: has channels y, a.csv of --train has channels x"):
         data.together(data.load([a]), data.load([b]))
+    c = tmp_path / "c.csv"
+    c.write_bytes(a.read_bytes())
+    with pytest.raises(SignalError, match="c.csv: is a.csv of --train once more; wanted recordings"):
+        data.together(data.load([a]), data.load([c]))
+    c.write_text(c.read_text().replace("8", "9"))  # as long, but another one
+    data.together(data.load([a]), data.load([c]))
     with pytest.raises(SignalError, match="a.csv: is in --train and in --test"):
         data.together(data.load([a]), data.load([a]))
 

@@ -7,6 +7,7 @@ the rows up to half-way to the marks beside it.
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -96,6 +97,16 @@ def together(train: Sequence[Recording], test: Sequence[Recording]) -> None:
         )
     if same := {one.path.resolve() for one in train} & {one.path.resolve() for one in test}:
         raise SignalError(f"{min(same).name}: is in --train and in --test; wanted recordings that were not learnt from")
+    by_size: dict[int, list[Path]] = {}
+    for path in dict.fromkeys(one.path for one in train):
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    for path in dict.fromkeys(one.path for one in test):
+        for other in by_size.get(path.stat().st_size, []):
+            # Headers of PhysioNet may be the same, and their samples not.
+            if path.suffix != ".hea" and filecmp.cmp(path, other, shallow=False):
+                raise SignalError(
+                    f"{path.name}: is {other.name} of --train once more; wanted recordings that were not learnt from"
+                )
 
 
 def shape_of(signal: Series | Records) -> tuple[object, ...]:
