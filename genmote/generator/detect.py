@@ -35,6 +35,7 @@ class Scorer:
         """(n,) of a piece that goes on from the one before; however a signal is cut into pieces, its scores are the
         same."""
         layout = self.model.layout
+        piece = self.model.fitted(piece)
         header = layout.header(piece)
         if self.header is None or not np.array_equal(header.tokens, self.header.tokens):
             self.header = header
@@ -95,7 +96,8 @@ class Scorer:
         for n, at in enumerate(self.model.codec.head.positions(piece)):
             low, high = float(scale.edges[at, 0]), float(scale.edges[at, -1])
             wide = max((high - low) / scale.bins, 1e-30)
-            values = np.nan_to_num(piece.values[:, n].astype(np.float64), nan=low)
+            # Infinity is as far as a number goes: the mean over it and its neighbours must stay a number.
+            values = np.nan_to_num(piece.values[:, n], nan=low).astype(np.float64)
             beyond = np.maximum(np.maximum(low - values, values - high), 0)
             extra[:, n] = np.log1p(beyond / wide)
         return np.asarray(extra.mean(axis=1), np.float32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
 from genmote.generator.draw import Draw
-from genmote.generator.generate import _later
+from genmote.generator.generate import _later, onward
 from genmote.generator.layout import Rows, joined
 from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genmote.generator.model import Generator
 
 Floats = NDArray[np.float32]
+MOST = 10_000  # paths, each of which keeps its past
 AFTER = 0.25  # part of what the model sees at once that may be of what follows a gap
 
 
@@ -38,9 +39,9 @@ class Forecast:
 
 def forecast(model: Generator, history: Series, steps: int, paths: int, seed: int) -> Forecast:
     """What `Generator.forecast` does."""
-    if steps < 1 or paths < 1:
-        raise SpecError(f"steps={steps}, paths={paths}: use 1 or more")
-    _check(model, history)
+    if steps < 1 or not 1 <= paths <= MOST:
+        raise SpecError(f"steps={steps}, paths={paths}: use 1 or more, and at most {MOST} paths")
+    history = _checked(model, history)
     layout, channels = model.layout, len(history.channels)
     header = layout.header(history)
     seen = _seen(layout.context, len(header), channels, steps)
@@ -63,14 +64,14 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
 
 def impute(model: Generator, series: Series, paths: int, seed: int) -> Forecast:
     """What `Generator.impute` does: gap after gap, each with what was put into those before it."""
-    if paths < 1:
-        raise SpecError(f"paths={paths}: use 1 or more")
-    _check(model, series)
+    if not 1 <= paths <= MOST:
+        raise SpecError(f"paths={paths}: use 1 to {MOST}")
+    series = _checked(model, series)
     samples = np.repeat(series.values[None], paths, axis=0)
     draw = Draw(seed)
     gone = np.isnan(series.values).any(axis=1)
-    if gone.all():
-        raise SignalError(f"{series.name}: no step with all its samples; wanted some to go by")
+    if np.isnan(series.values).all():
+        raise SignalError(f"{series.name}: no sample is there; wanted some to go by")
     edges = np.flatnonzero(np.diff(np.concatenate([[False], gone, [False]]).astype(int)))
     for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         _fill(model, series, samples, start, stop, draw)
@@ -88,7 +89,6 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     times = layout.times(series)
     around = np.concatenate([samples[0, start - before : start], samples[0, stop : stop + after]])
     scale = Scale.of(around, layout.scale)
-    told_of = scale.told(series)
 
     def rows(first: int, last: int, values: Floats) -> Rows:
         part = series.part(first, last)
@@ -98,7 +98,7 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     hole = series.part(start, stop)
     left = np.arange(gap, 0, -1, dtype=np.int32)
     asks = layout.asks(hole, None if times is None else times[start:stop], left)
-    known = layout.codec.encode(told_of.part(start, stop))
+    known = layout.codec.encode(scale.told(hole))
     fixed = ~np.isnan(hole.values).reshape(-1)
     follows = rows(stop, stop + after, samples[0]) if after else None
     told = [header]
@@ -123,7 +123,7 @@ def _fill(model: Generator, series: Series, samples: Floats, start: int, stop: i
     samples[:, start:stop] = np.where(there, hole.values, filled)
 
 
-def _check(model: Generator, series: Series) -> None:
+def _checked(model: Generator, series: Series) -> Series:
     if not model.layout.steady:
         raise SignalError(
             f"the model's codec {model.codec.name} has no token for each sample: train one with --codec bins"
@@ -131,6 +131,9 @@ def _check(model: Generator, series: Series) -> None:
     if not len(series):
         raise SignalError(f"{series.name}: no sample to go on from")
     model.codec.head.positions(series)
+    fitted = model.fitted(series)
+    assert isinstance(fitted, Series)
+    return fitted
 
 
 def _seen(context: int, header: int, channels: int, steps: int) -> int:
@@ -162,8 +165,7 @@ def _after(history: Series, values: NDArray[np.float64], times: NDArray[np.float
     at = history.times_s
     start = None
     if at is not None:
-        each = float(np.median(np.diff(at))) if len(at) > 1 else 1.0
-        at = at[-1] + each * (1 + np.arange(len(values)))
+        at = onward(at, len(values))
     elif history.start_s is not None:
         start = history.start_s + len(history) / history.rate_hz
     return Series(

@@ -69,11 +69,8 @@ def _series(
     layout = model.layout
     if prefix is not None and not isinstance(prefix, Series):
         raise SignalError(f"{prefix.name}: is no series, and the model is of series")
-    begun = (
-        model.empty(labels, channels)
-        if prefix is None
-        else replace(prefix, labels={**prefix.labels, **model.labels(labels)})
-    )
+    begun = model.empty(labels, channels) if prefix is None else _begun(model, prefix, labels, channels)
+    assert isinstance(begun, Series)
     if layout.scale != "none" and not len(begun):
         raise SignalError(
             "the model tells all by the scale of what came before: give a prefix, or train without --scale"
@@ -87,8 +84,7 @@ def _series(
         raise SignalError(f"{begun.name}: as long as the model sees at once; tell how many steps with --steps")
     asks = layout.asks(begun, _later(model, begun, wanted), np.zeros(wanted, np.int32))  # (wanted * C, ASKS)
     walk = Walk(model.decoder, layout, header, rows, asks[0], paths, len(asks))
-    allowed = np.zeros(layout.vocabulary, bool)
-    allowed[layout.codec.head.size : layout.codec.vocabulary] = True
+    allowed = layout.allowed.copy()
     ends = np.full(paths, wanted)
     living = np.arange(paths)
     made = np.full((paths, wanted * width), -1, np.int64)
@@ -111,8 +107,38 @@ def _series(
         said = np.concatenate([rows.tokens, made[path, : ends[path] * width]])
         one = layout.codec.decode(said.astype(np.int32), about)
         assert isinstance(one, Series)
-        found.append(replace(one, values=scale.back(one.values)))
+        found.append(_timed(begun, replace(one, values=scale.back(one.values))))
     return found
+
+
+def _begun(model: Generator, prefix: Signal, labels: dict[str, str], channels: Sequence[str]) -> Signal:
+    """What is gone on from, with what is asked to be said of it."""
+    if channels:
+        raise SignalError(f"{prefix.name}: what goes on from a prefix has its channels; leave out either")
+    model.labels(labels)
+    return replace(prefix, labels={**model.fitted(prefix).labels, **labels})
+
+
+def _timed(begun: Series, made: Series) -> Series:
+    """What was made after `begun`, which it begins with: at the times of that and those that follow."""
+    count = min(len(begun), len(made))
+    values = made.values
+    if made.grid is None:
+        values = np.concatenate([begun.values[:count], values[count:]])
+    if begun.rate_hz > 0 or begun.times_s is None or not len(begun):
+        return replace(made, values=values, start_s=begun.start_s)
+    times = np.concatenate([begun.times_s[:count], onward(begun.times_s, len(made) - count)])
+    return replace(made, values=values, rate_hz=0.0, times_s=times)
+
+
+def onward(times: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    """(steps,) times that go on after those of samples, by their median step.
+
+    >>> onward(np.array([0.0, 2.0, 4.0, 7.0]), 2).tolist()
+    [9.0, 11.0]
+    """
+    each = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    return np.asarray(times[-1] + each * (1 + np.arange(steps)), np.float64)
 
 
 def _later(model: Generator, begun: Series, steps: int) -> NDArray[np.float64] | None:
@@ -120,8 +146,7 @@ def _later(model: Generator, begun: Series, steps: int) -> NDArray[np.float64] |
     known = model.layout.times(begun)
     if known is None:
         return None
-    each = 1 / begun.rate_hz if begun.rate_hz > 0 else float(np.median(np.diff(known))) if len(known) > 1 else 1.0
-    return np.asarray(known[-1] + each * (1 + np.arange(steps)))
+    return onward(known, steps) if begun.rate_hz <= 0 else known[-1] + (1 + np.arange(steps)) / begun.rate_hz
 
 
 def _others(
@@ -137,8 +162,9 @@ def _others(
     """Of a codec whose tokens are not each a sample: rows, frames, exact numbers."""
     layout, codec = model.layout, model.codec
     nothing = np.full(ASKS, -1, np.int32)
+    begun: Signal | None = None
     if prefix is not None:
-        begun = replace(prefix, labels={**prefix.labels, **model.labels(labels)})
+        begun = _begun(model, prefix, labels, channels)
         header, rows = layout.header(begun), layout.rows(begun)
     elif codec.KIND is Series:
         begun = model.empty(labels, channels)
@@ -156,6 +182,11 @@ def _others(
     if isinstance(prefix, Records) and prefix.times_s is not None and len(prefix):
         began = float(prefix.times_s[0])
     about = replace(about, name="signal", start_s=began, rate_hz=about.rate_hz or 1.0)
+    if isinstance(begun, Series):
+        grid = begun.grid
+        about = About(begun.name, begun.channels, begun.units, begun.rate_hz or 1.0, begun.labels)
+        if grid is not None:
+            about = replace(about, step=grid.step, zero=grid.zero)
     before = len(prefix) if series and prefix is not None else 0
     texts: list[list[int]] = [[] for _ in range(paths)]
     latest = rows.tokens[np.flatnonzero(rows.tokens == row)[-1] :] if row in rows.tokens else rows.tokens
@@ -188,6 +219,8 @@ def _others(
             open_rows[path].append(token - first)
         walk.put(tokens, nothing, nothing)
     made = [codec.decode(np.array([*rows.tokens, *text], np.int32), about) for text in texts]
+    if isinstance(begun, Series):
+        made = [_timed(begun, one) for one in made if isinstance(one, Series)]
     return [one.part(0, before + steps) for one in made] if series and steps is not None else made
 
 

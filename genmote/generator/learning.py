@@ -153,12 +153,20 @@ class Learning:
             if state["key"] != self.key:
                 self.notes.append(f"{self.state_path.parent}: of another training; this one begins anew")
                 return
-            self.step, self.total, self.spent_s, self.best, self.best_step, self.worse = state["figures"]
-            self.curve, self.kept = [tuple(each) for each in state["curve"]], state["kept"]
+            shapes = [p.shape for p in self.network.parameters()]
+            if any([w.shape for w in state[name]] != shapes for name in ("weights", "kept")):
+                raise ValueError("weights of other shapes")
+            curve = [(int(step), float(loss)) for step, loss in state["curve"]]
+            figures = state["figures"]
+            if len(figures) != 6:
+                raise ValueError("other figures")
+            self.optimiser.load_state_dict(state["optimiser"])
+            # From here on nothing can fail: a damaged state changes nothing.
+            self.step, self.total, self.spent_s, self.best, self.best_step, self.worse = figures
+            self.curve, self.kept = curve, state["kept"]
             with torch.no_grad():
                 for parameter, value in zip(self.network.parameters(), state["weights"], strict=True):
                     parameter.copy_(value)
-            self.optimiser.load_state_dict(state["optimiser"])
             self.notes.append(f"goes on after step {self.step} of {self.total}")
         except Exception as fault:  # whatever a damaged file makes PyTorch raise
             self.notes.append(f"{self.state_path}: is damaged ({type(fault).__name__}); training begins anew")

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
@@ -16,7 +15,7 @@ from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
 
-SIDE = (".dat", ".atr", ".txt.gz")  # files that another one names
+NONE = ""  # the label of what nothing is said of
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
@@ -94,22 +93,21 @@ def prepared(
 
 def labelled(signal: Signal, column: str) -> Signal:
     """The signal without a channel or field, whose values are said of it instead: as a label where they are all one,
-    and of series as marks of its stretches; of records the field stays, as `label_of` reads it."""
+    and of series as marks of its stretches, in place of others; of records the field stays, in each row."""
     if column in signal.labels:
         return signal
     if isinstance(signal, Records):
-        values = [_word(value) for value in signal.column(column).tolist()]
+        values = [word(value) for value in signal.column(column).tolist()]
         labels = {**signal.labels, column: values[0]} if len(set(values)) == 1 else signal.labels
         return replace(signal, labels=labels)
     if not isinstance(signal, Series) or column not in signal.channels:
         names = ", ".join(getattr(signal, "channels", ()))
         raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names or 'none'}")
-    words = [_word(value) for value in signal.values[:, signal.channels.index(column)].tolist()]
+    words = [word(value) for value in signal.values[:, signal.channels.index(column)].tolist()]
     rest = chosen(signal, [name for name in signal.channels if name != column])
-    if len(set(words)) == 1:
+    if len(set(words)) == 1 and words[0] != NONE:
         return replace(rest, labels={**rest.labels, column: words[0]})
-    marks = [Mark(start, stop, word) for start, stop, word in runs(words)]
-    return replace(rest, marks=(*rest.marks, *marks))
+    return replace(rest, marks=tuple(Mark(start, stop, one) for start, stop, one in runs(words) if one != NONE))
 
 
 def runs(words: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -142,7 +140,8 @@ def chosen(series: Series, channels: Sequence[str]) -> Series:
 
 
 def cut(signals: Sequence[Signal], label: str) -> list[Signal]:
-    """Series cut where their marks say so: each marked stretch is a series of its own, with the mark as its `label`."""
+    """Series cut where their marks say so: each marked stretch is a series of its own, with the mark as its `label`.
+    SignalError where no stretch is left."""
     found: list[Signal] = []
     for signal in signals:
         if not isinstance(signal, Series) or label in signal.labels:
@@ -153,27 +152,28 @@ def cut(signals: Sequence[Signal], label: str) -> list[Signal]:
                 part = signal.part(mark.start, mark.stop)
                 labels = {**part.labels, label: mark.label}
                 found.append(replace(part, marks=(), labels=labels, continues=False))
+    if not found:
+        raise SignalError(
+            f"label {label!r}: says the same of no two samples one after another; wanted stretches of one label"
+        )
     return found
 
 
-def _word(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+def unsaid(signals: Sequence[Signal], label: str) -> list[str]:
+    """A line for records of which the label is not said as a whole: it stays a field."""
+    names = [signal.name for signal in signals if isinstance(signal, Records) and label not in signal.labels]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"{names[0]}{more}: {label} differs from row to row: it stays a field, and is no label"] if names else []
 
 
-def label_of(signal: Signal, column: str) -> NDArray[np.object_]:
-    """(T,) the label of each sample or row: of the whole signal, by its marks (empty where there is none), or by its
-    field. SignalError where nothing says so."""
-    count = len(signal)
-    words = np.full(count, "", object)
-    if isinstance(signal, Records) and column in [field.name for field in signal.fields]:
-        words[:] = [_word(value) for value in signal.column(column).tolist()]
-    elif column in signal.labels:
-        words[:] = signal.labels[column]
-    elif isinstance(signal, Series) and signal.marks:
-        for mark in signal.marks:
-            words[mark.start : mark.stop] = mark.label
-    else:
-        raise SignalError(f"{signal.name}: nothing says its {column!r}: no label, mark or field is called so")
-    return words
+def word(item: object) -> str:
+    """A cell as a label.
+
+    >>> word(1.0), word(np.float32(0.1).item()), word(1234567.0), word("attack"), word(None), word(float("nan"))
+    ('1', '0.1', '1234567', 'attack', '', '')
+    """
+    if item is None or item != item:
+        return NONE
+    if isinstance(item, float):
+        return str(int(item)) if item.is_integer() else f"{item:.7g}"
+    return str(item)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from genmote.generator.detect import Scorer
     from genmote.generator.forecast import Forecast
     from genmote.models.decoder import Decoder
-
-LONGEST = 1 << 16  # tokens of one signal that is generated
-BATCH = 64  # signals that are generated at once
 
 
 class Generator:
@@ -75,8 +73,9 @@ class Generator:
         if self.codec.KIND is not Series:
             raise SignalError(f"the model is of {self.codec.KIND.__name__.lower()}, this needs a series")
         forms = self.card.get("forms", [])
-        fits = [f for f in forms if f["modality"] == asked.get(MODALITY) and set(channels) <= set(f["channels"])]
-        fits = fits or [form for form in forms if set(channels) <= set(form["channels"])]
+        have = [form for form in forms if set(channels) <= set(form["channels"])]
+        fits = [f for f in have if f["modality"] == asked[MODALITY]] if MODALITY in (labels or {}) else []
+        fits = fits or have
         rate = float(head.rates_hz[0]) if len(head.rates_hz) else 0.0
         pairs = list(zip(head.channels, head.units, strict=True))
         if fits:
@@ -85,14 +84,27 @@ class Generator:
             if MODALITY not in (labels or {}):
                 asked[MODALITY] = form["modality"]
         units = dict(pairs)
-        for name in channels:
+        for n, name in enumerate(channels):
             if name not in units:
                 known = ", ".join(dict.fromkeys(head.channels))
                 raise SignalError(f"channel {name!r}: the model knows {known}; choose among them")
+            if name in channels[:n]:
+                raise SignalError(f"channel {name!r} is asked for twice: name each once")
         names = tuple(channels) or tuple(name for name, _ in pairs)
         own = tuple(units[name] for name in names)
         none = np.zeros((0, len(names)), np.float32)
         return Series("signal", none, rate, names, own, None if rate > 0 else np.zeros(0), labels=asked)
+
+    def fitted(self, signal: Signal) -> Signal:
+        """The signal with a modality that the model knows: its own, or that of the recordings learnt from that have
+        most of its channels."""
+        known = self.codec.head.modalities
+        if not known or signal.labels.get(MODALITY, type(signal).__name__.lower()) in known:
+            return signal
+        own = set(signal.channels) if isinstance(signal, Series) else set()
+        forms = [form for form in self.card.get("forms", []) if form["modality"] in known]
+        likest = max(forms, key=lambda form: len(own & set(form["channels"])), default={"modality": known[0]})
+        return replace(signal, labels={**signal.labels, MODALITY: likest["modality"]})
 
     def labels(self, asked: Mapping[str, str]) -> dict[str, str]:
         """Labels for a header: those asked for, and the modality. SignalError for one that the model does not know."""
@@ -122,8 +134,8 @@ class Generator:
         progress: Progress = quiet,
     ) -> list[Signal]:
         """Signals as the model knows them: `count` of them, of `steps` samples (None: until the model ends one, at
-        most as long as it was trained to see). `prefix`: what each begins with. `labels`, `channels`:
-        what they are of."""
+        most as long as it was trained to see). `prefix`: what each begins with, as it is. `labels`, `channels`:
+        what they are of; a prefix has its own channels."""
         from genmote.generator.generate import generate
 
         return generate(self, count, steps, dict(labels or {}), channels, prefix, seed, temperature, progress)

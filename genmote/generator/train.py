@@ -22,9 +22,9 @@ from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.generator import file as model_files
 from genmote.generator.file import FORMS, Form
-from genmote.generator.layout import Layout, slow
+from genmote.generator.layout import Layout, Rows, slow
 from genmote.generator.scale import Own, pieces
-from genmote.generator.windows import Recording, Windows, held_out, recordings
+from genmote.generator.windows import Windows, held_out, recordings
 from genmote.models import store
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import write_gguf
@@ -35,7 +35,9 @@ from genmote.signals.kinds import Frames, Records, Series, Signal
 from genmote.spec import setting
 
 CODECS = {Series: "bins", Records: "fields", Frames: "grid"}
+COUNTED = 4096  # stretches of which it is counted how often each token comes
 JUDGED = 48  # stretches that it is judged by
+LEAST_ROOM = 16  # tokens that a context must have behind the longest header
 MOST_FORMS = 64  # kinds of recordings that the card tells
 Size = Literal["tiny", "small", "medium", "large"]
 
@@ -100,12 +102,19 @@ def train(
         raise SignalError(f"recordings of kinds {names}: wanted some, all of one kind; train a model for each")
     learnt, judged = held_out(signals, training.seed)
     layout, base = _layout(learnt, judged, training)
-    work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
-    started = Windows(layout, recordings(layout, learnt, told))
+    found = recordings(layout, learnt, told)
+    longest = max(found, key=lambda recording: len(recording.header))
+    if (room := layout.context - len(longest.header) - 3) < LEAST_ROOM:
+        raise SpecError(
+            f"context={layout.context}: {longest.signal.name} has a header of {len(longest.header)} tokens, which "
+            f"leaves {max(0, room)} for samples, wanted at least {LEAST_ROOM}; use a larger --context or fewer channels"
+        )
+    started = Windows(layout, found)
     judge = Windows(layout, recordings(layout, judged, []))
     if started.tokens < 256:
         raise SignalError(f"{started.tokens} tokens to learn from: wanted at least 256; give more or longer recordings")
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
     title = name or output.stem
     first = work / "first.gguf"
     if base is None:
@@ -114,7 +123,8 @@ def train(
         go_on(first, base, layout, training.seed)
     from genmote.generator import learning  # PyTorch
 
-    run = learning.Learning(first, layout, started, judge.fixed(JUDGED), training, work / "state.pt", told)
+    stretches = judge.fixed(JUDGED)
+    run = learning.Learning(first, layout, started, stretches, training, work / "state.pt", told)
     figures = run.go(progress)
     card: dict[str, Any] = {
         "name": title,
@@ -127,9 +137,9 @@ def train(
         "forms": forms(signals),
         "codec": layout.codec.name,
         "licence": training.licence,
-        "settings": _plain(training),
+        "settings": _told(training, layout),
         "tokens": started.tokens,
-        "chance_nats": chance(started.found, judge.found, layout),
+        "chance_nats": chance(started.fixed(COUNTED), stretches, layout),
         **figures,
     }
     said = {"general.name": title, "general.license": training.licence}
@@ -149,9 +159,10 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
     clock, scale = slow(signals), training.scale
     if base is not None:
         layout = model_files.layout_of(base)
+        _refuse(base.path.name, layout, training)
         if _knows(layout.codec, signals, training.labels):
             return layout, base
-        if training.codec not in (None, layout.codec.name) or layout.codec.name != "bins":
+        if layout.codec.name != "bins":
             raise SpecError(
                 f"{base.path.name}: its codec {layout.codec.name} does not know all of these recordings' channels or "
                 "labels, and only a model of bins can learn new ones; begin anew without --from"
@@ -161,8 +172,22 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
     for key in ("bins", "spacing"):
         if (value := getattr(training, key)) is not None:
             settings.setdefault(key, value)
+    if scale != "none" and chosen != "bins" and isinstance(signals[0], Series):
+        raise SpecError(f"scale={scale}: goes with --codec bins alone, not {chosen}; leave either out")
     fitted = signals if scale == "none" else pieces(signals, training.context, scale)
     return Layout(coding.fit(chosen, fitted, **settings), clock, training.context, scale), base
+
+
+def _refuse(name: str, layout: Layout, training: Training) -> None:
+    """SpecError for a setting that the base has decided otherwise."""
+    codec: Any = layout.codec
+    has = {"codec": codec.name, "scale": layout.scale}
+    if codec.name == "bins":
+        has |= {"bins": codec.settings.bins, "spacing": codec.settings.spacing}
+    for key, own in has.items():
+        asked = getattr(training, key)
+        if asked not in (None, own) and not (key == "scale" and asked == "none"):
+            raise SpecError(f"{key}={asked}: {name} has {key} {own}, and what goes on from it keeps it; leave it out")
 
 
 def _knows(codec: Codec, signals: Sequence[Signal], labels: Sequence[str]) -> bool:
@@ -188,18 +213,26 @@ def forms(signals: Sequence[Signal]) -> list[dict[str, Any]]:
     ]
 
 
-def chance(learnt: Sequence[Recording], judged: Sequence[Recording], layout: Layout) -> float:
-    """Nats a token of the held-out recordings by how often each token comes: what knowing nothing of order gives."""
+def chance(learnt: Sequence[Rows], judged: Sequence[Rows], layout: Layout) -> float:
+    """Nats a token of the held-out stretches by how often each token comes: what knowing nothing of order gives."""
+    head = layout.codec.head.size
+
+    def said(stretches: Sequence[Rows]) -> NDArray[np.int32]:
+        tokens = np.concatenate([rows.tokens for rows in stretches])
+        return tokens[tokens >= head]
+
     counts = np.full(layout.vocabulary, 0.1)
-    for recording in learnt:
-        counts += np.bincount(recording.rows.tokens, minlength=layout.vocabulary)
+    counts += np.bincount(said(learnt), minlength=layout.vocabulary)
     shares = np.log(counts / counts.sum())
-    tokens = np.concatenate([recording.rows.tokens for recording in judged])
-    return round(-float(shares[tokens].mean()), 4)
+    return round(-float(shares[said(judged)].mean()), 4)
 
 
-def _plain(training: Training) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(training).items() if v is not None}
+def _told(training: Training, layout: Layout) -> dict[str, Any]:
+    """The settings as they were used: what goes on from a base has that one's size, and may have its context."""
+    found = {k: str(v) if isinstance(v, Path) else v for k, v in vars(training).items() if v is not None}
+    if training.base is not None:
+        del found["size"]
+    return {**found, "context": layout.context, "scale": layout.scale}
 
 
 def first_model(path: Path, form: Form, layout: Layout, name: str, seed: int) -> None:

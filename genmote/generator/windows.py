@@ -61,23 +61,29 @@ def scaled(signal: Signal, layout: Layout) -> TypeGuard[Series]:
     return layout.scale != "none" and isinstance(signal, Series)
 
 
-def held_out(signals: Sequence[Signal], seed: int) -> tuple[list[Signal], list[Signal]]:
-    """Signals to learn from, and others to judge by: whole recordings where there are many, else the end of each."""
-    some = [signal for signal in signals if len(signal)]
+def learnt_rows(signals: Sequence[Signal], seed: int) -> list[int]:
+    """Of each signal how many of its first rows are learnt from; by the others training is judged: whole recordings
+    where there are many, else the end of each."""
+    found = [len(signal) for signal in signals]
+    some = [n for n, length in enumerate(found) if length]
     if len(some) >= FEW:
         order = np.random.default_rng(seed).permutation(len(some))
-        count = max(1, int(len(some) * HELD))
-        out = set(order[:count].tolist())
-        return [s for n, s in enumerate(some) if n not in out], [some[n] for n in sorted(out)]
-    first, last = [], []
-    for signal in some:
-        cut = len(signal) - max(1, int(len(signal) * HELD)) if not isinstance(signal, Frames) else len(signal)
-        if 0 < cut < len(signal):
-            first.append(signal.part(0, cut))
-            last.append(signal.part(cut, len(signal)))
-        else:
-            first.append(signal)
-    return first, last or first
+        for n in order[: max(1, int(len(some) * HELD))].tolist():
+            found[some[n]] = 0
+        return found
+    for n in some:
+        cut = found[n] - max(1, int(found[n] * HELD))
+        if cut > 0 and not isinstance(signals[n], Frames):
+            found[n] = cut
+    return found
+
+
+def held_out(signals: Sequence[Signal], seed: int) -> tuple[list[Signal], list[Signal]]:
+    """Signals to learn from, and others to judge by."""
+    both = list(zip(signals, learnt_rows(signals, seed), strict=True))
+    learnt = [s if rows == len(s) or isinstance(s, Frames) else s.part(0, rows) for s, rows in both if rows]
+    judged = [s if not rows or isinstance(s, Frames) else s.part(rows, len(s)) for s, rows in both if rows < len(s)]
+    return learnt, judged or learnt
 
 
 @dataclass(frozen=True, eq=False)

@@ -187,6 +187,53 @@ def test_an_empty_folder_and_files_of_no_reader(
     assert "x.bin" in capsys.readouterr().err  # left out, and told
 
 
+def test_times_of_the_calendar_are_told_in_full(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dated = folder / "dated.csv"
+    lines = ["time (s),level (mV)", *(f"{1.6e9 + n / 4:.2f},{np.sin(n / 3):.3f}" for n in range(40))]
+    dated.write_text("\n".join(lines) + "\n")
+    out = folder / "dated-next.csv"
+    assert main(["signal", "forecast", str(model), str(dated), "--steps", "3", "-o", str(out)]) == 0
+    times = [line.split(",")[0] for line in out.read_text().splitlines()[1:]]
+    assert times == ["1600000010", "1600000010.25", "1600000010.5"]
+
+
+def test_a_picture_of_what_comes_in_pieces(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long, svg = table(folder / "long.csv", 0, 17000, odd=16900), folder / "long.svg"
+    found = told(capsys, "detect", str(model), str(long), "--threshold", "6", "--smooth", "1", "--svg", str(svg))
+    assert found["samples"] == 17000 and found["stretches"][0]["start"] == 16900  # type: ignore[index]
+    assert "how unlikely" in svg.read_text()
+    assert "the model does not know kind: left out" in str(found["notes"])
+
+
+def test_labels_of_stretches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def source(name: str, kinds: list[str]) -> Path:
+        rows = [f"{np.sin(n / 3):.3f},{kind}" for n, kind in enumerate(kinds)]
+        (tmp_path / name).write_text("level,kind\n" + "\n".join(rows) + "\n")
+        return tmp_path / name
+
+    words = ["--label", "kind", *TRAIN, "--steps", "1"]
+    some = source("some.csv", [("0.1", "", "2.5")[n // 100 % 3] for n in range(900)])
+    out = tmp_path / "some.gguf"
+    found = told(capsys, "train", str(some), "-o", str(out), *words)
+    assert found["recordings"] == 6  # what has no label is left out
+    assert main(["signal", "generate", str(out), "-o", str(tmp_path / "n.csv"), "--label", "kind=3"]) == 2
+    assert "the model was told of kind: 0.1, 2.5" in capsys.readouterr().err
+    turns = source("turns.csv", [str(n % 2) for n in range(400)])
+    assert main(["signal", "train", str(turns), "-o", str(tmp_path / "t.gguf"), *words]) == 2
+    assert "label 'kind': says the same of no two samples one after another" in capsys.readouterr().err
+
+
+def test_a_label_of_rows_stays_a_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "doors.csv"
+    path.write_text("what,kind\n" + "\n".join(f"{'open' if n % 2 else 'close'},{n % 3}x" for n in range(300)) + "\n")
+    found = told(
+        capsys, "train", str(path), "-o", str(tmp_path / "d.gguf"), "--label", "kind", "--context", "128", "--size",
+        "tiny", "--steps", "1", "--batch", "512",
+    )  # fmt: skip
+    assert found["labels"] == []
+    assert "doors: kind differs from row to row: it stays a field, and is no label" in str(found["notes"])
+
+
 def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "air.csv"
     source.write_text("a\n" + "\n".join("-200" if n % 10 == 3 else f"{np.sin(n):.2f}" for n in range(600)) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import wave
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from genmote.errors import SignalError
 from genmote.generator.evaluate import compress, data, detect, forecast, generate, impute
+from genmote.generator.windows import held_out
 from genmote.signals.kinds import Field, Frames, Grid, Mark, Records, Series, Signal
 
 from .standin import Bootstrap, Fresh
@@ -100,6 +102,12 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path) -> None:
         data.load([a, b])
     with pytest.raises(SignalError, match="b.csv: has channels y, a.csv of --train has channels x"):
         data.together(data.load([a]), data.load([b]))
+    c = tmp_path / "c.csv"
+    c.write_bytes(a.read_bytes())
+    with pytest.raises(SignalError, match="c.csv: is a.csv of --train once more; wanted recordings"):
+        data.together(data.load([a]), data.load([c]))
+    c.write_text(c.read_text().replace("8", "9"))  # as long, but another one
+    data.together(data.load([a]), data.load([c]))
     with pytest.raises(SignalError, match="a.csv: is in --train and in --test"):
         data.together(data.load([a]), data.load([a]))
 
@@ -173,6 +181,20 @@ def test_generation_by_copies() -> None:
     item = next(item for item in result.items if item["what"] == "test")
     assert {"by_real", "by_synthetic", "label", "nats", "to_synthetic", "start", "recording"} <= set(item)
     assert len(result.panels) == 2
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["windows", "recordings"])
+def test_members_are_what_training_did_not_hold_out(whole: bool) -> None:
+    """A model that knows all that training learns from, and nothing of what training judges itself by."""
+
+    def make(signals: Sequence[Signal], labels: tuple[str, ...] = ()) -> Bootstrap:
+        return Bootstrap(held_out(signals, 3)[0], labels)
+
+    sides = [labelled_recordings(seed, 10) for seed in (1, 5)]
+    if whole:
+        sides = [[replace(one, key="", rows=None) for one in side] for side in sides]
+    values = generate.evaluate(*sides, make, steps=32, networks=False, seed=3).values
+    assert values["leakage"]["membership_likelihood"] == 1.0
 
 
 def test_generation_that_is_fresh_leaks_nothing() -> None:

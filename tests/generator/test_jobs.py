@@ -10,11 +10,13 @@ import pytest
 from genmote.errors import SignalError, SpecError
 from genmote.generator import detect
 from genmote.generator.draw import Draw
-from genmote.generator.layout import joined
+from genmote.generator.generate import _begun as begun_from
+from genmote.generator.layout import Layout, joined
 from genmote.generator.model import Generator
-from genmote.generator.train import Training, train
+from genmote.generator.train import Training, forms, train
 from genmote.generator.walk import Walk, embedded, sampled
 from genmote.ops.protocol import Span
+from genmote.signals import coding
 from genmote.signals.kinds import Frames, Records, Series
 from tests.generator.conftest import doors, wave, waves
 
@@ -100,6 +102,55 @@ def test_one_channel_alone_is_generated(model: Generator) -> None:
     assert isinstance(made, Series) and made.channels == ("b",) and made.values.shape == (12, 1)
     with pytest.raises(SignalError, match="channel 'z': the model knows a, b"):
         model.generate(1, steps=5, channels=("z",))
+
+
+def of_two(most: str = "pulse") -> Generator:
+    """Knows two modalities, the most of `most`; without weights."""
+    signals = []
+    for modality, channel in (("ecg", "II"), ("pulse", "light")):
+        values = np.zeros((40 if modality == most else 20, 1), np.float32)
+        signals.append(Series("x", values, 50.0, (channel,), ("mV",), labels={"modality": modality}))
+    layout = Layout(coding.fit("bins", signals), False, 64)
+    return Generator(None, layout, {"forms": forms(signals)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("most", ["ecg", "pulse"])
+def test_what_is_not_told_is_as_most_recordings_were(most: str) -> None:
+    model = of_two(most)
+    assert model.empty().labels["modality"] == most
+    assert model.empty({"modality": "ecg"}).channels == ("II",)
+    assert model.empty(channels=("light",)).labels["modality"] == "pulse"
+
+
+@pytest.mark.parametrize(("channel", "modality"), [("II", "ecg"), ("light", "pulse")])
+def test_an_unknown_modality_is_that_of_recordings_with_such_channels(channel: str, modality: str) -> None:
+    model = of_two()
+    series = Series("x", np.zeros((8, 1), np.float32), 50.0, (channel,), ("mV",))
+    for labels in ({}, {"modality": "weather"}):
+        assert model.fitted(replace(series, labels=labels)).labels == {"modality": modality}
+    own = replace(series, labels={"modality": "ecg"})
+    assert model.fitted(own).labels == {"modality": "ecg"}
+    assert begun_from(model, own, {}, ()).labels == {"modality": "ecg"}
+    assert begun_from(model, own, {"modality": "pulse"}, ()).labels == {"modality": "pulse"}
+
+
+def test_what_goes_on_keeps_what_it_began_with_and_its_times(model: Generator) -> None:
+    begun = replace(known(model, steps=20), start_s=1e9)
+    (steady,) = model.generate(1, steps=3, prefix=begun, seed=1)
+    assert isinstance(steady, Series) and np.array_equal(steady.values[:20], begun.values)
+    assert steady.start_s == 1e9 and steady.rate_hz == begun.rate_hz
+    uneven = np.cumsum(np.where(np.arange(20) % 5, 0.05, 0.2))
+    (timed,) = model.generate(1, steps=3, prefix=replace(begun, rate_hz=0.0, times_s=uneven, start_s=None), seed=1)
+    assert isinstance(timed, Series) and timed.rate_hz == 0 and timed.times_s is not None
+    assert np.array_equal(timed.times_s[:20], uneven)
+    np.testing.assert_allclose(np.diff(timed.times_s[19:]), 0.05)
+
+
+def test_channels_that_cannot_be_asked_for(model: Generator) -> None:
+    with pytest.raises(SignalError, match="what goes on from a prefix has its channels"):
+        model.generate(1, steps=3, prefix=known(model, steps=20), channels=("a",))
+    with pytest.raises(SignalError, match="channel 'a' is asked for twice"):
+        model.generate(1, steps=3, channels=("a", "a"))
 
 
 def test_a_prefix_of_another_kind(model: Generator) -> None:
@@ -192,16 +243,28 @@ def test_a_gap_at_either_end(model: Generator) -> None:
     assert not np.isnan(found.series.values).any()
 
 
+def test_no_step_with_all_its_samples(model: Generator) -> None:
+    signal = known(model, steps=60)
+    values = signal.values.copy()
+    values[::2, 0] = values[1::2, 1] = np.nan
+    found = model.impute(replace(signal, values=values), paths=4)
+    there = ~np.isnan(values)
+    assert np.array_equal(found.series.values[there], values[there]) and np.isfinite(found.series.values).all()
+
+
 def test_nothing_to_go_by(model: Generator, of_rows: Generator) -> None:
     signal = known(model, steps=20)
-    with pytest.raises(SignalError, match="no step with all its samples"):
+    with pytest.raises(SignalError, match="no sample is there"):
         model.impute(replace(signal, values=np.full_like(signal.values, np.nan)))
     with pytest.raises(SignalError, match="no sample to go on from"):
         model.forecast(signal.part(0, 0), 5)
     with pytest.raises(SpecError, match="steps=0"):
         model.forecast(signal, 0)
-    with pytest.raises(SpecError, match="paths=0"):
-        model.impute(signal, paths=0)
+    for paths in (0, 10_001):
+        with pytest.raises(SpecError, match=f"paths={paths}: use 1 to 10000"):
+            model.impute(signal, paths=paths)
+        with pytest.raises(SpecError, match=f"paths={paths}: use 1 or more, and at most 10000"):
+            model.forecast(signal, 3, paths=paths)
     with pytest.raises(SignalError, match="no token for each sample: train one with --codec bins"):
         of_rows.forecast(signal, 5)
     other = replace(signal, channels=("a", "c"))
@@ -244,8 +307,12 @@ def test_what_is_odd_scores_high(model: Generator) -> None:
     far[150] = 50.0
     farther = signal.values.copy()
     farther[150] = 5000.0
-    at = [model.scores(replace(signal, values=each))[150] for each in (signal.values, far, farther)]
-    assert at[0] < at[1] < at[2]
+    farthest = signal.values.copy()
+    farthest[150] = np.inf, -np.inf
+    odd = [replace(signal, values=each) for each in (signal.values, far, farther, farthest)]
+    at = [model.scores(each)[150] for each in odd]
+    assert at[0] < at[1] < at[2] < at[3] < np.inf
+    assert np.isfinite(detect.Detector(model, 1.0, smooth=4).push(odd[3]).scores).all()
 
 
 def test_scores_of_rows(of_rows: Generator) -> None:

@@ -59,6 +59,18 @@ def larger(series: Series, size: float, height: float) -> Series:
     return replace(series, values=(series.values * size + height).astype(np.float32))
 
 
+def test_chance_is_told_in_the_same_terms(tmp_path: Path) -> None:
+    """Recordings that are alike but for a jump of size in the middle: each stretch by its own scale, and so are those
+    that the model is compared with."""
+    signals = []
+    for seed in range(12):
+        low, high = wave(seed, 200), larger(wave(seed + 50, 200), 1e4, 0.0)
+        signals.append(replace(low, values=np.concatenate([low.values, high.values])))
+    card = train(signals, tmp_path / "m.gguf", replace(SETTINGS, scale="level", steps=1, context=128))
+    even = train(waves(12), tmp_path / "e.gguf", replace(SETTINGS, scale="level", steps=1, context=128))
+    assert card["chance_nats"] == pytest.approx(even["chance_nats"], abs=0.3)
+
+
 def test_a_size_that_was_never_seen_is_forecast(path: Path) -> None:
     model = Generator.load(path, threads=1)
     whole = larger(wave(900, 120), 5000.0, -1e5)

@@ -69,6 +69,31 @@ def test_a_damaged_state_is_told(tmp_path: Path, damage: bytes) -> None:
     assert any("is damaged" in note and "begins anew" in note for note in notes)
 
 
+@pytest.mark.parametrize("lost", ["weights", "kept", "figures"])
+def test_of_a_state_with_a_part_lost_nothing_is_taken(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(learning, "SAVE_S", -1.0)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 2:
+            raise KeyboardInterrupt
+
+    quick, path = replace(QUICK, steps=3), tmp_path / "m.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        train(waves(12, 60), path, quick, progress=stop)
+    place = tmp_path / "m.gguf.work" / "state.pt"
+    state = torch.load(place, weights_only=True)
+    torch.save({**state, lost: state[lost][:-1]}, place)
+    notes: list[str] = []
+    train(waves(12, 60), path, quick, notes=notes)
+    assert any("is damaged (ValueError); training begins anew" in note for note in notes)
+    train(waves(12, 60), tmp_path / "whole.gguf", quick)
+    assert weights(path) == weights(tmp_path / "whole.gguf")
+
+
 def test_the_state_of_another_training_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "SAVE_S", -1.0)
 
@@ -159,6 +184,33 @@ def test_recordings_that_nothing_is_learnt_from(signals: list[Series], message: 
 )
 def test_settings_that_cannot_be(change: dict[str, float], message: str) -> None:
     assert any(message in fault for fault in replace(QUICK, **change).faults())
+
+
+def test_a_context_without_room_is_refused(tmp_path: Path) -> None:
+    names = tuple(f"c{n}" for n in range(50))
+    wide = Series("wide", np.random.default_rng(0).standard_normal((50, 50)).astype(np.float32), 1.0, names, names)
+    with pytest.raises(SpecError, match="context=64: wide has a header of 53 tokens, which leaves 8 for samples"):
+        train([wide], tmp_path / "m.gguf", replace(QUICK, context=64))
+
+
+def test_a_scale_goes_with_bins_alone(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="scale=level: goes with --codec bins alone, not patch"):
+        train(waves(2), tmp_path / "m.gguf", replace(QUICK, bins=None, codec="patch", scale="level"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"bins": 64}, {"codec": "patch"}, {"scale": "level"}, {"spacing": "quantile"}], ids=str
+)
+def test_what_a_base_has_decided_is_not_changed(change: dict[str, str], trained: Path, tmp_path: Path) -> None:
+    (name, value), *_ = change.items()
+    with pytest.raises(SpecError, match=f"{name}={value}: waves.gguf has {name} .*, and what goes on from it keeps it"):
+        train(waves(2), tmp_path / "m.gguf", replace(QUICK, base=str(trained), **change))  # type: ignore[arg-type]
+
+
+def test_the_card_of_what_goes_on_tells_what_it_is(trained: Path, tmp_path: Path) -> None:
+    card = train(waves(12, 100), tmp_path / "m.gguf", replace(QUICK, base=str(trained), steps=1))
+    assert card["settings"]["context"] == SETTINGS.context != QUICK.context
+    assert "size" not in card["settings"] and card["settings"]["scale"] == "none"
 
 
 def test_no_number_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,22 +33,22 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def fitting(model: Generator, signal: Signal) -> Signal:
-    """The signal as the model knows it: its channels alone, and of the modality that it was trained on."""
-    from dataclasses import replace
-
+def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) -> Signal:
+    """The signal as the model knows it: its channels alone, and of a modality that it was trained on. `notes`: which
+    channels are left out."""
     from genmote.generator.material import chosen
-    from genmote.signals.header import MODALITY
     from genmote.signals.kinds import Series
 
     head = model.codec.head
     if isinstance(signal, Series) and model.codec.KIND is Series:
         known = [name for name in signal.channels if name in head.channels]
         if known and len(known) < len(signal.channels):
+            left = ", ".join(name for name in signal.channels if name not in known)
+            line = f"{signal.name}: the model does not know {left}: left out"
+            if notes is not None and line not in notes:
+                notes.append(line)
             signal = chosen(signal, known)
-    if head.modalities and signal.labels.get(MODALITY) not in head.modalities:
-        signal = replace(signal, labels={**signal.labels, MODALITY: head.modalities[0]})
-    return signal
+    return model.fitted(signal)
 
 
 def series(model: Generator, path: Path, reader: str | None, number: int, notes: list[str]) -> Series:
@@ -59,7 +59,7 @@ def series(model: Generator, path: Path, reader: str | None, number: int, notes:
     found = reading.read(path, reader=reader, notes=notes)
     if not 1 <= number <= len(found):
         raise SpecError(f"number={number}: {path} has {len(found)} signals")
-    one = fitting(model, found[number - 1])
+    one = fitting(model, found[number - 1], notes)
     if not isinstance(one, Series):
         raise SpecError(f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for series")
     return one

@@ -4,7 +4,7 @@
     genmote signal detect sensor.gguf today.csv --threshold 4.2 -o scores.csv
 
 A score is how unlikely a sample was, in nats, averaged over the last --smooth samples. The threshold is one that a part
---quantile of a clean recording stays below. Files are read in pieces, in constant memory.
+--quantile of a clean recording stays below. The file is read in pieces: of it its scores alone stay in memory.
 """
 
 from __future__ import annotations
@@ -56,23 +56,28 @@ def run(settings: Settings, out: Output) -> None:
     notes: list[str] = []
     threshold = settings.threshold
     if settings.clean is not None:
-        clean = [_series.fitting(model, s) for s in reading.read(settings.clean, reader=settings.reader, notes=notes)]
+        clean = [
+            _series.fitting(model, s, notes) for s in reading.read(settings.clean, reader=settings.reader, notes=notes)
+        ]
         threshold = detect.threshold(model, clean, settings.quantile, settings.smooth)
     assert threshold is not None
     names: list[str] = []
     scores: list[Any] = []
-    first: dict[str, Any] = {}
+    drawn: list[Any] = []  # the first recording, where a picture is wanted
+    count = 0
     with Bar(unit_bytes=False, late=True) as bar:
         detector = None
         for piece in reading.pieces(settings.file, reader=settings.reader, notes=notes):
-            piece = _series.fitting(model, piece)
+            piece = _series.fitting(model, piece, notes)
             if detector is None or names[-1] != piece.name:
                 detector = detect.Detector(model, threshold, settings.smooth)
                 names.append(piece.name)
                 scores.append([])
-                first[piece.name] = piece
+            if settings.svg is not None and len(names) == 1:
+                drawn.append(piece)
             scores[-1].append(detector.push(piece).scores)
-            bar("looking", sum(len(part) for each in scores for part in each), 0)
+            count += len(piece)
+            bar("looking", count, 0)
     for line in notes:
         note(line)
     joined = [np.concatenate(each) for each in scores]
@@ -81,7 +86,6 @@ def run(settings: Settings, out: Output) -> None:
         for name, each in zip(names, joined, strict=True)
         for stretch in _above(each, threshold)
     ]
-    count = sum(len(each) for each in joined)
     values: dict[str, Any] = {
         "threshold": threshold,
         "samples": count,
@@ -101,7 +105,7 @@ def run(settings: Settings, out: Output) -> None:
         values["path"] = settings.output
         text += f"\n{settings.output}"
     if settings.svg is not None and joined:
-        save(settings.svg, pictures.detected(first[names[0]], joined[0], threshold), "--svg")
+        save(settings.svg, pictures.detected(reading.joined_all(drawn)[0], joined[0], threshold), "--svg")
         values["svg"] = settings.svg
         text += f"\n{settings.svg}"
     out.result(values, text)
@@ -109,10 +113,10 @@ def run(settings: Settings, out: Output) -> None:
 
 def _above(scores: Any, threshold: float) -> list[dict[str, Any]]:
     """Stretches [start, stop) of samples above a threshold."""
-    from genmote.generator.material import runs
+    import numpy as np
 
-    found = []
-    for start, stop, word in runs(["above" if score > threshold else "" for score in scores]):
-        if word:
-            found.append({"start": start, "stop": stop, "highest": round(float(scores[start:stop].max()), 4)})
-    return found
+    edges = np.flatnonzero(np.diff((scores > threshold).astype(np.int8), prepend=0, append=0))
+    return [
+        {"start": start, "stop": stop, "highest": round(float(scores[start:stop].max()), 4)}
+        for start, stop in edges.reshape(-1, 2).tolist()
+    ]

@@ -70,7 +70,7 @@ def run(settings: Settings, out: Output) -> None:
         times = (series.start_s or len(history) / history.rate_hz) + _steps(len(series)) / series.rate_hz
     names = [f"{channel} {q:g}" for channel in series.channels for q in levels]
     rows = [
-        [f"{times[t]:.9g}", *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels)))]
+        [_time(times[t]), *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels)))]
         for t in range(len(series))
     ]
     values: dict[str, Any] = {
@@ -96,6 +96,14 @@ def run(settings: Settings, out: Output) -> None:
         values["svg"] = settings.svg
         text += f"\n{settings.svg}"
     out.result(values, text)
+
+
+def _time(seconds: float) -> str:
+    """
+    >>> _time(0.1 + 0.2), _time(1.6e9 + 0.05), _time(12.0)
+    ('0.3', '1600000000.05', '12')
+    """
+    return repr(round(float(seconds), 9)).removesuffix(".0")
 
 
 def _steps(count: int) -> Any:

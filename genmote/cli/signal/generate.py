@@ -57,7 +57,7 @@ def run(settings: Settings, out: Output) -> None:
     notes: list[str] = []
     prefix = None
     if settings.prefix is not None:
-        prefix = _series.fitting(model, reading.read(settings.prefix, reader=settings.reader, notes=notes)[0])
+        prefix = _series.fitting(model, reading.read(settings.prefix, reader=settings.reader, notes=notes)[0], notes)
     started = time.perf_counter()
     with Bar(unit_bytes=False, late=True) as bar:
         signals = model.generate(

@@ -24,7 +24,7 @@ from genmote.spec import dataclass, setting
 class Settings(Training):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     output: Path = setting("the model file to write (.gguf)", short="-o")
-    label: str | None = setting("a channel or field that is said of the samples: taken out, a label", default=None)
+    label: str | None = setting("a channel that is said of the samples: taken out, a label", default=None)
     channels: tuple[str, ...] = setting("of series, only these", default=(), many=True)
     missing: tuple[float, ...] = setting("numbers that stand for a missing sample, such as -200", default=(), many=True)
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
@@ -57,6 +57,7 @@ def run(settings: Settings, out: Output) -> None:
         )
         chosen = {field.name: getattr(settings, field.name) for field in fields(Training)}
         if settings.label is not None:
+            notes += material.unsaid(signals, settings.label)
             signals = material.cut(signals, settings.label)
             chosen["labels"] = tuple(dict.fromkeys((*settings.labels, settings.label)))
         made = train(signals, settings.output, Training(**chosen), notes=notes, progress=bar)

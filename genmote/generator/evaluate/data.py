@@ -7,17 +7,19 @@ the rows up to half-way to the marks beside it.
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
+from genmote.generator.material import NONE as NONE
+from genmote.generator.material import word
 from genmote.generator.scores.forecast import forward_filled
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
@@ -25,7 +27,6 @@ from genmote.signals.kinds import Records, Series, Signal
 
 Floats = NDArray[np.float32]
 MARKS = "marks"  # what the label is called that is taken from marks
-NONE = ""  # the label of a row of which nothing is said
 WORDS = 10  # of a category that have a column of their own
 
 
@@ -96,6 +97,16 @@ def together(train: Sequence[Recording], test: Sequence[Recording]) -> None:
         )
     if same := {one.path.resolve() for one in train} & {one.path.resolve() for one in test}:
         raise SignalError(f"{min(same).name}: is in --train and in --test; wanted recordings that were not learnt from")
+    by_size: dict[int, list[Path]] = {}
+    for path in dict.fromkeys(one.path for one in train):
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    for path in dict.fromkeys(one.path for one in test):
+        for other in by_size.get(path.stat().st_size, []):
+            # Headers of PhysioNet may be the same, and their samples not.
+            if path.suffix != ".hea" and filecmp.cmp(path, other, shallow=False):
+                raise SignalError(
+                    f"{path.name}: is {other.name} of --train once more; wanted recordings that were not learnt from"
+                )
 
 
 def shape_of(signal: Series | Records) -> tuple[object, ...]:
@@ -183,17 +194,6 @@ def _labels(signal: Series | Records, path: Path, label: str | None) -> tuple[st
         return MARKS, _of_marks(signal)
     known = [*names, *own, *([MARKS] if marks else [])]
     raise SignalError(f"{path}: has no label {label!r}: it has {', '.join(known)}")
-
-
-def word(item: Any) -> str:
-    """A cell as a label.
-
-    >>> word(1.0), word("attack"), word(None), word(float("nan"))
-    ('1', 'attack', '', '')
-    """
-    if item is None or item != item:
-        return NONE
-    return f"{item:g}" if isinstance(item, float) else str(item)
 
 
 def _of_marks(series: Series) -> NDArray[np.object_]:

@@ -21,6 +21,7 @@ from genmote.generator.evaluate.data import NONE, Columns, Floats, Recording, pr
 from genmote.generator.evaluate.model import Make, Model
 from genmote.generator.evaluate.result import Result
 from genmote.generator.scores import generation, leakage
+from genmote.generator.windows import learnt_rows
 from genmote.signals.chart import Panel
 from genmote.signals.kinds import Records, Series
 
@@ -71,13 +72,25 @@ def evaluate(
         replace(one.signal, labels={**one.signal.labels, key: one.whole}) for one in train if one.whole is not None
     ]
     learnt = whole if labelled and len(whole) == len(train) else [window.signal for window in known]
-    model = make(learnt if labelled else [one.signal for one in train], (key,) if labelled else ())
+    by_recording = not labelled or len(whole) == len(train)
+    signals = learnt if labelled else [one.signal for one in train]
+    model = make(signals, (key,) if labelled else ())
     made, labels, short = generated(model, known, key if labelled else "", columns, steps, seed, train[0], progress)
     if short:
         told.append(f"{short} of {len(made)} generated signals are shorter than {steps} rows; their last row stays")
     nats = _nats(model, known, unseen, seed, progress)
     judged = judge(
-        known, unseen, made, labels, columns, nats=nats, networks=networks, seed=seed, notes=told, progress=progress
+        known,
+        unseen,
+        made,
+        labels,
+        columns,
+        members=members(known, train if by_recording else [], learnt_rows(signals, seed)),
+        nats=nats,
+        networks=networks,
+        seed=seed,
+        notes=told,
+        progress=progress,
     )
     stated = {"steps": steps, "label": key if labelled else None, "short": short}
     return Result({**stated, **judged.values}, judged.items, judged.panels)
@@ -90,13 +103,15 @@ def judge(
     labels: NDArray[np.object_],
     columns: Columns,
     *,
+    members: NDArray[np.bool_] | None = None,
     nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     networks: bool = True,
     seed: int = 0,
     notes: list[str] | None = None,
     progress: Progress = quiet,
 ) -> Result:
-    """Windows `made` (N, T, C) by anything, with `labels` (N,), beside those learnt from and those not seen. `nats`:
+    """Windows `made` (N, T, C) by anything, with `labels` (N,), beside those learnt from and those not seen. `members`
+    (M,): which of the former are attacked as such, where a model judged itself by some of them; `nats`:
     how unlikely a model finds each of these two, NaN where it was not asked; None for what has no likelihoods."""
     told: list[str] = [] if notes is None else notes
     real, held_out = stacked(known, columns), stacked(unseen, columns)
@@ -109,7 +124,7 @@ def judge(
     else:
         values["trained_on"], predictions = _useful(real, known, made, labels, held_out, unseen, seed)
     values |= _alike(real, held_out, made, networks, seed, told, progress)
-    values["leakage"] = _leaks(real, held_out, made, nats, seed)
+    values["leakage"] = _leaks(real, held_out, made, members, nats, seed)
     items = _items(real, held_out, made, labels, unseen, predictions, nats)
     return Result(values, items, _panels(real, made, columns))
 
@@ -147,6 +162,15 @@ def windows(side: Sequence[Recording], steps: int, most: int, seed: int, notes: 
         notes.append(f"{most} of {len(found)} windows are drawn")
         found = [found[n] for n in kept]
     return found
+
+
+def members(known: Sequence[Window], train: Sequence[Recording], learnt: Sequence[int]) -> NDArray[np.bool_]:
+    """(M,): which windows were learnt from, by more than half of their rows, where training holds some out to judge
+    itself by. `learnt`: of each recording of `train`, or, where that is empty, of each window, the first rows."""
+    if not train:
+        return np.array(learnt) > 0
+    rows = {id(one): count for one, count in zip(train, learnt, strict=True)}
+    return np.array([one.start + len(one.signal) // 2 < rows[id(one.recording)] for one in known])
 
 
 def _commonest(rows: NDArray[np.object_]) -> str:
@@ -270,18 +294,20 @@ def _leaks(
     real: Floats,
     held_out: Floats,
     made: Floats,
+    members: NDArray[np.bool_] | None,
     nats: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     seed: int,
 ) -> dict[str, Any]:
+    chosen = np.ones(len(real), bool) if members is None or members.sum() < LEAST // 2 else members
     order = np.random.default_rng(seed).permutation(len(real))
     half = len(real) // 2
     likelihood = None
     if nats is not None:
-        members, others = (side[np.isfinite(side)] for side in nats)
-        likelihood = leakage.membership(members, others, seed=seed)
+        inside, outside = (side[np.isfinite(side)] for side in (nats[0][chosen], nats[1]))
+        likelihood = leakage.membership(inside, outside, seed=seed)
     return {
         **leakage.neighbours(made, real, held_out, seed=seed),
-        "membership_nearest": leakage.attack(real, held_out, made, seed=seed),
+        "membership_nearest": leakage.attack(real[chosen], held_out, made, seed=seed),
         # The same attack where real windows that are no members stand for generated ones: by how much the recordings
         # of the two sides differ by themselves.
         "membership_nearest_by_chance": leakage.attack(real[order[:half]], held_out, real[order[half:]], seed=seed),
