@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--size", default="medium")
+    parser.add_argument("--base", help="go on from this model")
     parser.add_argument("--card", action="store_true", help="write the card alone, of the model that is there")
     options = parser.parse_args()
     signals: list[Series] = []
@@ -173,11 +174,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "signals-foundation.gguf"
     training = Training(
-        bins=256,
+        bins=None if options.base else 256,
         labels=LABELS,
         size=options.size,
         context=384,
         minutes=options.minutes,
+        rate=1e-3 if options.base else 2e-3,
+        base=options.base,
         dropout=0.0,
         licence="CC BY 4.0, CC0, MIT, Apache-2.0 and ODC-By, by data set",
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import OpsError, SignalError
-from genmote.generator.layout import CHANNEL, DAY, HOUR, Rows
+from genmote.generator.layout import CHANNEL, DAY, HOUR, LABEL, OTHER, Rows
 from genmote.generator.model import Generator
 from genmote.generator.walk import CHUNK, embedded
 from genmote.models.gguf import ModelFile
@@ -92,7 +92,8 @@ class Teller:
         assert isinstance(layout.codec, Bins)
         self.model, self.sha256, self.name, self.practice = model, sha256, name, learnt
         self.codec, self.bins = layout.codec, layout.codec.scale.bins
-        self.asks = [CHANNEL, HOUR, DAY] if layout.clock else [CHANNEL]  # which there are
+        # which there are
+        self.asks = [CHANNEL, *([HOUR, DAY] if layout.clock else []), *([LABEL, OTHER] if layout.labelled else [])]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Teller:

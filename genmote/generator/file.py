@@ -66,6 +66,7 @@ def keys(layout: Layout, card: dict[str, Any]) -> dict[str, Any]:
         OWN + "version": np.uint32(VERSION),
         OWN + "clock": layout.clock,
         OWN + "scale": layout.scale,
+        OWN + "labelled": layout.labelled,
         OWN + "card": json.dumps(card),
     }
 
@@ -93,7 +94,7 @@ def layout_of(file: ModelFile) -> Layout:
         raise ModelFileError(
             f"{file.path.name}: {OWN}scale is {scale!r}, this genmote knows {', '.join(get_args(Own))}"
         )
-    layout = Layout(codec, clock, context, scale)
+    layout = Layout(codec, clock, context, scale, file.metadata.get(OWN + "labelled") is True)
     rows = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
     if rows != layout.vocabulary:
         raise ModelFileError(

@@ -2,8 +2,9 @@
 
 A model of codec tokens alone has to count: in twelve interleaved channels it must find out whose turn it is. So each
 row of the decoder is the embedding of a token plus those of its *asks*: tokens, too, that tell what the next one will
-be of. There are four, each of which may be absent (-1): the channel; how many steps are left of a gap that is filled
-in; the hour; and the day of the week, where recordings have dates and are slow enough for that to matter.
+be of. There are six, each of which may be absent (-1): the channel; how many steps are left of a gap that is filled
+in; the hour; and the day of the week, where recordings have dates and are slow enough for that to matter; and the first
+two labels, which a header alone would tell too quietly.
 
 A gap is filled in as what goes on from before it, with what comes after it told first: header, AFTER, what follows the
 gap, BEFORE, what precedes it, and then the gap (in the manner of Bavarian et al. 2022, arXiv 2207.14255, their SPM).
@@ -27,8 +28,8 @@ from genmote.signals.coding import Codec
 from genmote.signals.header import FIRST
 from genmote.signals.kinds import Records, Series, Signal
 
-ASKS = 4  # channel, steps left, hour, day of the week
-CHANNEL, LEFT, HOUR, DAY = range(ASKS)
+ASKS = 6  # channel, steps left, hour, day of the week, two labels
+CHANNEL, LEFT, HOUR, DAY, LABEL, OTHER = range(ASKS)
 NEAR, LEFTS = 16, 32  # steps left that have a token each; tokens for steps left
 DATED = 1e8  # times below this are seconds since a recording's start, not since 1970
 SLOWEST, FASTEST = 86400.0, 10.0  # seconds from step to step between which the hour matters
@@ -56,12 +57,13 @@ def joined(parts: Sequence[Rows]) -> Rows:
 @dataclass(frozen=True, eq=False)
 class Layout:
     """`clock`: the hour and the day are asked. `context`: rows that the decoder was trained for. `scale`: by what a
-    stretch of a series is told."""
+    stretch of a series is told. `labelled`: labels are asked."""
 
     codec: Codec
     clock: bool
     context: int
     scale: Own = "none"
+    labelled: bool = False
 
     @property
     def after(self) -> int:
@@ -79,6 +81,18 @@ class Layout:
     def vocabulary(self) -> int:
         """How many tokens there are."""
         return self._lefts + LEFTS + (24 + 7 if self.clock else 0)
+
+    @property
+    def first_label(self) -> int:
+        """The first token of a header that is a label."""
+        return self.codec.head.size - len(self.codec.head.label_keys)
+
+    def unlabelled(self, rows: Rows) -> Rows:
+        """The rows of a stretch, header and all, without what its labels say."""
+        kept = (rows.tokens < self.first_label) | (rows.tokens >= self.codec.head.size)
+        asks = rows.asks[kept].copy()
+        asks[:, LABEL:] = -1
+        return Rows(rows.tokens[kept], asks)
 
     @property
     def steady(self) -> bool:
@@ -138,6 +152,10 @@ class Layout:
         count = len(signal) if left is None else len(left)
         found = np.full((count, len(positions), ASKS), -1, np.int32)
         found[:, :, CHANNEL] = first + positions
+        if self.labelled:
+            said = [token for token in head.tokens(signal).tolist() if token >= self.first_label][:2]
+            for column, token in zip((LABEL, OTHER), said, strict=False):
+                found[:, :, column] = token
         if left is not None:
             found[:, :, LEFT] = np.where(left > 0, self._lefts + bucket(left), -1)[:, None]
         if times is not None:

@@ -101,7 +101,7 @@ class Learning:
         count = max(1, training.batch // self.windows.layout.context)
         rate = training.rate * _rate(step, self.total or 1000)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * group.get("scale", 1.0)
+            group["lr"] = rate
         self.network.ops.dropout = training.dropout
         batch = self.windows.batch(count, draw, shift=training.shift)
         losses = self._losses(batch)

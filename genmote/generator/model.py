@@ -74,8 +74,10 @@ class Generator:
             raise SignalError(f"the model is of {self.codec.KIND.__name__.lower()}, this needs a series")
         forms = self.card.get("forms", [])
         have = [form for form in forms if set(channels) <= set(form["channels"])]
-        fits = [f for f in have if f["modality"] == asked[MODALITY]] if MODALITY in (labels or {}) else []
-        fits = fits or have
+        said = {key: value for key, value in (labels or {}).items() if key != MODALITY}
+        if MODALITY in (labels or {}):
+            have = [form for form in have if form["modality"] == asked[MODALITY]] or have
+        fits = [f for f in have if all(v in f.get("labels", {}).get(k, []) for k, v in said.items())] or have
         rate = float(head.rates_hz[0]) if len(head.rates_hz) else 0.0
         pairs = list(zip(head.channels, head.units, strict=True))
         if fits:
@@ -116,6 +118,8 @@ class Generator:
             if key == MODALITY and value in head.modalities:
                 continue
             if value not in known.get(key, []):
+                if len(head.modalities) > 1:
+                    known = {MODALITY: list(head.modalities), **known}
                 told = "; ".join(f"{name}: {', '.join(values[:12])}" for name, values in known.items())
                 raise SignalError(f"label {key}={value}: the model was told of {told or 'no labels'}")
         first = {} if not head.modalities else {MODALITY: head.modalities[0]}

@@ -106,13 +106,11 @@ class Network:
         return [*(site.weight for site in self.matrices), *(vector.value for vector in self.vectors), *self.tables]
 
     def groups(self, decay: float) -> list[dict[str, Any]]:
-        """Parameters as an optimiser takes them: matrices decay, the free parts of the tables move slowly."""
-        free = {id(self.embedding.free), id(self.head.free)} if self.embedding.ranges else set()
+        """Parameters as an optimiser takes them: matrices decay, norms and tables do not."""
+        others = [*(vector.value for vector in self.vectors), *self.tables]
         return [
             {"params": [site.weight for site in self.matrices], "weight_decay": decay},
-            {"params": [v.value for v in self.vectors], "weight_decay": 0.0},
-            {"params": [p for p in self.tables if id(p) not in free], "weight_decay": 0.0},
-            {"params": [p for p in self.tables if id(p) in free], "weight_decay": decay, "scale": 0.3},
+            {"params": others, "weight_decay": 0.0},
         ]
 
     def states(self, tokens: Tensor, asks: Tensor) -> Tensor:

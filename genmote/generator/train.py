@@ -11,7 +11,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,7 +134,7 @@ def train(
         "channels": list(layout.codec.head.channels),
         "modalities": list(layout.codec.head.modalities),
         "labels": list(dict.fromkeys(layout.codec.head.label_keys)),
-        "forms": forms(signals),
+        "forms": forms(signals, list(dict.fromkeys(layout.codec.head.label_keys))),
         "codec": layout.codec.name,
         "licence": training.licence,
         "settings": _told(training, layout),
@@ -161,7 +161,7 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
         layout = model_files.layout_of(base)
         _refuse(base.path.name, layout, training)
         if _knows(layout.codec, signals, training.labels):
-            return layout, base
+            return replace(layout, labelled=bool(layout.codec.head.label_keys)), base
         if layout.codec.name != "bins":
             raise SpecError(
                 f"{base.path.name}: its codec {layout.codec.name} does not know all of these recordings' channels or "
@@ -175,7 +175,8 @@ def _layout(learnt: Sequence[Signal], judged: Sequence[Signal], training: Traini
     if scale != "none" and chosen != "bins" and isinstance(signals[0], Series):
         raise SpecError(f"scale={scale}: goes with --codec bins alone, not {chosen}; leave either out")
     fitted = signals if scale == "none" else pieces(signals, training.context, scale)
-    return Layout(coding.fit(chosen, fitted, **settings), clock, training.context, scale), base
+    codec = coding.fit(chosen, fitted, **settings)
+    return Layout(codec, clock, training.context, scale, bool(codec.head.label_keys)), base
 
 
 def _refuse(name: str, layout: Layout, training: Training) -> None:
@@ -200,16 +201,26 @@ def _knows(codec: Codec, signals: Sequence[Signal], labels: Sequence[str]) -> bo
     return same and wanted <= said and modalities <= set(codec.head.modalities) and channels <= known
 
 
-def forms(signals: Sequence[Signal]) -> list[dict[str, Any]]:
-    """What the recordings are of, at which rate and of which channels, the most frequent first."""
+def forms(signals: Sequence[Signal], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """What the recordings are of, at which rate, of which channels, and with which labels: the most samples first."""
     found: Counter[tuple[str, float, tuple[str, ...], tuple[str, ...]]] = Counter()
+    said: dict[Any, dict[str, set[str]]] = {}
     for signal in signals:
         if isinstance(signal, Series):
-            modality = signal.labels.get(MODALITY, "series")
-            found[modality, signal.rate_hz, signal.channels, signal.units] += signal.values.size
+            form = (signal.labels.get(MODALITY, "series"), signal.rate_hz, signal.channels, signal.units)
+            found[form] += signal.values.size
+            for key in labels:
+                if key in signal.labels:
+                    said.setdefault(form, {}).setdefault(key, set()).add(signal.labels[key])
     return [
-        {"modality": modality, "rate_hz": rate, "channels": list(channels), "units": list(units)}
-        for (modality, rate, channels, units), _ in found.most_common(MOST_FORMS)
+        {
+            "modality": form[0],
+            "rate_hz": form[1],
+            "channels": list(form[2]),
+            "units": list(form[3]),
+            "labels": {key: sorted(values) for key, values in said.get(form, {}).items()},
+        }
+        for form, _ in found.most_common(MOST_FORMS)
     ]
 
 

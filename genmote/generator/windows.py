@@ -17,6 +17,7 @@ from genmote.signals.kinds import Frames, Series, Signal
 
 HELD = 0.1  # of the recordings, or of each, by which training is stopped and judged
 FEW = 10  # recordings, below which the end of each is held out
+UNSAID = 0.1  # of the stretches, whose labels are left out: recordings without any are judged, too
 GAPS = 0.3  # of the stretches of series, in which a gap is filled in
 SHORTEST = 8  # steps of a stretch with a gap
 
@@ -147,6 +148,12 @@ class Windows:
         return Batch(tokens, asks, targets)
 
     def _drawn(self, recording: Recording, draw: np.random.Generator) -> Rows:
+        found = self._whole(recording, draw)
+        if self.layout.codec.head.label_keys and draw.random() < UNSAID:
+            return self.layout.unlabelled(found)
+        return found
+
+    def _whole(self, recording: Recording, draw: np.random.Generator) -> Rows:
         room = self.layout.context - len(recording.header) - 3
         start = 0
         if len(recording.rows) > room:
