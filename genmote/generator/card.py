@@ -9,12 +9,14 @@ from typing import Any
 def text(card: dict[str, Any]) -> str:
     """A few lines for people."""
     nats, chance = float(card["held_out_nats"]), float(card["chance_nats"])
-    return (
+    told = (
         f"{card['weights'] / 1e6:.1f} million weights, learnt {card['tokens']} tokens of {card['recordings']} "
         f"recordings in {card['steps']} steps ({card['seconds']:.0f} s)\n"
         f"held out: {nats:.3f} nats a token, {chance:.3f} without knowing what came before "
-        f"(the next one is {math.exp(chance - nats):.1f} times as likely)"
     )
+    if nats > chance - 0.05:
+        return told + "- it has learnt nothing of use: train longer (--minutes), or give more recordings"
+    return told + f"(the next one is {math.exp(chance - nats):.1f} times as likely)"
 
 
 def page(card: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
 from genmote.generator.layout import Rows, joined
+from genmote.generator.material import chosen
 from genmote.generator.walk import embedded
 from genmote.ops.protocol import Span
 from genmote.signals.kinds import Series, Signal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from genmote.generator.model import Generator
 
 CHUNK = 256  # rows that are run at once
+SETTLES = 4  # samples at a stream's beginning, before which nothing is known, that are no alarm
 Floats = NDArray[np.float32]
 
 
@@ -30,12 +32,22 @@ class Scorer:
         self.header: Rows | None = None
         self.kept: Rows | None = None  # what the cache was made for, but for the header; the last is not in it yet
         self.cache: Any = None
+        self.parts: list[Scorer] = []  # of channels that are told each by itself
 
     def push(self, piece: Signal) -> Floats:
         """(n,) of a piece that goes on from the one before; however a signal is cut into pieces, its scores are the
         same."""
         layout = self.model.layout
         piece = self.model.fitted(piece)
+        if isinstance(piece, Series) and layout.steady:
+            groups = self.model.together(piece.channels)
+            if len(groups) > 1:
+                self.parts = self.parts or [Scorer(self.model) for _ in groups]
+                own = [
+                    part.push(chosen(piece, [piece.channels[n] for n in group]))
+                    for part, group in zip(self.parts, groups, strict=True)
+                ]
+                return np.asarray(np.mean(own, axis=0), np.float32)
         header = layout.header(piece)
         if self.header is None or not np.array_equal(header.tokens, self.header.tokens):
             self.header = header
@@ -105,7 +117,7 @@ class Scorer:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """(n,) each: smoothed scores, and which of them are above the threshold."""
+    """(n,) each: smoothed scores, and which of them are alarms: above the threshold, and not at the very beginning."""
 
     scores: Floats
     alarms: NDArray[np.bool_]
@@ -119,6 +131,7 @@ class Detector:
             raise SpecError(f"smooth={smooth}: use 1 or more")
         self.scorer, self.threshold, self.smooth = model.scorer(), threshold, smooth
         self._last = np.zeros(0)
+        self._seen = 0
 
     def push(self, piece: Signal) -> Found:
         """Of a piece that goes on from the one before."""
@@ -129,14 +142,16 @@ class Detector:
         begin = np.maximum(0, at - self.smooth)
         scores = ((sums[at] - sums[begin]) / (at - begin)).astype(np.float32)
         self._last = both[max(0, len(both) - self.smooth + 1) :] if self.smooth > 1 else both[:0]
-        return Found(scores, scores > self.threshold)
+        place = self._seen + np.arange(len(scores))
+        self._seen += len(scores)
+        return Found(scores, (scores > self.threshold) & (place >= SETTLES))
 
 
 def threshold(model: Generator, clean: list[Signal], quantile: float = 0.999, smooth: int = 1) -> float:
     """The score that a part `quantile` of a clean stretch stays below."""
     if not 0 < quantile < 1:
         raise SpecError(f"quantile={quantile}: use one between 0 and 1, such as 0.999")
-    found = [Detector(model, np.inf, smooth).push(signal).scores for signal in clean]
+    found = [Detector(model, np.inf, smooth).push(signal).scores[SETTLES:] for signal in clean]
     scores = np.concatenate(found) if found else np.zeros(0, np.float32)
     if len(scores) < 20:
         raise SignalError(f"{len(scores)} clean samples: wanted at least 20 to set a threshold by")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from genmote.errors import SignalError, SpecError
 from genmote.generator.draw import Draw
 from genmote.generator.generate import _later, onward
 from genmote.generator.layout import Rows, joined
+from genmote.generator.material import chosen
 from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.kinds import Series
@@ -35,6 +36,18 @@ class Forecast:
     def quantiles(self, levels: Sequence[float]) -> Floats:
         """(Q, T, C)"""
         return np.quantile(self.samples, levels, axis=0).astype(np.float32)
+
+
+def apart(model: Generator, series: Series, job: Callable[[Series], Forecast]) -> Forecast:
+    """A job of a series, or of each group of its channels that the model knows together."""
+    groups = model.together(series.channels)
+    if len(groups) == 1:
+        return job(series)
+    found = [job(chosen(series, [series.channels[n] for n in group])) for group in groups]
+    samples = np.concatenate([one.samples for one in found], axis=2)
+    values = np.concatenate([one.series.values for one in found], axis=1)
+    first = found[0].series
+    return Forecast(samples, replace(first, values=values, channels=series.channels, units=series.units))
 
 
 def forecast(model: Generator, history: Series, steps: int, paths: int, seed: int) -> Forecast:

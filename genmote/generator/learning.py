@@ -63,21 +63,25 @@ class Learning:
         """Train to the end; afterwards the network holds the best that was seen. Figures for the card."""
         training, began, saved = self.training, time.monotonic(), time.monotonic()
         spent = self.spent_s
-        while self.total == 0 or self.step < self.total:
-            self._learn(self.step)
-            self.step += 1
-            self.spent_s = spent + time.monotonic() - began
-            if self.total == 0 and self.step >= TRIED:
-                each = self.spent_s / self.step
-                self.total = max(TRIED + 1, min(MOST, int(training.minutes * 60 * 0.93 / each), self._enough()))
-            if self.total and (self.step % max(1, self.total // JUDGEMENTS) == 0 or self.step == self.total):
-                self._judge()
-                if self.worse >= PATIENCE:
-                    break
-            if time.monotonic() - saved > SAVE_S:
-                self._save()
-                saved = time.monotonic()
-            progress("training", self.step, self.total)
+        try:
+            while self.total == 0 or self.step < self.total:
+                self._learn(self.step)
+                self.step += 1
+                self.spent_s = spent + time.monotonic() - began
+                if self.total == 0 and self.step >= TRIED:
+                    each = self.spent_s / self.step
+                    self.total = max(TRIED + 1, min(MOST, int(training.minutes * 60 * 0.93 / each), self._enough()))
+                if self.total and (self.step % max(1, self.total // JUDGEMENTS) == 0 or self.step == self.total):
+                    self._judge()
+                    if self.worse >= PATIENCE:
+                        break
+                if time.monotonic() - saved > SAVE_S:
+                    self._save()
+                    saved = time.monotonic()
+                progress("training", self.step, self.total)
+        except KeyboardInterrupt:
+            self._save()
+            raise
         self._save()
         with torch.no_grad():
             for parameter, kept in zip(self.network.parameters(), self.kept, strict=True):

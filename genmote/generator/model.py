@@ -145,16 +145,26 @@ class Generator:
         return generate(self, count, steps, dict(labels or {}), channels, prefix, seed, temperature, progress)
 
     def forecast(self, history: Series, steps: int, *, paths: int = 32, seed: int = 0) -> Forecast:
-        """How a series may go on: `paths` ways of `steps` samples."""
-        from genmote.generator.forecast import forecast
+        """How a series may go on: `paths` ways of `steps` samples. Channels that no recording learnt from had together
+        are forecast each by itself."""
+        from genmote.generator.forecast import apart, forecast
 
-        return forecast(self, history, steps, paths, seed)
+        return apart(self, history, lambda one: forecast(self, one, steps, paths, seed))
 
     def impute(self, series: Series, *, paths: int = 16, seed: int = 0) -> Forecast:
         """What may have been where samples are missing (NaN); what is there is kept."""
-        from genmote.generator.forecast import impute
+        from genmote.generator.forecast import apart, impute
 
-        return impute(self, series, paths, seed)
+        return apart(self, series, lambda one: impute(self, one, paths, seed))
+
+    def together(self, channels: Sequence[str]) -> list[list[int]]:
+        """Positions of channels that are told together: all, where recordings that it learnt from had all of them, or
+        where none is known that had one alone; else each by itself."""
+        forms = [set(form["channels"]) for form in self.card.get("forms", [])]
+        every = list(range(len(channels)))
+        if len(channels) < 2 or any(set(channels) <= form for form in forms):
+            return [every]
+        return [[n] for n in every] if any(len(form) == 1 for form in forms) else [every]
 
     def scorer(self) -> Scorer:
         """What tells of each sample how unlikely it is, piece after piece, in constant memory."""

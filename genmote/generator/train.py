@@ -87,10 +87,12 @@ def train(
     training: Training | None = None,
     *,
     name: str | None = None,
+    missing: Sequence[float] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
-    """Write the model file `output`, whole or not at all; returns its card. Needs the extra `workbench`.
+    """Write the model file `output`, whole or not at all; returns its card. Needs the extra `workbench`. `missing`:
+    numbers that stood for none in the recordings, which the model's jobs on the command line then take so, too.
 
     Raises SignalError for recordings that nothing can be learnt from, SpecError for settings that do not go together,
     OpsError without PyTorch."""
@@ -136,6 +138,7 @@ def train(
         "labels": list(dict.fromkeys(layout.codec.head.label_keys)),
         "forms": forms(signals, list(dict.fromkeys(layout.codec.head.label_keys))),
         "codec": layout.codec.name,
+        "missing": [float(x) for x in missing],
         "licence": training.licence,
         "settings": _told(training, layout),
         "tokens": started.tokens,
@@ -201,7 +204,7 @@ def _knows(codec: Codec, signals: Sequence[Signal], labels: Sequence[str]) -> bo
     return same and wanted <= said and modalities <= set(codec.head.modalities) and channels <= known
 
 
-def forms(signals: Sequence[Signal], labels: Sequence[str]) -> list[dict[str, Any]]:
+def forms(signals: Sequence[Signal], labels: Sequence[str] = ()) -> list[dict[str, Any]]:
     """What the recordings are of, at which rate, of which channels, and with which labels: the most samples first."""
     found: Counter[tuple[str, float, tuple[str, ...], tuple[str, ...]]] = Counter()
     said: dict[Any, dict[str, set[str]]] = {}

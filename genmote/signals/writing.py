@@ -97,7 +97,7 @@ def _word(x: object) -> str:
 
 def _cells(piece: Series, number: int) -> list[str]:
     if piece.grid is None:
-        return ["" if np.isnan(x) else f"{x:.9g}" for x in piece.values[:, number]]
+        return ["" if np.isnan(x) else str(x) for x in piece.values[:, number].astype(np.float32)]
     step, zero = float(piece.grid.step[number]), float(piece.grid.zero[number])
     digits = next((d for d in range(MOST_DIGITS) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
     whole = piece.grid.integers[:, number].tolist()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from genmote.generator.model import Generator
     from genmote.signals.kinds import Series, Signal
 
+NEAR = 1e-4  # of the range, that what is written as .gmsc may be off
 ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
 
 
@@ -36,7 +37,7 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) -> Signal:
     """The signal as the model knows it: its channels alone, and of a modality that it was trained on. `notes`: which
     channels are left out."""
-    from genmote.generator.material import chosen
+    from genmote.generator.material import chosen, prepared
     from genmote.signals.kinds import Series
 
     head = model.codec.head
@@ -48,6 +49,7 @@ def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) ->
             if notes is not None and line not in notes:
                 notes.append(line)
             signal = chosen(signal, known)
+        signal = prepared(signal, missing=[float(x) for x in model.card.get("missing", [])])
     return model.fitted(signal)
 
 
@@ -81,6 +83,11 @@ def save(path: Path, signals: Sequence[Signal]) -> list[Path]:
         raise SpecError(f"{path}: {kind} are written as .jsonl; name such a file")
     all_series = [signal for signal in signals if isinstance(signal, Series)]
     if path.suffix.lower() == ".gmsc":
-        container.write(path, all_series)
+        import numpy as np
+
+        # What is generated is no whole numbers: a ten thousandth of its range is near enough.
+        whole = all(series.grid is not None for series in all_series)
+        spans = [float(np.nanmax(s.values) - np.nanmin(s.values)) for s in all_series if np.isfinite(s.values).any()]
+        container.write(path, all_series, max_error=0.0 if whole else max(min(spans, default=1.0), 1e-9) * NEAR)
         return [path]
     return [made for made, _ in writing.write(path, all_series)]

@@ -60,7 +60,7 @@ def run(settings: Settings, out: Output) -> None:
             notes += material.unsaid(signals, settings.label)
             signals = material.cut(signals, settings.label)
             chosen["labels"] = tuple(dict.fromkeys((*settings.labels, settings.label)))
-        made = train(signals, settings.output, Training(**chosen), notes=notes, progress=bar)
+        made = train(signals, settings.output, Training(**chosen), missing=settings.missing, notes=notes, progress=bar)
     for line in notes:
         note(line)
     page = settings.output.with_suffix(".md")

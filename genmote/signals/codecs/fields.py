@@ -156,11 +156,13 @@ class Fields(Codec):
     def follows(self, row: Sequence[int]) -> list[tuple[int, int]]:
         done, spelling = _columns.whole(row[1:], SPELT, STOP)
         if spelling:
-            return [(BYTES, BYTES + 256), (STOP, STOP + 1)]
+            return [(BYTES + 32, BYTES + 127), (STOP, STOP + 1)]  # letters that are a text for certain
         if not row or done == len(self.columns):
             return [(ROW, ROW + 1)]
-        spells = self._starts[0] > BYTES
-        return [(self._starts[done], self._starts[done + 1]), (MISSING, SPELT + 1 if spells else SPELT)]
+        # What has codes is not spelt when it is drawn.
+        if self.ways[done] == "spelt" and self.types[done] in ("text", "category"):
+            return [(SPELT, SPELT + 1), (MISSING, MISSING + 1)]
+        return [(self._starts[done], self._starts[done + 1]), (MISSING, MISSING + 1)]
 
     def error(self) -> dict[str, Bound]:
         """By field; of `time step`, of each step."""
