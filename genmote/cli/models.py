@@ -34,4 +34,6 @@ def run(settings: Settings, out: Output) -> None:
     if absent:
         listed = (f"{name} ({size(s.size_bytes)}, {s.licence})" for name, s in absent.items())
         text += "\n\nto fetch with genmote pull: " + ", ".join(listed)
+    values["shipped"] = store.zoo()
+    text += "\n\nin the package: " + ", ".join(store.zoo())
     out.result(values, text)

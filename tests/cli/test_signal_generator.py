@@ -194,7 +194,7 @@ def test_times_of_the_calendar_are_told_in_full(folder: Path, model: Path, capsy
     out = folder / "dated-next.csv"
     assert main(["signal", "forecast", str(model), str(dated), "--steps", "3", "-o", str(out)]) == 0
     times = [line.split(",")[0] for line in out.read_text().splitlines()[1:]]
-    assert times == ["1600000010", "1600000010.25", "1600000010.5"]
+    assert times == [f"2020-09-13T12:26:50{part}" for part in ("", ".250000", ".500000")]
 
 
 def test_a_picture_of_what_comes_in_pieces(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,6 +234,34 @@ def test_a_label_of_rows_stays_a_field(tmp_path: Path, capsys: pytest.CaptureFix
     assert "doors: kind differs from row to row: it stays a field, and is no label" in str(found["notes"])
 
 
+def test_generated_as_gmsc_and_read_again(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "made.gmsc"
+    assert main(["signal", "generate", str(model), "-o", str(out), "--steps", "30"]) == 0
+    capsys.readouterr()
+    assert main(["signal", "show", str(out)]) == 0
+    assert "30 samples" in capsys.readouterr().out
+
+
+def test_a_training_that_learns_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).random(900)
+    source = tmp_path / "noise.csv"
+    source.write_text("a\n" + "\n".join(f"{x:.4f}" for x in noise) + "\n")
+    assert main(["signal", "train", str(source), "-o", str(tmp_path / "m.gguf"), *TRAIN, "--steps", "2"]) == 0
+    assert "it has learnt nothing of use: train longer" in capsys.readouterr().out
+
+
+def test_rows_are_generated_whole_and_as_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "doors.csv"
+    lines = [f"2020-01-{1 + n // 24:02d}T{n % 24:02d}:00:00,{'open' if n % 2 else 'shut'},{n % 7}" for n in range(200)]
+    source.write_text("time,door,count\n" + "\n".join(lines) + "\n")
+    model = str(tmp_path / "d.gguf")
+    assert main(["signal", "train", str(source), "-o", model, *TRAIN, "--steps", "3"]) == 0
+    assert main(["signal", "generate", model, "-o", str(tmp_path / "d.csv"), "--steps", "5"]) == 2
+    assert "which are written as .jsonl" in capsys.readouterr().err
+    assert main(["signal", "generate", model, "-o", str(tmp_path / "d.jsonl"), "--steps", "5"]) == 0
+    assert len((tmp_path / "d.jsonl").read_text().splitlines()) == 5
+
+
 def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "air.csv"
     source.write_text("a\n" + "\n".join("-200" if n % 10 == 3 else f"{np.sin(n):.2f}" for n in range(600)) + "\n")
@@ -242,5 +270,7 @@ def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     from genmote.generator.model import Generator
 
+    gappy = told(capsys, "impute", str(tmp_path / "m.gguf"), str(source), "-o", str(tmp_path / "whole.csv"))
+    assert gappy["missing"] == 60  # what stood for none in training does so ever after
     codec = Generator.load(tmp_path / "m.gguf").codec
     assert codec.scale.edges.min() > -2 and found["samples"] == 600  # type: ignore[attr-defined]

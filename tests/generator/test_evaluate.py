@@ -114,7 +114,7 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_is_all_that_a_reader_knows_each_recording_once(tmp_path: Path) -> None:
     table(tmp_path / "a.csv", ["time (s)", "x (mV)"], [[n, n] for n in range(9)])
-    (tmp_path / "picture.bin").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    (tmp_path / "picture.bin").write_bytes(bytes(range(256)))
     (tmp_path / "r.hea").write_text("r 1 1 9\nr.dat 16 1/mV 16 0 0 0 0 x\n")
     (tmp_path / "r.dat").write_bytes(np.arange(9, dtype="<i2").tobytes())
     notes: list[str] = []

@@ -12,6 +12,7 @@ from genmote.generator import detect
 from genmote.generator.draw import Draw
 from genmote.generator.generate import _begun as begun_from
 from genmote.generator.layout import Layout, joined
+from genmote.generator.material import chosen
 from genmote.generator.model import Generator
 from genmote.generator.train import Training, forms, train
 from genmote.generator.walk import Walk, embedded, sampled
@@ -341,9 +342,32 @@ def test_thresholds_that_cannot_be(model: Generator) -> None:
     with pytest.raises(SpecError, match="quantile=1.0"):
         detect.threshold(model, [known(model)], 1.0)
     with pytest.raises(SignalError, match="5 clean samples: wanted at least 20"):
-        detect.threshold(model, [known(model, steps=5)])
+        detect.threshold(model, [known(model, steps=9)])
     with pytest.raises(SpecError, match="smooth=0"):
         detect.Detector(model, 1.0, smooth=0)
+
+
+def test_channels_never_seen_together_go_each_by_itself(model: Generator) -> None:
+    forms = [{"modality": "series", "rate_hz": 20.0, "channels": [c], "units": ["mV"]} for c in "ab"]
+    apart = Generator(model.decoder, model.layout, {"forms": forms})
+    signal = known(model, steps=60)
+    both = apart.forecast(signal, 8, paths=4, seed=3)
+    ones = [apart.forecast(chosen(signal, [c]), 8, paths=4, seed=3) for c in "ab"]
+    assert both.series.channels == ("a", "b")
+    assert np.array_equal(both.samples, np.concatenate([one.samples for one in ones], axis=2))
+    scores = np.mean([apart.scores(chosen(signal, [c])) for c in "ab"], axis=0)
+    np.testing.assert_allclose(apart.scores(signal), scores, rtol=1e-6)
+    values = signal.values.copy()
+    values[30:34, 1] = np.nan
+    filled = apart.impute(replace(signal, values=values), paths=3)
+    assert not np.isnan(filled.series.values).any()
+    assert np.array_equal(filled.series.values[:, 0], signal.values[:, 0])
+    assert model.together(("a", "b")) == [[0, 1]]
+
+
+def test_the_beginning_of_a_stream_is_no_alarm(model: Generator) -> None:
+    found = detect.Detector(model, -1.0).push(known(model, steps=20))
+    assert not found.alarms[: detect.SETTLES].any() and found.alarms[detect.SETTLES :].all()
 
 
 def test_drawing_keeps_to_the_shares() -> None:

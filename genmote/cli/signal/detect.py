@@ -63,6 +63,7 @@ def run(settings: Settings, out: Output) -> None:
     assert threshold is not None
     names: list[str] = []
     scores: list[Any] = []
+    alarms: list[Any] = []
     drawn: list[Any] = []  # the first recording, where a picture is wanted
     count = 0
     with Bar(unit_bytes=False, late=True) as bar:
@@ -73,23 +74,27 @@ def run(settings: Settings, out: Output) -> None:
                 detector = detect.Detector(model, threshold, settings.smooth)
                 names.append(piece.name)
                 scores.append([])
+                alarms.append([])
             if settings.svg is not None and len(names) == 1:
                 drawn.append(piece)
-            scores[-1].append(detector.push(piece).scores)
+            seen = detector.push(piece)
+            scores[-1].append(seen.scores)
+            alarms[-1].append(seen.alarms)
             count += len(piece)
             bar("looking", count, 0)
     for line in notes:
         note(line)
     joined = [np.concatenate(each) for each in scores]
+    above = [np.concatenate(each) for each in alarms]
     found = [
         {"signal": name, **stretch}
-        for name, each in zip(names, joined, strict=True)
-        for stretch in _above(each, threshold)
+        for name, own, there in zip(names, joined, above, strict=True)
+        for stretch in _stretches(own, there, settings.smooth)
     ]
     values: dict[str, Any] = {
         "threshold": threshold,
         "samples": count,
-        "above": int(sum((each > threshold).sum() for each in joined)),
+        "above": int(sum(each.sum() for each in above)),
         "stretches": found,
         "notes": notes,
     }
@@ -111,12 +116,12 @@ def run(settings: Settings, out: Output) -> None:
     out.result(values, text)
 
 
-def _above(scores: Any, threshold: float) -> list[dict[str, Any]]:
-    """Stretches [start, stop) of samples above a threshold."""
+def _stretches(scores: Any, alarms: Any, smooth: int) -> list[dict[str, Any]]:
+    """Stretches [start, stop) of alarms, with the samples before them that their averages are of."""
     import numpy as np
 
-    edges = np.flatnonzero(np.diff((scores > threshold).astype(np.int8), prepend=0, append=0))
+    edges = np.flatnonzero(np.diff(alarms.astype(np.int8), prepend=0, append=0))
     return [
-        {"start": start, "stop": stop, "highest": round(float(scores[start:stop].max()), 4)}
+        {"start": max(0, start - smooth + 1), "stop": stop, "highest": round(float(scores[start:stop].max()), 4)}
         for start, stop in edges.reshape(-1, 2).tolist()
     ]

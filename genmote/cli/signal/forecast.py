@@ -48,6 +48,7 @@ class Settings:
 def run(settings: Settings, out: Output) -> None:
     import time
 
+    from genmote.generator.layout import DATED
     from genmote.generator.model import Generator
     from genmote.generator.pictures import forecast as drawn
 
@@ -68,6 +69,7 @@ def run(settings: Settings, out: Output) -> None:
     times = series.times_s
     if times is None:
         times = (series.start_s or len(history) / history.rate_hz) + _steps(len(series)) / series.rate_hz
+    head = "time" if times[0] > DATED else "time (s)"
     names = [f"{channel} {q:g}" for channel in series.channels for q in levels]
     rows = [
         [_time(times[t]), *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels)))]
@@ -83,11 +85,11 @@ def run(settings: Settings, out: Output) -> None:
         "seconds": round(seconds, 4),
         "notes": notes,
     }
-    text = columns([["time (s)", *names], *rows[:SHOWN]])
+    text = columns([[head, *names], *rows[:SHOWN]])
     if len(rows) > SHOWN:
         text += f"\n… {len(rows) - SHOWN} more; -o writes all"
     if settings.output is not None:
-        body = "\n".join(",".join(f'"{c}"' if "," in c else c for c in row) for row in [["time (s)", *names], *rows])
+        body = "\n".join(",".join(f'"{c}"' if "," in c else c for c in row) for row in [[head, *names], *rows])
         save(settings.output, body + "\n", "--output")
         values["path"] = settings.output
         text = f"{settings.output} ({len(rows)} steps, {settings.paths} ways in {seconds:.2f} s)"
@@ -99,10 +101,17 @@ def run(settings: Settings, out: Output) -> None:
 
 
 def _time(seconds: float) -> str:
+    """A time since the start in seconds, or since 1970 as a date (UTC).
+
+    >>> _time(0.1 + 0.2), _time(1.6e9 + 0.05), _time(12.0), _time(1.6e9)
+    ('0.3', '2020-09-13T12:26:40.050000', '12', '2020-09-13T12:26:40')
     """
-    >>> _time(0.1 + 0.2), _time(1.6e9 + 0.05), _time(12.0)
-    ('0.3', '1600000000.05', '12')
-    """
+    from datetime import UTC, datetime
+
+    from genmote.generator.layout import DATED
+
+    if seconds > DATED:
+        return datetime.fromtimestamp(round(float(seconds), 6), UTC).replace(tzinfo=None).isoformat()
     return repr(round(float(seconds), 9)).removesuffix(".0")
 
 

@@ -47,13 +47,18 @@ class Settings:
 def run(settings: Settings, out: Output) -> None:
     import time
 
+    from genmote.errors import SpecError
     from genmote.generator.model import Generator
     from genmote.signals import picture, reading
+    from genmote.signals.kinds import Series
 
     check_place(settings.output, "--output")
     if settings.svg is not None:
         check_place(settings.svg, "--svg")
     model = Generator.load(settings.model, threads=settings.threads)
+    if model.codec.KIND is not Series and settings.output.suffix.lower() != ".jsonl":
+        kind = model.codec.KIND.__name__.lower()
+        raise SpecError(f"{settings.output}: the model is of {kind}, which are written as .jsonl; name such a file")
     notes: list[str] = []
     prefix = None
     if settings.prefix is not None:
