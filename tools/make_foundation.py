@@ -1,6 +1,7 @@
 """Make the generator that genmote ships, genmote/zoo/signals-foundation: what signals of many kinds look like.
 
-    python tools/make_foundation.py DATA --minutes 60
+    python tools/make_foundation.py DATA --minutes 75 --out first
+    python tools/make_foundation.py DATA --minutes 17 --base first/signals-foundation.gguf
 
 DATA holds the data sets under the names of `SETS`, each as it was published, whose licences allow that a model of them
 is passed on. Training goes by the clock, so another machine gives another model of about this quality.
@@ -193,10 +194,10 @@ def main() -> None:
 
     if not options.card:
         train(signals, path, training, name="signals-foundation", progress=progress)
-    write_cards(path, rows, f"python tools/make_foundation.py DATA --minutes {options.minutes:g} --size {options.size}")
+    write_cards(path, rows)
 
 
-def write_cards(path: Path, rows: list[str], command: str) -> None:
+def write_cards(path: Path, rows: list[str]) -> None:
     """`card.json` and `card.md` beside the model, from what it says of itself."""
     card = model_files.card_of(ModelFile.open(path))
     sha = digest.sha256(path.read_bytes()).hexdigest()
@@ -210,7 +211,8 @@ def write_cards(path: Path, rows: list[str], command: str) -> None:
 Made again by, in the source tree, with the extra `workbench` (training goes by the clock, so another machine gives
 another model of about this quality):
 
-    {command}
+    python tools/make_foundation.py DATA --minutes 75 --out first
+    python tools/make_foundation.py DATA --minutes 17 --base first/signals-foundation.gguf
 
 | | |
 | --- | --- |
