@@ -64,6 +64,7 @@ def test_generate(genmote: Genmote, stand_in: dict[str, Any], files: list[str], 
     assert "trained on, accuracy" in text and "real against real" in text and "membership, by likelihood" in text
 
 
+@pytest.mark.slow
 def test_generate_with_networks(
     genmote: Genmote, stand_in: dict[str, Any], files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

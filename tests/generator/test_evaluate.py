@@ -197,6 +197,7 @@ def test_members_are_what_training_did_not_hold_out(whole: bool) -> None:
     assert values["leakage"]["membership_likelihood"] == 1.0
 
 
+@pytest.mark.slow
 def test_generation_that_is_fresh_leaks_nothing() -> None:
     train, test, other = (labelled_recordings(seed, 10) for seed in (1, 2, 3))
     source = [window.signal for window in generate.windows(other, 32, 999, 0, [])]
@@ -233,6 +234,7 @@ def test_windows_made_by_anything_are_judged() -> None:
     assert told == ["generated windows have no label: train on synthetic, test on real is left out"]
 
 
+@pytest.mark.slow
 def test_rows_that_stand_for_themselves() -> None:
     fields = (Field("n", "number"), Field("w", "category"))
 

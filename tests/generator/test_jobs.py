@@ -168,6 +168,7 @@ def test_rows_are_generated(of_rows: Generator) -> None:
     assert on.column("what").tolist()[:6] == doors(9, 6).column("what").tolist()
 
 
+@pytest.mark.slow
 def test_series_of_patches_are_as_long_as_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "patch.gguf"
     train(waves(6, 400), path, Training(size="tiny", context=96, steps=3, batch=512, codec="patch"))

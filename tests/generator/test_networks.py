@@ -15,6 +15,7 @@ def waves(count: int, period: float, seed: int) -> np.ndarray:
     return wave[..., None].astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_tells_two_distributions_apart_and_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "GRU_STEPS", 4)
     before = torch.random.get_rng_state()
@@ -26,6 +27,7 @@ def test_a_recurrent_network_tells_two_distributions_apart_and_not_one(monkeypat
     assert networks.discriminative(waves(300, 12, 0), waves(300, 6, 1)) > 0.4
 
 
+@pytest.mark.slow
 def test_context_fid_grows_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "ENCODER_STEPS", 60)
     real = waves(300, 12, 0)

@@ -199,6 +199,7 @@ def test_single_rows_are_told_apart_too() -> None:
     assert right["accuracy"] > 0.93
 
 
+@pytest.mark.slow
 def test_the_discriminative_score_is_near_0_for_one_distribution_and_near_half_for_two() -> None:
     a, b, c = autoregressive(200, 40, 0.8, 0), autoregressive(200, 40, 0.8, 1), autoregressive(200, 40, 0.2, 2)
     assert generation.discriminative(a, b, seed=1) < 0.15

@@ -261,11 +261,13 @@ def test_files_that_a_load_may_read(index: Path, tmp_path: Path, monkeypatch: py
 
 def test_unknown_names_point_at_known_ones(index: Path) -> None:
     with pytest.raises(
-        ModelNameError, match=r"no model is called 'tony', did you mean tiny\?: known are mixture-16x, tiny, hf:ORG"
+        ModelNameError,
+        match=r"no model is called 'tony', did you mean tiny\?: known are mixture-16x, signals-foundation, tiny, hf:ORG",
     ):
         store.resolve("tony")
     with pytest.raises(
-        ModelNameError, match=r"no/such\.gguf is not there: check the path, or use a name \(mixture-16x, tiny\)"
+        ModelNameError,
+        match=r"no/such\.gguf is not there: check the path, or use a name \(mixture-16x, signals-foundation, tiny\)",
     ):
         store.resolve("no/such.gguf")
     with pytest.raises(ModelNameError, match="is a folder, wanted a model file"):
