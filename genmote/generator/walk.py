@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.generator.draw import Draw
-from genmote.generator.layout import ASKS, Rows
+from genmote.generator.layout import Rows
 from genmote.ops.protocol import Span
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Walk:
         if steps is not None:
             self.capacity = min(layout.context, len(header) + len(rows) + steps)
         self.paths = paths
+        self._asked: dict[int, Floats] = {}
         self.asks = rows.asks
         self.tokens = np.broadcast_to(rows.tokens, (paths, len(rows)))  # (P, n)
         self._begin(first)
@@ -99,7 +100,12 @@ class Walk:
             self.capacity = self.layout.context
             self._begin(next_)
             return
-        x = embedded(self.decoder, tokens, np.broadcast_to(next_, (self.paths, ASKS)))
+        ops, table = self.decoder.ops, self.decoder.weights.embedding
+        x = ops.numpy(ops.embed(table, tokens.astype(np.int32)))
+        for ask_ in next_[next_ >= 0].tolist():  # of all ways the same, and mostly as the step before
+            if ask_ not in self._asked:
+                self._asked[ask_] = ops.numpy(ops.embed(table, np.array([ask_], np.int32)))[0].copy()
+            x += self._asked[ask_]
         spans = [Span(cache, n, 1) for n, cache in enumerate(self.caches)]
         found = self.decoder.forward(x, spans, logits="last")
         assert found is not None
