@@ -18,14 +18,19 @@ from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
 NONE = ""  # the label of what nothing is said of
 
 
+def inside(folder: Path) -> list[Path]:
+    """The files in a folder and its folders, hidden ones and those that a PhysioNet header names left out."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    named = {path.with_suffix("") for path in found if path.suffix == ".hea"}
+    return [path for path in found if path.suffix == ".hea" or path.with_suffix("") not in named]
+
+
 def files(paths: Sequence[Path]) -> list[Path]:
     """The files in these, folders with all that is in them. SignalError for one that is not there."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [each for each in sorted(path.rglob("*")) if each.is_file() and not each.name.startswith(".")]
-            named = {each.with_suffix("") for each in inside if each.suffix == ".hea"}
-            found += [each for each in inside if each.suffix == ".hea" or each.with_suffix("") not in named]
+            found += inside(path)
         elif path.exists():
             found.append(path)
         else:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.generator.material import NONE as NONE
-from genmote.generator.material import word
+from genmote.generator.material import inside, word
 from genmote.generator.scores.forecast import forward_filled
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
@@ -124,10 +124,7 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
     if not path.is_dir():
         return [path]
     found, left = [], 0
-    for file in sorted(path.rglob("*")):
-        # A PhysioNet header names its samples' and marks' files.
-        if not file.is_file() or (file.suffix != ".hea" and file.with_suffix(".hea").is_file()):
-            continue
+    for file in inside(path):
         try:
             reading.reader_of(file)
         except SignalError:
