@@ -262,6 +262,16 @@ def test_rows_are_generated_whole_and_as_lines(tmp_path: Path, capsys: pytest.Ca
     assert len((tmp_path / "d.jsonl").read_text().splitlines()) == 5
 
 
+def test_stretches_that_touch_are_one() -> None:
+    from genmote.cli.signal.detect import _stretches
+
+    scores, alarms = np.arange(20.0), np.isin(np.arange(20), (5, 6, 9, 18))
+    assert _stretches(scores, alarms, 4) == [
+        {"start": 2, "stop": 10, "highest": 9.0},
+        {"start": 15, "stop": 19, "highest": 18.0},
+    ]
+
+
 def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "air.csv"
     source.write_text("a\n" + "\n".join("-200" if n % 10 == 3 else f"{np.sin(n):.2f}" for n in range(600)) + "\n")

@@ -117,11 +117,16 @@ def run(settings: Settings, out: Output) -> None:
 
 
 def _stretches(scores: Any, alarms: Any, smooth: int) -> list[dict[str, Any]]:
-    """Stretches [start, stop) of alarms, with the samples before them that their averages are of."""
+    """Stretches [start, stop) of alarms, with the samples before them that their averages are of; those that so touch
+    are one."""
     import numpy as np
 
+    found: list[dict[str, Any]] = []
     edges = np.flatnonzero(np.diff(alarms.astype(np.int8), prepend=0, append=0))
-    return [
-        {"start": max(0, start - smooth + 1), "stop": stop, "highest": round(float(scores[start:stop].max()), 4)}
-        for start, stop in edges.reshape(-1, 2).tolist()
-    ]
+    for first, stop in edges.reshape(-1, 2).tolist():
+        start, highest = max(0, first - smooth + 1), round(float(scores[first:stop].max()), 4)
+        if found and start <= found[-1]["stop"]:
+            found[-1] |= {"stop": stop, "highest": max(highest, found[-1]["highest"])}
+        else:
+            found.append({"start": start, "stop": stop, "highest": highest})
+    return found
