@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,13 +62,13 @@ def imputed(series: Series, found: Forecast) -> str:
     return chart.svg(series.name, f"{count} samples filled in, where it is shaded", panels)
 
 
-def detected(signal: Signal, scores: NDArray[np.float32], threshold: float) -> str:
-    """A series, or just the scores of rows, and where they are above the threshold."""
+def detected(
+    signal: Signal, scores: NDArray[np.float32], threshold: float, stretches: Sequence[tuple[int, int]], above: int
+) -> str:
+    """A series, or just the scores of rows, with the stretches [start, stop) that are told; `above`: alarms."""
     panels = []
     x = np.arange(len(scores), dtype=np.float64)
-    above = scores > threshold
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(int)))
-    shades = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+    shades = [(float(start), float(stop)) for start, stop in stretches]
     if isinstance(signal, Series):
         for n, (channel, of) in enumerate(zip(signal.channels[:MOST], signal.units, strict=False)):
             there = np.isfinite(signal.values[:, n])
@@ -75,7 +76,7 @@ def detected(signal: Signal, scores: NDArray[np.float32], threshold: float) -> s
                 panels.append(Panel(channel, x[there], signal.values[there, n], "sample", of, shades=shades))
     line = (x[[0, -1]], np.full(2, threshold), np.full(2, threshold))
     panels.append(Panel("how unlikely", x, scores, "sample or row", "nats", shades=shades, band=line))
-    return chart.svg(signal.name, f"{int(above.sum())} of {len(scores)} above {threshold:.3g}, shaded", panels)
+    return chart.svg(signal.name, f"{above} of {len(scores)} above {threshold:.3g}, shaded", panels)
 
 
 def _step(series: Series) -> tuple[float, str]:

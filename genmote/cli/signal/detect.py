@@ -110,7 +110,9 @@ def run(settings: Settings, out: Output) -> None:
         values["path"] = settings.output
         text += f"\n{settings.output}"
     if settings.svg is not None and joined:
-        save(settings.svg, pictures.detected(reading.joined_all(drawn)[0], joined[0], threshold), "--svg")
+        told = [(f["start"], f["stop"]) for f in found if f["signal"] == names[0]]
+        picture = pictures.detected(reading.joined_all(drawn)[0], joined[0], threshold, told, int(above[0].sum()))
+        save(settings.svg, picture, "--svg")
         values["svg"] = settings.svg
         text += f"\n{settings.svg}"
     out.result(values, text)
