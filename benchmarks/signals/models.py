@@ -1,7 +1,6 @@
 """Both sides of what is asked of signals' models: ours, trained for a set and kept, and the peers' environment.
 
-A model is kept in `build/bench-signals/` under its settings and what it learnt from, and trained once. SDV's PAR is no
-peer here: it brings a PyTorch of its own, of gigabytes.
+A model is kept in `build/bench-signals/` under its settings and what it learnt from, and trained once.
 """
 
 from __future__ import annotations

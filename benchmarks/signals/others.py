@@ -1,9 +1,10 @@
 """The peers of signals' models, run in an environment of their own: numbers in, numbers out, nothing of genmote.
 
-    python others.py forecast|detect IN.npz OUT.npz
+    python others.py forecast|detect|generate IN.npz OUT.npz
 
 `forecast`: histories `h0`, `h1`, … (T,), `seasons` (N,) and `steps`; gives quantiles (N, 9, steps) of each peer, and
 the seconds that it took. `detect`: features `train` (N, F) and `test` (M, F); gives scores (M,) of each peer.
+`generate`: windows `windows` (N, T, C), their `labels` (N,) and `seed`; gives windows (N, T, C) of these labels.
 """
 
 import sys
@@ -77,8 +78,25 @@ def detect(given: dict) -> dict:
     return found
 
 
+def generate(given: dict) -> dict:
+    """SDV's PAR (Zhang et al. 2022, arXiv 2207.14406) with its own settings, by its library DeepEcho."""
+    import torch
+    from deepecho import PARModel
+
+    torch.manual_seed(int(given["seed"]))
+    windows, labels = given["windows"].astype(np.float64), given["labels"].tolist()
+    began, model = time.perf_counter(), PARModel(cuda=False, verbose=False)
+    rows = [
+        {"context": [label], "data": [channel.tolist() for channel in window.T]}
+        for window, label in zip(windows, labels, strict=True)
+    ]
+    model.fit_sequences(rows, ["categorical"], ["continuous"] * windows.shape[2])
+    made = [np.array(model.sample_sequence([label], windows.shape[1]), np.float64).T for label in labels]
+    return {"SDV PAR": np.stack(made), "SDV PAR seconds": np.array(time.perf_counter() - began)}
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     what, source, target = sys.argv[1:]
     given = dict(np.load(source))
-    np.savez(target, **{"forecast": forecast, "detect": detect}[what](given))
+    np.savez(target, **{"forecast": forecast, "detect": detect, "generate": generate}[what](given))
