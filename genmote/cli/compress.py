@@ -5,13 +5,14 @@
     genmote compress model.gguf -o small.gguf --recipe recipe.toml
     genmote compress smollm2-135m -o small.gguf --target 60MB --device pi-zero-2w --report small.html
     genmote compress --frontier small.json --frontier smaller.json -o frontier.html
+    genmote compress sensor.gguf -o small.gguf --type Q4_0 --signals recordings/
 
 Without --recipe one step is done, --method, on the linear layers. With --target or --pace tensor types are searched for
 that lose least, and with --shapes smaller shapes, after the steps of --recipe if there is one; all of it is written to
 OUTPUT.toml, for --recipe. Where the goal cannot be met, the best that can be is written, and the exit status is 2.
 --report measures the result beside the original. What a step learns from is text that the model writes itself, or
---text. An interrupted run goes on where it was when the same command is given again. --text-out writes the text to a
-file, as llama-imatrix takes it.
+--text; where the model is a generator of signals, recordings that --signals names. An interrupted run goes on where it
+was when the same command is given again. --text-out writes the text to a file, as llama-imatrix takes it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmote.cli import _compress
+from genmote.cli import _compress, _ground
 from genmote.cli._compress import Around
+from genmote.cli._ground import Ground
 from genmote.cli._output import Bar, Output, note, save, size
 from genmote.errors import BudgetError
 from genmote.spec import dataclass, setting
@@ -50,6 +52,9 @@ class Settings(Around):
     head_type: str | None = setting("type of the matrix that makes the logits (default: keep)", default=None)
     recipe: Path | None = setting("a TOML file with a list of steps, instead of --method and the types", default=None)
     text: Path | None = setting("text to learn from, UTF-8 (default: the model writes it)", default=None)
+    signals: tuple[Path, ...] = setting(
+        "recordings, or a folder of them, to learn from where the model is a generator; may be repeated", default=()
+    )
     samples: int | None = setting("windows of text to learn from (default 32)", default=None)
     seed: int | None = setting("number that fixes the text that the model writes", default=None)
     text_out: Path | None = setting("also write the text that is learned from here, for other tools", default=None)
@@ -59,6 +64,10 @@ class Settings(Around):
         yield from super().faults()
         if (self.model is None) != bool(self.frontier):
             yield "model: name one to compress, or give reports with --frontier, not both"
+        if self.signals:
+            for name in ("text", "text_out", "report", "target", "pace"):
+                if getattr(self, name) is not None:
+                    yield f"{name}: is about text, which a generator of signals does not read; leave out either"
         if self.recipe is not None:
             for name in ("type", "method", "head_type"):
                 if getattr(self, name) is not None:
@@ -98,18 +107,24 @@ def recipe_file(settings: Settings) -> Path:
 def make(settings: Settings, model: str, text_to_measure: str | None, out: Output) -> None:
     """Compress a model's name or GGUF file."""
     from genmote.compress import compress
+    from genmote.compress.run import work_folder
     from genmote.runtime.footprint import without_holes
 
     without_holes(SCRATCH_BYTES)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch takes huge pages then, where the system has them
     _compress.check_text(settings, model, text_to_measure)
-    found = None
+    found, ground = None, None
+    if settings.signals:
+        work = settings.work or work_folder(settings.output)
+        ground = Ground.of(model, settings.signals, recipe_of(settings).calibration, work)
     try:
         if settings.searches:
             found = search_for(settings, model)
             recipe, made = found.recipe, found.made
         else:
-            recipe = recipe_of(settings)
+            recipe = recipe_of(settings, ground)
+            if ground is None:
+                _ground.refuse(recipe, model)
             with Bar(unit_bytes=False) as bar:
                 made = compress(model, settings.output, recipe, work=settings.work, progress=bar)
     except KeyboardInterrupt:
@@ -131,6 +146,9 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
         values["text"] = settings.text_out
     share = made.size_bytes / made.source_bytes
     text = f"{made.path} ({size(made.size_bytes)}, {share:.3f} of the model, {made.bits_per_weight:.3f} bits a weight)"
+    if ground is not None:
+        values |= ground.judged(made.source, made.path)
+        text += _ground.text(values)
     if found is not None:
         save(recipe_file(settings), recipe.toml())
         values |= {"search": found.values(), "recipe": recipe_file(settings)}
@@ -177,13 +195,15 @@ def names(listed: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",")) if listed else ()
 
 
-def recipe_of(settings: Settings) -> Recipe:
+def recipe_of(settings: Settings, ground: Ground | None = None) -> Recipe:
     """What the flags, or the file, ask for."""
     from genmote.compress import Recipe
     from genmote.compress.recipe import step_class
 
     given: dict[str, Any] = {"windows": settings.samples, "seed": settings.seed, "text": settings.text}
     given = {key: value for key, value in given.items() if value is not None}
+    if ground is not None:
+        given["tokens"] = ground.path
     if settings.recipe is not None:
         recipe = Recipe.read(settings.recipe)
         return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})

@@ -1,9 +1,10 @@
-"""Text to calibrate on: windows of token ids, written by the model itself, or out of a file.
+"""Text to calibrate on: windows of token ids (N, T), written by the model itself, or out of a file.
 
 A model's own text needs no corpus, and is what the model will go on reading when it generates (LLM-QAT, Liu et al.
 2023, arXiv 2305.17888). Every window starts from another opener, so that prose, dialogue, lists and code all
 occur, and goes on by sampling from the unchanged distribution; where the model ends a text, the window goes on with
-the next.
+the next. A model that reads no text, such as a generator of signals, is given its windows as they are: (N, T, A) of
+ids whose embeddings are added (`Decoder.embed`).
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Calibration:
     length: int = setting("tokens of a window; no more than the model's context are taken", default=512)
     seed: int = setting("number that fixes the text that the model writes", default=0)
     text: Path | None = setting("a text to calibrate on (default: the model writes it)", default=None)
+    tokens: Path | None = setting("windows of token ids to calibrate on (.npy), instead of text", default=None)
 
     def faults(self) -> Iterable[str]:
         if self.windows < 1:
@@ -99,6 +101,8 @@ class Calibration:
             yield f"length={self.length}: use windows of 16 tokens or more"
         if self.seed < 0:
             yield f"seed={self.seed}: use 0 or more"
+        if self.text is not None and self.tokens is not None:
+            yield "text, tokens: both say what is learned from; leave out either"
 
     def values(self) -> dict[str, Any]:
         """The settings as plain values; None is left out."""
@@ -107,7 +111,9 @@ class Calibration:
 
     def key(self, model_sha256: str) -> str:
         """Names the text that these settings mean with this model."""
-        if self.text is not None:
+        if self.tokens is not None:
+            source = f"tokens {digest(self.tokens)}"
+        elif self.text is not None:
             source = f"text {read(self.text)[1]} tokens of {model_sha256}"
         else:
             source = f"written {VERSION} by {model_sha256} seed {self.seed}"
@@ -118,8 +124,10 @@ def windows(model: Path, model_sha256: str, settings: Calibration, progress: Pro
     """Token ids (N, T) to calibrate `model` on; what it has written is kept in the cache folder,
     while it is not all there in parts, from which an interrupted run goes on.
 
-    SpecError where a text is too short.
+    SpecError where a text is too short, or windows are no such file.
     """
+    if settings.tokens is not None:
+        return _given(settings.tokens)
     folder = home.cache_dir() / "calibration"
     path = folder / f"{settings.key(model_sha256)[:32]}.npy"
     if settings.text is None and (kept := _kept(path, settings)) is not None:
@@ -158,6 +166,26 @@ def notes(tokens: Tokens, inputs: int) -> Iterator[str]:
             f"the text has {different} different places, fewer than the {inputs} inputs of the "
             "widest matrix: give more of it (--samples)"
         )
+
+
+def ids(tokens: Tokens) -> Tokens:
+    """(N, T) of windows (N, T) or (N, T, A): what each row is, without what is added to it."""
+    return tokens if tokens.ndim == 2 else tokens[..., 0]
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as fault:
+        raise SpecError(f"{path}: cannot be read ({fault.strerror}): wanted what to calibrate on") from None
+
+
+def _given(path: Path) -> Tokens:
+    found = _load(path)
+    if found is None or found.ndim not in (2, 3) or found.dtype.kind not in "iu" or min(found.shape) < 1:
+        raise SpecError(f"{path}: wanted windows of token ids, whole numbers (N, T) or (N, T, A) as NumPy saves them")
+    return found.astype(np.int32)
 
 
 def _keep(path: Path, tokens: Tokens) -> None:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from genmote.compress import calibration
 from genmote.compress.block import WatchedOps
 from genmote.compress.whole import Whole
 from genmote.errors import SpecError
@@ -23,6 +24,7 @@ from genmote.ops.torch_ops import Matrix
 
 Tensor = torch.Tensor
 ROWS = 1024  # rows that one backward pass takes, at least a window
+UNASKED = -1
 MOST = 1 << 14  # rows in all: a backward pass takes as long as two others
 
 
@@ -68,7 +70,7 @@ def output_moments(
             if wanted(name):
                 watch(name, site.weight.shape[0], site.matrix)
     windows = windows[: max(1, MOST // windows.shape[1])]
-    count, length = windows.shape
+    count, length = windows.shape[:2]
     each = max(1, ROWS // length)
     for start in range(0, count, each):
         progress("measuring the gradient", start, count)
@@ -84,8 +86,12 @@ def output_moments(
 
 
 def surprise(whole: Whole, windows: NDArray[np.int32]) -> Tensor:
-    """Sum over the tokens of windows (n, T), but each one's first, of -log probability."""
-    final = whole.final(windows).reshape(*windows.shape, -1)[:, :-1].flatten(0, 1)
-    targets = torch.as_tensor(windows[:, 1:].reshape(-1).astype(np.int64))
-    loss: Tensor = F.cross_entropy(whole.logits(final), targets, reduction="sum")
+    """Sum over the tokens of windows (n, T), but each one's first, of -log probability; of windows (n, T, A) over
+    those that were asked for, where any are."""
+    ids, asks = calibration.ids(windows), windows[:, :-1].reshape(*windows[:, :-1].shape[:2], -1)[..., 1:]
+    final = whole.final(windows).reshape(*ids.shape, -1)[:, :-1].flatten(0, 1)
+    targets = torch.as_tensor(ids[:, 1:].reshape(-1).astype(np.int64))
+    if (asks >= 0).any():
+        targets[torch.as_tensor((asks < 0).all(axis=-1).reshape(-1))] = UNASKED
+    loss: Tensor = F.cross_entropy(whole.logits(final), targets, reduction="sum", ignore_index=UNASKED)
     return loss

@@ -230,12 +230,14 @@ class Model:
         return Block(index, layer, sites, tensors.vectors, self.ops, self.rows, x)
 
     def states(self, windows: Tokens) -> torch.Tensor:
-        """What the first block is given for token ids (n, T): (n * T, D)."""
-        count, length = windows.shape
+        """What the first block is given for token ids (n, T) or (n, T, A): (n * T, D)."""
+        count, length = windows.shape[:2]
         decoder = Decoder(self.config, Ends(self), self.ops)
         cache = self.ops.cache(0, 1, self.config.head_dim, length)
         x: torch.Tensor
-        x, tables = decoder.start(windows.reshape(-1), [Span(cache, n * length, length) for n in range(count)])
+        x, tables = decoder.start(
+            windows.reshape(count * length, -1), [Span(cache, n * length, length) for n in range(count)]
+        )
         self.rows = Rows(length, tables)
         return x
 

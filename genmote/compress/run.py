@@ -71,10 +71,13 @@ def compress(
     started = time.perf_counter()
     if not recipe.steps:
         raise SpecError("the recipe has no steps: give one, such as gptq")
+    for step in recipe.steps:
+        if step.reads_text and recipe.calibration.tokens is not None:
+            raise SpecError(f"{step_name(step)} learns from text, not from signals or other token ids; leave it out")
     source, target = begin(model, out, progress)
     path = source.path
     about = shown_recipe(recipe)  # now: later its texts may be gone
-    folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
+    folder = Path(work) if work is not None else work_folder(target)
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(source, recipe, folder, progress)
     try:
@@ -92,6 +95,11 @@ def compress(
     return Compressed(
         target, path, made.nbytes, source.nbytes, 8 * stored / numbers, time.perf_counter() - started, steps
     )
+
+
+def work_folder(target: Path) -> Path:
+    """Where what lies between the steps is, if it is nowhere else."""
+    return target.with_name(f"{target.name}.work")
 
 
 def begin(
@@ -201,7 +209,7 @@ class _Run:
             windows = calibration.in_tokens_of(file, self.source, windows)
         if windows is not None and step is next(step for step in self.recipe.steps if step.calibrates):
             inputs = max(info.shape[-1] for info in file.tensors.values() if info.name.startswith("blk."))
-            notes += calibration.notes(windows, inputs)
+            notes += calibration.notes(calibration.ids(windows), inputs)
         if isinstance(step, LayerStep):
             original = comparable(ModelFile.open(self._compared), file).path
             found = compress_layers(
@@ -225,7 +233,7 @@ class _Run:
 def shown(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as files and reports tell of them: of a text its name and what is in it, not where it lies."""
     return {
-        key: f"{value.name} (SHA-256 {calibration.read(value)[1]})" if isinstance(value, Path) else value
+        key: f"{value.name} (SHA-256 {calibration.digest(value)})" if isinstance(value, Path) else value
         for key, value in settings.items()
     }
 

@@ -31,7 +31,7 @@ from genmote.compress.check import Check, bounded, corrected
 from genmote.compress.cut import OUTPUTS, factor_names
 from genmote.compress.goal import Goal, beside, choose, speed, too_large, too_slow
 from genmote.compress.recipe import Recipe, step_class
-from genmote.compress.run import Compressed, begin, clear, code, compress
+from genmote.compress.run import Compressed, begin, clear, code, compress, work_folder
 from genmote.compress.shapes import KEEP, Settled, Shapes, items, known, settled
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
@@ -125,7 +125,7 @@ def search(
     """
     started, smaller = time.perf_counter(), known(shapes)
     source, target = begin(model, out, progress)
-    folder = Path(work) if work is not None else target.with_name(f"{target.name}.work")
+    folder = Path(work) if work is not None else work_folder(target)
     kinds = tuple(quant.by_name(name).name for name in types) or offered()
     each = _Search(source, goal, recipe or Recipe(()), kinds, smaller, folder, ray, progress)
     best = each.all(max(1, rounds))

@@ -24,13 +24,7 @@ Floats = NDArray[np.float32]
 
 def embedded(decoder: Decoder, tokens: NDArray[Any], asks: NDArray[Any]) -> Any:
     """(N,) tokens and (N, ASKS) asks of those after them → (N, D)."""
-    ops, table = decoder.ops, decoder.weights.embedding
-    x = ops.numpy(ops.embed(table, tokens.astype(np.int32)))
-    for n in range(asks.shape[1]):
-        there = np.flatnonzero(asks[:, n] >= 0)
-        if len(there):
-            x[there] += ops.numpy(ops.embed(table, asks[there, n].astype(np.int32)))
-    return x
+    return decoder.embed(np.column_stack([tokens, asks]))
 
 
 class Walk:

@@ -89,9 +89,10 @@ class Decoder:
     ) -> NDArray[np.float32] | None:
         """Run the rows through the model; float32 logits (M, V) of the rows asked for, None if none are.
 
-        `inputs`: token ids (N,), or embeddings (N, D) float32 (see `embed`). The spans cover the rows in order. Each
-        span's cache then holds its rows; after an exception every cache is as it was. A long prompt is fed in chunks
-        by the caller: memory grows with N. Raises ContextError where a cache is full, SpecError for a bad token.
+        `inputs`: token ids (N,) or (N, A) (see `embed`), or embeddings (N, D) float32. The spans cover the rows in
+        order. Each span's cache then holds its rows; after an exception every cache is as it was. A long prompt is fed
+        in chunks by the caller: memory grows with N. Raises ContextError where a cache is full, SpecError for a bad
+        token.
         """
         wanted = 0
         if logits is not None:
@@ -109,22 +110,27 @@ class Decoder:
         return result
 
     def embed(self, tokens: Any) -> Array:
-        """Input embeddings of token ids, (N,) → (N, D), scaled as the model wants them (Gemma: by sqrt(D))."""
-        ids = np.asarray(tokens, dtype=np.int64).reshape(-1)
-        bad = ids[(ids < 0) | (ids >= self.config.vocab_size)]
+        """Input embeddings of token ids, (N,) → (N, D), scaled as the model wants them (Gemma: by sqrt(D)). Of ids
+        (N, A) the sum of each row's, in order; past the first column -1 is none."""
+        ids = np.asarray(tokens, dtype=np.int64)
+        ids = ids if ids.ndim == 2 else ids.reshape(-1, 1)
+        first, *more = ids.T
+        bad = ids[(ids < np.append(0, np.full(len(more), -1))) | (ids >= self.config.vocab_size)]
         if bad.size:
             raise SpecError(
                 f"token {bad[0]}: the vocabulary has {self.config.vocab_size}; use the model's own tokenizer"
             )
-        x = self.ops.embed(self.weights.embedding, ids.astype(np.int32))
+        x = self.ops.embed(self.weights.embedding, first.astype(np.int32))
+        for column in more:
+            if len(there := np.flatnonzero(column >= 0)):
+                x[there] += self.ops.embed(self.weights.embedding, column[there].astype(np.int32))
         return x if self.config.embedding_scale == 1.0 else self.ops.scale(x, self.config.embedding_scale)
 
     def run(self, inputs: Any, spans: Sequence[Span], *, head: int = 0) -> Array:
-        """All blocks, (N,) ids or (N, D) embeddings → (N, D) before the final norm; no cache's length is moved. `head`:
-        of how many rows at once the output matrix will be wanted next."""
+        """All blocks, inputs as `forward` takes them → (N, D) before the final norm; no cache's length is moved.
+        `head`: of how many rows at once the output matrix will be wanted next."""
         ops = self.ops
-        embedded = getattr(inputs, "ndim", 1) == 2
-        self._check(inputs.shape[0] if embedded else len(inputs), spans)
+        self._check(len(inputs), spans)
         if self.before_pass is not None:
             self.before_pass(head, sum(span.count for span in spans))
         x, tables = self.start(inputs, spans)
@@ -138,11 +144,13 @@ class Decoder:
         """What the first block is given: the states (N, D) of the inputs (as `forward` takes them), and the rotations
         of each of the model's tables."""
         config, ops = self.config, self.ops
-        embedded = getattr(inputs, "ndim", 1) == 2
         positions = np.concatenate(
             [np.arange(s.cache.position, s.cache.position + s.count, dtype=np.int32) for s in spans]
         )  # (N,)
-        x = (ops.array(inputs) if isinstance(inputs, np.ndarray) else inputs) if embedded else self.embed(inputs)
+        if getattr(inputs, "ndim", 1) < 2 or (isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iu"):
+            x = self.embed(inputs)
+        else:
+            x = ops.array(inputs) if isinstance(inputs, np.ndarray) else inputs
         if self.weights.position_embedding is not None:
             x = ops.add(x, ops.embed(self.weights.position_embedding, self._learned(positions)))
         return x, [ops.rotary(positions, rope.inv_freq, rope.scale) for rope in config.ropes]

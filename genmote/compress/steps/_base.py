@@ -27,6 +27,7 @@ class Step:
 
     calibrates: ClassVar[bool] = True  # whether calibration text is needed
     note: ClassVar[str] = ""  # what whoever reads the report should know of the step's result
+    reads_text: ClassVar[bool] = False  # whether windows of token ids that are no text do not do
     any_vocabulary: ClassVar[bool] = False  # whether it takes text in the original's tokens, also where there are fewer
     exact: ClassVar[bool] = False  # whether the model computes the same after it: later steps compare with that
     relearns: ClassVar[bool] = False  # whether it says the same by other states: later steps compare with those

@@ -49,6 +49,7 @@ WARM, LEAST = 0.05, 0.1  # the rate rises over this share of the steps, and fall
 class Distill(ModelStep):
     calibrates: ClassVar[bool] = False  # it has text of its own: more of it, in shorter windows
     relearns: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = True
 
     tokens: int = setting("tokens to learn from", default=200_000)
     train: Part = setting(

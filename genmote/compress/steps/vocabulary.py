@@ -25,6 +25,7 @@ from genmote.spec import setting
 @dataclass(frozen=True)
 class Vocabulary(ModelStep):
     any_vocabulary: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = True
 
     size: int = setting("tokens that stay")
     text: Path | None = setting("a text whose tokens are counted (default: the calibration text)", default=None)

@@ -1,0 +1,81 @@
+"""What `compress` does where the model is a generator of signals: recordings are what its steps learn from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genmote import home
+from genmote.cli._model import find
+from genmote.cli._output import note
+from genmote.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genmote.compress import Recipe
+    from genmote.compress.calibration import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """`path`: stretches of recordings to learn from, a file in the work folder; `others`: stretches to judge by."""
+
+    path: Path
+    others: Any
+
+    @classmethod
+    def of(cls, model: str, recordings: Sequence[Path], settings: Calibration, work: Path) -> Ground:
+        from genmote.generator import calibrate
+        from genmote.generator.model import Generator
+
+        generator, told = Generator.load(find(model)), list[str]()
+        signals = calibrate.read(generator, recordings, told)
+        learnt, others = calibrate.stretches(generator, signals, settings.windows, settings.length)
+        for line in dict.fromkeys(told):
+            note(line)
+        held = io.BytesIO()
+        np.save(held, learnt)
+        work.mkdir(parents=True, exist_ok=True)
+        # Named as what steps leave there, with which it goes.
+        path = work / f"00-signals-{hashlib.sha256(held.getvalue()).hexdigest()[:16]}"
+        with home.atomic_write(path) as out:
+            out.write(held.getvalue())
+        return cls(path, others)
+
+    def judged(self, before: Path, after: Path) -> dict[str, Any]:
+        """What both models lose on the other stretches, in nats a token."""
+        from genmote.generator import calibrate
+        from genmote.generator.model import Generator
+
+        if not len(self.others):
+            note("too few recordings to judge by others than were learnt from: measure with genmote eval signal")
+            return {}
+        first, second = (calibrate.nats(Generator.load(path), self.others) for path in (before, after))
+        return {"nats_before": round(first, 4), "nats": round(second, 4), "judged_windows": len(self.others)}
+
+
+def text(values: dict[str, Any]) -> str:
+    """A line of what was judged, where anything was."""
+    if "nats" not in values:
+        return ""
+    return (
+        f"\n{values['nats']:.4f} nats a token on {values['judged_windows']} other stretches of the recordings, "
+        f"{values['nats_before']:.4f} before"
+    )
+
+
+def refuse(recipe: Recipe, model: str) -> None:
+    """UserError, before the work, for a generator of signals that a step would have write text."""
+    from genmote.generator.file import OWN
+    from genmote.models.gguf import ModelFile
+
+    if any(step.calibrates or step.reads_text for step in recipe.steps) and recipe.calibration.tokens is None:
+        path = find(model)
+        if OWN + "version" in ModelFile.open(path).metadata:
+            raise UserError(f"{path.name} is a generator of signals: name recordings to learn from with --signals")
