@@ -90,7 +90,9 @@ def too_slow(source: ModelFile, smallest: Allocation, goal: Goal, of: str) -> st
     """That not even the smallest choice is fast enough, in words; None where it is."""
     if meets(source, smallest, goal):
         return None
-    reached = speed(source, smallest.chosen, goal) or 0.0
+    reached = speed(source, smallest.chosen, goal)
+    if reached is None and goal.machine is not None:
+        return f"the smallest choice of {of} does not fit the memory of {goal.machine.source}"
     return f"{reached:.3g} tokens/s are expected of the smallest choice of {of}, wanted {goal.pace:g}"
 
 

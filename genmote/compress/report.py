@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -128,7 +129,8 @@ def load(path: Path) -> Record:
     from genmote import records
 
     try:
-        found = [record for record in records.read(path) if record.what == WHAT]
+        with warnings.catch_warnings(action="ignore"):  # of lines that are none: what follows tells it once
+            found = [record for record in records.read(path) if record.what == WHAT]
     except OSError as fault:
         raise SpecError(
             f"{path}: cannot be read ({fault.strerror}): wanted a report that compress --report wrote"

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -196,6 +197,9 @@ def test_a_file_without_a_report_is_told(tmp_path: Path) -> None:
     records.append(tmp_path / "other.json", Record("bench.decode", {}))
     with pytest.raises(SpecError, match="other.json: holds no report"):
         load(tmp_path / "other.json")
+    (tmp_path / "words.json").write_text("no record\nat all\n")
+    with warnings.catch_warnings(action="error"), pytest.raises(SpecError, match="words.json: holds no report"):
+        load(tmp_path / "words.json")
     records.append(tmp_path / "empty.json", Record("compress", {}))
     with pytest.raises(SpecError, match="empty.json: holds no report"):
         load(tmp_path / "empty.json")

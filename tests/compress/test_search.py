@@ -182,6 +182,8 @@ def test_a_pace_is_met_with_no_fewer_bytes_than_it_takes(model: Path) -> None:
     chosen, missed = choose(source, each, Goal(pace=100 * fast, machine=SLOW, memory=10**9))
     assert missed is not None and f"wanted {100 * fast:g}" in missed
     assert all(option.what == "Q8_0" for option in chosen.chosen.values())
+    chosen, missed = choose(source, each, Goal(pace=1e-9, machine=SLOW, memory=1000))
+    assert missed == f"the smallest choice of types does not fit the memory of {SLOW.source}"
 
 
 def test_the_speed_is_that_of_a_file_with_these_types(model: Path, tmp_path: Path) -> None:
