@@ -18,12 +18,14 @@ from genmote.signals.kinds import Series
 
 @dataclass(frozen=True)
 class GenerateSet:
-    """`load` gives labelled recordings to learn from and others; `steps`: rows of a window that is generated."""
+    """`load` gives labelled recordings to learn from and others; `steps`: rows of a window that is generated;
+    `windows`: how many are learnt from at most."""
 
     title: str
     load: Callable[[], tuple[list[Recording], list[Recording]]]
     steps: int
     training: dict[str, Any] = field(default_factory=dict)
+    windows: int = 600
 
 
 def _labelled(series: Series, key: str, label: str, path: Path) -> Recording:
@@ -140,7 +142,8 @@ GENERATIONS = {
         "ECG, 1.3 s of lead II (PTB-XL, by patient)",
         diagnoses,
         128,
-        {"size": "tiny", "context": 192, "steps": 350, "bins": 128},
+        {"size": "tiny", "context": 192, "steps": 900, "bins": 128},
+        windows=2400,
     ),
     "executions": GenerateSet(
         "forces and torques of a robot (by place in the file)",
