@@ -308,30 +308,37 @@ inline float weigh(float* s, int64_t begin, int64_t end, int64_t b0, int64_t b1)
     return 1.0f / tree16(parts);
 }
 
-// out += sum over rows [t0, t1) in order of weight * v; `fresh`: out = 0 first.
+// Of dimensions [d, d + NV * LANES): out += sum over rows [t0, t1) in order of weight * v; `fresh`: out = 0 first.
+template <int NQ, int NV> inline void mix_part(const AttendTile& a, int64_t t0, int64_t t1, bool fresh, int d) {
+    const int D = a.head_dim;
+    const uint16_t* values = a.kv.value_halves();
+    VF acc[NQ][NV];
+    for (int i = 0; i < NQ; i++)
+        for (int j = 0; j < NV; j++) acc[i][j] = fresh ? VF{} : load(a.out[i] + d + j * LANES);
+    for (int64_t t = t0; t < t1; t++) {
+        VF v[NV];
+        if (NQ <= 4)
+            for (int j = 0; j < NV * LANES; j += 32) __builtin_prefetch(values + (t + 16) * D + d + j);
+        for (int j = 0; j < NV; j++) v[j] = load_half(values + t * D + d + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < NQ; i++)
+            for (int j = 0; j < NV; j++) acc[i][j] = fma(v[j], splat(a.scores[i * a.stride + t]), acc[i][j]);
+    }
+    for (int i = 0; i < NQ; i++)
+        for (int j = 0; j < NV; j++) store(a.out[i] + d + j * LANES, acc[i][j]);
+}
+
+// `mix_part` of the whole head, as many vectors at once as registers allow.
 template <int NQ> void mix(const AttendTile& a, int64_t t0, int64_t t1, bool fresh) {
     const int D = a.head_dim;
     const uint16_t* values = a.kv.value_halves();
     constexpr int NV = NQ <= 4 ? 4 : 2;
     int d = 0;
-    for (; d + NV * LANES <= D; d += NV * LANES) {
-        VF acc[NQ][NV];
-        for (int i = 0; i < NQ; i++)
-            for (int j = 0; j < NV; j++) acc[i][j] = fresh ? VF{} : load(a.out[i] + d + j * LANES);
-        for (int64_t t = t0; t < t1; t++) {
-            VF v[NV];
-            if (NQ <= 4)
-                for (int j = 0; j < NV * LANES; j += 32) __builtin_prefetch(values + (t + 16) * D + d + j);
-            for (int j = 0; j < NV; j++) v[j] = load_half(values + t * D + d + j * LANES);
-#pragma GCC unroll 8
-            for (int i = 0; i < NQ; i++)
-                for (int j = 0; j < NV; j++) acc[i][j] = fma(v[j], splat(a.scores[i * a.stride + t]), acc[i][j]);
-        }
-        for (int i = 0; i < NQ; i++)
-            for (int j = 0; j < NV; j++) store(a.out[i] + d + j * LANES, acc[i][j]);
-    }
-    for (; d < D; d += LANES) {  // the rest of the head, in single units
-        const size_t n = static_cast<size_t>(D - d < LANES ? D - d : LANES);
+    for (; d + NV * LANES <= D; d += NV * LANES) mix_part<NQ, NV>(a, t0, t1, fresh, d);
+    if (NV > 2 && d + 2 * LANES <= D) mix_part<NQ, 2>(a, t0, t1, fresh, d), d += 2 * LANES;
+    if (d + LANES <= D) mix_part<NQ, 1>(a, t0, t1, fresh, d), d += LANES;
+    if (d < D) {  // the rest of the head, less than a vector
+        const size_t n = static_cast<size_t>(D - d);
         for (int i = 0; i < NQ; i++) {
             VF acc{};
             if (!fresh) std::memcpy(&acc, a.out[i] + d, n * 4);
