@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from genmote.errors import SignalError
 
 MISSING = int(np.iinfo(np.int64).min)  # in a grid, where a sample is missing; the value is NaN
+DATED = 1e8  # times below this are seconds since a recording's start, not since 1970
 
 
 @dataclass(frozen=True, eq=False)

@@ -193,8 +193,23 @@ def test_times_of_the_calendar_are_told_in_full(folder: Path, model: Path, capsy
     dated.write_text("\n".join(lines) + "\n")
     out = folder / "dated-next.csv"
     assert main(["signal", "forecast", str(model), str(dated), "--steps", "3", "-o", str(out)]) == 0
-    times = [line.split(",")[0] for line in out.read_text().splitlines()[1:]]
-    assert times == [f"2020-09-13T12:26:50{part}" for part in ("", ".250000", ".500000")]
+    next_ = [f"2020-09-13T12:26:50{part}" for part in ("", ".250000", ".500000")]
+
+    def column(path: Path) -> list[str]:
+        if path.suffix == ".jsonl":
+            return ["time", *(json.loads(line)["time"] for line in path.read_text().splitlines())]
+        return [line.split(",")[0] for line in path.read_text().splitlines()]
+
+    assert column(out) == ["time", *next_]
+    lines[5] = lines[5].split(",")[0] + ","
+    dated.write_text("\n".join(lines) + "\n")
+    wanted = [np.datetime64(int(1.6e9 * 1e6) + 250_000 * n, "us").astype(object).isoformat() for n in range(40)]
+    for name in ("dated-whole.csv", "dated-whole.jsonl"):
+        assert main(["signal", "impute", str(model), str(dated), "-o", str(folder / name)]) == 0
+        assert column(folder / name) == ["time", *wanted]
+    on = ["--prefix", str(dated), "--steps", "3", "-o", str(folder / "dated-on.csv")]
+    assert main(["signal", "generate", str(model), *on]) == 0
+    assert column(folder / "dated-on.csv") == ["time", *wanted, *next_]
 
 
 def test_a_picture_of_what_comes_in_pieces(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

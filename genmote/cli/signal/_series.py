@@ -90,4 +90,4 @@ def save(path: Path, signals: Sequence[Signal]) -> list[Path]:
         spans = [float(np.nanmax(s.values) - np.nanmin(s.values)) for s in all_series if np.isfinite(s.values).any()]
         container.write(path, all_series, max_error=0.0 if whole else max(min(spans, default=1.0), 1e-9) * NEAR)
         return [path]
-    return [made for made, _ in writing.write(path, all_series)]
+    return [made for made, _ in writing.write(path, all_series, dates=True)]

@@ -48,9 +48,9 @@ class Settings:
 def run(settings: Settings, out: Output) -> None:
     import time
 
-    from genmote.generator.layout import DATED
     from genmote.generator.model import Generator
     from genmote.generator.pictures import forecast as drawn
+    from genmote.signals.writing import is_date, moment
 
     for path, option in ((settings.output, "--output"), (settings.svg, "--svg")):
         if path is not None:
@@ -69,10 +69,13 @@ def run(settings: Settings, out: Output) -> None:
     times = series.times_s
     if times is None:
         times = (series.start_s or len(history) / history.rate_hz) + _steps(len(series)) / series.rate_hz
-    head = "time" if times[0] > DATED else "time (s)"
+    head = "time" if is_date(float(times[0])) else "time (s)"
     names = [f"{channel} {q:g}" for channel in series.channels for q in levels]
     rows = [
-        [_time(times[t]), *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels)))]
+        [
+            moment(float(times[t])),
+            *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels))),
+        ]
         for t in range(len(series))
     ]
     values: dict[str, Any] = {
@@ -98,21 +101,6 @@ def run(settings: Settings, out: Output) -> None:
         values["svg"] = settings.svg
         text += f"\n{settings.svg}"
     out.result(values, text)
-
-
-def _time(seconds: float) -> str:
-    """A time since the start in seconds, or since 1970 as a date (UTC).
-
-    >>> _time(0.1 + 0.2), _time(1.6e9 + 0.05), _time(12.0), _time(1.6e9)
-    ('0.3', '2020-09-13T12:26:40.050000', '12', '2020-09-13T12:26:40')
-    """
-    from datetime import UTC, datetime
-
-    from genmote.generator.layout import DATED
-
-    if seconds > DATED:
-        return datetime.fromtimestamp(round(float(seconds), 6), UTC).replace(tzinfo=None).isoformat()
-    return repr(round(float(seconds), 9)).removesuffix(".0")
 
 
 def _steps(count: int) -> Any:
