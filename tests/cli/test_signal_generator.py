@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genmote import home
 from genmote.cli import main
 
 TRAIN = "--size tiny --context 128 --bins 24 --steps 60 --batch 1024 --rate 0.004 --dropout 0".split()
@@ -139,6 +140,8 @@ def test_detect(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "message"),
     [
         ("train nothing.csv -o m.gguf", "nothing.csv: is not there: wanted a recording or a folder"),
+        ("train nothing.csv -o taken.gguf", "taken.gguf.work cannot be written (File exists), where training keeps"),
+        ("train nothing.csv -o held.gguf", "held.gguf.work is in use by process"),
         ("train wave.csv -o m.bin", "output=m.bin: wanted a name that ends in .gguf"),
         ("train wave.csv -o m.gguf --channels depth", "no channel 'depth'; it has level, kind"),
         ("train wave.csv -o m.gguf --label depth", "no channel 'depth' to take labels from"),
@@ -168,7 +171,9 @@ def test_what_is_wrong_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(["signal", *words.split()]) == 2
+    (folder / "taken.gguf.work").write_text("")
+    with home.held(folder / "held.gguf.work"):
+        assert main(["signal", *words.split()]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -40,9 +40,11 @@ def run(settings: Settings, out: Output) -> None:
     from dataclasses import fields
 
     from genmote.generator import card, material
-    from genmote.generator.train import train
+    from genmote.generator.train import train, working
 
     check_place(settings.output, "--output")
+    with working(settings.output):  # told before recordings are read
+        pass
     notes: list[str] = []
     with Bar(unit_bytes=False) as bar:
         signals = material.read(
