@@ -11,6 +11,7 @@ import numpy as np
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
+from genmote.signals import modality as known
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
@@ -55,6 +56,8 @@ def read(
     `channels`: of series, only these; `modality`: what they are of; `missing`: numbers that stand for none. In a
     folder, files that no reader knows are left out and told."""
     told: list[str] = [] if notes is None else notes
+    if modality is not None:
+        modality = known.named(modality)
     all_files = files(paths)
     found: list[Signal] = []
     for n, path in enumerate(all_files):
@@ -92,6 +95,7 @@ def prepared(
     if channels and isinstance(signal, Series):
         signal = chosen(signal, channels)
     if modality is not None:
+        known.fits(modality, signal)
         signal = replace(signal, labels={**signal.labels, MODALITY: modality})
     return signal
 

@@ -46,9 +46,11 @@ def test_train_tells_what_was_learnt(folder: Path, model: Path, capsys: pytest.C
     capsys.readouterr()
     found = told(
         capsys, "train", str(folder / "wave.csv"), "-o", str(folder / "kinds.gguf"), "--label", "kind", *TRAIN,
-        "--modality", "home", "--licence", "CC0",
+        "--modality", "home_temperature", "--licence", "CC0",
     )  # fmt: skip
-    assert found["labels"] == ["kind"] and found["channels"] == ["level"] and found["modalities"] == ["home"]
+    assert (
+        found["labels"] == ["kind"] and found["channels"] == ["level"] and found["modalities"] == ["home-temperature"]
+    )
     assert float(str(found["held_out_nats"])) < float(str(found["chance_nats"]))
     page = (folder / "kinds.md").read_text()
     assert "CC0" in page and "kind" in page and "60 steps" in page
@@ -144,6 +146,8 @@ def test_detect(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -
         ("train nothing.csv -o held.gguf", "held.gguf.work is in use by process"),
         ("train wave.csv -o m.bin", "output=m.bin: wanted a name that ends in .gguf"),
         ("train wave.csv -o m.gguf --channels depth", "no channel 'depth'; it has level, kind"),
+        ("train wave.csv -o m.gguf --modality eeg", "no modality is called 'eeg', did you mean ecg?; known: "),
+        ("train wave.csv -o m.gguf --modality image", "modality image is of frames, wave is series; known of these: "),
         ("train wave.csv -o m.gguf --label depth", "no channel 'depth' to take labels from"),
         ("train wave.csv -o m.gguf --minutes 0", "minutes=0.0: use more than 0"),
         ("generate wave.gguf -o n.txt", "output=n.txt: wanted a name that ends in .csv, .wav, .gmsc, .jsonl"),
