@@ -11,6 +11,7 @@ import numpy as np
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
+from genmote.registry import listed
 from genmote.signals import modality as known
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
@@ -110,8 +111,8 @@ def labelled(signal: Signal, column: str) -> Signal:
         labels = {**signal.labels, column: values[0]} if len(set(values)) == 1 else signal.labels
         return replace(signal, labels=labels)
     if not isinstance(signal, Series) or column not in signal.channels:
-        names = ", ".join(getattr(signal, "channels", ()))
-        raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names or 'none'}")
+        names = listed(getattr(signal, "channels", ()))
+        raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names}")
     words = [word(value) for value in signal.values[:, signal.channels.index(column)].tolist()]
     rest = chosen(signal, [name for name in signal.channels if name != column])
     if len(set(words)) == 1 and words[0] != NONE:
@@ -135,7 +136,7 @@ def chosen(series: Series, channels: Sequence[str]) -> Series:
     missing = [name for name in channels if name not in series.channels]
     if missing:
         raise SignalError(
-            f"{series.name}: no channel {missing[0]!r}; it has {', '.join(series.channels)}: choose among them"
+            f"{series.name}: no channel {missing[0]!r}; it has {listed(series.channels)}: choose among them"
         )
     at = [series.channels.index(name) for name in channels]
     grid = series.grid

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     file: Path = setting("a file of signals", positional=True)
-    output: Path = setting("the file to write", short="-o")
+    output: Path = setting("the file to write, .gmsc", short="-o")
     max_error: float = setting("the most that a sample may be off, in its unit (0: exact)", default=0.0)
     model: Path | None = setting("a generator of such recordings, which reading will need, too", default=None)
     reader: str | None = setting("the reader of the file (default: found by its name and first bytes)", default=None)
@@ -41,6 +41,8 @@ class Settings:
             yield f"threads={self.threads}: use 1 or more"
         if self.output == self.file:
             yield f"output={self.output} is the recording itself: name another file"
+        elif self.output.suffix.lower() != ".gmsc":
+            yield f"output={self.output}: wanted a name that ends in .gmsc"
 
 
 def run(settings: Settings, out: Output) -> None:

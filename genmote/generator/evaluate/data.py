@@ -21,6 +21,7 @@ from genmote.fetch import Progress, quiet
 from genmote.generator.material import NONE as NONE
 from genmote.generator.material import inside, word
 from genmote.generator.scores.forecast import forward_filled
+from genmote.registry import listed
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Records, Series, Signal
@@ -66,11 +67,11 @@ def load(
     told: list[str] = [] if notes is None else notes
     files = [(file, path.is_dir()) for path in paths for file in _files(path, told)]
     found = []
-    for number, (file, listed) in enumerate(files):
+    for number, (file, in_folder) in enumerate(files):
         try:
             signals = reading.read(file, notes=told)
         except SignalError as fault:
-            if not listed:
+            if not in_folder:
                 raise
             told.append(f"left out: {fault}")  # nobody named this one
             continue
@@ -145,7 +146,7 @@ def prepared(signal: Signal, path: Path, label: str | None, drop: Sequence[str])
     names = list(signal.channels) if isinstance(signal, Series) else [field.name for field in signal.fields]
     for name in drop:
         if name not in names:
-            raise SignalError(f"{path}: has no {name!r} to leave out with --drop: it has {', '.join(names)}")
+            raise SignalError(f"{path}: has no {name!r} to leave out with --drop: it has {listed(names)}")
     kept = [n for n, name in enumerate(names) if name not in drop and (rows is None or name != key)]
     if not kept:
         raise SignalError(f"{path}: nothing is left without {', '.join(names)}; leave out less")
@@ -190,7 +191,7 @@ def _labels(signal: Series | Records, path: Path, label: str | None) -> tuple[st
     if label == MARKS and isinstance(signal, Series):
         return MARKS, _of_marks(signal)
     known = [*names, *own, *([MARKS] if marks else [])]
-    raise SignalError(f"{path}: has no label {label!r}: it has {', '.join(known)}")
+    raise SignalError(f"{path}: has no label {label!r}: it has {listed(known)}")
 
 
 def _of_marks(series: Series) -> NDArray[np.object_]:
