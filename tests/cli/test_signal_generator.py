@@ -291,9 +291,33 @@ def test_stretches_that_touch_are_one() -> None:
 
     scores, alarms = np.arange(20.0), np.isin(np.arange(20), (5, 6, 9, 18))
     assert _stretches(scores, alarms, 4) == [
-        {"start": 2, "stop": 10, "highest": 9.0},
-        {"start": 15, "stop": 19, "highest": 18.0},
+        (9, {"start": 2, "stop": 10, "highest": 9.0}),
+        (18, {"start": 15, "stop": 19, "highest": 18.0}),
     ]
+    assert _stretches(scores[::-1], alarms, 4)[0] == (5, {"start": 2, "stop": 10, "highest": 14.0})
+
+
+def test_which_channel_an_alarm_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, odd, svg = tmp_path / "both.csv", tmp_path / "odd.csv", tmp_path / "odd.svg"
+    rows = [f"{n / 20:.2f},{np.sin(n / 3):.3f},{np.cos(n / 3):.3f}" for n in range(900)]
+    source.write_text("\n".join(["time (s),left,right", *rows]) + "\n")
+    for n, column in ((50, 1), (150, 2), (151, 2)):
+        cells = rows[n].split(",")
+        cells[column] = "40"
+        rows[n] = ",".join(cells)
+    odd.write_text("\n".join(["time (s),left,right", *rows[:200]]) + "\n")
+    model = str(tmp_path / "m.gguf")
+    assert main(["signal", "train", str(source), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    capsys.readouterr()
+    words = ["detect", model, str(odd), "--threshold", "4.5", "--smooth", "1"]
+    found = told(capsys, *words, "--svg", str(svg))["stretches"]
+    assert isinstance(found, list)
+    assert [(one["start"], one["stop"], one["channel"]) for one in found] == [(50, 51, "left"), (150, 152, "right")]
+    assert svg.read_text().count('class="shade"') == 4  # each in its channel, and both in the scores
+    assert main(["signal", *words]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == ["signal", "from", "to", "highest", "channel"]
+    assert [line[-1] for line in lines[3:]] == ["left", "right"]
 
 
 def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
