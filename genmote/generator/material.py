@@ -16,6 +16,7 @@ from genmote.signals import modality as known
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
+from genmote.signals.reading import Said
 
 NONE = ""  # the label of what nothing is said of
 
@@ -52,6 +53,7 @@ def read(
     missing: Sequence[float] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
+    said: Said | None = None,
 ) -> list[Signal]:
     """All signals in files and folders. `label`: a channel or field that is taken out and said of the samples instead;
     `channels`: of series, only these; `modality`: what they are of; `missing`: numbers that stand for none. In a
@@ -64,7 +66,7 @@ def read(
     for n, path in enumerate(all_files):
         progress("reading", n, len(all_files))
         try:
-            signals = reading.read(path, reader=reader, notes=told)
+            signals = reading.read(path, reader=reader, notes=told, said=said)
         except SignalError as fault:
             if path in paths:
                 raise

@@ -332,3 +332,35 @@ def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert gappy["missing"] == 60  # what stood for none in training does so ever after
     codec = Generator.load(tmp_path / "m.gguf").codec
     assert codec.scale.edges.min() > -2 and found["samples"] == 600  # type: ignore[attr-defined]
+
+
+def test_a_table_of_many_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long, model = tmp_path / "long.csv", str(tmp_path / "m.gguf")
+    lines = [f"{n / 10:.1f},{who},{np.sin(n / k):.3f}" for n in range(400) for k, who in ((3, "ann"), (5, "bob"))]
+    long.write_text("\n".join(["time (s),who,x", *lines]) + "\n")
+    how = ["--group", "who", "--names", "level"]
+    made = told(capsys, "train", str(long), "-o", model, *how, *TRAIN, "--steps", "2")
+    assert made["recordings"] == 2 and made["samples"] == 800 and made["channels"] == ["level"]
+    next_ = told(capsys, "forecast", model, str(long), *how, "--number", "2", "--steps", "3")
+    assert np.allclose(next_["times_s"], [40, 40.1, 40.2])  # type: ignore[arg-type]
+    found = told(capsys, "detect", model, str(long), *how, "--threshold", "-9", "--smooth", "1")
+    assert [(one["signal"], one["start"], one["stop"]) for one in found["stretches"]] == [  # type: ignore[attr-defined]
+        ("long ann", 4, 400),
+        ("long bob", 4, 400),
+    ]
+    assert main(["signal", "train", str(long), "-o", model, "--sample-rate", "-1"]) == 2
+    assert "sample_rate=-1.0: use 0 (as the file says)" in capsys.readouterr().err
+
+
+def test_recordings_of_a_table_are_judged(tmp_path: Path) -> None:
+    from genmote.generator.evaluate import data
+    from genmote.signals.reading import Said
+
+    path = tmp_path / "long.csv"
+    path.write_text("time,who,x\n" + "".join(f"{n},{who},{n}\n" for n in range(40) for who in "ab"))
+    found = data.load([path], said=Said(group="who"))
+    assert [(one.name, one.key, len(one.signal)) for one in found] == [
+        ("long.csv: long a", "", 40),
+        ("long.csv: long b", "", 40),
+    ]
+    assert [one.whole for one in data.load([path], label="who", said=Said(group="who"))] == ["a", "b"]

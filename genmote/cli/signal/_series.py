@@ -11,6 +11,7 @@ from genmote.errors import SpecError
 if TYPE_CHECKING:
     from genmote.generator.model import Generator
     from genmote.signals.kinds import Series, Signal
+    from genmote.signals.reading import Said
 
 NEAR = 1e-4  # of the range, that what is written as .gmsc may be off
 ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
@@ -54,12 +55,12 @@ def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) ->
     return model.fitted(signal)
 
 
-def series(model: Generator, path: Path, reader: str | None, number: int, notes: list[str]) -> Series:
+def series(model: Generator, path: Path, reader: str | None, number: int, notes: list[str], said: Said) -> Series:
     """The series of that number (from 1) in a file. SpecError where it has none such."""
     from genmote.signals import reading
     from genmote.signals.kinds import Series
 
-    found = reading.read(path, reader=reader, notes=notes)
+    found = reading.read(path, reader=reader, notes=notes, said=said)
     if not 1 <= number <= len(found):
         raise SpecError(f"number={number}: {path} has {len(found)} signals")
     one = fitting(model, found[number - 1], notes)

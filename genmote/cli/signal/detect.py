@@ -16,13 +16,14 @@ from typing import Any
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save
 from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 SHOWN = 20  # stretches that are printed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to look at", positional=True)
     clean: Path | None = setting("a recording in which nothing is wrong, to set the threshold by", default=None)
@@ -35,6 +36,7 @@ class Settings:
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if (self.clean is None) == (self.threshold is None):
             yield "give either --clean (a recording to set the threshold by) or --threshold"
         if not 0 < self.quantile < 1:
@@ -58,7 +60,8 @@ def run(settings: Settings, out: Output) -> None:
     threshold = settings.threshold
     if settings.clean is not None:
         clean = [
-            _series.fitting(model, s, notes) for s in reading.read(settings.clean, reader=settings.reader, notes=notes)
+            _series.fitting(model, s, notes)
+            for s in reading.read(settings.clean, reader=settings.reader, said=settings, notes=notes)
         ]
         threshold = detect.threshold(model, clean, settings.quantile, settings.smooth)
     assert threshold is not None
@@ -71,7 +74,7 @@ def run(settings: Settings, out: Output) -> None:
     count = 0
     with Bar(unit_bytes=False, late=True) as bar:
         detector = None
-        for piece in reading.pieces(settings.file, reader=settings.reader, notes=notes):
+        for piece in reading.pieces(settings.file, reader=settings.reader, said=settings, notes=notes):
             piece = _series.fitting(model, piece, notes)
             if detector is None or names[-1] != piece.name:
                 detector = detect.Detector(model, threshold, settings.smooth)

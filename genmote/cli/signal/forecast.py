@@ -13,13 +13,14 @@ from typing import Any
 
 from genmote.cli._output import Output, check_place, columns, note, save
 from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 SHOWN = 24  # steps that are printed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to go on from", positional=True)
     steps: int = setting("samples to foretell", default=64)
@@ -35,6 +36,7 @@ class Settings:
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if self.steps < 1 or self.paths < 1:
             yield f"steps={self.steps}, paths={self.paths}: use 1 or more"
         if not self.quantiles or not all(0 < q < 1 for q in self.quantiles):
@@ -57,7 +59,7 @@ def run(settings: Settings, out: Output) -> None:
             check_place(path, option)
     model = Generator.load(settings.model, threads=settings.threads)
     notes: list[str] = []
-    history = _series.series(model, settings.file, settings.reader, settings.number, notes)
+    history = _series.series(model, settings.file, settings.reader, settings.number, notes, settings)
     started = time.perf_counter()
     found = model.forecast(history, settings.steps, paths=settings.paths, seed=settings.seed)
     seconds = time.perf_counter() - started

@@ -17,11 +17,12 @@ from typing import Any
 
 from genmote.cli._output import Bar, Output, check_place, note, save, size
 from genmote.generator.train import Training
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Training):
+class Settings(Training, Said):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     output: Path = setting("the model file to write (.gguf)", short="-o")
     label: str | None = setting("a channel that is said of the samples: taken out, a label", default=None)
@@ -31,7 +32,8 @@ class Settings(Training):
     reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)
 
     def faults(self) -> Iterable[str]:
-        yield from super().faults()
+        yield from Training.faults(self)
+        yield from Said.faults(self)
         if self.output.suffix.lower() != ".gguf":
             yield f"output={self.output}: wanted a name that ends in .gguf"
 
@@ -50,6 +52,7 @@ def run(settings: Settings, out: Output) -> None:
         signals = material.read(
             settings.files,
             reader=settings.reader,
+            said=settings,
             label=settings.label,
             channels=settings.channels,
             modality=settings.modality,

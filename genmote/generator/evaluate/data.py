@@ -25,6 +25,7 @@ from genmote.registry import listed
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Records, Series, Signal
+from genmote.signals.reading import Said
 
 Floats = NDArray[np.float32]
 MARKS = "marks"  # what the label is called that is taken from marks
@@ -61,6 +62,7 @@ def load(
     drop: Sequence[str] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
+    said: Said | None = None,
 ) -> list[Recording]:
     """All recordings in files, and in the files of folders, of which those that cannot be read are left out.
     SignalError for a file that cannot be read, and for frames."""
@@ -69,12 +71,14 @@ def load(
     found = []
     for number, (file, in_folder) in enumerate(files):
         try:
-            signals = reading.read(file, notes=told)
+            signals = reading.read(file, notes=told, said=said)
         except SignalError as fault:
             if not in_folder:
                 raise
             told.append(f"left out: {fault}")  # nobody named this one
             continue
+        if said is not None and said.group != label:  # a group is no class, but where it is asked for
+            signals = [replace(s, labels={k: v for k, v in s.labels.items() if k != said.group}) for s in signals]
         found += [prepared(signal, file, label, drop) for signal in signals if len(signal)]
         progress("reading", number + 1, len(files))
     if not found:

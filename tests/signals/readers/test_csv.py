@@ -70,8 +70,8 @@ def test_every_way_to_write_numbers(
     assert found.grid.step.tolist() == [0.01, 0.1, 1.0] and found.rate_hz == 1.0
     assert (found.values == (whole / [100, 10, 1]).astype(np.float32)).all()
     assert found.channels == (("x", "y", "z") if named else ("column 1", "column 2", "column 3"))
-    untold = [] if named else ["a.csv: has no line of names; its columns are numbered"]
-    assert notes == [*untold, "a.csv: no time was found; taken as one sample a second"]
+    untold = [] if named else ["a.csv: has no line of names; its columns are numbered, but for --names"]
+    assert notes == [*untold, "a.csv: no time was found; taken as one sample a second, but for --sample-rate"]
 
 
 FORMS: list[Callable[[datetime], str]] = [
