@@ -169,8 +169,14 @@ def _layout(
                 continue
             if not name and not any(cells):
                 continue  # such as after a last delimiter
-        kind, decimals = (_words(cells, absent), 0) if n in words else _type(cells, absent, comma)
-        kept.append(Column(n, Field(_distinct(name or f"column {n + 1}", kept), kind, unit), decimals))
+        kind, decimals, odd = (_words(cells, absent), 0, []) if n in words else _type(cells, absent, comma)
+        name = _distinct(name or f"column {n + 1}", kept)
+        if odd:
+            notes.append(
+                f"{path.name}: {name} is read as words: {len(odd)} of its first {len(cells)} cells are neither numbers "
+                f"nor missing, first line {rows[odd[0]][0]} {cells[odd[0]][:20]!r}"
+            )
+        kept.append(Column(n, Field(name, kind, unit), decimals))
     if not kept:
         raise SignalError(f"{path}: has no column but times and empty ones: wanted one of values")
     told_by = None if by is None or group is None else (by, group)
@@ -200,14 +206,15 @@ def _counts(cells: Sequence[str]) -> bool:
     return bool((np.diff([int(cell) for cell in cells]) > 0).all())
 
 
-def _type(cells: Sequence[str], absent: Set[str], comma: bool) -> tuple[FieldType, int]:
-    """The type of a column, and the decimals of its numbers."""
+def _type(cells: Sequence[str], absent: Set[str], comma: bool) -> tuple[FieldType, int, Sequence[int]]:
+    """The type of a column, the decimals of its numbers, and where the cells are that make it one of words, though most
+    are numbers."""
     found = numbers(cells, absent, comma=comma)
     there = int(np.isfinite(found.values).sum()) + len(found.odd)
     if len(found.odd) <= max(ODD * there, 1 if there >= 10 else 0):
         # A column without a value may be of anything; numbers are what tables mostly hold.
-        return ("integer" if there and found.plain() else "number"), found.decimals()
-    return _words(cells, absent), 0
+        return ("integer" if there and found.plain() else "number"), found.decimals(), []
+    return _words(cells, absent), 0, found.odd if 2 * len(found.odd) < there else []
 
 
 def _words(cells: Sequence[str], absent: Set[str]) -> FieldType:

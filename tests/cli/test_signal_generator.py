@@ -334,6 +334,27 @@ def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert codec.scale.edges.min() > -2 and found["samples"] == 600  # type: ignore[attr-defined]
 
 
+def test_what_is_told_of_many_files_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from genmote.generator.model import Generator
+    from genmote.signals import reading
+
+    draw, files, model = np.random.default_rng(1), [tmp_path / f"{n}.csv" for n in range(8)], str(tmp_path / "m.gguf")
+    for path in files:
+        path.write_text("a,b\n" + "".join(f"{x:.3f},{y:.3f}\n" for x, y in draw.normal(size=(900, 2))))
+    notes = told(capsys, "train", *map(str, files), "-o", model, *TRAIN, "--steps", "2")["notes"]
+    assert isinstance(notes, list)
+    single: list[str] = []
+    for path in files:
+        Generator.load(model).codec.encode(reading.read(path)[0].part(0, 810), single)  # a tenth is held out
+    assert len(single) > 4 and len(notes) == 3
+    assert notes[0] == "0.csv and 7 more: no time was found; taken as one sample a second, but for --sample-rate"
+    for channel, line in zip("ab", sorted(notes[1:], key=lambda one: " of b " in one), strict=True):
+        counts = [int(one.split(": ")[1].split()[0]) for one in single if f" of {channel} " in one]
+        assert (
+            f" and {len(counts) - 1} more: {sum(counts)} of {810 * len(counts)} samples of {channel} lie outs" in line
+        )
+
+
 def test_a_table_of_many_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long, model = tmp_path / "long.csv", str(tmp_path / "m.gguf")
     lines = [f"{n / 10:.1f},{who},{np.sin(n / k):.3f}" for n in range(400) for k, who in ((3, "ann"), (5, "bob"))]

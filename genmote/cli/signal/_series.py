@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from genmote.signals.kinds import Series, Signal
     from genmote.signals.reading import Said
 
+COUNTS = re.compile(r"(\d+)(?: of (\d+))?\b(?!\.)")
 NEAR = 1e-4  # of the range, that what is written as .gmsc may be off
 ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
 
@@ -67,6 +69,28 @@ def series(model: Generator, path: Path, reader: str | None, number: int, notes:
     if not isinstance(one, Series):
         raise SpecError(f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for series")
     return one
+
+
+def merged(notes: Sequence[str]) -> list[str]:
+    """Notes that say the same of several recordings as one, with their counts added.
+
+    >>> merged(["a: 3 of 40 samples are cut", "b: 2 of 50 samples are cut", "a: no time was found", "c: 1 is cut"])
+    ['a and 1 more: 5 of 90 samples are cut', 'a: no time was found', 'c: 1 is cut']
+    """
+    found: dict[tuple[int, str], tuple[list[str], list[int]]] = {}
+    for line in notes:
+        name, sign, rest = line.partition(": ")
+        name, rest = (name, rest) if sign else ("", line)
+        counted = COUNTS.match(rest)
+        counts = [int(n) for n in counted.groups() if n is not None] if counted else []
+        names, sums = found.setdefault((len(counts), rest[counted.end() if counted else 0 :]), ([], [0] * len(counts)))
+        names += [] if name in names else [name]
+        sums[:] = [a + b for a, b in zip(sums, counts, strict=True)]
+    lines = []
+    for (_, rest), (names, sums) in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{more}: " * bool(names[0]) + " of ".join(map(str, sums)) + rest)
+    return lines
 
 
 def save(path: Path, signals: Sequence[Signal]) -> list[Path]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genmote.cli._output import Bar, Output, check_place, note, size
+from genmote.cli.signal import _series
 from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
@@ -45,6 +46,7 @@ def run(settings: Settings, out: Output) -> None:
             settings.files, reader=settings.reader, said=settings, modality=settings.modality, notes=notes, progress=bar
         )
         learnt = practise.run(settings.model, signals, settings.output, progress=bar)
+    notes = _series.merged(notes)
     for line in notes:
         note(line)
     nbytes = settings.output.stat().st_size

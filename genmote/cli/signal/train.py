@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.cli.signal import _series
 from genmote.generator.train import Training
 from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
@@ -66,6 +67,7 @@ def run(settings: Settings, out: Output) -> None:
             signals = material.cut(signals, settings.label)
             chosen["labels"] = tuple(dict.fromkeys((*settings.labels, settings.label)))
         made = train(signals, settings.output, Training(**chosen), missing=settings.missing, notes=notes, progress=bar)
+    notes = _series.merged(notes)
     for line in notes:
         note(line)
     page = settings.output.with_suffix(".md")

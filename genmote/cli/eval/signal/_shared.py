@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save
+from genmote.cli.signal._series import merged
 from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
@@ -108,9 +109,10 @@ def tell(settings: Files, job: str, result: Result, notes: list[str], out: Outpu
     """Print what was found; write the items and the picture where they are asked for."""
     from genmote.signals import chart
 
-    for line in dict.fromkeys(notes):
+    notes = merged(notes)
+    for line in notes:
         note(line)
-    values: dict[str, Any] = {"job": job, **result.values, "seed": settings.seed, "notes": list(dict.fromkeys(notes))}
+    values: dict[str, Any] = {"job": job, **result.values, "seed": settings.seed, "notes": notes}
     text = columns(table)
     if settings.output is not None:
         save(
