@@ -108,7 +108,20 @@ def test_forecast(folder: Path, model: Path, capsys: pytest.CaptureFixture[str])
     assert main(["signal", "forecast", str(model), str(now), "--steps", "30"]) == 0
     assert "6 more; -o writes all" in capsys.readouterr().out
     found = told(capsys, "forecast", str(model), str(now), "--steps", "3", "--quantiles", "0.5", "0.25")
+    assert not [line for line in found["notes"] if "beyond" in line]  # type: ignore[attr-defined]
     assert list(found["quantiles"]["level"]) == ["0.25", "0.5"]  # type: ignore[call-overload, index]
+
+
+def test_a_forecast_of_what_was_never_seen_says_so(
+    folder: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = folder / "far.csv"
+    far.write_text("time (s),level (mV)\n" + "".join(f"{n / 20},{np.sin(n / 3) + (n > 80):.3f}\n" for n in range(100)))
+    beyond = sum(np.sin(n / 3) + 1 > 1.01 for n in range(81, 100))
+    found = told(capsys, "forecast", str(model), str(far), "--steps", "3")
+    (line,) = [line for line in found["notes"] if "beyond" in line]  # type: ignore[attr-defined]
+    assert line.startswith(f"far: {beyond} values before the forecast lie beyond those that the model learnt from")
+    assert max(found["quantiles"]["level"]["0.9"]) <= 1.0  # type: ignore[call-overload, index]
 
 
 def test_impute(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

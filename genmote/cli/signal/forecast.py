@@ -63,6 +63,11 @@ def run(settings: Settings, out: Output) -> None:
     started = time.perf_counter()
     found = model.forecast(history, settings.steps, paths=settings.paths, seed=settings.seed)
     seconds = time.perf_counter() - started
+    if found.outside:
+        notes.append(
+            f"{history.name}: {found.outside} values before the forecast lie beyond those that the model learnt from, "
+            "which it does not leave: they count as the nearest of them"
+        )
     for line in notes:
         note(line)
     levels = tuple(sorted(settings.quantiles))
