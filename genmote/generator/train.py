@@ -166,6 +166,7 @@ def _trained(
         "channels": list(layout.codec.head.channels),
         "modalities": list(layout.codec.head.modalities),
         "labels": list(dict.fromkeys(layout.codec.head.label_keys)),
+        "sensor_steps": sensor_steps(signals),
         "forms": forms(signals, list(dict.fromkeys(layout.codec.head.label_keys))),
         "codec": layout.codec.name,
         "missing": [float(x) for x in missing],
@@ -255,6 +256,20 @@ def forms(signals: Sequence[Signal], labels: Sequence[str] = ()) -> list[dict[st
         }
         for form, _ in found.most_common(MOST_FORMS)
     ]
+
+
+def sensor_steps(signals: Sequence[Signal]) -> dict[str, list[float]]:
+    """Of each channel that always came as whole numbers the finest step, and a value that it counts from: what the
+    sensor can tell apart."""
+    found: dict[str, list[float]] = {}
+    other: set[str] = set()
+    for series in signals:
+        if isinstance(series, Series) and series.grid is not None:
+            for name, step, zero in zip(series.channels, series.grid.step, series.grid.zero, strict=True):
+                found[name] = min(found.get(name, [math.inf, 0.0]), [float(step), float(zero)])
+        elif isinstance(series, Series):
+            other |= set(series.channels)
+    return {name: one for name, one in found.items() if name not in other}
 
 
 def chance(learnt: Sequence[Rows], judged: Sequence[Rows], layout: Layout) -> float:

@@ -114,12 +114,21 @@ def _cells(piece: Series, number: int) -> list[str]:
     if piece.grid is None:
         return ["" if np.isnan(x) else str(x) for x in piece.values[:, number].astype(np.float32)]
     step, zero = float(piece.grid.step[number]), float(piece.grid.zero[number])
-    digits = next((d for d in range(MOST_DIGITS) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
+    digits = decimals(step, zero)
     whole = piece.grid.integers[:, number].tolist()
     if digits is None:
         return ["" if x == MISSING else repr(zero + step * x) for x in whole]
     scale, start = round(step * 10**digits), round(zero * 10**digits)
     return ["" if x == MISSING else _decimal(start + scale * x, digits) for x in whole]
+
+
+def decimals(step: float, zero: float = 0.0) -> int | None:
+    """In how many decimals zero and all steps from it can be written; None where that takes more than 15.
+
+    >>> decimals(0.005), decimals(1.0), decimals(0.1, 0.25), decimals(1 / 3)
+    (3, 0, 2, None)
+    """
+    return next((d for d in range(MOST_DIGITS) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
 
 
 def is_date(seconds: float) -> bool:

@@ -93,6 +93,47 @@ def test_generate(folder: Path, model: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, "--seed", "4"]) == 0 and out.read_text() != first
 
 
+def test_what_is_made_has_the_sensor_s_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def decimals(path: Path, column: int) -> set[int]:
+        cells = [line.split(",")[column] for line in path.read_text().splitlines()[1:]]
+        return {len(cell.partition(".")[2]) for cell in cells}
+
+    source, model = tmp_path / "room.csv", str(tmp_path / "m.gguf")
+    rows = [f"{n / 20:.2f},{20 + np.sin(n / 3):.2f},{int(500 + 100 * np.cos(n / 5))}" for n in range(900)]
+    source.write_text("\n".join(["time (s),warm (°C),count", *rows]) + "\n")
+    assert main(["signal", "train", str(source), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    made, next_, whole = (tmp_path / f"{name}.csv" for name in ("made", "next", "whole"))
+    assert main(["signal", "generate", model, "-o", str(made), "--steps", "30"]) == 0
+    assert (decimals(made, 1), decimals(made, 2)) == ({2}, {0})
+    assert main(["signal", "forecast", model, str(source), "-o", str(next_), "--steps", "5"]) == 0
+    assert [decimals(next_, n) for n in range(1, 7)] == [{2}] * 3 + [{0}] * 3
+    lines = source.read_text().splitlines()
+    gappy = [line if n not in (40, 41) else line.split(",")[0] + ",," for n, line in enumerate(lines[:100])]
+    source.write_text("\n".join(gappy) + "\n")
+    assert main(["signal", "impute", model, str(source), "-o", str(whole)]) == 0
+    filled = whole.read_text().splitlines()
+    assert (decimals(whole, 1), decimals(whole, 2)) == ({2}, {0})
+    kept = [n for n in range(1, 100) if n not in (40, 41)]  # to the letter
+    assert [filled[n].split(",")[1:] for n in kept] == [lines[n].split(",")[1:] for n in kept]
+
+
+def test_sound_is_generated_as_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import wave
+
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((9000 * np.sin(np.arange(900) / 4)).astype("<i2").tobytes())
+    model, out = str(tmp_path / "m.gguf"), tmp_path / "b.wav"
+    assert main(["signal", "train", str(tmp_path / "a.wav"), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    assert main(["signal", "generate", model, "-o", str(out), "--steps", "50"]) == 0
+    with wave.open(str(out)) as file:
+        assert (file.getnframes(), file.getsampwidth(), file.getframerate()) == (50, 2, 8000)
+        made = np.frombuffer(file.readframes(50), "<i2")
+    assert 0 < np.abs(made.astype(int)).max() <= 9000
+
+
 def test_forecast(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     now = table(folder / "now.csv", 1500, 1600)
     svg, out = folder / "f.svg", folder / "f.csv"

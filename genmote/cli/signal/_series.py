@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genmote.errors import SpecError
 
 if TYPE_CHECKING:
     from genmote.generator.model import Generator
-    from genmote.signals.kinds import Series, Signal
+    from genmote.signals.kinds import Grid, Series, Signal
     from genmote.signals.reading import Said
 
 COUNTS = re.compile(r"(\d+)(?: of (\d+))?\b(?!\.)")
+MOST_STEPS = 1 << 53  # from zero, that a number with a point tells apart
 NEAR = 1e-4  # of the range, that what is written as .gmsc may be off
 ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
 
@@ -69,6 +71,38 @@ def series(model: Generator, path: Path, reader: str | None, number: int, notes:
     if not isinstance(one, Series):
         raise SpecError(f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for series")
     return one
+
+
+def steps(model: Generator, series: Series, grid: Grid | None = None) -> tuple[Any, Any] | None:
+    """(C,) steps of a series' sensor, and from where they count: those of `grid`, or those that training found.
+    None where none are known."""
+    import numpy as np
+
+    if grid is not None:
+        return grid.step, grid.zero
+    known = model.card.get("sensor_steps", {})
+    if not all(name in known for name in series.channels):
+        return None
+    step, zero = np.array([known[name] for name in series.channels], np.float64).T
+    return step, zero
+
+
+def stepped(model: Generator, made: Signal, grid: Grid | None = None) -> Signal:
+    """What was made, in whole steps of its sensor; samples of `grid`, where there are some, stay as they are."""
+    import numpy as np
+
+    from genmote.signals.kinds import MISSING, Grid, Series
+
+    if not isinstance(made, Series) or made.grid is not None or (found := steps(model, made, grid)) is None:
+        return made
+    counts = np.rint((made.values - found[1]) / found[0])
+    if (np.abs(counts) > MOST_STEPS).any():
+        return made
+    integers = np.where(np.isnan(counts), MISSING, np.nan_to_num(counts).astype(np.int64))
+    if grid is not None:
+        integers = np.where(grid.integers == MISSING, integers, grid.integers)
+    own = Grid(integers, *found)
+    return replace(made, values=own.values(), grid=own)
 
 
 def merged(notes: Sequence[str]) -> list[str]:

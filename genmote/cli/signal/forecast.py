@@ -17,6 +17,7 @@ from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 SHOWN = 24  # steps that are printed
+SIGNIFICANT = 6  # decimals of a channel, above which its numbers have so many digits that matter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,11 @@ def run(settings: Settings, out: Output) -> None:
         times = (series.start_s or len(history) / history.rate_hz) + _steps(len(series)) / series.rate_hz
     head = "time" if is_date(float(times[0])) else "time (s)"
     names = [f"{channel} {q:g}" for channel in series.channels for q in levels]
+    written = _digits(_series.steps(model, series, history.grid), len(series.channels))
     rows = [
         [
             moment(float(times[t])),
-            *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels))),
+            *(f"{table[q, t, c]:{written[c]}}" for c in range(len(series.channels)) for q in range(len(levels))),
         ]
         for t in range(len(series))
     ]
@@ -108,6 +110,19 @@ def run(settings: Settings, out: Output) -> None:
         values["svg"] = settings.svg
         text += f"\n{settings.svg}"
     out.result(values, text)
+
+
+def _digits(steps: tuple[Any, Any] | None, channels: int) -> list[str]:
+    """How the numbers of each channel are written: with the decimals of the sensor's steps, where they are few.
+
+    >>> import numpy as np
+    >>> _digits((np.array([0.01, 2.0**-15]), np.zeros(2)), 2), _digits(None, 1)
+    (['.2f', '.6g'], ['.6g'])
+    """
+    from genmote.signals.writing import decimals
+
+    found = [None] * channels if steps is None else [decimals(*pair) for pair in zip(*steps, strict=True)]
+    return [".6g" if n is None or n > SIGNIFICANT else f".{n}f" for n in found]
 
 
 def _steps(count: int) -> Any:

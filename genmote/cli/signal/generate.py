@@ -80,6 +80,7 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
     seconds = time.perf_counter() - started
+    signals = [_series.stepped(model, one) for one in signals]
     for line in notes:
         note(line)
     paths = _series.save(settings.output, signals)

@@ -55,7 +55,7 @@ def run(settings: Settings, out: Output) -> None:
     found = model.impute(series, paths=settings.paths, seed=settings.seed)
     for line in notes:
         note(line)
-    paths = _series.save(settings.output, [found.series])
+    paths = _series.save(settings.output, [_series.stepped(model, found.series, series.grid)])
     values: dict[str, Any] = {"paths": paths, "missing": missing, "samples": int(series.values.size), "notes": notes}
     text = f"{', '.join(map(str, paths))} ({missing} of {series.values.size} samples filled in)"
     if settings.svg is not None:
