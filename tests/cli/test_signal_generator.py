@@ -301,6 +301,24 @@ def test_labels_of_stretches(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "label 'kind': says the same of no two samples one after another" in capsys.readouterr().err
 
 
+def test_labels_of_recordings_and_of_stretches_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{who},{n // 100 % 2},{np.sin(n / 3):.3f}" for n in range(400) for who in ("ann", "bob")]
+    (tmp_path / "a.csv").write_text("\n".join(["time (s),who,door,level", *rows]) + "\n")
+    (tmp_path / "b.csv").write_text("level\n" + "\n".join(f"{np.cos(n / 3):.3f}" for n in range(400)) + "\n")
+    words = [str(tmp_path / "a.csv"), "-o", str(tmp_path / "m.gguf"), "--group", "who", *TRAIN, "--steps", "1"]
+    found = told(capsys, "train", *words, "--label", "door", "who", "--channels", "level")
+    assert found["recordings"] == 8 and found["labels"] == ["door", "who"] and found["channels"] == ["level"]
+    assert found["forms"][0]["labels"] == {"door": ["0", "1"], "who": ["ann", "bob"]}  # type: ignore[index]
+    gmsc, model = str(tmp_path / "a.gmsc"), str(tmp_path / "n.gguf")  # which keeps what is said
+    assert main(["signal", "compress", str(tmp_path / "a.csv"), "-o", gmsc, "--group", "who"]) == 0
+    capsys.readouterr()
+    both = [gmsc, str(tmp_path / "b.csv"), "-o", model, "--channels", "level", *TRAIN, "--steps", "1"]
+    found = told(capsys, "train", *both, "--label", "who")
+    assert found["labels"] == ["who"] and "b: has no label who" in found["notes"]  # type: ignore[operator]
+    assert main(["signal", "train", *both, "--label", "who", "floor"]) == 2
+    assert "no channel 'floor' to take labels from; it has door, level" in capsys.readouterr().err
+
+
 def test_a_label_of_rows_stays_a_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "doors.csv"
     path.write_text("what,kind\n" + "\n".join(f"{'open' if n % 2 else 'close'},{n % 3}x" for n in range(300)) + "\n")

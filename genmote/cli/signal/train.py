@@ -26,7 +26,12 @@ from genmote.spec import dataclass, setting
 class Settings(Training, Said):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     output: Path = setting("the model file to write (.gguf)", short="-o")
-    label: str | None = setting("a channel that is said of the samples: taken out, a label", default=None)
+    labels: tuple[str, ...] = setting(
+        "what the model is told of, and can be asked for: labels of the recordings, or channels, which are taken out",
+        default=(),
+        many=True,
+        flag="--label",
+    )
     channels: tuple[str, ...] = setting("of series, only these", default=(), many=True)
     missing: tuple[float, ...] = setting("numbers that stand for a missing sample, such as -200", default=(), many=True)
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
@@ -54,7 +59,7 @@ def run(settings: Settings, out: Output) -> None:
             settings.files,
             reader=settings.reader,
             said=settings,
-            label=settings.label,
+            labels=settings.labels,
             channels=settings.channels,
             modality=settings.modality,
             missing=settings.missing,
@@ -62,10 +67,6 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
         chosen = {field.name: getattr(settings, field.name) for field in fields(Training)}
-        if settings.label is not None:
-            notes += material.unsaid(signals, settings.label)
-            signals = material.cut(signals, settings.label)
-            chosen["labels"] = tuple(dict.fromkeys((*settings.labels, settings.label)))
         made = train(signals, settings.output, Training(**chosen), missing=settings.missing, notes=notes, progress=bar)
     notes = _series.merged(notes)
     for line in notes:
