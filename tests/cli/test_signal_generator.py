@@ -51,6 +51,10 @@ def test_train_tells_what_was_learnt(folder: Path, model: Path, capsys: pytest.C
     assert (
         found["labels"] == ["kind"] and found["channels"] == ["level"] and found["modalities"] == ["home-temperature"]
     )
+    practise = found["practise"]
+    assert isinstance(practise, str) and practise.startswith("genmote signal practise ")
+    assert main(practise.split()[1:]) == 0 and (folder / "kinds-practised.gguf").exists()
+    capsys.readouterr()
     assert float(str(found["held_out_nats"])) < float(str(found["chance_nats"]))
     page = (folder / "kinds.md").read_text()
     assert "CC0" in page and "kind" in page and "60 steps" in page
@@ -342,8 +346,13 @@ def test_a_training_that_learns_nothing_says_so(tmp_path: Path, capsys: pytest.C
     noise = np.random.default_rng(0).random(900)
     source = tmp_path / "noise.csv"
     source.write_text("a\n" + "\n".join(f"{x:.4f}" for x in noise) + "\n")
-    assert main(["signal", "train", str(source), "-o", str(tmp_path / "m.gguf"), *TRAIN, "--steps", "2"]) == 0
-    assert "it has learnt nothing of use: train longer" in capsys.readouterr().out
+    words = ["signal", "train", str(source), "-o", str(tmp_path / "m.gguf"), *TRAIN, "--steps", "2"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "it has learnt nothing of use: train longer" in out
+    assert f"let it practise first: genmote signal practise {source} --model " in out.splitlines()[-1]
+    assert main([*words, "--scale", "level"]) == 0  # which cannot compress
+    assert "practise" not in capsys.readouterr().out
 
 
 def test_rows_are_generated_whole_and_as_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,6 +442,7 @@ def test_a_table_of_many_recordings(tmp_path: Path, capsys: pytest.CaptureFixtur
     long.write_text("\n".join(["time (s),who,x", *lines]) + "\n")
     how = ["--group", "who", "--names", "level"]
     made = told(capsys, "train", str(long), "-o", model, *how, *TRAIN, "--steps", "2")
+    assert str(made["practise"]).endswith("-practised.gguf --group who --names level")
     assert made["recordings"] == 2 and made["samples"] == 800 and made["channels"] == ["level"]
     next_ = told(capsys, "forecast", model, str(long), *how, "--number", "2", "--steps", "3")
     assert np.allclose(next_["times_s"], [40, 40.1, 40.2])  # type: ignore[arg-type]

@@ -5,8 +5,9 @@
     genmote signal train more.csv -o better.gguf --from sensor.gguf
 
 Some recordings, or the end of each where there are few, are held out to judge by; training stops when it gets no
-better on them. A run that was killed goes on where it was when it is started again. Needs the extra `workbench`; to run
-the model needs none.
+better on them. A run that was killed goes on where it was when it is started again. A model that is to help compressing
+(genmote signal compress --model) is to practise after that (genmote signal practise). Needs the extra `workbench`; to
+run the model needs none.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class Settings(Training, Said):
 
 
 def run(settings: Settings, out: Output) -> None:
+    import shlex
     from dataclasses import fields
 
-    from genmote.generator import card, material
+    from genmote.generator import card, material, practise
     from genmote.generator.train import train, working
 
     check_place(settings.output, "--output")
@@ -74,6 +76,19 @@ def run(settings: Settings, out: Output) -> None:
     page = settings.output.with_suffix(".md")
     save(page, card.page(made), "--output")
     values: dict[str, Any] = {"path": settings.output, "size_bytes": settings.output.stat().st_size, "card": page}
-    out.result(
-        {**values, **made, "notes": notes}, f"{settings.output} ({size(values['size_bytes'])})\n{card.text(made)}"
-    )
+    text = f"{settings.output} ({size(values['size_bytes'])})\n{card.text(made)}"
+    if made["codec"] == "bins" and made["settings"]["scale"] == "none" and any(practise.stretches(signals)):
+        values["practise"] = shlex.join(_practise(settings))
+        text += f"\nto compress with it (genmote signal compress --model), let it practise first: {values['practise']}"
+    out.result({**values, **made, "notes": notes}, text)
+
+
+def _practise(settings: Settings) -> list[str]:
+    """The command that lets the model practise on what it was trained on."""
+    words = ["genmote", "signal", "practise", *map(str, settings.files), "--model", str(settings.output), "-o"]
+    words.append(str(settings.output.with_stem(f"{settings.output.stem}-practised")))
+    for option in ("group", "names", "sample_rate", "modality", "reader"):
+        if value := getattr(settings, option):
+            given = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option.replace('_', '-')}", *map(str, given)]
+    return words
