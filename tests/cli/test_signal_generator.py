@@ -112,6 +112,11 @@ def test_what_is_made_has_the_sensor_s_digits(tmp_path: Path, capsys: pytest.Cap
     assert main(["signal", "forecast", model, str(source), "-o", str(next_), "--steps", "5"]) == 0
     assert [decimals(next_, n) for n in range(1, 7)] == [{2}] * 3 + [{0}] * 3
     lines = source.read_text().splitlines()
+    finer = tmp_path / "finer.csv"  # than what was learnt from: it stays as it is
+    finer.write_text("\n".join([lines[0], *(f"{n / 20},20.{n:04d},{n}.5" for n in range(20))]) + "\n")
+    assert main(["signal", "generate", model, "-o", str(made), "--prefix", str(finer), "--steps", "9"]) == 0
+    found = [line.split(",")[1:] for line in made.read_text().splitlines()]
+    assert found[1:21] == [[f"20.{n:04d}", f"{n}.5"] for n in range(20)] and len(found) == 30
     gappy = [line if n not in (40, 41) else line.split(",")[0] + ",," for n, line in enumerate(lines[:100])]
     source.write_text("\n".join(gappy) + "\n")
     assert main(["signal", "impute", model, str(source), "-o", str(whole)]) == 0

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,28 @@ def test_an_alarm_that_goes_on_is_told_once(model: Path) -> None:
     highest = [max(one.score for _, one in found) for found in (whole, cut)]
     assert highest[0] == pytest.approx(highest[1])
     assert [one.over for _, one in told([0, 20, 60], "another recording")] == [False] * 5
+
+
+def test_lines_of_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    from genmote.cli._output import Output
+    from genmote.cli.signal._alarms import Alarm
+    from genmote.cli.signal._desk import Desk
+
+    two = Series("pump", np.array([[20, 3], [30, 3]], np.float32), 1.0, ("temp", "flow"), ("°C", "l"), start_s=5.0)
+    for json_too in (False, True):
+        any_of: Any = SimpleNamespace(threshold=4.5)
+        desk = Desk(Output(json=json_too), any_of, None, any_of, 1.0)
+        desk._alarm("hall", two, Alarm(1, 3, 7.25, "temp"))
+        desk._alarm("hall", two, Alarm(0, 9, 8.0, "temp", over=True))
+        assert desk.alarmed == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "6.000 s  hall: score 7.25, 2.75 above 4.50, 3 rows, temp the oddest: temp (°C) 30, flow (l) 3",
+        "5.000 s  hall: over after 9 rows, highest score 8.00, temp the oddest",
+    ]
+    told = [json.loads(line) for line in lines[2:]]
+    assert [one["event"] for one in told] == ["alarm", "over"] and told[1]["rows"] == 9
+    assert all(one["channel"] == "temp" for one in told)
 
 
 def test_a_clean_recording_tells_the_threshold(broker: Any, watch: Watcher, model: Path, tmp_path: Path) -> None:

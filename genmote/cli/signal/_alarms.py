@@ -17,8 +17,9 @@ from genmote.signals.kinds import Records, Series
 
 @dataclass(frozen=True)
 class Alarm:
-    """`rows` one after another were too odd, the oddest, at `row` of the piece, with `score` nats, most of which is
-    `channel`'s. `over`: an alarm that went on from piece to piece has ended before `row`; it is of all its rows."""
+    """`rows` one after another were too odd, the oddest, at `row` of the piece, with `score` nats, of which `channel`
+    has the largest part. `over`: an alarm that went on from piece to piece has ended before `row`; it is of all its
+    rows."""
 
     row: int
     rows: int

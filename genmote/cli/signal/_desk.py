@@ -104,9 +104,9 @@ class Desk:
             "score": score,
             "threshold": limit,
             "above": score - limit,
+            "channel": alarm.channel,
         }
-        told["channel"] = alarm.channel
-        mostly = f", most of it {alarm.channel}'s" if alarm.channel and len(values) > 1 else ""
+        mostly = f", {alarm.channel} the oddest" if alarm.channel and len(values) > 1 else ""
         if alarm.over:
             line = f"over after {rows} rows, highest score {score:.2f}{mostly}"
             return self._tell({"event": "over", **told}, f"{_when(at_s)}  {topic}: {line}")

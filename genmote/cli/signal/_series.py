@@ -88,7 +88,8 @@ def steps(model: Generator, series: Series, grid: Grid | None = None) -> tuple[A
 
 
 def stepped(model: Generator, made: Signal, grid: Grid | None = None) -> Signal:
-    """What was made, in whole steps of its sensor; samples of `grid`, where there are some, stay as they are."""
+    """What was made, in whole steps of its sensor; those of `grid`, which it begins with, stay as they are
+    where they are not missing."""
     import numpy as np
 
     from genmote.signals.kinds import MISSING, Grid, Series
@@ -100,9 +101,10 @@ def stepped(model: Generator, made: Signal, grid: Grid | None = None) -> Signal:
         return made
     integers = np.where(np.isnan(counts), MISSING, np.nan_to_num(counts).astype(np.int64))
     if grid is not None:
-        integers = np.where(grid.integers == MISSING, integers, grid.integers)
-    own = Grid(integers, *found)
-    return replace(made, values=own.values(), grid=own)
+        own = grid.integers[: len(integers)]
+        integers[: len(own)] = np.where(own == MISSING, integers[: len(own)], own)
+    whole = Grid(integers, *found)
+    return replace(made, values=whole.values(), grid=whole)
 
 
 def merged(notes: Sequence[str]) -> list[str]:

@@ -80,7 +80,9 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
     seconds = time.perf_counter() - started
-    signals = [_series.stepped(model, one) for one in signals]
+    begun = prefix.grid if isinstance(prefix, Series) else None
+    if prefix is None or begun is not None:
+        signals = [_series.stepped(model, one, begun) for one in signals]
     for line in notes:
         note(line)
     paths = _series.save(settings.output, signals)
