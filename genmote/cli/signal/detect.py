@@ -3,8 +3,8 @@
     genmote signal detect sensor.gguf today.csv --clean yesterday.csv --svg today.svg
     genmote signal detect sensor.gguf today.csv --threshold 4.2 -o scores.csv
 
-A score is how unlikely a sample was, in nats, averaged over the last --smooth samples and all channels; of those the one
-is told that has the largest part in it. The threshold is one that a part --quantile of a clean recording stays below.
+A score is how unlikely a sample was, in nats, averaged over the last --smooth samples and all channels; of those it is
+told which has the largest part in it. The threshold is one that a part --quantile of a clean recording stays below.
 The file is read in pieces: of it its scores alone stay in memory.
 """
 
