@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import stat
 import sys
@@ -124,6 +125,40 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make `folder` if it is absent, and keep other processes that ask for it out while the block runs, where the
+    system has locks. It is removed afterwards if nothing is in it.
+
+    Raises OSError where it cannot be made or written, `SpecError` where a process has it, which is named."""
+    place = folder / "lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(folder))
+        with contextlib.suppress(FileNotFoundError):  # whoever had it has just removed it
+            descriptor = os.open(place, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                if not _lock(descriptor) and _has_locks():
+                    who = os.read(descriptor, 20).decode("ascii", "replace").strip()
+                    raise SpecError(
+                        f"{folder} is in use by process {who or 'unknown'}: wait until that is done, or name another"
+                    )
+                if os.path.samestat(os.fstat(descriptor), os.stat(place)):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()}\n".encode())
+                    try:
+                        yield
+                    finally:
+                        with contextlib.suppress(OSError):
+                            place.unlink()
+                        with contextlib.suppress(OSError):
+                            folder.rmdir()
+                    return
+            finally:
+                os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Put a rename in `folder` on the disk, where the system can sync folders."""
     if sys.platform == "win32":
@@ -150,12 +185,16 @@ def _sweep(path: Path) -> None:
 
 def _lock(descriptor: int) -> bool:
     """Take the advisory lock of an open file without waiting; False when another process has it, or none can be had."""
-    try:
-        import fcntl
-    except ImportError:
+    if not _has_locks():
         return False
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
+
+
+def _has_locks() -> bool:
+    return importlib.util.find_spec("fcntl") is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from types import ModuleType
 
 from genmote.errors import SpecError, UserError
@@ -30,6 +31,17 @@ def load(package: str, name: str, *, what: str = "member", error: type[UserError
     if wanted not in known:
         raise error(f"no {what} is called {name!r}{near(name, known)}; known: {', '.join(known)}")
     return importlib.import_module(f"{package}.{wanted.replace('-', '_')}")
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Names for a line of text: some of them, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2), listed(["a"]), listed([])
+    ('a, b and 1 more', 'a', 'none')
+    """
+    all_names = list(names)
+    more = f" and {len(all_names) - most} more" if len(all_names) > most else ""
+    return ", ".join(all_names[:most]) + more or "none"
 
 
 def near(name: str, known: list[str]) -> str:

@@ -118,6 +118,54 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     assert {path: path.lstat() for path in tmp_path.iterdir()} == before
 
 
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from genmote.home import held\n"
+        "with held(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read(); {end}"
+    )
+    folder = tmp_path / "work"
+
+    def other(end: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code.format(end=end), str(folder)],
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    for end, left in (("pass", False), ("import os; os.kill(os.getpid(), 9)", True)):
+        process = other(end)
+        (folder / "state").write_text("learnt")
+        with pytest.raises(SpecError, match=f"work is in use by process {process.pid}: wait"), home.held(folder):
+            pytest.fail("the block must not begin")
+        process.communicate("")
+        assert (folder / "lock").exists() == left and (folder / "state").read_text() == "learnt"
+    with home.held(folder):  # of one that was killed
+        assert (folder / "lock").read_text() == f"{os.getpid()}\n"
+        (folder / "state").unlink()
+    assert not folder.exists(), "an empty one is removed"
+
+
+def test_a_folder_that_cannot_be_held(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(FileExistsError), home.held(tmp_path / "file"):
+        pytest.fail("the block must not begin")
+    (tmp_path / "taken" / "lock").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError), home.held(tmp_path / "taken"):
+        pytest.fail("the block must not begin")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_takes_no_files_is_not_held(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(PermissionError), home.held(tmp_path / "closed"):
+        pytest.fail("the block must not begin")
+
+
 def test_what_a_killed_writer_left_is_swept_and_a_living_writers_file_is_not(tmp_path: Path) -> None:
     code = (
         "import os, sys; from genmote.home import atomic_write\n"

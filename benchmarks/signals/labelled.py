@@ -47,7 +47,7 @@ ACTIVITIES = ("walking", "upstairs", "downstairs", "sitting", "standing")
 
 @functools.cache
 def activities() -> tuple[list[Recording], list[Recording]]:
-    """A phone's three axes at 25 Hz while its user does something, by user: the third is judged."""
+    """A phone's three axes at 12.5 Hz while its user does something, by user: the third is judged."""
     place = folder("hyperimu_har")
     sides: tuple[list[Recording], list[Recording]] = ([], [])
     for line in (place / "labels.txt").read_text().splitlines():
@@ -59,7 +59,7 @@ def activities() -> tuple[list[Recording], list[Recording]]:
             continue
         three = series_of(path).values[start:stop]
         values = np.stack([slower(three[:, n], 4) for n in range(3)], axis=1).astype(np.float32)
-        one = Series(f"{path.stem} {start}", values, 25.0, tuple("xyz"), ("m/s²",) * 3)
+        one = Series(f"{path.stem} {start}", values, 12.5, tuple("xyz"), ("m/s²",) * 3)
         sides[user == 3].append(_labelled(one, "activity", ACTIVITIES[activity - 1], path))
     return sides
 
@@ -152,7 +152,7 @@ GENERATIONS = {
         {"size": "tiny", "context": 128, "steps": 300, "bins": 128, "spacing": "quantile"},
     ),
     "activities": GenerateSet(
-        "acceleration, 2.6 s of three axes (by user)",
+        "acceleration, 5.1 s of three axes (by user)",
         activities,
         64,
         {"size": "tiny", "context": 256, "steps": 300, "bins": 128},

@@ -13,6 +13,7 @@ from genmote.generator.layout import Rows, joined
 from genmote.generator.material import chosen
 from genmote.generator.walk import embedded
 from genmote.ops.protocol import Span
+from genmote.signals.codecs.bins import Bins
 from genmote.signals.kinds import Series, Signal
 
 if TYPE_CHECKING:
@@ -37,29 +38,35 @@ class Scorer:
     def push(self, piece: Signal) -> Floats:
         """(n,) of a piece that goes on from the one before; however a signal is cut into pieces, its scores are the
         same."""
+        return np.asarray(self.each(piece).mean(axis=1), np.float32)
+
+    def channels(self, piece: Signal) -> tuple[str, ...]:
+        """What the columns of `each` are of; none where a sample or row is told as a whole."""
+        return piece.channels if isinstance(piece, Series) and self.model.layout.steady else ()
+
+    def each(self, piece: Signal) -> NDArray[np.float64]:
+        """(n, C) of each channel, or (n, 1) of samples or rows as a whole; `push` has their mean."""
         layout = self.model.layout
         piece = self.model.fitted(piece)
         if isinstance(piece, Series) and layout.steady:
             groups = self.model.together(piece.channels)
             if len(groups) > 1:
                 self.parts = self.parts or [Scorer(self.model) for _ in groups]
-                own = [
-                    part.push(chosen(piece, [piece.channels[n] for n in group]))
-                    for part, group in zip(self.parts, groups, strict=True)
-                ]
-                return np.asarray(np.mean(own, axis=0), np.float32)
+                found = np.zeros(piece.values.shape)
+                for part, group in zip(self.parts, groups, strict=True):
+                    found[:, group] = part.each(chosen(piece, [piece.channels[n] for n in group]))
+                return found
         header = layout.header(piece)
         if self.header is None or not np.array_equal(header.tokens, self.header.tokens):
             self.header = header
             self._begin(layout.header(piece)[:0])
         if not len(piece):
-            return np.zeros(0, np.float32)
+            return np.zeros((0, max(1, len(self.channels(piece)))))
         rows = layout.rows(piece)
-        sums = np.add.reduceat(self._nats(rows), layout.starts(piece, rows)[:-1])
-        if isinstance(piece, Series):
-            sums = sums / len(piece.channels) if layout.steady else sums
-            sums = sums + self._outside(piece)
-        return np.asarray(sums, np.float32)
+        nats, starts = self._nats(rows), layout.starts(piece, rows)
+        if isinstance(piece, Series) and layout.steady:
+            return nats.reshape(piece.values.shape) + self._outside(piece)
+        return np.add.reduceat(nats, starts[:-1]).astype(np.float64)[:, None]
 
     def _begin(self, rows: Rows) -> None:
         """Forget all but these."""
@@ -99,12 +106,11 @@ class Scorer:
             at += len(part)
         return found
 
-    def _outside(self, piece: Series) -> Floats:
-        """(n,) what is added for numbers beyond the codec's range: by how many of its bins."""
-        scale = getattr(self.model.codec, "scale", None)
-        extra = np.zeros(piece.values.shape, np.float64)
-        if scale is None or not self.model.layout.steady:
-            return np.zeros(len(piece), np.float32)
+    def _outside(self, piece: Series) -> NDArray[np.float64]:
+        """(n, C) what is added for numbers beyond the codec's range: by how many of its bins."""
+        codec = self.model.codec
+        assert isinstance(codec, Bins)
+        scale, extra = codec.scale, np.zeros(piece.values.shape)
         for n, at in enumerate(self.model.codec.head.positions(piece)):
             low, high = float(scale.edges[at, 0]), float(scale.edges[at, -1])
             wide = max((high - low) / scale.bins, 1e-30)
@@ -112,15 +118,21 @@ class Scorer:
             values = np.nan_to_num(piece.values[:, n], nan=low).astype(np.float64)
             beyond = np.maximum(np.maximum(low - values, values - high), 0)
             extra[:, n] = np.log1p(beyond / wide)
-        return np.asarray(extra.mean(axis=1), np.float32)
+        return extra
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """(n,) each: smoothed scores, and which of them are alarms: above the threshold, and not at the very beginning."""
+    """(n,) each: smoothed scores, and which of them are alarms: above the threshold, and not at the very beginning;
+    `most`: which of the `channels` has the largest part in the score, where it is of channels."""
 
     scores: Floats
     alarms: NDArray[np.bool_]
+    most: NDArray[np.intp]
+    channels: tuple[str, ...] = ()
+
+    def channel(self, row: int) -> str | None:
+        return self.channels[self.most[row]] if self.channels else None
 
 
 class Detector:
@@ -130,21 +142,24 @@ class Detector:
         if smooth < 1:
             raise SpecError(f"smooth={smooth}: use 1 or more")
         self.scorer, self.threshold, self.smooth = model.scorer(), threshold, smooth
-        self._last = np.zeros(0)
+        self._last: NDArray[np.float64] | None = None  # of each channel, the samples that later scores are of, too
         self._seen = 0
 
     def push(self, piece: Signal) -> Found:
         """Of a piece that goes on from the one before."""
-        own = self.scorer.push(piece).astype(np.float64)
-        both = np.concatenate([self._last, own])
-        sums = np.cumsum(np.concatenate([[0.0], both]))
-        at = np.arange(len(self._last) + 1, len(both) + 1)
+        own = self.scorer.each(piece)
+        before = own[:0] if self._last is None else self._last
+        both = np.concatenate([before, own])
+        sums = np.cumsum(np.concatenate([np.zeros((1, own.shape[1])), both]), axis=0)
+        at = np.arange(len(before) + 1, len(both) + 1)
         begin = np.maximum(0, at - self.smooth)
-        scores = ((sums[at] - sums[begin]) / (at - begin)).astype(np.float32)
+        parts = (sums[at] - sums[begin]) / (at - begin)[:, None]
+        scores = parts.mean(axis=1).astype(np.float32)
         self._last = both[max(0, len(both) - self.smooth + 1) :] if self.smooth > 1 else both[:0]
         place = self._seen + np.arange(len(scores))
         self._seen += len(scores)
-        return Found(scores, (scores > self.threshold) & (place >= SETTLES))
+        alarms = (scores > self.threshold) & (place >= SETTLES)
+        return Found(scores, alarms, parts.argmax(axis=1), self.scorer.channels(piece))
 
 
 def threshold(model: Generator, clean: list[Signal], quantile: float = 0.999, smooth: int = 1) -> float:

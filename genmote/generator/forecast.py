@@ -16,6 +16,7 @@ from genmote.generator.layout import Rows, joined
 from genmote.generator.material import chosen
 from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
+from genmote.signals.codecs.bins import Bins
 from genmote.signals.kinds import Series
 
 if TYPE_CHECKING:
@@ -28,10 +29,13 @@ AFTER = 0.25  # part of what the model sees at once that may be of what follows 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """`samples` (P, T, C): P ways that it may be; `series`: their median, with names, units and times."""
+    """`samples` (P, T, C): P ways that it may be; `series`: their median, with names, units and times. `outside`: how
+    many values of what was seen before lie beyond those that the model learnt from, and count as the nearest of them,
+    as all that is drawn lies within."""
 
     samples: Floats
     series: Series
+    outside: int = 0
 
     def quantiles(self, levels: Sequence[float]) -> Floats:
         """(Q, T, C)"""
@@ -46,8 +50,8 @@ def apart(model: Generator, series: Series, job: Callable[[Series], Forecast]) -
     found = [job(chosen(series, [series.channels[n] for n in group])) for group in groups]
     samples = np.concatenate([one.samples for one in found], axis=2)
     values = np.concatenate([one.series.values for one in found], axis=1)
-    first = found[0].series
-    return Forecast(samples, replace(first, values=values, channels=series.channels, units=series.units))
+    whole = replace(found[0].series, values=values, channels=series.channels, units=series.units)
+    return Forecast(samples, whole, sum(one.outside for one in found))
 
 
 def forecast(model: Generator, history: Series, steps: int, paths: int, seed: int) -> Forecast:
@@ -60,7 +64,8 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
     seen = _seen(layout.context, len(header), channels, steps)
     recent = history.part(max(0, len(history) - seen), len(history))
     scale = Scale.of(recent.values, layout.scale)
-    rows = layout.rows(scale.told(recent))
+    told = scale.told(recent)
+    rows = layout.rows(told)
     times = _later(model, recent, steps)
     asks = layout.asks(recent, times, np.zeros(steps, np.int32))
     draw = Draw(seed)
@@ -72,7 +77,7 @@ def forecast(model: Generator, history: Series, steps: int, paths: int, seed: in
         if n + 1 < steps * channels:
             walk.put(made[:, n], asks[n], asks[n + 1])
     samples = scale.back(_values(model, history, made))
-    return Forecast(samples, _after(history, np.median(samples, axis=0), times))
+    return Forecast(samples, _after(history, np.median(samples, axis=0), times), _outside(model, told))
 
 
 def impute(model: Generator, series: Series, paths: int, seed: int) -> Forecast:
@@ -153,6 +158,14 @@ def _seen(context: int, header: int, channels: int, steps: int) -> int:
     """Steps of the past that are told: so many that what comes has room, as far as it can."""
     room = (context - header) // channels
     return max(1, room - min(steps, room // 2))
+
+
+def _outside(model: Generator, series: Series) -> int:
+    """How many values are cut to what the codec was fitted on."""
+    codec = model.codec
+    assert isinstance(codec, Bins)
+    positions = codec.head.positions(series)
+    return sum(codec.scale.code(series.values[:, n], at)[1] for n, at in enumerate(positions))
 
 
 def _numbers(model: Generator) -> NDArray[np.bool_]:

@@ -26,12 +26,11 @@ from genmote.generator.scale import Own
 from genmote.signals.codecs.bins import Bins
 from genmote.signals.coding import Codec
 from genmote.signals.header import FIRST
-from genmote.signals.kinds import Records, Series, Signal
+from genmote.signals.kinds import DATED, Records, Series, Signal
 
 ASKS = 6  # channel, steps left, hour, day of the week, two labels
 CHANNEL, LEFT, HOUR, DAY, LABEL, OTHER = range(ASKS)
 NEAR, LEFTS = 16, 32  # steps left that have a token each; tokens for steps left
-DATED = 1e8  # times below this are seconds since a recording's start, not since 1970
 SLOWEST, FASTEST = 86400.0, 10.0  # seconds from step to step between which the hour matters
 Int = NDArray[np.int32]
 

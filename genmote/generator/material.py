@@ -11,9 +11,12 @@ import numpy as np
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
+from genmote.registry import listed
+from genmote.signals import modality as known
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
+from genmote.signals.reading import Said
 
 NONE = ""  # the label of what nothing is said of
 
@@ -44,56 +47,85 @@ def read(
     paths: Sequence[Path],
     *,
     reader: str | None = None,
-    label: str | None = None,
+    labels: Sequence[str] = (),
     channels: Sequence[str] = (),
     modality: str | None = None,
     missing: Sequence[float] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
+    said: Said | None = None,
 ) -> list[Signal]:
-    """All signals in files and folders. `label`: a channel or field that is taken out and said of the samples instead;
-    `channels`: of series, only these; `modality`: what they are of; `missing`: numbers that stand for none. In a
-    folder, files that no reader knows are left out and told."""
+    """All signals in files and folders. `labels`: what is said of them, or channels that are taken out and said of the
+    samples instead, so that each stretch of which one thing is said is a series of its own; where some have none, that
+    is told. `channels`: of series, only these; `modality`: what they are of; `missing`: numbers that stand for none. In
+    a folder, files that no reader knows are left out and told."""
     told: list[str] = [] if notes is None else notes
+    if modality is not None:
+        modality = known.named(modality)
     all_files = files(paths)
-    found: list[Signal] = []
+    whole: list[Signal] = []
     for n, path in enumerate(all_files):
         progress("reading", n, len(all_files))
         try:
-            signals = reading.read(path, reader=reader, notes=told)
+            whole += reading.read(path, reader=reader, notes=told, said=said)
         except SignalError as fault:
             if path in paths:
                 raise
             told.append(f"{fault}; left out")
-            continue
-        found += [prepared(signal, label, channels, modality, missing) for signal in signals]
     progress("reading", len(all_files), len(all_files))
-    if not found:
+    if not whole:
         raise SignalError(f"{', '.join(map(str, paths))}: holds no recording that a reader knows")
-    return found
+    found = [prepared(signal, missing=missing) for signal in whole]
+    for label in labels:
+        found = by_label(found, label, told)
+    return [prepared(signal, channels, modality) for signal in found]
 
 
 def prepared(
     signal: Signal,
-    label: str | None = None,
     channels: Sequence[str] = (),
     modality: str | None = None,
     missing: Sequence[float] = (),
 ) -> Signal:
-    """The signal with what `read` is asked for."""
+    """The signal with what else `read` is asked for."""
     if missing and isinstance(signal, Series):
         gone = np.isin(signal.values, np.array(missing, np.float32))
         grid = signal.grid
         if grid is not None:
             grid = replace(grid, integers=np.where(gone, MISSING, grid.integers))
         signal = replace(signal, values=np.where(gone, np.float32(np.nan), signal.values), grid=grid)
-    if label is not None:
-        signal = labelled(signal, label)
     if channels and isinstance(signal, Series):
         signal = chosen(signal, channels)
     if modality is not None:
+        known.fits(modality, signal)
         signal = replace(signal, labels={**signal.labels, MODALITY: modality})
     return signal
+
+
+def by_label(signals: Sequence[Signal], label: str, notes: list[str]) -> list[Signal]:
+    """Signals as `read` has them with a label: whole, or in stretches. SignalError where none has it."""
+    having = [label in signal.labels or label in _columns(signal) for signal in signals]
+    if not any(having):
+        labelled(signals[0], label)  # which raises
+    found: list[Signal] = []
+    for signal, has in zip(signals, having, strict=True):
+        if not has:
+            notes.append(f"{signal.name}: has no label {label}")
+            found.append(signal)
+            continue
+        parts = cut(labelled(signal, label), label)
+        if isinstance(signal, Records) and label not in parts[0].labels:
+            notes.append(f"{signal.name}: {label} differs from row to row: it stays a field, and is no label")
+        found += parts
+    if not found:
+        raise SignalError(
+            f"label {label!r}: says the same of no two samples one after another; wanted stretches of one label"
+        )
+    return found
+
+
+def _columns(signal: Signal) -> Sequence[str]:
+    return [field.name for field in signal.fields] if isinstance(signal, Records) else signal.channels
 
 
 def labelled(signal: Signal, column: str) -> Signal:
@@ -106,8 +138,8 @@ def labelled(signal: Signal, column: str) -> Signal:
         labels = {**signal.labels, column: values[0]} if len(set(values)) == 1 else signal.labels
         return replace(signal, labels=labels)
     if not isinstance(signal, Series) or column not in signal.channels:
-        names = ", ".join(getattr(signal, "channels", ()))
-        raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names or 'none'}")
+        names = listed(getattr(signal, "channels", ()))
+        raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names}")
     words = [word(value) for value in signal.values[:, signal.channels.index(column)].tolist()]
     rest = chosen(signal, [name for name in signal.channels if name != column])
     if len(set(words)) == 1 and words[0] != NONE:
@@ -131,7 +163,7 @@ def chosen(series: Series, channels: Sequence[str]) -> Series:
     missing = [name for name in channels if name not in series.channels]
     if missing:
         raise SignalError(
-            f"{series.name}: no channel {missing[0]!r}; it has {', '.join(series.channels)}: choose among them"
+            f"{series.name}: no channel {missing[0]!r}; it has {listed(series.channels)}: choose among them"
         )
     at = [series.channels.index(name) for name in channels]
     grid = series.grid
@@ -144,31 +176,16 @@ def chosen(series: Series, channels: Sequence[str]) -> Series:
     )
 
 
-def cut(signals: Sequence[Signal], label: str) -> list[Signal]:
-    """Series cut where their marks say so: each marked stretch is a series of its own, with the mark as its `label`.
-    SignalError where no stretch is left."""
+def cut(signal: Signal, label: str) -> list[Signal]:
+    """A series cut where its marks say so: each marked stretch is a series of its own, with the mark as its `label`."""
+    if not isinstance(signal, Series) or label in signal.labels:
+        return [signal]
     found: list[Signal] = []
-    for signal in signals:
-        if not isinstance(signal, Series) or label in signal.labels:
-            found.append(signal)
-            continue
-        for mark in signal.marks:
-            if mark.stop - mark.start > 1:
-                part = signal.part(mark.start, mark.stop)
-                labels = {**part.labels, label: mark.label}
-                found.append(replace(part, marks=(), labels=labels, continues=False))
-    if not found:
-        raise SignalError(
-            f"label {label!r}: says the same of no two samples one after another; wanted stretches of one label"
-        )
+    for mark in signal.marks:
+        if mark.stop - mark.start > 1:
+            part = signal.part(mark.start, mark.stop)
+            found.append(replace(part, marks=(), labels={**part.labels, label: mark.label}, continues=False))
     return found
-
-
-def unsaid(signals: Sequence[Signal], label: str) -> list[str]:
-    """A line for records of which the label is not said as a whole: it stays a field."""
-    names = [signal.name for signal in signals if isinstance(signal, Records) and label not in signal.labels]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [f"{names[0]}{more}: {label} differs from row to row: it stays a field, and is no label"] if names else []
 
 
 def word(item: object) -> str:

@@ -20,6 +20,7 @@ from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.generator import file as model_files
 from genmote.generator.layout import Layout
+from genmote.registry import listed
 from genmote.signals.coding import Codec
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Series, Signal
@@ -88,7 +89,7 @@ class Generator:
         units = dict(pairs)
         for n, name in enumerate(channels):
             if name not in units:
-                known = ", ".join(dict.fromkeys(head.channels))
+                known = listed(dict.fromkeys(head.channels))
                 raise SignalError(f"channel {name!r}: the model knows {known}; choose among them")
             if name in channels[:n]:
                 raise SignalError(f"channel {name!r} is asked for twice: name each once")

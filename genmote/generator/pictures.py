@@ -63,17 +63,25 @@ def imputed(series: Series, found: Forecast) -> str:
 
 
 def detected(
-    signal: Signal, scores: NDArray[np.float32], threshold: float, stretches: Sequence[tuple[int, int]], above: int
+    signal: Signal,
+    scores: NDArray[np.float32],
+    threshold: float,
+    stretches: Sequence[tuple[int, int, str | None]],
+    above: int,
 ) -> str:
-    """A series, or just the scores of rows, with the stretches [start, stop) that are told; `above`: alarms."""
+    """A series, or just the scores of rows, with the stretches [start, stop) that are told, each in the channel that
+    it is of; `above`: alarms."""
     panels = []
     x = np.arange(len(scores), dtype=np.float64)
-    shades = [(float(start), float(stop)) for start, stop in stretches]
     if isinstance(signal, Series):
-        for n, (channel, of) in enumerate(zip(signal.channels[:MOST], signal.units, strict=False)):
-            there = np.isfinite(signal.values[:, n])
+        odd = {channel for _, _, channel in stretches}
+        drawn = sorted(range(len(signal.channels)), key=lambda n: signal.channels[n] not in odd)[:MOST]
+        for n in sorted(drawn):
+            there, channel = np.isfinite(signal.values[:, n]), signal.channels[n]
+            own = [(float(start), float(stop)) for start, stop, one in stretches if one in (None, channel)]
             if there.any():
-                panels.append(Panel(channel, x[there], signal.values[there, n], "sample", of, shades=shades))
+                panels.append(Panel(channel, x[there], signal.values[there, n], "sample", signal.units[n], shades=own))
+    shades = [(float(start), float(stop)) for start, stop, _ in stretches]
     line = (x[[0, -1]], np.full(2, threshold), np.full(2, threshold))
     panels.append(Panel("how unlikely", x, scores, "sample or row", "nats", shades=shades, band=line))
     return chart.svg(signal.name, f"{above} of {len(scores)} above {threshold:.3g}, shaded", panels)

@@ -27,7 +27,7 @@ MATCH = ("mix", "far", "shares")
 
 def practise(teller: Teller, signals: Sequence[Signal], *, progress: Progress = quiet) -> Practice:
     """What a coder that `teller` tells learns on series of whole numbers. SignalError where there are none."""
-    found = list(_stretches(signals))
+    found = list(stretches(signals))
     if not found:
         raise SignalError("no recording of whole numbers without gaps to practise on; give some, such as ADC samples")
     chosen = [found[int(n)] for n in np.linspace(0, len(found) - 1, min(MOST, len(found)))]
@@ -48,7 +48,7 @@ def write(model: Path, output: Path, learnt: Practice) -> None:
     write_gguf(output, {**kept, **{PRACTICE + key: value for key, value in learnt.state().items()}}, tensors)
 
 
-def _stretches(signals: Sequence[Signal]) -> Iterator[Series]:
+def stretches(signals: Sequence[Signal]) -> Iterator[Series]:
     """The first rows of series of whole numbers, as they are coded: over an origin."""
     for signal in signals:
         if not isinstance(signal, Series) or signal.grid is None or len(signal) < 64:

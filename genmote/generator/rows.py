@@ -12,6 +12,7 @@ import numpy as np
 
 from genmote.home import atomic_write
 from genmote.signals.kinds import Frames, Records, Series, Signal
+from genmote.signals.writing import is_date, moment
 
 
 def write(path: Path, signals: Sequence[Signal]) -> None:
@@ -29,9 +30,9 @@ def rows(signal: Signal) -> Iterator[dict[str, Any]]:
     for n in range(len(signal)):
         row: dict[str, Any] = {}
         if times is not None:
-            row["time"] = round(float(times[n]), 6)
+            row["time"] = _time(float(times[n]))
         elif isinstance(signal, Series):
-            row["time"] = round((signal.start_s or 0.0) + n / signal.rate_hz, 6)
+            row["time"] = _time((signal.start_s or 0.0) + n / signal.rate_hz)
         if isinstance(signal, Records):
             row |= {f.name: _plain(column[n]) for f, column in zip(signal.fields, signal.columns, strict=True)}
         elif isinstance(signal, Series):
@@ -39,6 +40,10 @@ def rows(signal: Signal) -> Iterator[dict[str, Any]]:
         elif isinstance(signal, Frames):
             row["frame"] = np.asarray(signal.frames[n], float).round(6).tolist()
         yield row
+
+
+def _time(seconds: float) -> float | str:
+    return moment(seconds) if is_date(seconds) else round(seconds, 6)
 
 
 def _plain(value: Any) -> Any:

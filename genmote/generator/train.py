@@ -7,10 +7,12 @@ What has been learnt is saved every half minute, so that a run that was killed g
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genmote import home
 from genmote.errors import SignalError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.generator import file as model_files
@@ -96,8 +99,38 @@ def train(
 
     Raises SignalError for recordings that nothing can be learnt from, SpecError for settings that do not go together,
     OpsError without PyTorch."""
-    training = training or Training()
-    told: list[str] = [] if notes is None else notes
+    with working(output) as work:
+        told: list[str] = [] if notes is None else notes
+        return _trained(signals, output, work, training or Training(), name or output.stem, missing, told, progress)
+
+
+@contextlib.contextmanager
+def working(output: Path) -> Iterator[Path]:
+    """The folder beside a model file where a training keeps what it has learnt, for it alone while the block runs.
+    SpecError, before anything is done, where another one has it or it cannot be written."""
+    work = output.with_name(output.name + ".work")
+    try:
+        with home.held(work):
+            yield work
+    except OSError as fault:
+        if fault.filename is None or work not in (path := Path(os.fsdecode(fault.filename)), path.parent):
+            raise
+        raise SpecError(
+            f"{work} cannot be written ({fault.strerror}), where training keeps what it has learnt: move it away, or "
+            "choose another --output"
+        ) from None
+
+
+def _trained(
+    signals: Sequence[Signal],
+    output: Path,
+    work: Path,
+    training: Training,
+    title: str,
+    missing: Sequence[float],
+    told: list[str],
+    progress: Progress,
+) -> dict[str, Any]:
     kinds = {type(signal) for signal in signals}
     if len(kinds) != 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
@@ -115,9 +148,6 @@ def train(
     judge = Windows(layout, recordings(layout, judged, []))
     if started.tokens < 256:
         raise SignalError(f"{started.tokens} tokens to learn from: wanted at least 256; give more or longer recordings")
-    work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
-    title = name or output.stem
     first = work / "first.gguf"
     if base is None:
         first_model(first, FORMS[training.size], layout, title, training.seed)
@@ -136,6 +166,7 @@ def train(
         "channels": list(layout.codec.head.channels),
         "modalities": list(layout.codec.head.modalities),
         "labels": list(dict.fromkeys(layout.codec.head.label_keys)),
+        "sensor_steps": sensor_steps(signals),
         "forms": forms(signals, list(dict.fromkeys(layout.codec.head.label_keys))),
         "codec": layout.codec.name,
         "missing": [float(x) for x in missing],
@@ -225,6 +256,20 @@ def forms(signals: Sequence[Signal], labels: Sequence[str] = ()) -> list[dict[st
         }
         for form, _ in found.most_common(MOST_FORMS)
     ]
+
+
+def sensor_steps(signals: Sequence[Signal]) -> dict[str, list[float]]:
+    """Of each channel that always came as whole numbers the finest step, and a value that it counts from: what the
+    sensor can tell apart."""
+    found: dict[str, list[float]] = {}
+    other: set[str] = set()
+    for series in signals:
+        if isinstance(series, Series) and series.grid is not None:
+            for name, step, zero in zip(series.channels, series.grid.step, series.grid.zero, strict=True):
+                found[name] = min(found.get(name, [math.inf, 0.0]), [float(step), float(zero)])
+        elif isinstance(series, Series):
+            other |= set(series.channels)
+    return {name: one for name, one in found.items() if name not in other}
 
 
 def chance(learnt: Sequence[Rows], judged: Sequence[Rows], layout: Layout) -> float:

@@ -25,6 +25,7 @@ class Batch:
     columns: tuple[NDArray[np.generic], ...]
     times: NDArray[np.float64] | None = None
     wholes: tuple[NDArray[np.int64], ...] | None = None
+    groups: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -40,6 +41,7 @@ class Batch:
             tuple(column[at] for column in self.columns),
             None if self.times is None else self.times[at],
             None if self.wholes is None else tuple(whole[at] for whole in self.wholes),
+            None if self.groups is None else self.groups[at],
         )
 
     def then(self, other: Batch) -> Batch:
@@ -51,6 +53,7 @@ class Batch:
             tuple(np.concatenate(pair) for pair in zip(self.wholes or (), other.wholes or (), strict=True))
             if whole
             else None,
+            None if self.groups is None or other.groups is None else np.concatenate([self.groups, other.groups]),
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
+from genmote.registry import listed
 from genmote.signals import _units
 from genmote.signals._numbers import ABSENT, numbers
 from genmote.signals._steady import CUTS, Batch, Order, step_of, steps_between
@@ -60,13 +62,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first rows of a table say of it."""
+    """What the first rows of a table say of it. `group`: where the column stands that tells which recording a row is
+    of, and its name."""
 
     path: Path
+    name: str  # of the signal
     columns: tuple[Column, ...]
     clock: Clock | None
     absent: Set[str]
     comma: bool
+    group: tuple[int, str] | None = None
 
     @property
     def numeric(self) -> bool:
@@ -83,21 +88,24 @@ def pieces(
     absent: Set[str] = frozenset(),
     words: Set[int] = frozenset(),
     comma: bool = False,
+    group: str | None = None,
 ) -> Iterator[Series | Records]:
     """Signals of at most `most` rows out of rows of cells without spaces around them, each of as many cells.
 
     `names`: of the columns, "" for one without. `absent`: lower-case words for a missing value besides the usual ones.
     `words`: columns that are neither numbers nor times, whatever they look like. `comma`: numbers have a decimal comma.
+    `group`: the column that tells which recording a row is of; then the whole table is in memory.
     """
     first = list(islice(rows, 1))
     if not first:
         raise SignalError(f"{path}: has no rows: wanted a table with at least one")
     window = min(WINDOW, max(LEAST, CELLS // len(first[0][1])))
     first += islice(rows, window - 1)
-    layout = _layout(path, names, first, ABSENT | absent, words, comma, notes)
+    layout = _layout(path, names, first, ABSENT | absent, words, comma, notes, group)
     tally = Tally(notes)
     batches = (_batch(layout, part, tally) for part in chain([first], _windows(rows, window)))
-    for signal in _signals(layout, (batch for batch in batches if len(batch)), tally):
+    filled = (batch for batch in batches if len(batch))
+    for signal in _signals(layout, filled, tally) if group is None else _of_groups(layout, filled, tally):
         for start in range(0, len(signal), most):
             yield signal.part(start, start + most)
     tally.tell()
@@ -111,6 +119,7 @@ def keyed(
     tally: Tally,
     *,
     absent: Set[str] = frozenset(),
+    group: str | None = None,
 ) -> Iterator[Series | Records]:
     """Signals of lines and cells by name, of which a row need not have all: the names are those of the first rows."""
     first = list(islice(found, WINDOW))
@@ -123,9 +132,8 @@ def keyed(
             )
         return [row.get(name, "") for name in names]
 
-    yield from pieces(
-        path, names, ((at, cells(at, row)) for at, row in chain(first, found)), most, notes, absent=absent
-    )
+    rows = ((at, cells(at, row)) for at, row in chain(first, found))
+    yield from pieces(path, names, rows, most, notes, absent=absent, group=group)
 
 
 def _windows(rows: Iterator[Row], window: int) -> Iterator[list[Row]]:
@@ -141,16 +149,18 @@ def _layout(
     words: Set[int],
     comma: bool,
     notes: list[str],
+    group: str | None,
 ) -> Layout:
     columns = list(zip(*(cells for _, cells in rows), strict=True))
     split = [_units.split(name) for name in names or [""] * len(columns)]
     told: list[str] = []
-    seen = [() if n in words else cells for n, cells in enumerate(columns)]
+    by = None if group is None else _group(path, group, names, [name for name, _ in split])
+    seen = [() if n in words or n == by else cells for n, cells in enumerate(columns)]
     clock = clock_of([name for name, _ in split], [unit for _, unit in split], seen, comma, told)
     notes += [f"{path.name}: {line}" for line in told]
     kept: list[Column] = []
     for n, cells in enumerate(columns):
-        if clock is not None and n in clock.columns:
+        if n == by or (clock is not None and n in clock.columns):
             continue
         name, unit = split[n]
         if clock is not None or len(columns) > 1:
@@ -159,11 +169,27 @@ def _layout(
                 continue
             if not name and not any(cells):
                 continue  # such as after a last delimiter
-        kind, decimals = (_words(cells, absent), 0) if n in words else _type(cells, absent, comma)
-        kept.append(Column(n, Field(_distinct(name or f"column {n + 1}", kept), kind, unit), decimals))
+        kind, decimals, odd = (_words(cells, absent), 0, []) if n in words else _type(cells, absent, comma)
+        name = _distinct(name or f"column {n + 1}", kept)
+        if odd:
+            notes.append(
+                f"{path.name}: {name} is read as words: {len(odd)} of its first {len(cells)} cells are neither numbers "
+                f"nor missing, first line {rows[odd[0]][0]} {cells[odd[0]][:20]!r}"
+            )
+        kept.append(Column(n, Field(name, kind, unit), decimals))
     if not kept:
         raise SignalError(f"{path}: has no column but times and empty ones: wanted one of values")
-    return Layout(path, tuple(kept), clock, absent, comma)
+    told_by = None if by is None or group is None else (by, group)
+    return Layout(path, path.stem, tuple(kept), clock, absent, comma, told_by)
+
+
+def _group(path: Path, group: str, names: Sequence[str] | None, plain: Sequence[str]) -> int:
+    """Where the column of that name stands, written with or without its unit."""
+    shown = [name or f"column {n + 1}" for n, name in enumerate(plain)]
+    for known in (names or [], shown):
+        if group in known:
+            return list(known).index(group)
+    raise SignalError(f"{path}: has no column {group!r} to group its rows by: it has {listed(shown)}")
 
 
 def _distinct(name: str, kept: list[Column]) -> str:
@@ -180,14 +206,15 @@ def _counts(cells: Sequence[str]) -> bool:
     return bool((np.diff([int(cell) for cell in cells]) > 0).all())
 
 
-def _type(cells: Sequence[str], absent: Set[str], comma: bool) -> tuple[FieldType, int]:
-    """The type of a column, and the decimals of its numbers."""
+def _type(cells: Sequence[str], absent: Set[str], comma: bool) -> tuple[FieldType, int, Sequence[int]]:
+    """The type of a column, the decimals of its numbers, and where the cells are that make it one of words, though most
+    are numbers."""
     found = numbers(cells, absent, comma=comma)
     there = int(np.isfinite(found.values).sum()) + len(found.odd)
     if len(found.odd) <= max(ODD * there, 1 if there >= 10 else 0):
         # A column without a value may be of anything; numbers are what tables mostly hold.
-        return ("integer" if there and found.plain() else "number"), found.decimals()
-    return _words(cells, absent), 0
+        return ("integer" if there and found.plain() else "number"), found.decimals(), []
+    return _words(cells, absent), 0, found.odd if 2 * len(found.odd) < there else []
 
 
 def _words(cells: Sequence[str], absent: Set[str]) -> FieldType:
@@ -223,7 +250,8 @@ def _batch(layout: Layout, rows: list[Row], tally: Tally) -> Batch:
         columns.append(values)
     wholes = wholes if wholes is not None and len(wholes) == len(layout.columns) else None
     times = None if layout.clock is None else layout.clock.seconds(cells)
-    batch = Batch(tuple(columns), times, None if wholes is None else tuple(wholes))
+    groups = None if layout.group is None else np.array(cells[layout.group[0]], np.str_)
+    batch = Batch(tuple(columns), times, None if wholes is None else tuple(wholes), groups)
     return batch if times is None else _timed(layout, batch, rows, tally)
 
 
@@ -265,11 +293,32 @@ def _integers(
     return kept
 
 
+def _of_groups(layout: Layout, batches: Iterator[Batch], tally: Tally) -> Iterator[Series | Records]:
+    """Signals of each group, in the order in which they begin, with what the column says as a label."""
+    assert layout.group is not None
+    column, found = layout.group[1], dict[str, list[Batch]]()
+    for batch in batches:
+        assert batch.groups is not None
+        keys, first, of, counts = np.unique(batch.groups, return_index=True, return_inverse=True, return_counts=True)
+        parts = np.split(np.argsort(of, kind="stable"), np.cumsum(counts)[:-1])
+        for n in np.argsort(first).tolist():
+            found.setdefault(str(keys[n]), []).append(replace(batch.take(parts[n]), groups=None))
+    for key in found:
+        if key.lower() in layout.absent:
+            count = sum(map(len, found[key]))
+            tally.add(f"{layout.path.name}: {{n}} rows without a {column} are left out", count=count)
+            continue
+        whole = reduce(Batch.then, found[key])
+        windows = (whole.take(slice(at, at + WINDOW)) for at in range(0, len(whole), WINDOW))
+        for signal in _signals(replace(layout, name=f"{layout.name} {key}"), windows, tally):
+            yield replace(signal, labels={column: key})
+
+
 def _signals(layout: Layout, batches: Iterator[Batch], tally: Tally) -> Iterator[Series | Records]:
-    name, file = layout.path.stem, layout.path.name
+    name, file = layout.name, layout.path.name
     if layout.clock is None:
         if layout.numeric:
-            tally.add(f"{file}: no time was found; taken as one sample a second")
+            tally.add(f"{file}: no time was found; taken as one sample a second, but for --sample-rate")
         for batch in batches:
             yield _series(layout, name, batch, 1.0) if layout.numeric else _records(layout, name, batch)
         return
@@ -278,7 +327,7 @@ def _signals(layout: Layout, batches: Iterator[Batch], tally: Tally) -> Iterator
     for fresh, batch, step, counts in _paced(order, batches, layout.numeric):
         recordings += fresh
         if fresh and recordings > 1:
-            name = f"{layout.path.stem} ({recordings})"
+            name = f"{layout.name} ({recordings})"
             tally.add(f"{file}: the times do not go on as they began; {{n}} more recordings begin")
         if order.loose or not layout.numeric:
             yield _records(layout, name, batch)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
+from genmote.registry import listed
 from genmote.signals.kinds import Frames, Records, Series, Signal
 
 Tokens = NDArray[np.int32]
@@ -166,9 +167,9 @@ def _at(table: Sequence[object], item: object, first: int) -> int:
 
 def _known(signal: Series, pair: tuple[str, str], known: dict[tuple[str, str], int]) -> int:
     if pair not in known:
-        told = ", ".join(f"{name} [{unit}]" for name, unit in known)
+        told = listed(f"{name} [{unit}]" for name, unit in known)
         raise SignalError(
             f"{signal.name}: channel {pair[0]} [{pair[1]}] was not there when the codec was fitted, it knows "
-            f"{told or 'none'}; leave it out or fit a codec on it"
+            f"{told}; leave it out or fit a codec on it"
         )
     return known[pair]

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
+from genmote.registry import listed
 
 MISSING = int(np.iinfo(np.int64).min)  # in a grid, where a sample is missing; the value is NaN
+DATED = 1e8  # times below this are seconds since a recording's start, not since 1970
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,7 @@ class Records:
         for known, column in zip(self.fields, self.columns, strict=True):
             if known.name == name:
                 return column
-        raise SignalError(f"{self.name} has no field {name!r}: it has {', '.join(f.name for f in self.fields)}")
+        raise SignalError(f"{self.name} has no field {name!r}: it has {listed(f.name for f in self.fields)}")
 
     def part(self, start: int, stop: int) -> Records:
         """Rows [start, stop)."""

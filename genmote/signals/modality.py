@@ -60,10 +60,23 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def named(name: str) -> str:
+    """A modality's name as it is written here; SignalError where there is none."""
+    wanted = name.lower().replace("_", "-")
+    if wanted not in names():
+        raise SignalError(f"no modality is called {name!r}{near(wanted, names())}; known: {', '.join(names())}")
+    return wanted
+
+
+def fits(name: str, signal: Signal) -> None:
+    """SignalError where the modality of that name is not there, or of another kind than the signal."""
+    kind = type(signal).__name__.lower()
+    if load(name).kind != kind:
+        known = ", ".join(one for one in names() if load(one).kind == kind)
+        raise SignalError(f"modality {name} is of {load(name).kind}, {signal.name} is {kind}; known of these: {known}")
+
+
 @lru_cache
 def load(name: str) -> Modality:
     """The modality of that name; SignalError where there is none."""
-    wanted = name.lower().replace("_", "-")
-    if wanted not in names():
-        raise SignalError(f"no modality is called {name!r}{near(wanted, names())}; see genmote signal modalities")
-    return from_toml(Modality, FOLDER / f"{wanted}.toml")
+    return from_toml(Modality, FOLDER / f"{named(name)}.toml")

@@ -11,6 +11,8 @@ A reader is a module of `readers/`, found by its name, with
   gap filled with NaN, times brought into order) is told in `notes`, a line each time once; what cannot be read is a
   `SignalError` that tells the file, where in it, what came and what was wanted. A mark that `goes_on` in the next
   piece is cut between the two, and becomes one again with them.
+
+One with ``GROUPS`` also takes a `group`, the column of a table that tells which recording a row is of.
 """
 
 from __future__ import annotations
@@ -25,12 +27,31 @@ import numpy as np
 
 from genmote import registry
 from genmote.errors import SignalError
+from genmote.registry import listed
 from genmote.signals.kinds import Frames, Grid, Mark, Records, Series, Signal
+from genmote.spec import dataclass, setting
 
 READERS = "genmote.signals.readers"
 HEAD = 4096  # bytes of a file that are looked at to find its reader
 ROWS = 1 << 16
 TURNED = re.compile(r"[.-]\d+$")  # the number or the day of an old log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What is said of files beside what they say themselves."""
+
+    group: str | None = setting(
+        "of a table, the column that tells which recording a row is of, such as a user", default=None
+    )
+    sample_rate: float = setting("samples a second, whatever the file says of times (0: as it says)", default=0.0)
+    names: tuple[str, ...] = setting("names of the channels, in their order", default=(), many=True)
+
+    def faults(self) -> Iterable[str]:
+        if not 0 <= self.sample_rate < 1e9:
+            yield f"sample_rate={self.sample_rate}: use 0 (as the file says) or the samples of a second"
+        if len(set(self.names)) < len(self.names):
+            yield f"names={self.names}: use each once"
 
 
 def suffix(path: Path) -> str:
@@ -65,23 +86,55 @@ def reader_of(path: Path, name: str | None = None) -> ModuleType:
 
 
 def pieces(
-    path: Path, *, reader: str | None = None, rows: int = ROWS, notes: list[str] | None = None
+    path: Path,
+    *,
+    reader: str | None = None,
+    rows: int = ROWS,
+    notes: list[str] | None = None,
+    said: Said | None = None,
 ) -> Iterator[Signal]:
-    """What is in a file, in pieces of at most `rows` samples, rows or frames: for files larger than memory."""
+    """What is in a file, in pieces of at most `rows` samples, rows or frames: for files larger than memory (but a table
+    that is to be read by its groups)."""
     told: list[str] = [] if notes is None else notes
     before: tuple[type, str] | None = None
-    for piece in reader_of(path, reader).pieces(path, rows, told):
+    module, group = reader_of(path, reader), {}
+    if said is not None and said.group is not None:
+        if not hasattr(module, "GROUPS"):
+            raise SignalError(f"{path}: is no table with columns: leave out --group, or name a reader of such a table")
+        group = {"group": said.group}
+    for piece in module.pieces(path, rows, told, **group):
+        piece = piece if said is None else _as_said(path, piece, said)
         continues, before = before == _named(piece), _named(piece)
         yield piece if piece.continues == continues else replace(piece, continues=continues)
+
+
+def _as_said(path: Path, signal: Signal, said: Said) -> Signal:
+    if said.names:
+        known = [field.name for field in signal.fields] if isinstance(signal, Records) else signal.channels
+        if len(said.names) != len(known):
+            raise SignalError(
+                f"{path}: has {len(known)} channels ({listed(known)}), and {len(said.names)} names are given: wanted "
+                "one for each, in their order"
+            )
+        if isinstance(signal, Records):
+            fields = (replace(field, name=name) for field, name in zip(signal.fields, said.names, strict=True))
+            signal = replace(signal, fields=tuple(fields))
+        else:
+            signal = replace(signal, channels=said.names)
+    if said.sample_rate > 0 and isinstance(signal, Series):
+        signal = replace(signal, rate_hz=said.sample_rate, times_s=None)
+    return signal
 
 
 def _named(piece: Signal) -> tuple[type, str]:
     return type(piece), piece.name
 
 
-def read(path: Path, *, reader: str | None = None, notes: list[str] | None = None) -> list[Signal]:
+def read(
+    path: Path, *, reader: str | None = None, notes: list[str] | None = None, said: Said | None = None
+) -> list[Signal]:
     """All signals in a file, whole. SignalError where it holds none, or cannot be read."""
-    found = joined_all(pieces(path, reader=reader, notes=notes))
+    found = joined_all(pieces(path, reader=reader, notes=notes, said=said))
     if not found:
         raise SignalError(f"{path}: holds no signal")
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from genmote import fetch, home, registry, spec
 from genmote.errors import SignalError, UserError
 from genmote.fetch import Progress, Source, quiet
-from genmote.registry import near
+from genmote.registry import listed, near
 from genmote.signals import reading
 from genmote.signals.kinds import Frames, Records, Series, Signal
 
@@ -114,7 +114,7 @@ def picked(signal: Signal, names: Sequence[str]) -> Signal:
     known = [one.name for one in signal.fields] if isinstance(signal, Records) else signal.channels
     missing = [name for name in names if name not in known]
     if missing:
-        raise SignalError(f"{signal.name} has no channel {missing[0]!r}: it has {', '.join(known)}")
+        raise SignalError(f"{signal.name} has no channel {missing[0]!r}: it has {listed(known)}")
     at = [known.index(name) for name in names]
     if isinstance(signal, Records):
         return replace(signal, fields=tuple(signal.fields[n] for n in at), columns=tuple(signal.columns[n] for n in at))

@@ -7,6 +7,8 @@ import io
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,19 +19,23 @@ import numpy as np
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
-from genmote.signals.kinds import MISSING, Records, Series
+from genmote.signals.kinds import DATED, MISSING, Records, Series
 
+LAST = 2.5e11  # seconds since 1970, near the end of the calendar that Python has
 MOST_DIGITS = 16  # decimals that a table's numbers are written with; else as floats
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # what is no text
 TIME_DIGITS = 9  # of a steady series' times, seconds
 MOST_BYTES = (1 << 32) - 64  # of a sound
 
 
-def write(path: Path, pieces: Iterable[Series], *, progress: Progress = quiet) -> list[tuple[Path, int]]:
+def write(
+    path: Path, pieces: Iterable[Series], *, dates: bool = False, progress: Progress = quiet
+) -> list[tuple[Path, int]]:
     """Write series, which come in pieces, to `path`, the second one to `path` with -2 in its name, and so on. Gives
-    the files, each with its rows. SignalError for what such a file cannot hold; then none is left half."""
+    the files, each with its rows. `dates`: times since 1970 are written as dates of a microsecond, not as the seconds
+    that they are. SignalError for what such a file cannot hold; then none is left half."""
     made: list[tuple[Path, int]] = []
-    one = _csv if path.suffix.lower() == ".csv" else _wav
+    one = partial(_csv, dates=dates) if path.suffix.lower() == ".csv" else _wav
     for number, group in groupby(_numbered(pieces), key=itemgetter(0)):
         target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         with atomic_write(target) as out:
@@ -53,19 +59,21 @@ def _numbered(pieces: Iterable[Series]) -> Iterator[tuple[int, Series]]:
         yield number, piece
 
 
-def _csv(out: IO[bytes], pieces: Iterable[Series]) -> Iterator[int]:
+def _csv(out: IO[bytes], pieces: Iterable[Series], dates: bool) -> Iterator[int]:
     """Times in seconds, then the channels, as many decimals as their steps have."""
     done, began = 0, 0.0
     for piece in pieces:
         began = began if done else piece.start_s or 0.0
-        out.write(table(piece, began, done, heads=not done))
+        out.write(table(piece, began, done, heads=not done, dates=dates))
         done += len(piece)
         yield len(piece)
 
 
-def table(piece: Series | Records, began_s: float = 0.0, done: int = 0, *, heads: bool = True) -> bytes:
+def table(
+    piece: Series | Records, began_s: float = 0.0, done: int = 0, *, heads: bool = True, dates: bool = False
+) -> bytes:
     """Lines of a table, after its heads: times, and the channels or fields. A steady series began at `began_s`, and
-    `done` samples of it came before."""
+    `done` samples of it came before. `dates`: as of `write`."""
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     times = piece.times_s
@@ -77,10 +85,17 @@ def table(piece: Series | Records, began_s: float = 0.0, done: int = 0, *, heads
         cells = [_cells(piece, n) for n in range(len(piece.channels))]
         if times is None:
             times = np.round(began_s + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
+    dates = dates and times is not None and len(times) > 0 and is_date(float(times[0]))
     if heads:
         names = [_word(f"{name} ({unit})" if unit else name) for name, unit in named]
-        rows.writerow([*(["time (s)"] if times is not None else []), *names])
-    rows.writerows(zip(*([[_plain(float(t)) for t in times]] if times is not None else []), *cells, strict=True))
+        rows.writerow([*(["time" if dates else "time (s)"] if times is not None else []), *names])
+    rows.writerows(
+        zip(
+            *([[(moment if dates else _plain)(float(t)) for t in times]] if times is not None else []),
+            *cells,
+            strict=True,
+        )
+    )
     return text.getvalue().encode(errors="replace")
 
 
@@ -99,12 +114,37 @@ def _cells(piece: Series, number: int) -> list[str]:
     if piece.grid is None:
         return ["" if np.isnan(x) else str(x) for x in piece.values[:, number].astype(np.float32)]
     step, zero = float(piece.grid.step[number]), float(piece.grid.zero[number])
-    digits = next((d for d in range(MOST_DIGITS) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
+    digits = decimals(step, zero)
     whole = piece.grid.integers[:, number].tolist()
     if digits is None:
         return ["" if x == MISSING else repr(zero + step * x) for x in whole]
     scale, start = round(step * 10**digits), round(zero * 10**digits)
     return ["" if x == MISSING else _decimal(start + scale * x, digits) for x in whole]
+
+
+def decimals(step: float, zero: float = 0.0) -> int | None:
+    """In how many decimals zero and all steps from it can be written; None where that takes more than 15.
+
+    >>> decimals(0.005), decimals(1.0), decimals(0.1, 0.25), decimals(1 / 3)
+    (3, 0, 2, None)
+    """
+    return next((d for d in range(MOST_DIGITS) if _whole(step * 10**d) and _whole(zero * 10**d)), None)
+
+
+def is_date(seconds: float) -> bool:
+    """Whether a time counts from 1970."""
+    return DATED < seconds < LAST
+
+
+def moment(seconds: float) -> str:
+    """A time since the start in seconds, or since 1970 as a date (UTC).
+
+    >>> moment(0.1 + 0.2), moment(1.6e9 + 0.05), moment(12.0), moment(1.6e9)
+    ('0.3', '2020-09-13T12:26:40.050000', '12', '2020-09-13T12:26:40')
+    """
+    if is_date(seconds):
+        return datetime.fromtimestamp(round(seconds, 6), UTC).replace(tzinfo=None).isoformat()
+    return repr(round(seconds, TIME_DIGITS)).removesuffix(".0")
 
 
 def _plain(x: float) -> str:

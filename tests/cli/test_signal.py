@@ -126,6 +126,7 @@ def test_compress_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("compress", [str(path), "-o", made, "--max-error", "-1"], "max_error=-1.0: use 0 (exact) or more"),
         ("compress", [str(path), "-o", made, "--threads", "0"], "threads=0: use 1 or more"),
         ("compress", [str(path), "-o", str(path)], "is the recording itself: name another file"),
+        ("compress", [str(path), "-o", str(tmp_path / "l.zip")], "l.zip: wanted a name that ends in .gmsc"),
         ("compress", [str(tmp_path / "absent"), "-o", made], "cannot be read (No such file or directory)"),
         ("decompress", [str(path), "-o", str(tmp_path / "b.txt")], "wanted a name that ends in .csv or .wav"),
         ("decompress", [str(path), "-o", str(tmp_path / "b.csv")], "is no compressed signal"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genmote import home
 from genmote.cli import main
 
 TRAIN = "--size tiny --context 128 --bins 24 --steps 60 --batch 1024 --rate 0.004 --dropout 0".split()
@@ -45,9 +46,15 @@ def test_train_tells_what_was_learnt(folder: Path, model: Path, capsys: pytest.C
     capsys.readouterr()
     found = told(
         capsys, "train", str(folder / "wave.csv"), "-o", str(folder / "kinds.gguf"), "--label", "kind", *TRAIN,
-        "--modality", "home", "--licence", "CC0",
+        "--modality", "home_temperature", "--licence", "CC0",
     )  # fmt: skip
-    assert found["labels"] == ["kind"] and found["channels"] == ["level"] and found["modalities"] == ["home"]
+    assert (
+        found["labels"] == ["kind"] and found["channels"] == ["level"] and found["modalities"] == ["home-temperature"]
+    )
+    practise = found["practise"]
+    assert isinstance(practise, str) and practise.startswith("genmote signal practise ")
+    assert main(practise.split()[1:]) == 0 and (folder / "kinds-practised.gguf").exists()
+    capsys.readouterr()
     assert float(str(found["held_out_nats"])) < float(str(found["chance_nats"]))
     page = (folder / "kinds.md").read_text()
     assert "CC0" in page and "kind" in page and "60 steps" in page
@@ -90,6 +97,52 @@ def test_generate(folder: Path, model: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, "--seed", "4"]) == 0 and out.read_text() != first
 
 
+def test_what_is_made_has_the_sensor_s_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def decimals(path: Path, column: int) -> set[int]:
+        cells = [line.split(",")[column] for line in path.read_text().splitlines()[1:]]
+        return {len(cell.partition(".")[2]) for cell in cells}
+
+    source, model = tmp_path / "room.csv", str(tmp_path / "m.gguf")
+    rows = [f"{n / 20:.2f},{20 + np.sin(n / 3):.2f},{int(500 + 100 * np.cos(n / 5))}" for n in range(900)]
+    source.write_text("\n".join(["time (s),warm (°C),count", *rows]) + "\n")
+    assert main(["signal", "train", str(source), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    made, next_, whole = (tmp_path / f"{name}.csv" for name in ("made", "next", "whole"))
+    assert main(["signal", "generate", model, "-o", str(made), "--steps", "30"]) == 0
+    assert (decimals(made, 1), decimals(made, 2)) == ({2}, {0})
+    assert main(["signal", "forecast", model, str(source), "-o", str(next_), "--steps", "5"]) == 0
+    assert [decimals(next_, n) for n in range(1, 7)] == [{2}] * 3 + [{0}] * 3
+    lines = source.read_text().splitlines()
+    finer = tmp_path / "finer.csv"  # than what was learnt from: it stays as it is
+    finer.write_text("\n".join([lines[0], *(f"{n / 20},20.{n:04d},{n}.5" for n in range(20))]) + "\n")
+    assert main(["signal", "generate", model, "-o", str(made), "--prefix", str(finer), "--steps", "9"]) == 0
+    found = [line.split(",")[1:] for line in made.read_text().splitlines()]
+    assert found[1:21] == [[f"20.{n:04d}", f"{n}.5"] for n in range(20)] and len(found) == 30
+    gappy = [line if n not in (40, 41) else line.split(",")[0] + ",," for n, line in enumerate(lines[:100])]
+    source.write_text("\n".join(gappy) + "\n")
+    assert main(["signal", "impute", model, str(source), "-o", str(whole)]) == 0
+    filled = whole.read_text().splitlines()
+    assert (decimals(whole, 1), decimals(whole, 2)) == ({2}, {0})
+    kept = [n for n in range(1, 100) if n not in (40, 41)]  # to the letter
+    assert [filled[n].split(",")[1:] for n in kept] == [lines[n].split(",")[1:] for n in kept]
+
+
+def test_sound_is_generated_as_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import wave
+
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((9000 * np.sin(np.arange(900) / 4)).astype("<i2").tobytes())
+    model, out = str(tmp_path / "m.gguf"), tmp_path / "b.wav"
+    assert main(["signal", "train", str(tmp_path / "a.wav"), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    assert main(["signal", "generate", model, "-o", str(out), "--steps", "50"]) == 0
+    with wave.open(str(out)) as file:
+        assert (file.getnframes(), file.getsampwidth(), file.getframerate()) == (50, 2, 8000)
+        made = np.frombuffer(file.readframes(50), "<i2")
+    assert 0 < np.abs(made.astype(int)).max() <= 9000
+
+
 def test_forecast(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     now = table(folder / "now.csv", 1500, 1600)
     svg, out = folder / "f.svg", folder / "f.csv"
@@ -105,7 +158,20 @@ def test_forecast(folder: Path, model: Path, capsys: pytest.CaptureFixture[str])
     assert main(["signal", "forecast", str(model), str(now), "--steps", "30"]) == 0
     assert "6 more; -o writes all" in capsys.readouterr().out
     found = told(capsys, "forecast", str(model), str(now), "--steps", "3", "--quantiles", "0.5", "0.25")
+    assert not [line for line in found["notes"] if "beyond" in line]  # type: ignore[attr-defined]
     assert list(found["quantiles"]["level"]) == ["0.25", "0.5"]  # type: ignore[call-overload, index]
+
+
+def test_a_forecast_of_what_was_never_seen_says_so(
+    folder: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = folder / "far.csv"
+    far.write_text("time (s),level (mV)\n" + "".join(f"{n / 20},{np.sin(n / 3) + (n > 80):.3f}\n" for n in range(100)))
+    beyond = sum(np.sin(n / 3) + 1 > 1.01 for n in range(81, 100))
+    found = told(capsys, "forecast", str(model), str(far), "--steps", "3")
+    (line,) = [line for line in found["notes"] if "beyond" in line]  # type: ignore[attr-defined]
+    assert line.startswith(f"far: {beyond} values before the forecast lie beyond those that the model learnt from")
+    assert max(found["quantiles"]["level"]["0.9"]) <= 1.0  # type: ignore[call-overload, index]
 
 
 def test_impute(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +205,12 @@ def test_detect(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "message"),
     [
         ("train nothing.csv -o m.gguf", "nothing.csv: is not there: wanted a recording or a folder"),
+        ("train nothing.csv -o taken.gguf", "taken.gguf.work cannot be written (File exists), where training keeps"),
+        ("train nothing.csv -o held.gguf", "held.gguf.work is in use by process"),
         ("train wave.csv -o m.bin", "output=m.bin: wanted a name that ends in .gguf"),
         ("train wave.csv -o m.gguf --channels depth", "no channel 'depth'; it has level, kind"),
+        ("train wave.csv -o m.gguf --modality eeg", "no modality is called 'eeg', did you mean ecg?; known: "),
+        ("train wave.csv -o m.gguf --modality image", "modality image is of frames, wave is series; known of these: "),
         ("train wave.csv -o m.gguf --label depth", "no channel 'depth' to take labels from"),
         ("train wave.csv -o m.gguf --minutes 0", "minutes=0.0: use more than 0"),
         ("generate wave.gguf -o n.txt", "output=n.txt: wanted a name that ends in .csv, .wav, .gmsc, .jsonl"),
@@ -168,7 +238,9 @@ def test_what_is_wrong_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(["signal", *words.split()]) == 2
+    (folder / "taken.gguf.work").write_text("")
+    with home.held(folder / "held.gguf.work"):
+        assert main(["signal", *words.split()]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -193,8 +265,23 @@ def test_times_of_the_calendar_are_told_in_full(folder: Path, model: Path, capsy
     dated.write_text("\n".join(lines) + "\n")
     out = folder / "dated-next.csv"
     assert main(["signal", "forecast", str(model), str(dated), "--steps", "3", "-o", str(out)]) == 0
-    times = [line.split(",")[0] for line in out.read_text().splitlines()[1:]]
-    assert times == [f"2020-09-13T12:26:50{part}" for part in ("", ".250000", ".500000")]
+    next_ = [f"2020-09-13T12:26:50{part}" for part in ("", ".250000", ".500000")]
+
+    def column(path: Path) -> list[str]:
+        if path.suffix == ".jsonl":
+            return ["time", *(json.loads(line)["time"] for line in path.read_text().splitlines())]
+        return [line.split(",")[0] for line in path.read_text().splitlines()]
+
+    assert column(out) == ["time", *next_]
+    lines[5] = lines[5].split(",")[0] + ","
+    dated.write_text("\n".join(lines) + "\n")
+    wanted = [np.datetime64(int(1.6e9 * 1e6) + 250_000 * n, "us").astype(object).isoformat() for n in range(40)]
+    for name in ("dated-whole.csv", "dated-whole.jsonl"):
+        assert main(["signal", "impute", str(model), str(dated), "-o", str(folder / name)]) == 0
+        assert column(folder / name) == ["time", *wanted]
+    on = ["--prefix", str(dated), "--steps", "3", "-o", str(folder / "dated-on.csv")]
+    assert main(["signal", "generate", str(model), *on]) == 0
+    assert column(folder / "dated-on.csv") == ["time", *wanted, *next_]
 
 
 def test_a_picture_of_what_comes_in_pieces(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +310,24 @@ def test_labels_of_stretches(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "label 'kind': says the same of no two samples one after another" in capsys.readouterr().err
 
 
+def test_labels_of_recordings_and_of_stretches_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{who},{n // 100 % 2},{np.sin(n / 3):.3f}" for n in range(400) for who in ("ann", "bob")]
+    (tmp_path / "a.csv").write_text("\n".join(["time (s),who,door,level", *rows]) + "\n")
+    (tmp_path / "b.csv").write_text("level\n" + "\n".join(f"{np.cos(n / 3):.3f}" for n in range(400)) + "\n")
+    words = [str(tmp_path / "a.csv"), "-o", str(tmp_path / "m.gguf"), "--group", "who", *TRAIN, "--steps", "1"]
+    found = told(capsys, "train", *words, "--label", "door", "who", "--channels", "level")
+    assert found["recordings"] == 8 and found["labels"] == ["door", "who"] and found["channels"] == ["level"]
+    assert found["forms"][0]["labels"] == {"door": ["0", "1"], "who": ["ann", "bob"]}  # type: ignore[index]
+    gmsc, model = str(tmp_path / "a.gmsc"), str(tmp_path / "n.gguf")  # which keeps what is said
+    assert main(["signal", "compress", str(tmp_path / "a.csv"), "-o", gmsc, "--group", "who"]) == 0
+    capsys.readouterr()
+    both = [gmsc, str(tmp_path / "b.csv"), "-o", model, "--channels", "level", *TRAIN, "--steps", "1"]
+    found = told(capsys, "train", *both, "--label", "who")
+    assert found["labels"] == ["who"] and "b: has no label who" in found["notes"]  # type: ignore[operator]
+    assert main(["signal", "train", *both, "--label", "who", "floor"]) == 2
+    assert "no channel 'floor' to take labels from; it has door, level" in capsys.readouterr().err
+
+
 def test_a_label_of_rows_stays_a_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "doors.csv"
     path.write_text("what,kind\n" + "\n".join(f"{'open' if n % 2 else 'close'},{n % 3}x" for n in range(300)) + "\n")
@@ -246,8 +351,13 @@ def test_a_training_that_learns_nothing_says_so(tmp_path: Path, capsys: pytest.C
     noise = np.random.default_rng(0).random(900)
     source = tmp_path / "noise.csv"
     source.write_text("a\n" + "\n".join(f"{x:.4f}" for x in noise) + "\n")
-    assert main(["signal", "train", str(source), "-o", str(tmp_path / "m.gguf"), *TRAIN, "--steps", "2"]) == 0
-    assert "it has learnt nothing of use: train longer" in capsys.readouterr().out
+    words = ["signal", "train", str(source), "-o", str(tmp_path / "m.gguf"), *TRAIN, "--steps", "2"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "it has learnt nothing of use: train longer" in out
+    assert f"let it practise first: genmote signal practise {source} --model " in out.splitlines()[-1]
+    assert main([*words, "--scale", "level"]) == 0  # which cannot compress
+    assert "practise" not in capsys.readouterr().out
 
 
 def test_rows_are_generated_whole_and_as_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,9 +377,33 @@ def test_stretches_that_touch_are_one() -> None:
 
     scores, alarms = np.arange(20.0), np.isin(np.arange(20), (5, 6, 9, 18))
     assert _stretches(scores, alarms, 4) == [
-        {"start": 2, "stop": 10, "highest": 9.0},
-        {"start": 15, "stop": 19, "highest": 18.0},
+        (9, {"start": 2, "stop": 10, "highest": 9.0}),
+        (18, {"start": 15, "stop": 19, "highest": 18.0}),
     ]
+    assert _stretches(scores[::-1], alarms, 4)[0] == (5, {"start": 2, "stop": 10, "highest": 14.0})
+
+
+def test_which_channel_an_alarm_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, odd, svg = tmp_path / "both.csv", tmp_path / "odd.csv", tmp_path / "odd.svg"
+    rows = [f"{n / 20:.2f},{np.sin(n / 3):.3f},{np.cos(n / 3):.3f}" for n in range(900)]
+    source.write_text("\n".join(["time (s),left,right", *rows]) + "\n")
+    for n, column in ((50, 1), (150, 2), (151, 2)):
+        cells = rows[n].split(",")
+        cells[column] = "40"
+        rows[n] = ",".join(cells)
+    odd.write_text("\n".join(["time (s),left,right", *rows[:200]]) + "\n")
+    model = str(tmp_path / "m.gguf")
+    assert main(["signal", "train", str(source), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    capsys.readouterr()
+    words = ["detect", model, str(odd), "--threshold", "4.5", "--smooth", "1"]
+    found = told(capsys, *words, "--svg", str(svg))["stretches"]
+    assert isinstance(found, list)
+    assert [(one["start"], one["stop"], one["channel"]) for one in found] == [(50, 51, "left"), (150, 152, "right")]
+    assert svg.read_text().count('class="shade"') == 4  # each in its channel, and both in the scores
+    assert main(["signal", *words]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == ["signal", "from", "to", "highest", "channel"]
+    assert [line[-1] for line in lines[3:]] == ["left", "right"]
 
 
 def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,3 +418,57 @@ def test_numbers_that_stand_for_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert gappy["missing"] == 60  # what stood for none in training does so ever after
     codec = Generator.load(tmp_path / "m.gguf").codec
     assert codec.scale.edges.min() > -2 and found["samples"] == 600  # type: ignore[attr-defined]
+
+
+def test_what_is_told_of_many_files_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from genmote.generator.model import Generator
+    from genmote.signals import reading
+
+    draw, files, model = np.random.default_rng(1), [tmp_path / f"{n}.csv" for n in range(8)], str(tmp_path / "m.gguf")
+    for path in files:
+        path.write_text("a,b\n" + "".join(f"{x:.3f},{y:.3f}\n" for x, y in draw.normal(size=(900, 2))))
+    notes = told(capsys, "train", *map(str, files), "-o", model, *TRAIN, "--steps", "2")["notes"]
+    assert isinstance(notes, list)
+    single: list[str] = []
+    for path in files:
+        Generator.load(model).codec.encode(reading.read(path)[0].part(0, 810), single)  # a tenth is held out
+    assert len(single) > 4 and len(notes) == 3
+    assert notes[0] == "0.csv and 7 more: no time was found; taken as one sample a second, but for --sample-rate"
+    for channel, line in zip("ab", sorted(notes[1:], key=lambda one: " of b " in one), strict=True):
+        counts = [int(one.split(": ")[1].split()[0]) for one in single if f" of {channel} " in one]
+        assert (
+            f" and {len(counts) - 1} more: {sum(counts)} of {810 * len(counts)} samples of {channel} lie outs" in line
+        )
+
+
+def test_a_table_of_many_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long, model = tmp_path / "long.csv", str(tmp_path / "m.gguf")
+    lines = [f"{n / 10:.1f},{who},{np.sin(n / k):.3f}" for n in range(400) for k, who in ((3, "ann"), (5, "bob"))]
+    long.write_text("\n".join(["time (s),who,x", *lines]) + "\n")
+    how = ["--group", "who", "--names", "level"]
+    made = told(capsys, "train", str(long), "-o", model, *how, *TRAIN, "--steps", "2")
+    assert str(made["practise"]).endswith("-practised.gguf --group who --names level")
+    assert made["recordings"] == 2 and made["samples"] == 800 and made["channels"] == ["level"]
+    next_ = told(capsys, "forecast", model, str(long), *how, "--number", "2", "--steps", "3")
+    assert np.allclose(next_["times_s"], [40, 40.1, 40.2])  # type: ignore[arg-type]
+    found = told(capsys, "detect", model, str(long), *how, "--threshold", "-9", "--smooth", "1")
+    assert [(one["signal"], one["start"], one["stop"]) for one in found["stretches"]] == [  # type: ignore[attr-defined]
+        ("long ann", 4, 400),
+        ("long bob", 4, 400),
+    ]
+    assert main(["signal", "train", str(long), "-o", model, "--sample-rate", "-1"]) == 2
+    assert "sample_rate=-1.0: use 0 (as the file says)" in capsys.readouterr().err
+
+
+def test_recordings_of_a_table_are_judged(tmp_path: Path) -> None:
+    from genmote.generator.evaluate import data
+    from genmote.signals.reading import Said
+
+    path = tmp_path / "long.csv"
+    path.write_text("time,who,x\n" + "".join(f"{n},{who},{n}\n" for n in range(40) for who in "ab"))
+    found = data.load([path], said=Said(group="who"))
+    assert [(one.name, one.key, len(one.signal)) for one in found] == [
+        ("long.csv: long a", "", 40),
+        ("long.csv: long b", "", 40),
+    ]
+    assert [one.whole for one in data.load([path], label="who", said=Said(group="who"))] == ["a", "b"]

@@ -13,7 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -283,6 +286,56 @@ def test_alarms(broker: Any, watch: Watcher, model: Path) -> None:
     notes = [told["note"] for told in events if told["event"] == "note"]
     assert any(note.startswith("word is not judged: ") and "takes Series" in note for note in notes)
     assert not [told for told in events if told["event"] == "values"]
+
+
+def test_an_alarm_that_goes_on_is_told_once(model: Path) -> None:
+    from genmote.cli.signal._alarms import Alarm, Alarms
+
+    values = np.full((60, 1), 20, np.float32)
+    for start, stop in ((12, 27), (34, 36), (38, 40), (44, 50)):
+        values[start:stop] = 30
+    series = Series("pump", values, 1.0, ("temp",), ("°C",))
+
+    def told(cuts: list[int], name: str = "pump") -> list[tuple[int, Alarm]]:
+        alarms = Alarms(model, 4.5, None, 0.999, 1)
+        pieces = [replace(series.part(a, b), name=name if a else "pump") for a, b in pairwise(cuts)]
+        return [(a, one) for a, piece in zip(cuts, pieces, strict=False) for one in alarms.push("pump", piece)]
+
+    def brief(found: list[tuple[int, Alarm]]) -> list[tuple[int, int, bool]]:
+        return [(first + one.row, one.rows, one.over) for first, one in found]
+
+    whole = told([0, 60])
+    assert [(one.rows, one.over, one.channel) for _, one in whole] == [(n, False, "temp") for n in (15, 2, 2, 6)]
+    cut = told([0, 20, 25, 30, 35, 40, 45, 50, 55, 60])
+    begun = [(one.rows, first) for first, one in cut if not one.over]
+    assert begun == [(8, 0), (1, 30), (2, 35), (1, 40)]
+    # At 40 an alarm has ended with its piece and was told whole.
+    assert [x for x in brief(cut) if x[2]] == [(27, 15, True), (36, 2, True), (50, 6, True)]
+    highest = [max(one.score for _, one in found) for found in (whole, cut)]
+    assert highest[0] == pytest.approx(highest[1])
+    assert [one.over for _, one in told([0, 20, 60], "another recording")] == [False] * 5
+
+
+def test_lines_of_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
+    from genmote.cli._output import Output
+    from genmote.cli.signal._alarms import Alarm
+    from genmote.cli.signal._desk import Desk
+
+    two = Series("pump", np.array([[20, 3], [30, 3]], np.float32), 1.0, ("temp", "flow"), ("°C", "l"), start_s=5.0)
+    for json_too in (False, True):
+        any_of: Any = SimpleNamespace(threshold=4.5)
+        desk = Desk(Output(json=json_too), any_of, None, any_of, 1.0)
+        desk._alarm("hall", two, Alarm(1, 3, 7.25, "temp"))
+        desk._alarm("hall", two, Alarm(0, 9, 8.0, "temp", over=True))
+        assert desk.alarmed == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "6.000 s  hall: score 7.25, 2.75 above 4.50, 3 rows, temp the oddest: temp (°C) 30, flow (l) 3",
+        "5.000 s  hall: over after 9 rows, highest score 8.00, temp the oddest",
+    ]
+    told = [json.loads(line) for line in lines[2:]]
+    assert [one["event"] for one in told] == ["alarm", "over"] and told[1]["rows"] == 9
+    assert all(one["channel"] == "temp" for one in told)
 
 
 def test_a_clean_recording_tells_the_threshold(broker: Any, watch: Watcher, model: Path, tmp_path: Path) -> None:

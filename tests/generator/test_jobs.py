@@ -284,6 +284,24 @@ def test_scores_do_not_feel_how_a_signal_is_cut(model: Generator) -> None:
     assert len(scorer.push(signal.part(0, 0))) == 0
 
 
+def test_the_channel_with_the_largest_part_in_a_score(model: Generator, of_rows: Generator) -> None:
+    signal = known(model, steps=80)
+    values = signal.values.copy()
+    values[40:44, 1] = 9.0
+    signal = replace(signal, values=values)
+    each = model.scorer().each(signal)
+    np.testing.assert_allclose(each.mean(axis=1), model.scores(signal), rtol=1e-6)
+    whole = detect.Detector(model, 1.0, smooth=4).push(signal)
+    assert [whole.channel(row) for row in range(40, 46)] == ["b"] * 6
+    for row in (20, 43, 60):  # against the plain mean over the last four samples
+        assert whole.channel(row) == signal.channels[int(each[row - 3 : row + 1].mean(axis=0).argmax())]
+    assert {"a", "b"} == {whole.channel(row) for row in range(80)}
+    cut = detect.Detector(model, 1.0, smooth=4)
+    parts = [cut.push(signal.part(a, b)) for a, b in ((0, 41), (41, 42), (42, 80))]
+    assert np.array_equal(np.concatenate([part.most for part in parts]), whole.most)
+    assert detect.Detector(of_rows, 1.0).push(doors(9)).channel(5) is None
+
+
 def test_scores_are_what_the_model_says(model: Generator) -> None:
     """Against one plain pass."""
     signal = known(model, steps=50)
@@ -296,7 +314,9 @@ def test_scores_are_what_the_model_says(model: Generator) -> None:
     own = logits[n - 1 :, head:].astype(np.float64)
     nats = np.log(np.exp(own).sum(axis=1)) - own[np.arange(100), rows.tokens[n:] - head]
     inside = model.scorer()._outside(signal)
-    np.testing.assert_allclose(model.scores(signal) - inside, nats.reshape(50, 2).mean(axis=1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        model.scores(signal) - inside.mean(axis=1), nats.reshape(50, 2).mean(axis=1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_what_is_odd_scores_high(model: Generator) -> None:

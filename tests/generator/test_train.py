@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from genmote import home
 from genmote.errors import ModelFileError, SignalError, SpecError
 from genmote.generator import file as model_files
 from genmote.generator import learning
@@ -53,6 +55,8 @@ def test_what_was_killed_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         train(waves(12, 100), path, QUICK, name="whole", progress=stop)
     assert not path.exists() and (tmp_path / "cut.gguf.work").is_dir()
+    with home.held(tmp_path / "cut.gguf.work"), pytest.raises(SpecError, match=f"in use by process {os.getpid()}"):
+        train(waves(12, 100), path, replace(QUICK, seed=1), name="whole")  # it would begin anew
     notes: list[str] = []
     train(waves(12, 100), path, QUICK, name="whole", notes=notes)
     assert "goes on after step 4 of 6" in notes

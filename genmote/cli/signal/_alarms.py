@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ from genmote.signals.kinds import Records, Series
 
 @dataclass(frozen=True)
 class Alarm:
-    """`rows` one after another were too odd, the oddest, at `row` of the piece, with `score` nats."""
+    """`rows` one after another were too odd, the oddest, at `row` of the piece, with `score` nats, of which `channel`
+    has the largest part. `over`: an alarm that went on from piece to piece has ended before `row`; it is of all its
+    rows."""
 
     row: int
     rows: int
     score: float
+    channel: str | None = None
+    over: bool = False
 
 
 class Alarms:
@@ -42,6 +46,7 @@ class Alarms:
         self.unjudged: dict[str, str] = {}  # topics that the model does not know, and why
         self._made: Callable[[], Any] = lambda: detect.Detector(generator, self.threshold, smooth)
         self._detectors: dict[str, tuple[str, Any]] = {}  # by topic: the recording, and what judges it
+        self._open: dict[str, Alarm] = {}  # by topic: what has been told, and reaches the end of the last piece
 
     def push(self, topic: str, piece: Series | Records) -> Iterator[Alarm]:
         """The alarms of a piece that follows the one before."""
@@ -49,12 +54,23 @@ class Alarms:
             return
         if topic not in self._detectors or self._detectors[topic][0] != piece.name:  # another recording begins
             self._detectors[topic] = piece.name, self._made()
+            self._open.pop(topic, None)
         try:
             found = self._detectors[topic][1].push(fitting(self._generator, piece))
         except GenmoteError as fault:
             self.unjudged[topic] = str(fault)
             return
-        edges = np.flatnonzero(np.diff(found.alarms.astype(np.int8), prepend=0, append=0))
-        for start, stop in edges.reshape(-1, 2).tolist():
+        edges = np.flatnonzero(np.diff(found.alarms.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
+        before = self._open.pop(topic, None) if len(piece) else None
+        if before is not None and before.over and (not edges or edges[0][0]):
+            yield replace(before, row=0)  # it ended with the piece before
+        for start, stop in edges:
             row = start + int(np.argmax(found.scores[start:stop]))
-            yield Alarm(row, stop - start, float(found.scores[row]))
+            alarm = Alarm(row, stop - start, float(found.scores[row]), found.channel(row))
+            if before is not None and start == 0:  # it has been told
+                highest = max(before, alarm, key=lambda one: one.score)
+                alarm = replace(highest, row=stop, rows=before.rows + alarm.rows, over=True)
+            if stop == len(piece):
+                self._open[topic] = alarm
+            if not alarm.over or stop < len(piece):
+                yield alarm

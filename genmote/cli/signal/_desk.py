@@ -17,7 +17,7 @@ from genmote.errors import SignalError
 from genmote.signals.kinds import Records, Series
 
 if TYPE_CHECKING:
-    from genmote.cli.signal._alarms import Alarms
+    from genmote.cli.signal._alarms import Alarm, Alarms
     from genmote.signals.live.recording import Recorder
     from genmote.signals.live.watching import Piece, Watch
 
@@ -89,28 +89,32 @@ class Desk:
                 except SignalError as fault:
                     self.watch.tally.add("{n} rows are not recorded", str(fault), len(piece))
             for alarm in self.alarms.push(topic, piece) if self.alarms is not None else ():
-                self._alarm(topic, piece, alarm.row, alarm.rows, alarm.score)
+                self._alarm(topic, piece, alarm)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
-    def _alarm(self, topic: str, piece: Series | Records, row: int, rows: int, score: float) -> None:
+    def _alarm(self, topic: str, piece: Series | Records, alarm: Alarm) -> None:
         assert self.alarms is not None
+        at_s, values = _at(piece, alarm.row)
+        rows, score, limit = alarm.rows, alarm.score, self.alarms.threshold
+        told = {
+            "topic": topic,
+            "time_s": at_s,
+            "rows": rows,
+            "score": score,
+            "threshold": limit,
+            "above": score - limit,
+            "channel": alarm.channel,
+        }
+        mostly = f", {alarm.channel} the oddest" if alarm.channel and len(values) > 1 else ""
+        if alarm.over:
+            line = f"over after {rows} rows, highest score {score:.2f}{mostly}"
+            return self._tell({"event": "over", **told}, f"{_when(at_s)}  {topic}: {line}")
         self.alarmed += 1
-        at_s, values = _at(piece, row)
-        limit = self.alarms.threshold
         self._tell(
-            {
-                "event": "alarm",
-                "topic": topic,
-                "time_s": at_s,
-                "rows": rows,
-                "score": score,
-                "threshold": limit,
-                "above": score - limit,
-                "values": values,
-            },
+            {"event": "alarm", **told, "values": values},
             f"{_when(at_s)}  {topic}: score {score:.2f}, {score - limit:.2f} above {limit:.2f}"
-            f"{f', {rows} rows' if rows > 1 else ''}: {_listed(values)}",
+            f"{f', {rows} rows' if rows > 1 else ''}{mostly}: {_listed(values)}",
         )
 
     def _values(self) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genmote.errors import SpecError
 
 if TYPE_CHECKING:
     from genmote.generator.model import Generator
-    from genmote.signals.kinds import Series, Signal
+    from genmote.signals.kinds import Grid, Series, Signal
+    from genmote.signals.reading import Said
 
+COUNTS = re.compile(r"(\d+)(?: of (\d+))?\b(?!\.)")
+MOST_STEPS = 1 << 53  # from zero, that a number with a point tells apart
 NEAR = 1e-4  # of the range, that what is written as .gmsc may be off
 ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
 
@@ -38,13 +43,14 @@ def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) ->
     """The signal as the model knows it: its channels alone, and of a modality that it was trained on. `notes`: which
     channels are left out."""
     from genmote.generator.material import chosen, prepared
+    from genmote.registry import listed
     from genmote.signals.kinds import Series
 
     head = model.codec.head
     if isinstance(signal, Series) and model.codec.KIND is Series:
         known = [name for name in signal.channels if name in head.channels]
         if known and len(known) < len(signal.channels):
-            left = ", ".join(name for name in signal.channels if name not in known)
+            left = listed(name for name in signal.channels if name not in known)
             line = f"{signal.name}: the model does not know {left}: left out"
             if notes is not None and line not in notes:
                 notes.append(line)
@@ -53,18 +59,74 @@ def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) ->
     return model.fitted(signal)
 
 
-def series(model: Generator, path: Path, reader: str | None, number: int, notes: list[str]) -> Series:
+def series(model: Generator, path: Path, reader: str | None, number: int, notes: list[str], said: Said) -> Series:
     """The series of that number (from 1) in a file. SpecError where it has none such."""
     from genmote.signals import reading
     from genmote.signals.kinds import Series
 
-    found = reading.read(path, reader=reader, notes=notes)
+    found = reading.read(path, reader=reader, notes=notes, said=said)
     if not 1 <= number <= len(found):
         raise SpecError(f"number={number}: {path} has {len(found)} signals")
     one = fitting(model, found[number - 1], notes)
     if not isinstance(one, Series):
         raise SpecError(f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for series")
     return one
+
+
+def steps(model: Generator, series: Series, grid: Grid | None = None) -> tuple[Any, Any] | None:
+    """(C,) steps of a series' sensor, and from where they count: those of `grid`, or those that training found.
+    None where none are known."""
+    import numpy as np
+
+    if grid is not None:
+        return grid.step, grid.zero
+    known = model.card.get("sensor_steps", {})
+    if not all(name in known for name in series.channels):
+        return None
+    step, zero = np.array([known[name] for name in series.channels], np.float64).T
+    return step, zero
+
+
+def stepped(model: Generator, made: Signal, grid: Grid | None = None) -> Signal:
+    """What was made, in whole steps of its sensor; those of `grid`, which it begins with, stay as they are
+    where they are not missing."""
+    import numpy as np
+
+    from genmote.signals.kinds import MISSING, Grid, Series
+
+    if not isinstance(made, Series) or made.grid is not None or (found := steps(model, made, grid)) is None:
+        return made
+    counts = np.rint((made.values - found[1]) / found[0])
+    if (np.abs(counts) > MOST_STEPS).any():
+        return made
+    integers = np.where(np.isnan(counts), MISSING, np.nan_to_num(counts).astype(np.int64))
+    if grid is not None:
+        own = grid.integers[: len(integers)]
+        integers[: len(own)] = np.where(own == MISSING, integers[: len(own)], own)
+    whole = Grid(integers, *found)
+    return replace(made, values=whole.values(), grid=whole)
+
+
+def merged(notes: Sequence[str]) -> list[str]:
+    """Notes that say the same of several recordings as one, with their counts added.
+
+    >>> merged(["a: 3 of 40 samples are cut", "b: 2 of 50 samples are cut", "a: no time was found", "c: 1 is cut"])
+    ['a and 1 more: 5 of 90 samples are cut', 'a: no time was found', 'c: 1 is cut']
+    """
+    found: dict[tuple[int, str], tuple[list[str], list[int]]] = {}
+    for line in notes:
+        name, sign, rest = line.partition(": ")
+        name, rest = (name, rest) if sign else ("", line)
+        counted = COUNTS.match(rest)
+        counts = [int(n) for n in counted.groups() if n is not None] if counted else []
+        names, sums = found.setdefault((len(counts), rest[counted.end() if counted else 0 :]), ([], [0] * len(counts)))
+        names += [] if name in names else [name]
+        sums[:] = [a + b for a, b in zip(sums, counts, strict=True)]
+    lines = []
+    for (_, rest), (names, sums) in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{more}: " * bool(names[0]) + " of ".join(map(str, sums)) + rest)
+    return lines
 
 
 def save(path: Path, signals: Sequence[Signal]) -> list[Path]:
@@ -90,4 +152,4 @@ def save(path: Path, signals: Sequence[Signal]) -> list[Path]:
         spans = [float(np.nanmax(s.values) - np.nanmin(s.values)) for s in all_series if np.isfinite(s.values).any()]
         container.write(path, all_series, max_error=0.0 if whole else max(min(spans, default=1.0), 1e-9) * NEAR)
         return [path]
-    return [made for made, _ in writing.write(path, all_series)]
+    return [made for made, _ in writing.write(path, all_series, dates=True)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmote.cli._output import Bar, Output, check_place, note, size
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -26,21 +27,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     file: Path = setting("a file of signals", positional=True)
-    output: Path = setting("the file to write", short="-o")
+    output: Path = setting("the file to write, .gmsc", short="-o")
     max_error: float = setting("the most that a sample may be off, in its unit (0: exact)", default=0.0)
     model: Path | None = setting("a generator of such recordings, which reading will need, too", default=None)
     reader: str | None = setting("the reader of the file (default: found by its name and first bytes)", default=None)
     threads: int | None = setting("blocks that are coded at once (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if not 0 <= self.max_error < float("inf"):
             yield f"max_error={self.max_error}: use 0 (exact) or more, such as 0.01"
         if self.threads is not None and self.threads < 1:
             yield f"threads={self.threads}: use 1 or more"
         if self.output == self.file:
             yield f"output={self.output} is the recording itself: name another file"
+        elif self.output.suffix.lower() != ".gmsc":
+            yield f"output={self.output}: wanted a name that ends in .gmsc"
 
 
 def run(settings: Settings, out: Output) -> None:
@@ -59,7 +63,7 @@ def run(settings: Settings, out: Output) -> None:
 
         def told() -> Iterator[Signal]:
             done = 0
-            for piece in reading.pieces(settings.file, reader=settings.reader, notes=notes):
+            for piece in reading.pieces(settings.file, reader=settings.reader, said=settings, notes=notes):
                 yield piece
                 done += len(piece)
                 bar("compressing", done, 0)

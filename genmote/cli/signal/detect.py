@@ -3,8 +3,9 @@
     genmote signal detect sensor.gguf today.csv --clean yesterday.csv --svg today.svg
     genmote signal detect sensor.gguf today.csv --threshold 4.2 -o scores.csv
 
-A score is how unlikely a sample was, in nats, averaged over the last --smooth samples. The threshold is one that a part
---quantile of a clean recording stays below. The file is read in pieces: of it its scores alone stay in memory.
+A score is how unlikely a sample was, in nats, averaged over the last --smooth samples and all channels; of those it is
+told which has the largest part in it. The threshold is one that a part --quantile of a clean recording stays below.
+The file is read in pieces: of it its scores alone stay in memory.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save
 from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 SHOWN = 20  # stretches that are printed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to look at", positional=True)
     clean: Path | None = setting("a recording in which nothing is wrong, to set the threshold by", default=None)
@@ -34,6 +36,7 @@ class Settings:
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if (self.clean is None) == (self.threshold is None):
             yield "give either --clean (a recording to set the threshold by) or --threshold"
         if not 0 < self.quantile < 1:
@@ -57,29 +60,36 @@ def run(settings: Settings, out: Output) -> None:
     threshold = settings.threshold
     if settings.clean is not None:
         clean = [
-            _series.fitting(model, s, notes) for s in reading.read(settings.clean, reader=settings.reader, notes=notes)
+            _series.fitting(model, s, notes)
+            for s in reading.read(settings.clean, reader=settings.reader, said=settings, notes=notes)
         ]
         threshold = detect.threshold(model, clean, settings.quantile, settings.smooth)
     assert threshold is not None
     names: list[str] = []
     scores: list[Any] = []
     alarms: list[Any] = []
+    parts: list[Any] = []  # which channel has the largest part in a score
+    channels: list[tuple[str, ...]] = []
     drawn: list[Any] = []  # the first recording, where a picture is wanted
     count = 0
     with Bar(unit_bytes=False, late=True) as bar:
         detector = None
-        for piece in reading.pieces(settings.file, reader=settings.reader, notes=notes):
+        for piece in reading.pieces(settings.file, reader=settings.reader, said=settings, notes=notes):
             piece = _series.fitting(model, piece, notes)
             if detector is None or names[-1] != piece.name:
                 detector = detect.Detector(model, threshold, settings.smooth)
                 names.append(piece.name)
                 scores.append([])
                 alarms.append([])
+                parts.append([])
+                channels.append(())
             if settings.svg is not None and len(names) == 1:
                 drawn.append(piece)
             seen = detector.push(piece)
             scores[-1].append(seen.scores)
             alarms[-1].append(seen.alarms)
+            parts[-1].append(seen.most)
+            channels[-1] = seen.channels
             count += len(piece)
             bar("looking", count, 0)
     for line in notes:
@@ -87,9 +97,9 @@ def run(settings: Settings, out: Output) -> None:
     joined = [np.concatenate(each) for each in scores]
     above = [np.concatenate(each) for each in alarms]
     found = [
-        {"signal": name, **stretch}
-        for name, own, there in zip(names, joined, above, strict=True)
-        for stretch in _stretches(own, there, settings.smooth)
+        {"signal": name, **stretch, "channel": of[int(most[at])] if of else None}
+        for name, own, there, most, of in zip(names, joined, above, map(np.concatenate, parts), channels, strict=True)
+        for at, stretch in _stretches(own, there, settings.smooth)
     ]
     values: dict[str, Any] = {
         "threshold": threshold,
@@ -100,8 +110,12 @@ def run(settings: Settings, out: Output) -> None:
     }
     text = f"{values['above']} of {count} samples above {threshold:.3f}, in {len(found)} stretches"
     if found:
-        rows = [[str(f["signal"]), str(f["start"]), str(f["stop"]), f"{f['highest']:.2f}"] for f in found[:SHOWN]]
-        text += "\n\n" + columns([["signal", "from", "to", "highest"], *rows])
+        rows = [
+            [str(f["signal"]), str(f["start"]), str(f["stop"]), f"{f['highest']:.2f}", str(f["channel"] or "")]
+            for f in found[:SHOWN]
+        ]
+        heads, shown = ["signal", "from", "to", "highest", "channel"], 5 if any(len(of) > 1 for of in channels) else 4
+        text += "\n\n" + columns([row[:shown] for row in [heads, *rows]])
         text += f"\n… {len(found) - SHOWN} more; --json tells of all" if len(found) > SHOWN else ""
     if settings.output is not None:
         lines = ["signal,sample,score"]
@@ -110,7 +124,7 @@ def run(settings: Settings, out: Output) -> None:
         values["path"] = settings.output
         text += f"\n{settings.output}"
     if settings.svg is not None and joined:
-        told = [(f["start"], f["stop"]) for f in found if f["signal"] == names[0]]
+        told = [(f["start"], f["stop"], f["channel"]) for f in found if f["signal"] == names[0]]
         picture = pictures.detected(reading.joined_all(drawn)[0], joined[0], threshold, told, int(above[0].sum()))
         save(settings.svg, picture, "--svg")
         values["svg"] = settings.svg
@@ -118,17 +132,17 @@ def run(settings: Settings, out: Output) -> None:
     out.result(values, text)
 
 
-def _stretches(scores: Any, alarms: Any, smooth: int) -> list[dict[str, Any]]:
+def _stretches(scores: Any, alarms: Any, smooth: int) -> list[tuple[int, dict[str, Any]]]:
     """Stretches [start, stop) of alarms, with the samples before them that their averages are of; those that so touch
-    are one."""
+    are one. Each with the sample that scores highest."""
     import numpy as np
 
-    found: list[dict[str, Any]] = []
+    found: list[tuple[int, dict[str, Any]]] = []
     edges = np.flatnonzero(np.diff(alarms.astype(np.int8), prepend=0, append=0))
     for first, stop in edges.reshape(-1, 2).tolist():
-        start, highest = max(0, first - smooth + 1), round(float(scores[first:stop].max()), 4)
-        if found and start <= found[-1]["stop"]:
-            found[-1] |= {"stop": stop, "highest": max(highest, found[-1]["highest"])}
-        else:
-            found.append({"start": start, "stop": stop, "highest": highest})
+        start, at = max(0, first - smooth + 1), first + int(scores[first:stop].argmax())
+        if found and start <= found[-1][1]["stop"]:
+            before, stretch = found.pop()
+            start, at = stretch["start"], max(before, at, key=scores.__getitem__)
+        found.append((at, {"start": start, "stop": stop, "highest": round(float(scores[at]), 4)}))
     return found

@@ -13,13 +13,15 @@ from typing import Any
 
 from genmote.cli._output import Output, check_place, columns, note, save
 from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 SHOWN = 24  # steps that are printed
+SIGNIFICANT = 6  # decimals of a channel, above which its numbers have so many digits that matter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording to go on from", positional=True)
     steps: int = setting("samples to foretell", default=64)
@@ -35,6 +37,7 @@ class Settings:
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if self.steps < 1 or self.paths < 1:
             yield f"steps={self.steps}, paths={self.paths}: use 1 or more"
         if not self.quantiles or not all(0 < q < 1 for q in self.quantiles):
@@ -48,19 +51,24 @@ class Settings:
 def run(settings: Settings, out: Output) -> None:
     import time
 
-    from genmote.generator.layout import DATED
     from genmote.generator.model import Generator
     from genmote.generator.pictures import forecast as drawn
+    from genmote.signals.writing import is_date, moment
 
     for path, option in ((settings.output, "--output"), (settings.svg, "--svg")):
         if path is not None:
             check_place(path, option)
     model = Generator.load(settings.model, threads=settings.threads)
     notes: list[str] = []
-    history = _series.series(model, settings.file, settings.reader, settings.number, notes)
+    history = _series.series(model, settings.file, settings.reader, settings.number, notes, settings)
     started = time.perf_counter()
     found = model.forecast(history, settings.steps, paths=settings.paths, seed=settings.seed)
     seconds = time.perf_counter() - started
+    if found.outside:
+        notes.append(
+            f"{history.name}: {found.outside} values before the forecast lie beyond those that the model learnt from, "
+            "which it does not leave: they count as the nearest of them"
+        )
     for line in notes:
         note(line)
     levels = tuple(sorted(settings.quantiles))
@@ -69,10 +77,14 @@ def run(settings: Settings, out: Output) -> None:
     times = series.times_s
     if times is None:
         times = (series.start_s or len(history) / history.rate_hz) + _steps(len(series)) / series.rate_hz
-    head = "time" if times[0] > DATED else "time (s)"
+    head = "time" if is_date(float(times[0])) else "time (s)"
     names = [f"{channel} {q:g}" for channel in series.channels for q in levels]
+    written = _digits(_series.steps(model, series, history.grid), len(series.channels))
     rows = [
-        [_time(times[t]), *(f"{table[q, t, c]:.6g}" for c in range(len(series.channels)) for q in range(len(levels)))]
+        [
+            moment(float(times[t])),
+            *(f"{table[q, t, c]:{written[c]}}" for c in range(len(series.channels)) for q in range(len(levels))),
+        ]
         for t in range(len(series))
     ]
     values: dict[str, Any] = {
@@ -100,19 +112,17 @@ def run(settings: Settings, out: Output) -> None:
     out.result(values, text)
 
 
-def _time(seconds: float) -> str:
-    """A time since the start in seconds, or since 1970 as a date (UTC).
+def _digits(steps: tuple[Any, Any] | None, channels: int) -> list[str]:
+    """How the numbers of each channel are written: with the decimals of the sensor's steps, where they are few.
 
-    >>> _time(0.1 + 0.2), _time(1.6e9 + 0.05), _time(12.0), _time(1.6e9)
-    ('0.3', '2020-09-13T12:26:40.050000', '12', '2020-09-13T12:26:40')
+    >>> import numpy as np
+    >>> _digits((np.array([0.01, 2.0**-15]), np.zeros(2)), 2), _digits(None, 1)
+    (['.2f', '.6g'], ['.6g'])
     """
-    from datetime import UTC, datetime
+    from genmote.signals.writing import decimals
 
-    from genmote.generator.layout import DATED
-
-    if seconds > DATED:
-        return datetime.fromtimestamp(round(float(seconds), 6), UTC).replace(tzinfo=None).isoformat()
-    return repr(round(float(seconds), 9)).removesuffix(".0")
+    found = [None] * channels if steps is None else [decimals(*pair) for pair in zip(*steps, strict=True)]
+    return [".6g" if n is None or n > SIGNIFICANT else f".{n}f" for n in found]
 
 
 def _steps(count: int) -> Any:

@@ -16,11 +16,12 @@ from pathlib import Path
 from genmote.cli._output import Bar, Output, check_place, note
 from genmote.cli._output import save as save_text
 from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     output: Path = setting("the file to write: .csv, .wav, .gmsc or .jsonl", short="-o")
     count: int = setting("how many", default=1, short="-n")
@@ -35,6 +36,7 @@ class Settings:
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         yield from _series.ending(self.output)
         if self.count < 1 or (self.steps is not None and self.steps < 1):
             yield f"count={self.count}, steps={self.steps}: use 1 or more"
@@ -62,7 +64,9 @@ def run(settings: Settings, out: Output) -> None:
     notes: list[str] = []
     prefix = None
     if settings.prefix is not None:
-        prefix = _series.fitting(model, reading.read(settings.prefix, reader=settings.reader, notes=notes)[0], notes)
+        prefix = _series.fitting(
+            model, reading.read(settings.prefix, reader=settings.reader, said=settings, notes=notes)[0], notes
+        )
     started = time.perf_counter()
     with Bar(unit_bytes=False, late=True) as bar:
         signals = model.generate(
@@ -76,6 +80,9 @@ def run(settings: Settings, out: Output) -> None:
             progress=bar,
         )
     seconds = time.perf_counter() - started
+    begun = prefix.grid if isinstance(prefix, Series) else None
+    if prefix is None or begun is not None:
+        signals = [_series.stepped(model, one, begun) for one in signals]
     for line in notes:
         note(line)
     paths = _series.save(settings.output, signals)

@@ -14,11 +14,12 @@ from typing import Any
 from genmote.cli._output import Output, check_place, note
 from genmote.cli._output import save as save_text
 from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     model: str = setting("a model that genmote signal train made, or one of genmote", positional=True)
     file: Path = setting("a recording with gaps", positional=True)
     output: Path = setting("the file to write: .csv, .wav, .gmsc or .jsonl", short="-o")
@@ -30,6 +31,7 @@ class Settings:
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         yield from _series.ending(self.output)
         if self.paths < 1:
             yield f"paths={self.paths}: use 1 or more"
@@ -48,12 +50,12 @@ def run(settings: Settings, out: Output) -> None:
         check_place(settings.svg, "--svg")
     model = Generator.load(settings.model, threads=settings.threads)
     notes: list[str] = []
-    series = _series.series(model, settings.file, settings.reader, settings.number, notes)
+    series = _series.series(model, settings.file, settings.reader, settings.number, notes, settings)
     missing = int(np.isnan(series.values).sum())
     found = model.impute(series, paths=settings.paths, seed=settings.seed)
     for line in notes:
         note(line)
-    paths = _series.save(settings.output, [found.series])
+    paths = _series.save(settings.output, [_series.stepped(model, found.series, series.grid)])
     values: dict[str, Any] = {"paths": paths, "missing": missing, "samples": int(series.values.size), "notes": notes}
     text = f"{', '.join(map(str, paths))} ({missing} of {series.values.size} samples filled in)"
     if settings.svg is not None:

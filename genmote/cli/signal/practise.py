@@ -14,11 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from genmote.cli._output import Bar, Output, check_place, note, size
+from genmote.cli.signal import _series
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Said):
     files: tuple[Path, ...] = setting("recordings, or folders of them", positional=True)
     model: Path = setting("a generator of such recordings (genmote signal train)")
     output: Path = setting("the model file to write (.gguf)", short="-o")
@@ -26,6 +28,7 @@ class Settings:
     reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if self.output.suffix.lower() != ".gguf":
             yield f"output={self.output}: wanted a name that ends in .gguf"
 
@@ -40,9 +43,10 @@ def run(settings: Settings, out: Output) -> None:
     notes: list[str] = []
     with Bar(unit_bytes=False) as bar:
         signals = material.read(
-            settings.files, reader=settings.reader, modality=settings.modality, notes=notes, progress=bar
+            settings.files, reader=settings.reader, said=settings, modality=settings.modality, notes=notes, progress=bar
         )
         learnt = practise.run(settings.model, signals, settings.output, progress=bar)
+    notes = _series.merged(notes)
     for line in notes:
         note(line)
     nbytes = settings.output.stat().st_size

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save, shown
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Said):
     file: str = setting("a file of signals, or the name of a modality", positional=True)
     reader: str | None = setting("the reader of the file (default: found by its name and first bytes)", default=None)
     number: int = setting("which of the file's signals is drawn, from 1", default=1)
@@ -81,7 +82,7 @@ def _pieces(settings: Settings, notes: list[str], bar: Bar) -> Iterator[Signal]:
             notes.append(f"a real recording, {real.licence}, out of the package {carrier}: {real.title}")
         yield from about.sample(progress=bar)
         return
-    yield from reading.pieces(path, reader=settings.reader, notes=notes)
+    yield from reading.pieces(path, reader=settings.reader, said=settings, notes=notes)
 
 
 class Summary:

@@ -9,7 +9,8 @@ number; what is none is counted and told. A topic with the wildcards + and # is 
 is the device's where a field tells it, else that of arrival. The user and the password come from GENMOTE_MQTT_USER and
 GENMOTE_MQTT_PASSWORD, or from --user and --password-file. A lost connection is made again. Memory stays the same: what
 comes faster than it is judged is dropped, the oldest first, counted and told. Ctrl-C ends it with a summary. With
---json there is an object a line; `event` says of what: values, alarm, note, summary.
+--json there is an object a line; `event` says of what: values, alarm, over (the end of an alarm that went on), note,
+summary.
 """
 
 from __future__ import annotations

@@ -21,9 +21,11 @@ from genmote.fetch import Progress, quiet
 from genmote.generator.material import NONE as NONE
 from genmote.generator.material import inside, word
 from genmote.generator.scores.forecast import forward_filled
+from genmote.registry import listed
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Records, Series, Signal
+from genmote.signals.reading import Said
 
 Floats = NDArray[np.float32]
 MARKS = "marks"  # what the label is called that is taken from marks
@@ -60,20 +62,23 @@ def load(
     drop: Sequence[str] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
+    said: Said | None = None,
 ) -> list[Recording]:
     """All recordings in files, and in the files of folders, of which those that cannot be read are left out.
     SignalError for a file that cannot be read, and for frames."""
     told: list[str] = [] if notes is None else notes
     files = [(file, path.is_dir()) for path in paths for file in _files(path, told)]
     found = []
-    for number, (file, listed) in enumerate(files):
+    for number, (file, in_folder) in enumerate(files):
         try:
-            signals = reading.read(file, notes=told)
+            signals = reading.read(file, notes=told, said=said)
         except SignalError as fault:
-            if not listed:
+            if not in_folder:
                 raise
             told.append(f"left out: {fault}")  # nobody named this one
             continue
+        if said is not None and said.group != label:  # a group is no class, but where it is asked for
+            signals = [replace(s, labels={k: v for k, v in s.labels.items() if k != said.group}) for s in signals]
         found += [prepared(signal, file, label, drop) for signal in signals if len(signal)]
         progress("reading", number + 1, len(files))
     if not found:
@@ -145,7 +150,7 @@ def prepared(signal: Signal, path: Path, label: str | None, drop: Sequence[str])
     names = list(signal.channels) if isinstance(signal, Series) else [field.name for field in signal.fields]
     for name in drop:
         if name not in names:
-            raise SignalError(f"{path}: has no {name!r} to leave out with --drop: it has {', '.join(names)}")
+            raise SignalError(f"{path}: has no {name!r} to leave out with --drop: it has {listed(names)}")
     kept = [n for n, name in enumerate(names) if name not in drop and (rows is None or name != key)]
     if not kept:
         raise SignalError(f"{path}: nothing is left without {', '.join(names)}; leave out less")
@@ -190,7 +195,7 @@ def _labels(signal: Series | Records, path: Path, label: str | None) -> tuple[st
     if label == MARKS and isinstance(signal, Series):
         return MARKS, _of_marks(signal)
     known = [*names, *own, *([MARKS] if marks else [])]
-    raise SignalError(f"{path}: has no label {label!r}: it has {', '.join(known)}")
+    raise SignalError(f"{path}: has no label {label!r}: it has {listed(known)}")
 
 
 def _of_marks(series: Series) -> NDArray[np.object_]:

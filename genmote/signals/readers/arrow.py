@@ -16,6 +16,7 @@ from genmote.signals import _tables
 from genmote.signals._extra import library
 from genmote.signals.kinds import Records, Series
 
+GROUPS = True
 SUFFIXES = (".parquet", ".pq", ".feather", ".arrow", ".arrows", ".ipc")
 PARQUET, FILE, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 LIST = 64  # values of a list of fixed length that become columns
@@ -28,7 +29,7 @@ def knows(path: Path, head: bytes) -> bool:
     return head[:4] == PARQUET or head[:6] == FILE or (head[:4] == STREAM and path.suffix.lower() in SUFFIXES)
 
 
-def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series | Records]:
+def pieces(path: Path, rows: int, notes: list[str], *, group: str | None = None) -> Iterator[Series | Records]:
     arrow = library("pyarrow", path)
     library("pyarrow.compute", path)
     tally = _tables.Tally(notes)
@@ -49,7 +50,7 @@ def pieces(path: Path, rows: int, notes: list[str]) -> Iterator[Series | Records
     # Of a column of words without one in the first rows it is known that others may come.
     empty = [n for n, (_, array) in enumerate(kept) if array.null_count == len(array)]
     words = {n for n in empty if "string" in str(kept[n][1].type)}
-    yield from _tables.pieces(path, [name for name, _ in kept], found, rows, notes, words=words)
+    yield from _tables.pieces(path, [name for name, _ in kept], found, rows, notes, words=words, group=group)
     tally.tell()
 
 

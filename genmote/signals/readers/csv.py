@@ -23,6 +23,7 @@ from genmote.signals._times import seconds_of
 from genmote.signals.kinds import Records, Series
 from genmote.signals.reading import HEAD
 
+GROUPS = True
 SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
 DELIMITERS = "\t;|, "  # in this order, where the columns tell as much
 SEEN = 1000  # lines at the beginning by which the form of a file is found
@@ -64,7 +65,9 @@ def knows(path: Path, head: bytes) -> bool:
     return 2 * told > form.width and len(rows) > 1
 
 
-def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozenset()) -> Iterator[Series | Records]:
+def pieces(
+    path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozenset(), group: str | None = None
+) -> Iterator[Series | Records]:
     """`absent`: lower-case words that stand for a missing value here, such as "-200", besides the usual ones."""
     try:
         with open(path, "rb") as file:
@@ -75,10 +78,10 @@ def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozen
     if encoding == "latin-1":
         notes.append(f"{path.name}: is not in UTF-8; read as Latin-1")
     if form.names is None:
-        notes.append(f"{path.name}: has no line of names; its columns are numbered")
+        notes.append(f"{path.name}: has no line of names; its columns are numbered, but for --names")
     tally = _tables.Tally(notes)
     found = _rows(_Lines(path, encoding), form, tally)
-    yield from _tables.pieces(path, form.names, found, rows, notes, absent=absent, comma=form.comma)
+    yield from _tables.pieces(path, form.names, found, rows, notes, absent=absent, comma=form.comma, group=group)
     tally.tell()
 
 

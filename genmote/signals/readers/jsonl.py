@@ -15,6 +15,7 @@ from genmote.errors import SignalError
 from genmote.signals import _tables
 from genmote.signals.kinds import Records, Series
 
+GROUPS = True
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 LONGEST = 1 << 20  # characters of an object
 ODD = 0.1  # of the lines may be damaged
@@ -35,7 +36,9 @@ def knows(path: Path, head: bytes) -> bool:
         return text.startswith('{"') and "\n" not in text and path.suffix.lower() in SUFFIXES[:2]
 
 
-def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozenset()) -> Iterator[Series | Records]:
+def pieces(
+    path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozenset(), group: str | None = None
+) -> Iterator[Series | Records]:
     """`absent`: lower-case words that stand for a missing value here, besides the usual ones."""
     tally = _tables.Tally(notes)
     try:
@@ -47,7 +50,7 @@ def pieces(path: Path, rows: int, notes: list[str], *, absent: Set[str] = frozen
             first = list(islice(found, 1))
             if not first:
                 raise SignalError(f"{path}: holds no object: wanted a JSON object a line, or an array of them")
-            yield from _tables.keyed(path, chain(first, found), rows, notes, tally, absent=absent)
+            yield from _tables.keyed(path, chain(first, found), rows, notes, tally, absent=absent, group=group)
     except OSError as fault:
         raise SignalError(f"{path}: cannot be read ({fault.strerror}): wanted JSON lines") from None
     except UnicodeDecodeError:

@@ -176,6 +176,9 @@ def test_some_channels_in_any_order_of_some_of_the_series() -> None:
         SignalError, match=r"x: channel I \[V\] was not there when the codec was fitted, it knows I \[mV\], II"
     ):
         codec.encode(Series("x", both.values[:, :1], 500.0, ("I",), ("V",)))
+    many = Series("m", np.zeros((9, 13), np.float32), 1.0, tuple("abcdefghijklm"), ("",) * 13)
+    with pytest.raises(SignalError, match=r"it knows a \[\], b \[\], .*, j \[\] and 3 more; leave it out"):
+        fit("bins", [many], bins=4).encode(other)
 
 
 def test_a_header_says_what_was_fitted() -> None:

@@ -70,8 +70,17 @@ def test_every_way_to_write_numbers(
     assert found.grid.step.tolist() == [0.01, 0.1, 1.0] and found.rate_hz == 1.0
     assert (found.values == (whole / [100, 10, 1]).astype(np.float32)).all()
     assert found.channels == (("x", "y", "z") if named else ("column 1", "column 2", "column 3"))
-    untold = [] if named else ["a.csv: has no line of names; its columns are numbered"]
-    assert notes == [*untold, "a.csv: no time was found; taken as one sample a second"]
+    untold = [] if named else ["a.csv: has no line of names; its columns are numbered, but for --names"]
+    assert notes == [*untold, "a.csv: no time was found; taken as one sample a second, but for --sample-rate"]
+
+
+def test_cells_that_make_numbers_words_are_told(tmp_path: Path) -> None:
+    lines = [f"{n},{'ERR' if n in (3, 6) else n / 4},{'a' if n % 3 else n % 2}" for n in range(40)]
+    notes: list[str] = []
+    path = put(tmp_path, "time,level (mV),kind\n" + "\n".join(lines) + "\n")
+    assert [field.type for field in records(path, notes).fields] == ["text", "category"]
+    said = "a.csv: level is read as words: 2 of its first 40 cells are neither numbers nor missing, first line 5 'ERR'"
+    assert [line for line in notes if "words" in line] == [said]  # kind is mostly words
 
 
 FORMS: list[Callable[[datetime], str]] = [

@@ -86,7 +86,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, monkeypatch: pyt
         "a.jsonl: 1 values of y, which the first rows do not have, are left out: row 141",
         "a.jsonl: 4 lines that are no JSON object are left out: line 21 '{\"x\": 1', line 41 '[1]', "
         "line 61 '{x: 2}', …",
-        "a.jsonl: no time was found; taken as one sample a second",
+        "a.jsonl: no time was found; taken as one sample a second, but for --sample-rate",
     ]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save
+from genmote.cli.signal._series import merged
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ LISTED = 20_000  # items that --json tells; --output tells all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files:
+class Files(Said):
     """What every one of them takes."""
 
     test: tuple[Path, ...] = setting("recordings that it is judged on, or their folders", many=True)
@@ -32,6 +34,7 @@ class Files:
     seed: int = setting("number that fixes all that is drawn", default=0)
 
     def faults(self) -> Iterable[str]:
+        yield from super().faults()
         if not 0 <= self.seed < 1 << 32:
             yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
 
@@ -79,7 +82,7 @@ def check(settings: Files) -> None:
 def recordings(settings: Files, paths: tuple[Path, ...], notes: list[str], bar: Bar) -> list[Recording]:
     from genmote.generator.evaluate import data
 
-    return data.load(paths, label=settings.label, drop=settings.drop, notes=notes, progress=bar)
+    return data.load(paths, label=settings.label, drop=settings.drop, notes=notes, progress=bar, said=settings)
 
 
 def both(settings: Trained, notes: list[str], bar: Bar) -> tuple[list[Recording], list[Recording], Make]:
@@ -106,9 +109,10 @@ def tell(settings: Files, job: str, result: Result, notes: list[str], out: Outpu
     """Print what was found; write the items and the picture where they are asked for."""
     from genmote.signals import chart
 
-    for line in dict.fromkeys(notes):
+    notes = merged(notes)
+    for line in notes:
         note(line)
-    values: dict[str, Any] = {"job": job, **result.values, "seed": settings.seed, "notes": list(dict.fromkeys(notes))}
+    values: dict[str, Any] = {"job": job, **result.values, "seed": settings.seed, "notes": notes}
     text = columns(table)
     if settings.output is not None:
         save(
