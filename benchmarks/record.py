@@ -50,6 +50,7 @@ class Row:
     model_sha256: str | None = None
     ours_energy_mj: float | None = None
     peer_energy_mj: float | None = None
+    seeds: int = 1  # trainings of ours, where the figure is of a model that was trained for it
     others_cores: float | None = None  # kept busy by other programs meanwhile
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)

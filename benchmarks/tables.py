@@ -25,13 +25,14 @@ HEADER = "| what | ours | peer | measured | asked | |\n| --- | ---: | ---: | ---
 
 
 def latest(found: Iterable[Record]) -> list[Record]:
-    """The newest record of each row and CPU; a figure before none, undisturbed before disturbed, a full run before a
-    quick one."""
+    """The newest record of each row and CPU; a figure before none, more trainings before fewer, undisturbed before
+    disturbed, a full run before a quick one."""
     chosen: dict[tuple[str, str], Record] = {}
 
-    def rank(entry: Record) -> tuple[bool, bool, bool, str]:
+    def rank(entry: Record) -> tuple[bool, int, bool, bool, str]:
         told = entry.values
-        return told["value"] is not None, not record.disturbed(told["others_cores"]), not told["quick"], entry.time
+        quiet = not record.disturbed(told["others_cores"])
+        return told["value"] is not None, told.get("seeds", 1), quiet, not told["quick"], entry.time
 
     for entry in sorted(found, key=rank):
         key = (str(entry.values["name"]), cpu_name(entry))
@@ -70,12 +71,14 @@ def line(entry: Record, *, stale: bool = False) -> str:
     told = entry.values
     value_unit = {"x": "x"}.get(told["value_unit"], told["value_unit"])
     sides = told["unit"] != told["value_unit"] or told["peer"] is not None
-    ours = figure(told["ours"], told["unit"]) if sides else ""
+    ours, seeds = figure(told["ours"], told["unit"]) if sides else "", told.get("seeds", 1)
+    if seeds > 1 and (each := told["ours_samples"]):
+        ours = f"{figure(told['ours'])} ({figure(min(each))} to {figure(max(each))}) {told['unit']}".strip()
     asked = f"{told['sense']} {figure(told['asked'])}" if told["asked"] is not None else ""
     if told["aim"] is not None:
         asked = f"{asked} (aim {figure(told['aim'])})".strip()
     measured = figure(told["value"], value_unit) if told["value"] is not None else f"not measured: {told['note']}"
-    if record.disturbed(told["others_cores"]):
+    if record.disturbed(told["others_cores"]) and seeds == 1:  # how well a model does is not a matter of time
         measured += " (disturbed)"
     if stale:
         measured += " (not measured again since)"

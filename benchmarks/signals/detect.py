@@ -42,6 +42,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         yield Row(
             name,
             measure=MEASURE,
+            seeds=bench.seeds,
             value=value,
             value_unit="points",
             asked=None,
@@ -56,6 +57,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     yield Row(
         f"detection: sets of {OF} with an AUROC above every peer's",
         measure=MEASURE,
+        seeds=bench.seeds,
         value=float(better),
         value_unit="sets",
         asked=float(WANTED),

@@ -39,6 +39,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     yield Row(
         f"forecast: sets of {OF} with CRPS and MASE better than every peer's",
         measure=MEASURE,
+        seeds=bench.seeds,
         value=float(better),
         value_unit="sets",
         asked=float(WANTED),
@@ -53,6 +54,7 @@ def row(name: str, figure: str, found: list[dict[str, dict[str, float]]], told: 
     return Row(
         name,
         measure=MEASURE,
+        seeds=len(found),
         value=peer / statistics.median(ours),
         value_unit="x",
         asked=None,

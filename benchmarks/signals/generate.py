@@ -58,6 +58,7 @@ def measure(bench: Bench) -> Iterator[Row]:
                 Row(
                     f"generation, {one.title}: {TITLES[figure]}",
                     measure=MEASURE,
+                    seeds=bench.seeds,
                     value=statistics.median(ours),
                     value_unit=unit,
                     asked=MEMBERSHIP if figure == "membership" else None,
@@ -77,6 +78,7 @@ def measure(bench: Bench) -> Iterator[Row]:
         f"generation: sets with a discriminative score below {DISCRIMINATIVE}, at most {BEHIND:g} points behind and "
         f"membership below {MEMBERSHIP:g} %",
         measure=MEASURE,
+        seeds=bench.seeds,
         value=float(reached),
         value_unit="sets",
         asked=float(WANTED),

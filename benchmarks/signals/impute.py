@@ -40,6 +40,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             yield Row(
                 f"filling gaps of {length} rows, {one.title.rpartition(',')[0]}: the better plain error over ours",
                 measure=MEASURE,
+                seeds=bench.seeds,
                 value=plain[best] / statistics.median(ours),
                 value_unit="x",
                 asked=None,

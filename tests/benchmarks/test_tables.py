@@ -41,6 +41,14 @@ def test_a_quiet_record_goes_before_a_disturbed_one_and_a_lone_disturbed_one_is_
     assert "9 x (disturbed)" in tables.table("decode", [loud])
 
 
+def test_more_trainings_go_before_fewer_and_their_spread_is_shown():
+    one, three = entry(time="2026-02-01T"), entry(value=1.2, time="2026-01-01T", others=1.3)
+    three.values.update(seeds=3, ours=2.0, ours_samples=[2.0, 1.5, 2.5])
+    (chosen,) = tables.latest([one, three])
+    assert chosen is three
+    assert "| 2 (1.5 to 2.5) tokens/s | 100 | 1.2 x |" in tables.table("decode", [one, three])
+
+
 def test_a_figure_goes_before_a_newer_record_without_one():
     absent = entry(value=None, time="2026-03-01T", others=None, note="no peer")
     found = [entry(value=1.1, time="2026-01-03T", others=1.3), absent]
