@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genmote.compress import Recipe
-    from genmote.compress.calibration import Calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +29,18 @@ class Ground:
     others: Any
 
     @classmethod
-    def of(cls, model: str, recordings: Sequence[Path], settings: Calibration, work: Path) -> Ground:
+    def of(cls, model: str, recordings: Sequence[Path], recipe: Recipe, work: Path) -> Ground:
+        from genmote.cli.signal._series import merged
+        from genmote.compress.run import without_text
         from genmote.generator import calibrate
         from genmote.generator.model import Generator
 
+        without_text(recipe)
+        settings = recipe.calibration
         generator, told = Generator.load(find(model)), list[str]()
         signals = calibrate.read(generator, recordings, told)
         learnt, others = calibrate.stretches(generator, signals, settings.windows, settings.length)
-        for line in dict.fromkeys(told):
+        for line in merged(told):
             note(line)
         held = io.BytesIO()
         np.save(held, learnt)

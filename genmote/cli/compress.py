@@ -116,7 +116,7 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
     found, ground = None, None
     if settings.signals:
         work = settings.work or work_folder(settings.output)
-        ground = Ground.of(model, settings.signals, recipe_of(settings).calibration, work)
+        ground = Ground.of(model, settings.signals, recipe_of(settings), work)
     try:
         if settings.searches:
             found = search_for(settings, model)

@@ -42,19 +42,19 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) -> Signal:
     """The signal as the model knows it: its channels alone, and of a modality that it was trained on. `notes`: which
     channels are left out."""
-    from genmote.generator.material import chosen, prepared
+    from genmote.generator.material import placed, prepared
     from genmote.registry import listed
     from genmote.signals.kinds import Series
 
     head = model.codec.head
     if isinstance(signal, Series) and model.codec.KIND is Series:
-        known = [name for name in signal.channels if name in head.channels]
+        known = [n for n, name in enumerate(signal.channels) if name in head.channels]
         if known and len(known) < len(signal.channels):
-            left = listed(name for name in signal.channels if name not in known)
+            left = listed(name for name in signal.channels if name not in head.channels)
             line = f"{signal.name}: the model does not know {left}: left out"
             if notes is not None and line not in notes:
                 notes.append(line)
-            signal = chosen(signal, known)
+            signal = placed(signal, known)
         signal = prepared(signal, missing=[float(x) for x in model.card.get("missing", [])])
     return model.fitted(signal)
 
