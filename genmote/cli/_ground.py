@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genmote.compress import Recipe
+    from genmote.signals.reading import Said
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Ground:
     others: Any
 
     @classmethod
-    def of(cls, model: str, recordings: Sequence[Path], recipe: Recipe, work: Path) -> Ground:
+    def of(cls, model: str, recordings: Sequence[Path], said: Said, recipe: Recipe, work: Path) -> Ground:
         from genmote.cli.signal._series import merged
         from genmote.compress.run import without_text
         from genmote.generator import calibrate
@@ -38,7 +39,7 @@ class Ground:
         without_text(recipe)
         settings = recipe.calibration
         generator, told = Generator.load(find(model)), list[str]()
-        signals = calibrate.read(generator, recordings, told)
+        signals = calibrate.read(generator, recordings, told, said)
         learnt, others = calibrate.stretches(generator, signals, settings.windows, settings.length)
         for line in merged(told):
             note(line)

@@ -15,19 +15,20 @@ from genmote.generator.windows import Windows, recordings
 from genmote.ops.protocol import Span
 from genmote.signals.header import END
 from genmote.signals.kinds import Series, Signal
+from genmote.signals.reading import Said
 
 Int = NDArray[np.int32]
 SHORTEST = 16  # rows of a stretch
 REACHED = 0.75  # part of all rows that are in stretches of at least the length that is taken
 
 
-def read(model: Generator, paths: Sequence[Path], notes: list[str]) -> list[Signal]:
+def read(model: Generator, paths: Sequence[Path], notes: list[str], said: Said | None = None) -> list[Signal]:
     """The recordings in files and folders, as the model takes them: without those of another kind and channels that it
     does not know, and in series of those that it knows together. SignalError where it knows none."""
     head, missing = model.codec.head, model.card.get("missing", [])
     known = set(zip(head.channels, head.units, strict=True))
     found: list[Signal] = []
-    for signal in material.read(paths, missing=missing, notes=notes):
+    for signal in material.read(paths, missing=missing, notes=notes, said=said):
         if not isinstance(signal, model.codec.KIND):
             kinds = (type(signal).__name__.lower(), model.codec.KIND.__name__.lower())
             notes.append("{}: is of {}, the model of {}: left out".format(signal.name, *kinds))

@@ -168,6 +168,14 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert "name recordings to learn from with --signals" in capsys.readouterr().err
     assert main([*words, "--signals", str(recording), "--target", "1MB"]) == 2
     assert "target: is about text" in capsys.readouterr().err
+    recording.write_text(recording.read_text().replace("a [mV],b", "p [mV],q"))
+    assert main([*words, "--signals", str(recording)]) == 2
+    assert "knows no channel of these recordings" in capsys.readouterr().err
+    assert main([*words, "--signals", str(recording), "--names", "a", "b"]) == 0
+    assert json.loads(capsys.readouterr().out)["nats"] == told["nats"]
+    assert main([*words, "--names", "a", "b"]) == 2
+    assert "are said of recordings: name them with --signals" in capsys.readouterr().err
+    recording.write_text(recording.read_text().replace("p [mV],q", "a [mV],b"))
     before = sorted(tmp_path.iterdir())
     assert main([*words, "--signals", str(recording), "--method", "round"]) == 2
     assert "round learns from text, not from signals" in capsys.readouterr().err
