@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from dataclasses import dataclass
@@ -45,11 +46,15 @@ class Ground:
             note(line)
         held = io.BytesIO()
         np.save(held, learnt)
-        work.mkdir(parents=True, exist_ok=True)
         # Named as what steps leave there, with which it goes.
         path = work / f"00-signals-{hashlib.sha256(held.getvalue()).hexdigest()[:16]}"
-        with home.atomic_write(path) as out:
-            out.write(held.getvalue())
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            with home.atomic_write(path) as out:
+                out.write(held.getvalue())
+        finally:
+            with contextlib.suppress(OSError):
+                work.rmdir()  # where nothing was written
         return cls(path, others)
 
     def judged(self, before: Path, after: Path) -> dict[str, Any]:
