@@ -124,14 +124,27 @@ def test_recordings_help(model: Generator, trained: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("held", "told"),
-    [(np.zeros((2, 3)), "wanted windows of token ids"), (np.zeros(4, np.int32), "wanted windows"), (None, "wanted")],
+    [
+        (np.zeros((2, 3)), "wanted windows of token ids"),
+        (np.zeros(4, np.int32), "wanted windows"),
+        ("no windows", "wanted"),
+        ("", "wanted"),
+        ("cut", "wanted"),
+        ("archive", "wanted"),
+    ],
 )
 def test_windows_that_are_none(held: object, told: str, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "windows.npy"
-    if held is None:
-        path.write_bytes(b"no windows")
-    else:
+    if not isinstance(held, str):
         np.save(path, held)
+    elif held == "cut":
+        np.save(path, np.zeros((2, 32), np.int32))
+        path.write_bytes(path.read_bytes()[:-5])
+    elif held == "archive":
+        np.savez(path.with_suffix(".npz"), a=np.zeros((2, 32), np.int32))
+        path.with_suffix(".npz").rename(path)
+    else:
+        path.write_text(held)
     recipe = Recipe.of({"calibration": {"tokens": path}, "step": [{"use": "gptq"}]})
     with pytest.raises(SpecError, match=told):
         compress(trained, tmp_path / "out.gguf", recipe)
