@@ -145,8 +145,9 @@ def held(folder: Path) -> Iterator[None]:
                         f"{folder} is in use by process {who or 'unknown'}: wait until that is done, or name another"
                     )
                 if os.path.samestat(os.fstat(descriptor), os.stat(place)):
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"{os.getpid()}\n".encode())
+                    with contextlib.suppress(OSError):  # on a full disk it is held all the same, by nobody in words
+                        os.ftruncate(descriptor, 0)
+                        os.write(descriptor, f"{os.getpid()}\n".encode())
                     try:
                         yield
                     finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -147,6 +148,22 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
         assert (folder / "lock").read_text() == f"{os.getpid()}\n"
         (folder / "state").unlink()
     assert not folder.exists(), "an empty one is removed"
+
+
+def test_a_folder_on_a_full_disk_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be written there tells that the disk is full; no lock stays behind."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with (
+        pytest.raises(SpecError, match="in use by process unknown: wait"),
+        home.held(tmp_path / "work"),
+        home.held(tmp_path / "work"),
+    ):
+        pytest.fail("the second block must not begin")
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_folder_that_cannot_be_held(tmp_path: Path) -> None:

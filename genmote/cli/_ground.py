@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genmote.compress import Recipe
-    from genmote.compress.calibration import Calibration
+    from genmote.signals.reading import Said
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,22 +31,30 @@ class Ground:
     others: Any
 
     @classmethod
-    def of(cls, model: str, recordings: Sequence[Path], settings: Calibration, work: Path) -> Ground:
+    def of(cls, model: str, recordings: Sequence[Path], said: Said, recipe: Recipe, work: Path) -> Ground:
+        from genmote.cli.signal._series import merged
+        from genmote.compress.run import without_text
         from genmote.generator import calibrate
         from genmote.generator.model import Generator
 
+        without_text(recipe)
+        settings = recipe.calibration
         generator, told = Generator.load(find(model)), list[str]()
-        signals = calibrate.read(generator, recordings, told)
+        signals = calibrate.read(generator, recordings, told, said)
         learnt, others = calibrate.stretches(generator, signals, settings.windows, settings.length)
-        for line in dict.fromkeys(told):
+        for line in merged(told):
             note(line)
         held = io.BytesIO()
         np.save(held, learnt)
-        work.mkdir(parents=True, exist_ok=True)
         # Named as what steps leave there, with which it goes.
         path = work / f"00-signals-{hashlib.sha256(held.getvalue()).hexdigest()[:16]}"
-        with home.atomic_write(path) as out:
-            out.write(held.getvalue())
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            with home.atomic_write(path) as out:
+                out.write(held.getvalue())
+        finally:
+            with contextlib.suppress(OSError):
+                work.rmdir()  # where nothing was written
         return cls(path, others)
 
     def judged(self, before: Path, after: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from genmote.cli._compress import Around
 from genmote.cli._ground import Ground
 from genmote.cli._output import Bar, Output, note, save, size
 from genmote.errors import BudgetError
+from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, w
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Around):
+class Settings(Around, Said):
     model: str | None = setting(
         "a model's name (fetched if it is not here) or path; a Hugging Face folder, or hf:ORG/REPO, is converted first",
         positional=True,
@@ -61,13 +62,16 @@ class Settings(Around):
     work: Path | None = setting("folder to keep what lies between the steps in", default=None)
 
     def faults(self) -> Iterable[str]:
-        yield from super().faults()
+        yield from Around.faults(self)
+        yield from Said.faults(self)
         if (self.model is None) != bool(self.frontier):
             yield "model: name one to compress, or give reports with --frontier, not both"
         if self.signals:
             for name in ("text", "text_out", "report", "target", "pace"):
                 if getattr(self, name) is not None:
                     yield f"{name}: is about text, which a generator of signals does not read; leave out either"
+        elif self.group is not None or self.names or self.sample_rate:
+            yield "group, names, sample_rate: are said of recordings: name them with --signals"
         if self.recipe is not None:
             for name in ("type", "method", "head_type"):
                 if getattr(self, name) is not None:
@@ -116,7 +120,7 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
     found, ground = None, None
     if settings.signals:
         work = settings.work or work_folder(settings.output)
-        ground = Ground.of(model, settings.signals, recipe_of(settings).calibration, work)
+        ground = Ground.of(model, settings.signals, settings, recipe_of(settings), work)
     try:
         if settings.searches:
             found = search_for(settings, model)

@@ -203,7 +203,8 @@ def _begun(path: Path, settings: Calibration) -> Tokens | None:
 
 def _load(path: Path) -> Tokens | None:
     try:
-        found: Tokens = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        # Not `np.load`, which takes archives too, and raises more than this where a file is cut.
+        found: Tokens = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (OSError, ValueError):
         return None
     return found

@@ -71,9 +71,8 @@ def compress(
     started = time.perf_counter()
     if not recipe.steps:
         raise SpecError("the recipe has no steps: give one, such as gptq")
-    for step in recipe.steps:
-        if step.reads_text and recipe.calibration.tokens is not None:
-            raise SpecError(f"{step_name(step)} learns from text, not from signals or other token ids; leave it out")
+    if recipe.calibration.tokens is not None:
+        without_text(recipe)
     source, target = begin(model, out, progress)
     path = source.path
     about = shown_recipe(recipe)  # now: later its texts may be gone
@@ -95,6 +94,13 @@ def compress(
     return Compressed(
         target, path, made.nbytes, source.nbytes, 8 * stored / numbers, time.perf_counter() - started, steps
     )
+
+
+def without_text(recipe: Recipe) -> None:
+    """SpecError for a step that token ids which are no text do not do for."""
+    for step in recipe.steps:
+        if step.reads_text:
+            raise SpecError(f"{step_name(step)} learns from text, not from signals or other token ids; leave it out")
 
 
 def work_folder(target: Path) -> Path:

@@ -15,27 +15,31 @@ from genmote.generator.windows import Windows, recordings
 from genmote.ops.protocol import Span
 from genmote.signals.header import END
 from genmote.signals.kinds import Series, Signal
+from genmote.signals.reading import Said
 
 Int = NDArray[np.int32]
 SHORTEST = 16  # rows of a stretch
 REACHED = 0.75  # part of all rows that are in stretches of at least the length that is taken
 
 
-def read(model: Generator, paths: Sequence[Path], notes: list[str]) -> list[Signal]:
-    """The recordings in files and folders, as the model takes them: without channels that it does not know, and in
-    series of those that it knows together. SignalError where it knows none."""
+def read(model: Generator, paths: Sequence[Path], notes: list[str], said: Said | None = None) -> list[Signal]:
+    """The recordings in files and folders, as the model takes them: without those of another kind and channels that it
+    does not know, and in series of those that it knows together. SignalError where it knows none."""
     head, missing = model.codec.head, model.card.get("missing", [])
     known = set(zip(head.channels, head.units, strict=True))
     found: list[Signal] = []
-    for signal in material.read(paths, missing=missing, notes=notes):
-        if isinstance(signal, Series):
+    for signal in material.read(paths, missing=missing, notes=notes, said=said):
+        if not isinstance(signal, model.codec.KIND):
+            kinds = (type(signal).__name__.lower(), model.codec.KIND.__name__.lower())
+            notes.append("{}: is of {}, the model of {}: left out".format(signal.name, *kinds))
+        elif isinstance(signal, Series):
             pairs = list(zip(signal.channels, signal.units, strict=True))
             if not known.issuperset(pairs):
                 notes.append(f"{signal.name}: channels that the model does not know are left out")
-            if not (kept := [name for name, unit in pairs if (name, unit) in known]):
+            if not (kept := [n for n, pair in enumerate(pairs) if pair in known]):
                 continue
-            for group in model.together(kept):
-                found.append(model.fitted(material.chosen(signal, [kept[n] for n in group])))
+            for group in model.together([signal.channels[n] for n in kept]):
+                found.append(model.fitted(material.placed(signal, [kept[n] for n in group])))
         else:
             found.append(model.fitted(signal))
     if not found:
@@ -58,9 +62,10 @@ def stretches(model: Generator, signals: Sequence[Signal], count: int, length: i
         raise SignalError(
             f"stretches of {whole} tokens: wanted {SHORTEST} or more to learn from; give longer recordings"
         )
-    fit = [np.column_stack([r.tokens[:whole], r.asks[1 : whole + 1]]) for r in every if len(r) > whole]
+    fit = [rows for rows in every if len(rows) > whole]
     order = np.linspace(0, len(fit) - 1, min(2 * count, len(fit))).round().astype(int)
-    chosen = np.stack([fit[n] for n in np.unique(order).tolist()]).astype(np.int32)
+    picked = [fit[n] for n in np.unique(order).tolist()]
+    chosen = np.stack([np.column_stack([r.tokens[:whole], r.asks[1 : whole + 1]]) for r in picked]).astype(np.int32)
     return chosen[::2], chosen[1::2]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError, SpecError
 from genmote.generator.layout import Rows, joined
-from genmote.generator.material import chosen
+from genmote.generator.material import placed
 from genmote.generator.walk import embedded
 from genmote.ops.protocol import Span
 from genmote.signals.codecs.bins import Bins
@@ -54,7 +54,7 @@ class Scorer:
                 self.parts = self.parts or [Scorer(self.model) for _ in groups]
                 found = np.zeros(piece.values.shape)
                 for part, group in zip(self.parts, groups, strict=True):
-                    found[:, group] = part.each(chosen(piece, [piece.channels[n] for n in group]))
+                    found[:, group] = part.each(placed(piece, group))
                 return found
         header = layout.header(piece)
         if self.header is None or not np.array_equal(header.tokens, self.header.tokens):

@@ -13,7 +13,7 @@ from genmote.errors import SignalError, SpecError
 from genmote.generator.draw import Draw
 from genmote.generator.generate import _later, onward
 from genmote.generator.layout import Rows, joined
-from genmote.generator.material import chosen
+from genmote.generator.material import placed
 from genmote.generator.scale import Scale
 from genmote.generator.walk import Walk, sampled
 from genmote.signals.codecs.bins import Bins
@@ -47,7 +47,7 @@ def apart(model: Generator, series: Series, job: Callable[[Series], Forecast]) -
     groups = model.together(series.channels)
     if len(groups) == 1:
         return job(series)
-    found = [job(chosen(series, [series.channels[n] for n in group])) for group in groups]
+    found = [job(placed(series, group)) for group in groups]
     samples = np.concatenate([one.samples for one in found], axis=2)
     values = np.concatenate([one.series.values for one in found], axis=1)
     whole = replace(found[0].series, values=values, channels=series.channels, units=series.units)

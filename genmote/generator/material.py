@@ -141,7 +141,7 @@ def labelled(signal: Signal, column: str) -> Signal:
         names = listed(getattr(signal, "channels", ()))
         raise SignalError(f"{signal.name}: no channel {column!r} to take labels from; it has {names}")
     words = [word(value) for value in signal.values[:, signal.channels.index(column)].tolist()]
-    rest = chosen(signal, [name for name in signal.channels if name != column])
+    rest = placed(signal, [n for n, name in enumerate(signal.channels) if name != column])
     if len(set(words)) == 1 and words[0] != NONE:
         return replace(rest, labels={**rest.labels, column: words[0]})
     return replace(rest, marks=tuple(Mark(start, stop, one) for start, stop, one in runs(words) if one != NONE))
@@ -165,12 +165,16 @@ def chosen(series: Series, channels: Sequence[str]) -> Series:
         raise SignalError(
             f"{series.name}: no channel {missing[0]!r}; it has {listed(series.channels)}: choose among them"
         )
-    at = [series.channels.index(name) for name in channels]
-    grid = series.grid
+    return placed(series, [series.channels.index(name) for name in channels])
+
+
+def placed(series: Series, at: Sequence[int]) -> Series:
+    """The series with the channels at these places alone: leads of one name are told apart by nothing else."""
+    at, grid = list(at), series.grid
     return replace(
         series,
         values=series.values[:, at],
-        channels=tuple(channels),
+        channels=tuple(series.channels[n] for n in at),
         units=tuple(series.units[n] for n in at),
         grid=None if grid is None else Grid(grid.integers[:, at], grid.step[at], grid.zero[at]),
     )

@@ -44,16 +44,17 @@ class Batch:
             None if self.groups is None else self.groups[at],
         )
 
-    def then(self, other: Batch) -> Batch:
-        both = None if self.times is None or other.times is None else np.concatenate([self.times, other.times])
-        whole = self.wholes is not None and other.wholes is not None
+    def then(self, *others: Batch) -> Batch:
+        """These rows and those of others; what one lacks, all lack."""
+        every = (self, *others)
+        times = [one.times for one in every if one.times is not None]
+        wholes = [one.wholes for one in every if one.wholes is not None]
+        groups = [one.groups for one in every if one.groups is not None]
         return Batch(
-            tuple(np.concatenate(pair) for pair in zip(self.columns, other.columns, strict=True)),
-            both,
-            tuple(np.concatenate(pair) for pair in zip(self.wholes or (), other.wholes or (), strict=True))
-            if whole
-            else None,
-            None if self.groups is None or other.groups is None else np.concatenate([self.groups, other.groups]),
+            tuple(map(np.concatenate, zip(*(one.columns for one in every), strict=True))),
+            np.concatenate(times) if len(times) == len(every) else None,
+            tuple(map(np.concatenate, zip(*wholes, strict=True))) if len(wholes) == len(every) else None,
+            np.concatenate(groups) if len(groups) == len(every) else None,
         )
 
 

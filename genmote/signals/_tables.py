@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 
@@ -303,12 +302,13 @@ def _of_groups(layout: Layout, batches: Iterator[Batch], tally: Tally) -> Iterat
         parts = np.split(np.argsort(of, kind="stable"), np.cumsum(counts)[:-1])
         for n in np.argsort(first).tolist():
             found.setdefault(str(keys[n]), []).append(replace(batch.take(parts[n]), groups=None))
-    for key in found:
+    for key in list(found):
         if key.lower() in layout.absent:
             count = sum(map(len, found[key]))
             tally.add(f"{layout.path.name}: {{n}} rows without a {column} are left out", count=count)
             continue
-        whole = reduce(Batch.then, found[key])
+        begin, *others = found.pop(key)
+        whole = begin.then(*others)
         windows = (whole.take(slice(at, at + WINDOW)) for at in range(0, len(whole), WINDOW))
         for signal in _signals(replace(layout, name=f"{layout.name} {key}"), windows, tally):
             yield replace(signal, labels={column: key})

@@ -176,5 +176,5 @@ def _check(member: Codec | type[Codec], signal: Signal) -> None:
         cls = member if isinstance(member, type) else type(member)
         raise SignalError(
             f"{signal.name}: is {type(signal).__name__}, codec {cls.__module__.rpartition('.')[2]} takes "
-            f"{member.KIND.__name__}; choose another codec"
+            f"{member.KIND.__name__}; give such, or choose another codec"
         )

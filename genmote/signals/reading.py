@@ -103,12 +103,12 @@ def pieces(
             raise SignalError(f"{path}: is no table with columns: leave out --group, or name a reader of such a table")
         group = {"group": said.group}
     for piece in module.pieces(path, rows, told, **group):
-        piece = piece if said is None else _as_said(path, piece, said)
+        piece = piece if said is None else _as_said(path, piece, said, told)
         continues, before = before == _named(piece), _named(piece)
         yield piece if piece.continues == continues else replace(piece, continues=continues)
 
 
-def _as_said(path: Path, signal: Signal, said: Said) -> Signal:
+def _as_said(path: Path, signal: Signal, said: Said, notes: list[str]) -> Signal:
     if said.names:
         known = [field.name for field in signal.fields] if isinstance(signal, Records) else signal.channels
         if len(said.names) != len(known):
@@ -123,6 +123,9 @@ def _as_said(path: Path, signal: Signal, said: Said) -> Signal:
             signal = replace(signal, channels=said.names)
     if said.sample_rate > 0 and isinstance(signal, Series):
         signal = replace(signal, rate_hz=said.sample_rate, times_s=None)
+    elif said.sample_rate > 0:
+        line = f"{path.name}: is of {type(signal).__name__.lower()}, which have no --sample-rate: it changes nothing"
+        notes += [] if line in notes else [line]
     return signal
 
 

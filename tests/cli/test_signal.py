@@ -81,6 +81,8 @@ def test_show_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a synthetic sample: drawn, not measured" in shown.err and "6 words" in shown.out
     assert main(["signal", "show", "radar", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["signals"][0]["kind"] == "frames"
+    assert main(["signal", "show", "radar", "--sample-rate", "5"]) == 2
+    assert "radar is a modality: leave out --group, --names, --sample-rate" in capsys.readouterr().err
 
 
 def test_show_a_real_sample(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,6 +314,13 @@ def test_an_alarm_that_goes_on_is_told_once(model: Path) -> None:
     highest = [max(one.score for _, one in found) for found in (whole, cut)]
     assert highest[0] == pytest.approx(highest[1])
     assert [one.over for _, one in told([0, 20, 60], "another recording")] == [False] * 5
+    # One that went on has ended where another recording begins, too.
+    alarms = Alarms(model, 4.5, None, 0.999, 1)
+    pieces = [series.part(0, 20), series.part(20, 25), replace(series.part(25, 60), name="another recording")]
+    assert [(one.row, one.rows, one.over) for piece in pieces for one in alarms.push("pump", piece)][:2] == [
+        (begun[0][1] + cut[0][1].row, 8, False),
+        (0, 13, True),
+    ]
 
 
 def test_lines_of_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:

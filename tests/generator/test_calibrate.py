@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from genmote.cli import main
+from genmote.cli.signal._series import fitting
 from genmote.compress import Recipe, calibration, compress
 from genmote.errors import SignalError, SpecError
 from genmote.generator import calibrate, material
@@ -18,7 +19,7 @@ from genmote.generator.model import Generator
 from genmote.generator.windows import Windows, recordings
 from genmote.ops.protocol import Span
 from genmote.signals.kinds import Series
-from tests.generator.conftest import wave
+from tests.generator.conftest import doors, wave
 
 TYPE = "GM2_32"
 
@@ -77,6 +78,36 @@ def test_channels_that_the_model_does_not_know_are_left_out(model: Generator, mo
     assert np.array_equal(found.values, plain.values) and "channels that the model does not know" in notes[0]
 
 
+def leads(series: Series) -> Series:
+    """Both channels with one name, as two leads of an amplifier may have, and one that no model knows before them."""
+    values = np.column_stack([series.values[:, 0] * 9, series.values])
+    return replace(series, values=values, channels=("c", "a", "a"), units=("V", "mV", "mV"))
+
+
+def test_channels_of_one_name_stay_apart(
+    model: Generator, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where one of that name has a unit that the model does not know."""
+    plain = wave(6)
+    two = leads(plain)
+    units = replace(two, channels=("a", "a", "b"), units=("V", "mV", "mV"))
+    monkeypatch.setattr(material, "read", lambda *_, **__: [two, units])
+    found = calibrate.read(model, [tmp_path], [])
+    assert [one.channels for one in found if isinstance(one, Series)] == [("a", "a"), ("a", "b")]
+    assert all(isinstance(one, Series) and np.array_equal(one.values, plain.values) for one in found)
+    fitted = fitting(model, two)
+    assert isinstance(fitted, Series) and np.array_equal(fitted.values, plain.values)
+
+
+def test_recordings_of_another_kind_are_left_out(
+    model: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(material, "read", lambda *_, **__: [doors(1), wave(5)])
+    notes: list[str] = []
+    assert [one.name for one in calibrate.read(model, [tmp_path], notes)] == [wave(5).name]
+    assert notes == ["door-1: is of records, the model of series: left out"]
+
+
 def test_recordings_help(model: Generator, trained: Path, tmp_path: Path) -> None:
     """What learns from recordings loses less on others than what only rounds."""
     learnt, others = calibrate.stretches(model, [model.fitted(wave(seed)) for seed in range(50, 62)], 16, 512)
@@ -93,14 +124,27 @@ def test_recordings_help(model: Generator, trained: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("held", "told"),
-    [(np.zeros((2, 3)), "wanted windows of token ids"), (np.zeros(4, np.int32), "wanted windows"), (None, "wanted")],
+    [
+        (np.zeros((2, 3)), "wanted windows of token ids"),
+        (np.zeros(4, np.int32), "wanted windows"),
+        ("no windows", "wanted"),
+        ("", "wanted"),
+        ("cut", "wanted"),
+        ("archive", "wanted"),
+    ],
 )
 def test_windows_that_are_none(held: object, told: str, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "windows.npy"
-    if held is None:
-        path.write_bytes(b"no windows")
-    else:
+    if not isinstance(held, str):
         np.save(path, held)
+    elif held == "cut":
+        np.save(path, np.zeros((2, 32), np.int32))
+        path.write_bytes(path.read_bytes()[:-5])
+    elif held == "archive":
+        np.savez(path.with_suffix(".npz"), a=np.zeros((2, 32), np.int32))
+        path.with_suffix(".npz").rename(path)
+    else:
+        path.write_text(held)
     recipe = Recipe.of({"calibration": {"tokens": path}, "step": [{"use": "gptq"}]})
     with pytest.raises(SpecError, match=told):
         compress(trained, tmp_path / "out.gguf", recipe)
@@ -137,5 +181,17 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert "name recordings to learn from with --signals" in capsys.readouterr().err
     assert main([*words, "--signals", str(recording), "--target", "1MB"]) == 2
     assert "target: is about text" in capsys.readouterr().err
+    recording.write_text(recording.read_text().replace("a [mV],b", "p [mV],q"))
+    assert main([*words, "--signals", str(recording)]) == 2
+    assert "knows no channel of these recordings" in capsys.readouterr().err
+    assert main([*words, "--signals", str(recording), "--names", "a", "b"]) == 0
+    assert json.loads(capsys.readouterr().out)["nats"] == told["nats"]
+    assert main([*words, "--names", "a", "b"]) == 2
+    assert "are said of recordings: name them with --signals" in capsys.readouterr().err
+    recording.write_text(recording.read_text().replace("p [mV],q", "a [mV],b"))
+    before = sorted(tmp_path.iterdir())
+    assert main([*words, "--signals", str(recording), "--method", "round"]) == 2
+    assert "round learns from text, not from signals" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before  # no work folder either
     assert main([*words, "--signals", str(recording), "--samples", "1000"]) == 0
     assert json.loads(capsys.readouterr().out)["judged_windows"] >= 1

@@ -148,11 +148,13 @@ def test_errors() -> None:
     with pytest.raises(SpecError, match=r"codec bins: bin is no setting, did you mean bins\?"):
         coding.fit("bins", [signal], bin=3)
     records = Records("r", (), ())
-    with pytest.raises(SignalError, match="r: is Records, codec bins takes Series; choose another codec"):
+    with pytest.raises(SignalError, match="r: is Records, codec bins takes Series; give such, or choose another codec"):
         coding.fit("bins", [records])
     codec = coding.fit("bins", [signal])
     for verb in (codec.header, codec.encode):
-        with pytest.raises(SignalError, match="r: is Records, codec bins takes Series; choose another codec"):
+        with pytest.raises(
+            SignalError, match="r: is Records, codec bins takes Series; give such, or choose another codec"
+        ):
             verb(records)
 
 

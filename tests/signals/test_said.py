@@ -97,7 +97,11 @@ def test_a_rate_and_names(tmp_path: Path) -> None:
     assert isinstance(found, Series) and found.channels == ("x", "y") and found.rate_hz == 50
     assert found.values[:, 1].tolist() == [0, 1, 4, 9, 16]
     path.write_text("time,a,b\n" + "".join(f"{n * n},{n},word {n}\n" for n in range(5)))
-    (rows,) = reading.read(path, said=Said(sample_rate=50.0, names=("x", "y")))
+    notes: list[str] = []
+    rows = reading.joined_all(reading.pieces(path, said=Said(sample_rate=50.0, names=("x", "y")), rows=2, notes=notes))[
+        0
+    ]
+    assert notes.count("a.csv: is of records, which have no --sample-rate: it changes nothing") == 1
     assert (
         isinstance(rows, Records) and [field.name for field in rows.fields] == ["x", "y"] and rows.times_s is not None
     )

@@ -54,7 +54,9 @@ class Alarms:
             return
         if topic not in self._detectors or self._detectors[topic][0] != piece.name:  # another recording begins
             self._detectors[topic] = piece.name, self._made()
-            self._open.pop(topic, None)
+            before = self._open.pop(topic, None)
+            if before is not None and before.over and len(piece):
+                yield replace(before, row=0)
         try:
             found = self._detectors[topic][1].push(fitting(self._generator, piece))
         except GenmoteError as fault:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genmote.signals.kinds import Grid, Series, Signal
     from genmote.signals.reading import Said
 
-COUNTS = re.compile(r"(\d+)(?: of (\d+))?\b(?!\.)")
+COUNTS = re.compile(r"(\d+)(?: of (\d+))?(?= )")  # not the year of a date, nor a number with decimals
 MOST_STEPS = 1 << 53  # from zero, that a number with a point tells apart
 NEAR = 1e-4  # of the range, that what is written as .gmsc may be off
 ENDINGS = (".csv", ".wav", ".gmsc", ".jsonl")
@@ -42,19 +42,19 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) -> Signal:
     """The signal as the model knows it: its channels alone, and of a modality that it was trained on. `notes`: which
     channels are left out."""
-    from genmote.generator.material import chosen, prepared
+    from genmote.generator.material import placed, prepared
     from genmote.registry import listed
     from genmote.signals.kinds import Series
 
     head = model.codec.head
     if isinstance(signal, Series) and model.codec.KIND is Series:
-        known = [name for name in signal.channels if name in head.channels]
+        known = [n for n, name in enumerate(signal.channels) if name in head.channels]
         if known and len(known) < len(signal.channels):
-            left = listed(name for name in signal.channels if name not in known)
+            left = listed(name for name in signal.channels if name not in head.channels)
             line = f"{signal.name}: the model does not know {left}: left out"
             if notes is not None and line not in notes:
                 notes.append(line)
-            signal = chosen(signal, known)
+            signal = placed(signal, known)
         signal = prepared(signal, missing=[float(x) for x in model.card.get("missing", [])])
     return model.fitted(signal)
 
@@ -112,6 +112,8 @@ def merged(notes: Sequence[str]) -> list[str]:
 
     >>> merged(["a: 3 of 40 samples are cut", "b: 2 of 50 samples are cut", "a: no time was found", "c: 1 is cut"])
     ['a and 1 more: 5 of 90 samples are cut', 'a: no time was found', 'c: 1 is cut']
+    >>> merged(["a: 2024-01-02 is a day", "b: 2025-01-02 is a day", "a: 1.5 s are cut", "b: 2.5 s are cut"])
+    ['a: 2024-01-02 is a day', 'b: 2025-01-02 is a day', 'a: 1.5 s are cut', 'b: 2.5 s are cut']
     """
     found: dict[tuple[int, str], tuple[list[str], list[int]]] = {}
     for line in notes:

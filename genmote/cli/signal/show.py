@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save, shown
+from genmote.errors import SpecError
 from genmote.signals.reading import Said
 from genmote.spec import dataclass, setting
 
@@ -33,7 +34,6 @@ class Settings(Said):
 
 
 def run(settings: Settings, out: Output) -> None:
-    from genmote.errors import SpecError
     from genmote.signals import picture
 
     if settings.svg is not None:
@@ -73,6 +73,10 @@ def _pieces(settings: Settings, notes: list[str], bar: Bar) -> Iterator[Signal]:
 
     path = Path(settings.file)
     if not path.exists() and settings.reader is None and settings.file.lower() in modality.names():
+        if settings.group is not None or settings.names or settings.sample_rate:
+            raise SpecError(
+                f"{settings.file} is a modality: leave out --group, --names, --sample-rate: they are for files"
+            )
         about = modality.load(settings.file)
         if about.synthetic is not None:
             notes.append("a synthetic sample: drawn, not measured")
