@@ -275,7 +275,7 @@ def test_a_prefix_of_an_earlier_version_is_read(ops: Any) -> None:
 
 CODES = ("int8", "int4")
 SHAPES: dict[str, dict[str, Any]] = {
-    **{f"dim-{d}": {"head_dim": d} for d in (7, 32, 64, 80, 96, 128, 256)},
+    **{f"dim-{d}": {"head_dim": d} for d in (7, 32, 48, 64, 80, 96, 128, 256)},
     **{f"group-{g}": {"n_heads": 2 * g, "head_dim": 32} for g in (1, 3, 5, 7, 8)},
     "window": {"window": 9, "head_dim": 40},
     "cap": {"score_cap": 2.5, "head_dim": 64},
