@@ -79,12 +79,19 @@ def text(values: dict[str, Any]) -> str:
     )
 
 
-def refuse(recipe: Recipe, model: str) -> None:
-    """UserError, before the work, for a generator of signals that a step would have write text."""
+def refuse(model: str, recipe: Recipe, measured: bool) -> None:
+    """UserError, before the work, for a generator of signals that a step would have write text, or that would be
+    measured on one."""
     from genmote.generator.file import OWN
     from genmote.models.gguf import ModelFile
 
+    path = find(model)
+    if OWN + "version" not in ModelFile.open(path).metadata:
+        return
+    if measured:
+        raise UserError(
+            f"{path.name} is a generator of signals, which reads no text: a search and --report measure on text; leave "
+            "them out, and measure with genmote eval signal"
+        )
     if any(step.calibrates or step.reads_text for step in recipe.steps) and recipe.calibration.tokens is None:
-        path = find(model)
-        if OWN + "version" in ModelFile.open(path).metadata:
-            raise UserError(f"{path.name} is a generator of signals: name recordings to learn from with --signals")
+        raise UserError(f"{path.name} is a generator of signals: name recordings to learn from with --signals")

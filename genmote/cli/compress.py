@@ -116,6 +116,8 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
 
     without_holes(SCRATCH_BYTES)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch takes huge pages then, where the system has them
+    if not settings.signals:
+        _ground.refuse(model, recipe_of(settings), settings.searches or settings.report is not None)
     _compress.check_text(settings, model, text_to_measure)
     found, ground = None, None
     if settings.signals:
@@ -127,8 +129,6 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
             recipe, made = found.recipe, found.made
         else:
             recipe = recipe_of(settings, ground)
-            if ground is None:
-                _ground.refuse(recipe, model)
             with Bar(unit_bytes=False) as bar:
                 made = compress(model, settings.output, recipe, work=settings.work, progress=bar)
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from genmote.fetch import Progress
 from genmote.generator.layout import Layout, Rows
 from genmote.generator.network import Network
 from genmote.generator.windows import Batch, Windows
+from genmote.runtime.threads import checked_threads
 
 if TYPE_CHECKING:
     from genmote.generator.train import Training
@@ -30,6 +31,7 @@ JUDGEMENTS = 25  # in a whole training
 WARM = 0.05  # part of the steps in which the rate rises
 LOWEST = 0.05  # part of the rate that is left at the end
 MOST = 20000  # steps
+MINUTES = 10.0  # that training may take, where nothing is said of its length
 EPOCHS = 60  # more is not tried, however much time there is
 
 
@@ -62,15 +64,16 @@ class Learning:
     def go(self, progress: Progress) -> dict[str, Any]:
         """Train to the end; afterwards the network holds the best that was seen. Figures for the card."""
         training, began, saved = self.training, time.monotonic(), time.monotonic()
-        spent = self.spent_s
+        spent, threads = self.spent_s, torch.get_num_threads()
+        torch.set_num_threads(checked_threads(training.threads))
         try:
             while self.total == 0 or self.step < self.total:
                 self._learn(self.step)
                 self.step += 1
                 self.spent_s = spent + time.monotonic() - began
                 if self.total == 0 and self.step >= TRIED:
-                    each = self.spent_s / self.step
-                    self.total = max(TRIED + 1, min(MOST, int(training.minutes * 60 * 0.93 / each), self._enough()))
+                    fit = int(60 * (training.minutes or MINUTES) * 0.93 * self.step / self.spent_s)
+                    self.total = max(TRIED + 1, min(MOST, fit, self._enough()))
                 if self.total and (self.step % max(1, self.total // JUDGEMENTS) == 0 or self.step == self.total):
                     self._judge()
                     if self.worse >= PATIENCE:
@@ -79,9 +82,16 @@ class Learning:
                     self._save()
                     saved = time.monotonic()
                 progress("training", self.step, self.total)
+                if self.step < training.steps and self.spent_s > 60 * (training.minutes or math.inf):
+                    self.notes.append(f"{training.minutes:g} minutes are over after {self.step} of {self.total} steps")
+                    if not self.curve or self.curve[-1][0] < self.step:
+                        self._judge()
+                    break
         except KeyboardInterrupt:
             self._save()
             raise
+        finally:
+            torch.set_num_threads(threads)
         self._save()
         with torch.no_grad():
             for parameter, kept in zip(self.network.parameters(), self.kept, strict=True):
@@ -186,7 +196,9 @@ def _rate(step: int, total: int) -> float:
 
 def _key(first: Path, windows: Windows, training: Training) -> str:
     """Names what a training is of: its settings, the model that it begins with, and the recordings."""
-    found = hashlib.sha256(json.dumps({k: str(v) for k, v in vars(training).items()}, sort_keys=True).encode())
+    found = hashlib.sha256(
+        json.dumps({k: str(v) for k, v in vars(training).items() if k != "threads"}, sort_keys=True).encode()
+    )
     found.update(first.read_bytes())
     for recording in windows.found:
         found.update(recording.header.tokens.tobytes() + recording.rows.tokens.tobytes())

@@ -59,7 +59,7 @@ class Training:
     labels: tuple[str, ...] = setting("labels that the model is told, and can be asked for", default=())
     size: Size = setting("how large the model is: 0.4, 1, 2.5 or 9 million weights", default="small")
     context: int = setting("tokens that it sees at once", default=512)
-    minutes: float = setting("time that training may take", default=10.0)
+    minutes: float | None = setting("time that training may take (default: 10, or as --steps take)", default=None)
     steps: int = setting("steps of training (0: what fits into the time)", default=0)
     batch: int = setting("tokens of a step", default=2048)
     rate: float = setting("learning rate", default=2e-3)
@@ -69,12 +69,13 @@ class Training:
     seed: int = setting("seed of everything drawn", default=0)
     type: Literal["Q8_0", "F16", "F32"] = setting("how weights are stored", default="Q8_0")
     base: str | None = setting("a generator to go on from (default: begin anew)", default=None, flag="--from")
+    threads: int | None = setting("threads (default: one a core)", default=None)
     licence: str = setting("the recordings' licence, for the card", default="not stated")
 
     def faults(self) -> Iterable[str]:
         if not 64 <= self.context <= 8192:
             yield f"context={self.context}: use 64 to 8192"
-        if not 0 < self.minutes <= 10000:
+        if self.minutes is not None and not 0 < self.minutes <= 10000:
             yield f"minutes={self.minutes}: use more than 0, such as 10"
         if self.steps < 0 or self.batch < 64:
             yield f"steps={self.steps}, batch={self.batch}: use 0 or more, and at least 64"
@@ -82,6 +83,8 @@ class Training:
             yield f"rate={self.rate}, dropout={self.dropout}, decay={self.decay}: use such as 0.002, 0.1, 0.1"
         if not 0 <= self.seed < 1 << 32:
             yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            yield f"threads={self.threads}: use 1 to 1024"
 
 
 def train(

@@ -126,7 +126,7 @@ def test_the_peers_importance_matrix_reads_the_text_that_we_learn_from(
 ) -> None:
     from genmote.compress.calibration import Calibration
 
-    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 32, 0, None))
+    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 32, 0, None, None))
     monkeypatch.setattr(bench, "peer", lambda name: type("P", (), {"program": staticmethod(lambda name: name)}))
     commands: list[list[str]] = []
 

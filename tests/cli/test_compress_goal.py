@@ -28,7 +28,7 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model's context holds no window of 512."""
     from genmote.compress.calibration import Calibration
 
-    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 64, 0, None))
+    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 64, 0, None, None))
 
 
 def test_a_target_a_report_and_a_frontier(genmote: Any, model: Path, tmp_path: Path) -> None:

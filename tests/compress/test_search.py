@@ -247,7 +247,7 @@ def test_steps_may_come_before_and_their_result_is_what_types_are_chosen_for(mod
 
 
 def test_without_a_recipe_gptq_stores_the_types(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 64, 0, None))
+    monkeypatch.setattr(Calibration.__init__, "__defaults__", (4, 64, 0, None, None))
     ours = search(model, tmp_path / "ours.gguf", Goal(bytes=150_000), rounds=1)
     assert step_name(ours.recipe.steps[0]) == "gptq"
     assert ours.made.size_bytes <= 150_000

@@ -179,6 +179,9 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert Generator.load(tmp_path / "small.gguf").forecast(wave(71), 5).samples.shape[1:] == (5, 2)
     assert main(words) == 2
     assert "name recordings to learn from with --signals" in capsys.readouterr().err
+    for flags in (["--target", "1MB"], ["--report", str(tmp_path / "report.html")]):
+        assert main([*[word for word in words if word not in ("--type", "Q4_0")], *flags]) == 2
+        assert "which reads no text: a search and --report measure on text" in capsys.readouterr().err
     assert main([*words, "--signals", str(recording), "--target", "1MB"]) == 2
     assert "target: is about text" in capsys.readouterr().err
     recording.write_text(recording.read_text().replace("a [mV],b", "p [mV],q"))

@@ -181,6 +181,7 @@ def test_recordings_that_nothing_is_learnt_from(signals: list[Series], message: 
     [
         ({"context": 8}, "context=8: use 64 to 8192"),
         ({"minutes": 0.0}, "minutes=0.0: use more than 0"),
+        ({"threads": 0}, "threads=0: use 1 to 1024"),
         ({"steps": -1}, "steps=-1, batch=512: use 0 or more"),
         ({"rate": 2.0}, "rate=2.0, dropout"),
         ({"seed": -1}, "seed=-1: use 0 to"),
@@ -215,6 +216,16 @@ def test_the_card_of_what_goes_on_tells_what_it_is(trained: Path, tmp_path: Path
     card = train(waves(12, 100), tmp_path / "m.gguf", replace(QUICK, base=str(trained), steps=1))
     assert card["settings"]["context"] == SETTINGS.context != QUICK.context
     assert "size" not in card["settings"] and card["settings"]["scale"] == "none"
+
+
+def test_time_ends_a_training_of_many_steps_too(tmp_path: Path) -> None:
+    """What was learnt till then is kept, and it is told; threads are as they were."""
+    notes: list[str] = []
+    before = learning.torch.get_num_threads()
+    short = replace(SETTINGS, steps=5000, minutes=0.02, threads=before + 1)
+    card = train(waves(4), tmp_path / "m.gguf", short, notes=notes)
+    assert 1 <= card["steps"] < 5000 and f"0.02 minutes are over after {card['steps']} of 5000 steps" in notes
+    assert card["best_step"] == card["steps"] and learning.torch.get_num_threads() == before
 
 
 def test_no_number_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
