@@ -67,7 +67,7 @@ class Backward:
         half: bool = False,
         logit_rows: int = LOGIT_ROWS,
     ) -> None:
-        """`wanted`: names of gradients, as `Give` is told them. `half`: keep the layers' inputs rounded to float16, in
+        """`wanted`: names of gradients, as `Give` is told them; an adapter's two come together. `half`: keep the layers' inputs rounded to float16, in
         half the memory; a layer is then computed again from the rounded input. Raises SpecError for a mixture of
         experts, through which no gradient goes."""
         if decoder.config.n_experts:
@@ -88,8 +88,8 @@ class Backward:
         return self._head(x, batch, back=False)[0]
 
     def step(self, batch: Batch, give: Give) -> float:
-        """The loss, as `loss` has it; `give` is told each wanted gradient, the last layer's first. It may change the
-        numbers of what it is told of, but a linear's matrices stay those of the decoder until the step is over."""
+        """The loss, as `loss` has it; `give` is told each wanted gradient, the last layer's first. It may at once
+        change the vector that it is told of, and an adapter's matrices with the second of the two."""
         self._give = give
         x, tables = self._start(batch)
         sessions = self._sessions(batch.lengths)
@@ -195,7 +195,8 @@ class Backward:
     def _linear(self, x: Float32, linear: Linear, name: str, *, run: bool = True) -> tuple[Any, Back]:
         """The linear of tensor NAME.weight; `run` False: its result is not wanted."""
         ops, gradients = self.decoder.ops, self.gradients
-        tensor, kept = f"{name}.weight", x if self._learns(name) else None
+        tensor = f"{name}.weight"
+        kept = x if f"{tensor}.lora_a" in self.wanted else None
 
         def back(d: Float32) -> Float32:
             dx = gradients.matrix(d, linear.matrix)
@@ -206,19 +207,14 @@ class Backward:
                 dlow = gradients.matrix(scaled, adapter.up)  # (N, rank)
                 dx += gradients.matrix(dlow, adapter.down)
                 if kept is not None and adapter is linear.adapters[-1]:
-                    if f"{tensor}.lora_a" in self.wanted:
-                        self._give(f"{tensor}.lora_a", gradients.outer(dlow, kept))
-                    if f"{tensor}.lora_b" in self.wanted:
-                        low = ops.linear(kept, Linear(adapter.down))
-                        self._give(f"{tensor}.lora_b", gradients.outer(scaled, low))
+                    low = ops.linear(kept, Linear(adapter.down))
+                    self._give(f"{tensor}.lora_a", gradients.outer(dlow, kept))
+                    self._give(f"{tensor}.lora_b", gradients.outer(scaled, low))
             if f"{name}.bias" in self.wanted:
                 self._give(f"{name}.bias", d.sum(axis=0))
             return dx
 
         return ops.linear(x, linear) if run else None, back
-
-    def _learns(self, name: str) -> bool:
-        return f"{name}.weight.lora_a" in self.wanted or f"{name}.weight.lora_b" in self.wanted
 
     def _norm(self, x: Float32, norm: Norm, name: str) -> tuple[Float32, Back]:
         def back(d: Float32) -> Float32:
