@@ -67,7 +67,7 @@ def restore(
     """Take up what `save` wrote of the same run: the arrays are filled, and how far it was is returned; else why not,
     and nothing has changed."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             if about.pop("version") != VERSION or about.pop("run") != run:
                 return "it is of other settings, another model or other examples"
