@@ -76,6 +76,8 @@ class Machine {
 
     void quantise(const float* x, int64_t rows, int64_t ld, int64_t n, Group* out);
     void linear(const Linear& w, const float* x, int64_t rows, float* y, int64_t ldy);
+    // y += scale * up(down(x)), of two matrices of floats: y (rows, up.rows).
+    void adapt(const Matrix& down, const Matrix& up, float scale, const float* x, int64_t rows, float* y);
     void norm(const Norm& n, const float* x, int64_t rows, float* y);
     void embed(const Matrix& w, const int32_t* tokens, int64_t rows, float* y);
     void rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);

@@ -105,8 +105,7 @@ struct AttendBack {
     float* scratch;                 // attend_back_floats() floats
 };
 
-// What a product with a matrix from the other side spells out at a time: panels, and columns of them.
-constexpr int64_t kBackPanels = 16, kBackColumns = 128, kBackFloats = kBackPanels * kPanel * kBackColumns;
+constexpr int64_t kBackColumns = 128, kBackFloats = 256 * kBackColumns;  // of a matrix, that are spelt out at a time
 constexpr int64_t kBackQueries = 32;  // rows of queries whose probabilities are held at a time
 size_t attend_back_floats(int64_t rows, int64_t dim);
 
@@ -123,6 +122,7 @@ struct Kernels {
     void (*glu)(const float* gate, const float* up, int64_t n, Act act, float* y);
     void (*activate)(const float* x, int64_t n, Act act, float* y);
     void (*add)(const float* x, int64_t n, float* y);  // y += x
+    void (*add_scaled)(const float* x, int64_t n, float factor, float* y);  // y += factor * x, rounded twice
     // Rotate pairs of each of the heads, (i, i + half) or, interleaved, (2i, 2i + 1), by half cosines and sines.
     void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
     void (*soft_cap)(const float* x, int64_t n, float cap, float* y);

@@ -24,7 +24,7 @@ void Machine::matmul_back(const Matrix& w, const float* dy, int64_t rows, float*
 }
 
 void Machine::outer(const float* a, int64_t p, const float* b, int64_t q, int64_t rows, float* y) {
-    const int64_t per = std::min(kBackColumns, std::max<int64_t>(32, q / (pool.threads() * 3) / 32 * 32)), ldy = up16(q);
+    const int64_t per = pool.threads() == 1 ? q : std::max<int64_t>(32, q / (pool.threads() * 3) / 32 * 32), ldy = up16(q);
     pool.run(static_cast<int>((q + per - 1) / per), [&](int task, int worker) {
         const int64_t c = task * per;
         kernels.outer(a, p, p, b + c, q, std::min(per, q - c), rows, y + c, ldy, scratch_[worker].floats.get<float>(kBackFloats));
