@@ -420,6 +420,6 @@ void attend(const AttendTile* tiles, int count) {
     extern const Kernels VARIABLE;                                                                                         \
     const Kernels VARIABLE = {NAME, quantise_row, matmul, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
                               activate, add, add_scaled, rope, soft_cap, softmax, attend, to_half, rotate, encode_row,       \
-                              matmul_back, outer, attend_back, norm_back, gain_back, glu_back, activate_back,               \
-                              soft_cap_back, cross_entropy};                                                                \
+                              matmul_back, outer, spell_all, product_with, attend_back, norm_back, gain_back, glu_back,     \
+                              activate_back, soft_cap_back, cross_entropy};                                                 \
     }

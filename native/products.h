@@ -140,16 +140,22 @@ inline void copy_strips(const float* b, int64_t ldb, int64_t rows, int64_t n, fl
     }
 }
 
-void outer(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, float* scratch) {
+void outer(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, bool fresh, float* scratch) {
     constexpr int64_t most = 2048;  // columns
     for (int64_t c = 0; c < q; c += most) {
         const int64_t n = q - c < most ? q - c : most, rows = kBackFloats / in_whole_strips(n);
         for (int64_t t = 0; t < N; t += rows) {
             const int64_t steps = N - t < rows ? N - t : rows;
             copy_strips(b + t * ldb + c, ldb, steps, n, scratch);
-            product<false>(a + t * lda, lda, scratch, kStrip, steps * kStrip, steps, y + c, ldy, p, (n + 15) / 16 * UNITS, t == 0);
+            product<false>(a + t * lda, lda, scratch, kStrip, steps * kStrip, steps, y + c, ldy, p, (n + 15) / 16 * UNITS, fresh && t == 0);
         }
     }
+}
+
+void spell_all(const Matrix& w, float* out) { spell_out(w, 0, w.panels(), 0, w.cols, out); }
+
+void product_with(const float* a, int64_t lda, const Matrix& w, const float* spelt, float* y, int64_t ldy, int64_t T, bool fresh) {
+    product<true>(a, lda, spelt, kStrip, w.panels() * kPanel * kStrip, w.rows, y, ldy, T, (w.cols + 15) / 16 * UNITS, fresh);
 }
 
 }  // namespace

@@ -73,6 +73,13 @@ def attend_back(machine: Any, **change: Any) -> Any:
     return machine.attend_back(*args.values(), 0.3, 0.0, 0, *outs)
 
 
+def adapt_back(machine: Any, **change: Any) -> Any:
+    """Two rows through an adapter of rank 8 from 32 to 9."""
+    args: dict[str, Any] = {"down": matrix(8, 32), "up": matrix(9, 8), "scale": 1.0, "dy": floats(2, 9)}
+    args |= {"x": floats(2, 32), "dx": floats(2, 32), "da": floats(8, 32), "db": floats(8, 16)} | change
+    return machine.adapt_back(*args.values())
+
+
 @pytest.fixture(scope="module")
 def machine() -> Any:
     return native.Machine(native.best_isa(), 2)
@@ -131,6 +138,12 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("outer: wrong shapes", lambda m: m.outer(floats(3, 2), floats(4, 16), floats(2, 16))),
     ("outer: wrong shapes", lambda m: m.outer(floats(0, 2), floats(0, 16), floats(2, 16))),
     ("outer: wrong shapes", lambda m: m.outer(floats(3, 2), floats(3, 17), floats(2, 17))),
+    ("adapt_back: wrong matrices", lambda m: adapt_back(m, down=matrix(8, 33), x=floats(2, 33), dx=floats(2, 33))),
+    ("adapt_back: wrong matrices", lambda m: adapt_back(m, down=matrix(9, 32))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, x=floats(3, 32))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, dx=floats(2, 16))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, da=floats(9, 32))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, db=floats(8, 9))),
     ("norm_back: wrong", lambda m: m.norm_back(*[floats(3, 8)] * 2, floats(7), 1e-5, False, *[floats(3, 8)] * 2, None)),
     (
         "norm_back: wrong",
