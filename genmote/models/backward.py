@@ -194,13 +194,12 @@ class Backward:
             if linear.down is not None:
                 dx = gradients.matrix(dx, linear.down)
             for adapter in linear.adapters:
-                scaled = d * np.float32(adapter.scale)
-                dlow = gradients.matrix(scaled, adapter.up)  # (N, rank)
-                dx += gradients.matrix(dlow, adapter.down)
-                if kept is not None and adapter is linear.adapters[-1]:
-                    low = ops.linear(kept, Linear(adapter.down))
-                    self._give(f"{tensor}.lora_a", gradients.outer(dlow, kept))
-                    self._give(f"{tensor}.lora_b", gradients.outer(scaled, low))
+                if kept is None or adapter is not linear.adapters[-1]:
+                    dx += gradients.matrix(gradients.matrix(d * np.float32(adapter.scale), adapter.up), adapter.down)
+                    continue
+                da, db = gradients.adapter(d, kept, adapter, dx)
+                self._give(f"{tensor}.lora_a", da)
+                self._give(f"{tensor}.lora_b", db)
             if f"{name}.bias" in self.wanted:
                 self._give(f"{name}.bias", d.sum(axis=0))
             return dx
