@@ -291,7 +291,7 @@ def test_what_is_asked_for_is_learnt_and_nothing_else(on: str, tiny: Path, data:
         assert sum(after) > sum(sum(engine.score(asked, answer).logprobs) for asked, answer in judged)
 
 
-@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3", "tiny-olmoe"])
 def test_other_families(shape: str, data: Path, tmp_path: Path) -> None:
     make_model(shape, "Q8_0", tmp_path / "m.gguf", seed=2)
     made = tune(
