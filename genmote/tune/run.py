@@ -123,11 +123,13 @@ def tune(
     What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
-    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
-    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
-    where the loss is no number any more, after the best adapter so far was written, if there is one.
+    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps, `tell` a line now and then. Raises
+    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any more,
+    after the best adapter so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
+    if faults := list(tuning.faults()):
+        raise SpecError("; ".join(faults))
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -200,6 +202,8 @@ class _Run:
                 self._keep()
                 kept = time.monotonic()
             bar("training, steps", tuning.steps, tuning.steps)
+            if progress.step < tuning.steps:
+                self.note(f"stopped after step {progress.step}: {tuning.patience} judgements without a better one")
         except FloatingPointError as fault:
             raise self._diverged(fault) from None
         self._finish()
