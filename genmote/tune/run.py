@@ -124,8 +124,8 @@ def tune(
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
     `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps, `tell` a line now and then. Raises
-    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any more,
-    after the best adapter so far was written, if there is one.
+    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any
+    more, after the best adapter so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
     if faults := list(tuning.faults()):
