@@ -66,12 +66,16 @@ class Backward:
         of_layers = [int(name.split(".")[1]) for name in self.wanted if name.startswith("blk.")]
         self.lowest = min(of_layers, default=decoder.config.n_layers)  # below it nothing is wanted: no way back
         self._give: Give = lambda name, gradient: None
+        # Told of each layer before it is computed, and of the one after it: for weights that come from the disk.
+        self.before_layer: Callable[[int, int | None], None] = lambda index, following: None
 
     def loss(self, batch: Batch) -> float:
         """Sum over the rows of weight * -log p(target), in nats."""
         x, tables = self._start(batch)
         sessions = self._sessions(batch.lengths)
-        for layer in self.decoder.weights.layers:
+        count = len(self.decoder.weights.layers)
+        for index, layer in enumerate(self.decoder.weights.layers):
+            self.before_layer(index, index + 1 if index + 1 < count else None)
             x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
         return self._head(x, batch, back=False)[0]
 
@@ -82,13 +86,15 @@ class Backward:
         x, tables = self._start(batch)
         sessions = self._sessions(batch.lengths)
         layers, inputs = self.decoder.weights.layers, []
-        for layer in layers:
-            if layer.spec.index >= self.lowest:
+        for index, layer in enumerate(layers):
+            self.before_layer(index, min(index + 1, len(layers) - 1))
+            if index >= self.lowest:
                 inputs.append(_rounded(x, self.kept))
             x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
         loss, d = self._head(x, batch, back=True)
         del x
         for index in reversed(range(self.lowest, len(layers))):
+            self.before_layer(index, index - 1 if index > self.lowest else None)
             layer = layers[index]
             x = inputs.pop().astype(np.float32)
             rotary, spans = _rotary(layer, tables), sessions(layer)

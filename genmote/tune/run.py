@@ -30,7 +30,7 @@ from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import resident_bytes, trim
 from genmote.runtime.loading import budget_bytes
 from genmote.runtime.threads import checked_threads
-from genmote.tune import batches, examples, state
+from genmote.tune import batches, examples, from_disk, state
 from genmote.tune import memory as memory_plan
 from genmote.tune.examples import Examples
 from genmote.tune.memory import Need
@@ -145,7 +145,12 @@ def tune(
         note(told)
     with Meter() as meter, Engine.load(path, ops=ops, isa=isa, threads=threads) as engine:
         learn, judge = _examples(engine, data, tuning, note)
-        trainer = Trainer(engine.decoder, tuning)
+        decoder, told_of_layers = engine.decoder, None
+        if tuning.weights == "disk":
+            decoder, told_of_layers = from_disk.decoder(file, engine.decoder.ops)
+        trainer = Trainer(decoder, tuning)
+        if told_of_layers is not None:
+            trainer.backward.before_layer = told_of_layers
         engine.tokenizer.release()
         trim()
         run = _Run(engine, trainer, learn, judge, output, note)
@@ -182,7 +187,9 @@ class _Run:
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
-        settings = {key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base")}
+        settings = {
+            key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base", "weights")
+        }
         if self.tuning.base is not None:
             settings["base"] = ModelFile.open(self.tuning.base).sha256()
         about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])

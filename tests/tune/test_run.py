@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from genmote import Engine, home
-from genmote.errors import BudgetError, ModelFileError, SpecError, TrainingError
+from genmote.errors import BudgetError, ModelFileError, OpsError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.tune.run import CARD, tune
@@ -336,9 +337,37 @@ def test_a_budget_chooses_the_fastest_that_fits_and_says_why(tiny: Path) -> None
     assert planned.total < sizes[1] and lean.logit_rows == 8 and "logits of 8 rows" in why
     leanest, least, why = fitted(file, tuning, 1, planned.total - 1)
     assert leanest.inputs == "f16" and "float16" in why
+    assert need(file, replace(leanest, weights="disk"), 1).total > least.total - 10**6  # two layers: nothing is gained
     with pytest.raises(BudgetError, match=r"at least \d+ MB, most of it for interpreter") as fault:
         fitted(file, tuning, 1, least.total - 1)
     assert fault.value.least_bytes == least.total
+
+
+def test_weights_from_the_disk_give_the_same_bits_and_are_not_kept(
+    data: Path, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    from genmote.tune import from_disk
+
+    make_model("smollm2-135m", "Q4_0", tmp_path / "m.gguf", seed=3)
+    held: list[int] = []
+    call = from_disk.FromDisk.__call__
+
+    def resident(self: Any, index: int, following: int | None) -> None:
+        call(self, index, following)
+        found = Path("/proc/self/smaps").read_text().split("\n")
+        at = [n for n, line in enumerate(found) if str(own_home) in line and ".packed" in line]
+        held.append(sum(int(found[n + 3].split()[1]) for n in at if found[n + 3].startswith("Rss:")) // 1000)
+
+    tuning = Tuning(steps=1, batch=1, context=16, judge_every=1)
+    one = tune(tmp_path / "m.gguf", data, tmp_path / "a.gguf", tuning)
+    monkeypatch.setattr(from_disk.FromDisk, "__call__", resident)
+    two = tune(tmp_path / "m.gguf", data, tmp_path / "b.gguf", replace(tuning, weights="disk"))
+    assert same(tmp_path / "a.gguf", tmp_path / "b.gguf") and one.after == two.after
+    whole = ModelFile.open(tmp_path / "m.gguf").nbytes / 1e6
+    assert len(held) > 60 and max(held) < 0.55 * whole  # the output matrix is a third of it
+    with pytest.raises(OpsError, match="weights from the disk need the native op set"):
+        tune(tmp_path / "m.gguf", data, tmp_path / "b.gguf", replace(tuning, weights="disk"), ops="numpy")
 
 
 def test_a_budget_is_kept_on_the_command_s_way(tiny: Path, data: Path, tmp_path: Path) -> None:
