@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import SpecError
 from genmote.models import decoder as forward
 from genmote.models.decoder import Decoder
 from genmote.models.lora import HEAD, OUTPUT_NORM
 from genmote.ops.exact import Float32
 from genmote.ops.gradients import Gradients
-from genmote.ops.layer import Layer, Linear, Norm
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
 LOGIT_ROWS = 32  # rows whose logits are held at a time
@@ -59,10 +59,7 @@ class Backward:
     ) -> None:
         """`wanted`: names of gradients, as `Give` is told them; an adapter's two come together. `half`: keep layers'
         inputs rounded to float16, in half the memory; a layer is then computed again from the rounded input.
-        `logit_rows`: of how many rows logits are held at a time. Raises SpecError for a mixture of experts, through
-        which no gradient goes."""
-        if decoder.config.n_experts:
-            raise SpecError("a mixture of experts: no gradient goes through the choice of experts; use a model without")
+        `logit_rows`: of how many rows logits are held at a time."""
         self.decoder, self.gradients, self.wanted = decoder, gradients, frozenset(wanted)
         self.kept = np.float16 if half else np.float32
         self.logit_rows = logit_rows
@@ -131,8 +128,12 @@ class Backward:
 
     def _feed_forward(self, x: Float32, layer: Layer) -> Back:
         ops, activation, block = self.decoder.ops, layer.spec.activation, f"blk.{layer.spec.index}"
-        assert layer.up is not None and layer.down is not None
         h, back_norm = self._norm(x, layer.ffn_norm, f"{block}.ffn_norm")
+        if layer.experts is not None:
+            mixed, experts = ops.experts(h, layer.experts, activation), layer.experts
+            _, back_mixed = self._post(mixed, layer.post_ffn_norm, f"{block}.post_ffw_norm")
+            return lambda d: d + back_norm(self._experts(back_mixed(d), h, experts, activation))
+        assert layer.up is not None and layer.down is not None
         up, back_up = self._linear(h, layer.up, f"{block}.ffn_up")
         gate, back_gate = None, None
         if layer.gate is None:
@@ -160,6 +161,35 @@ class Backward:
             return dx
 
         return back
+
+    def _experts(self, d: Float32, h: Float32, experts: Experts, activation: Activation) -> Float32:
+        """Through a mixture of experts to its input: through the chosen ones, and through what each of them counts.
+        Which ones are chosen stays as it is."""
+        ops, gradients = self.decoder.ops, self.gradients
+        scores = ops.linear(h, experts.router)  # (N, E)
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]
+        weights = np.take_along_axis(shares, chosen, axis=-1)
+        total = weights.sum(axis=-1, keepdims=True) if experts.normalise else np.ones((len(h), 1), np.float32)
+        weights /= total
+        dh, dweights = np.zeros_like(h), np.zeros_like(weights)
+        for expert, (gate, up, down) in chain.from_iterable(taken(h, chosen, experts)):
+            rows, places = np.nonzero(chosen == expert)
+            own = h[rows]
+            gated, wide = ops.linear(own, Linear(gate)), ops.linear(own, Linear(up))
+            said = ops.linear(ops.glu(gated, wide, activation), Linear(down))
+            dweights[rows, places] = (d[rows] * said).sum(axis=-1)
+            dinner = gradients.matrix(d[rows] * weights[rows, places, None], down)
+            dgate, dup = gradients.glu(dinner, gated, wide, activation)
+            dh[rows] += gradients.matrix(dgate, gate) + gradients.matrix(dup, up)
+        if experts.normalise:
+            dweights = (dweights - (dweights * weights).sum(axis=-1, keepdims=True)) / total
+        dshares = np.zeros_like(shares)
+        np.put_along_axis(dshares, chosen, dweights, axis=-1)
+        dscores = shares * (dshares - (dshares * shares).sum(axis=-1, keepdims=True))
+        dh += gradients.matrix(dscores, experts.router.matrix)
+        return dh
 
     def _heads(
         self, h: Float32, linear: Linear, norm: Norm | None, rotary: Rotary | None, count: int, layer: Layer, part: str
@@ -263,6 +293,7 @@ class Backward:
                 if said is not None:
                     logits = self.gradients.soft_cap(logits, said, cap)
                 d[rows] = back_norm(back_head(logits))
+            del logits, said  # before the next are made
         self._give = give
         for name, gradient in found.items():
             give(name, gradient)

@@ -123,11 +123,13 @@ def tune(
     What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
-    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
-    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
-    where the loss is no number any more, after the best adapter so far was written, if there is one.
+    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps, `tell` a line now and then. Raises
+    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any
+    more, after the best adapter so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
+    if faults := list(tuning.faults()):
+        raise SpecError("; ".join(faults))
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -180,7 +182,9 @@ class _Run:
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
-        settings = {key: str(value) for key, value in vars(self.tuning).items() if key != "held_out"}
+        settings = {key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base")}
+        if self.tuning.base is not None:
+            settings["base"] = ModelFile.open(self.tuning.base).sha256()
         about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])
         self.name = sha256(about.encode()).hexdigest()
 
@@ -198,6 +202,8 @@ class _Run:
                 self._keep()
                 kept = time.monotonic()
             bar("training, steps", tuning.steps, tuning.steps)
+            if progress.step < tuning.steps:
+                self.note(f"stopped after step {progress.step}: {tuning.patience} judgements without a better one")
         except FloatingPointError as fault:
             raise self._diverged(fault) from None
         self._finish()
@@ -265,7 +271,7 @@ class _Run:
         progress, best = self.progress, self.progress.best
         if best is not None and best[1] >= progress.judged[0][1]:
             self.note(
-                "no better than the base on what was held out: more or other examples, fewer steps, a lower rate?"
+                "no better than the base on what was held out: use more or other examples, fewer steps, a lower rate?"
             )
         self._write(self.output, self._best())
         shutil.rmtree(self.work, ignore_errors=True)

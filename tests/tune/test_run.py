@@ -234,6 +234,7 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny: Path, lines: A
         asked, answer = engine.rows("a").ids, [*engine.tokenizer.encode("zyxw", bos=False), engine.tokenizer.eos_id]
         assert -np.mean(engine.score(asked, answer).logprobs) == pytest.approx(made.after, rel=1e-4)
     assert made.after is not None and made.before is not None
+    assert f"stopped after step {made.progress.step}: 2 judgements without a better one" in told
     assert ("no better than the base" in told[-1]) == (made.after >= made.before)
 
 
@@ -250,6 +251,8 @@ def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None
         tune(tiny, data, tmp_path / "a.gguf", Tuning(context=4096))
     with pytest.raises(SpecError, match="on=biases: this llama model has none of these"):
         tune(tiny, data, tmp_path / "a.gguf", Tuning(on="biases"))
+    with pytest.raises(SpecError, match="rank=0: use 1 to 1024"):
+        tune(tiny, data, tmp_path / "a.gguf", Tuning(rank=0))
     told = list(Tuning(on="attn_z,", rank=0, alpha=-1.0, steps=0, context=1, rate=0.0, seed=-1, logit_rows=0).faults())
     wanted = ("on=attn_z,: attn_z cannot be learnt", "rank=0", "alpha=-1", "steps=0", "context=1:", "rate=0", "seed=-1")
     assert all(any(line.startswith(start) for line in told) for start in wanted) and "rows=0, logit_rows=0" in told[-1]
@@ -291,7 +294,7 @@ def test_what_is_asked_for_is_learnt_and_nothing_else(on: str, tiny: Path, data:
         assert sum(after) > sum(sum(engine.score(asked, answer).logprobs) for asked, answer in judged)
 
 
-@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3", "tiny-olmoe"])
 def test_other_families(shape: str, data: Path, tmp_path: Path) -> None:
     make_model(shape, "Q8_0", tmp_path / "m.gguf", seed=2)
     made = tune(
@@ -301,6 +304,19 @@ def test_other_families(shape: str, data: Path, tmp_path: Path) -> None:
         Tuning(**{**vars(QUICK), "on": "all,norms,biases" if shape == "tiny-opt" else "all,norms"}),
     )
     assert made.after is not None and made.before is not None and made.after < made.before
+
+
+def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> None:
+    first = tune(tiny, data, tmp_path / "a.gguf", QUICK)
+    told: list[str] = []
+    more = Tuning(**{**vars(QUICK), "base": tmp_path / "a.gguf", "alpha": 4.0, "rate": 1e-9})
+    second = tune(tiny, data, tmp_path / "b.gguf", more, tell=told.append)
+    assert second.before == pytest.approx(first.after, rel=1e-5)  # though the update counts otherwise
+    assert second.card["settings"]["base"] == str(tmp_path / "a.gguf")
+    with pytest.raises(SpecError, match=r"a.gguf is of other matrices or another rank \(blk.0.attn_k.weight.lora_a\)"):
+        tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "rank": 4}))
+    with pytest.raises(ModelFileError, match="is not a LoRA adapter"):
+        tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "base": tiny}))
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
