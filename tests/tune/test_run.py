@@ -114,6 +114,13 @@ def test_clipping_and_passes_add_up_to_the_mean(tiny: Path, data: Path) -> None:
         assert not many._sums
 
 
+def test_threads_change_no_bit(tiny: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    for threads in (1, 3):
+        tune(tiny, data, tmp_path / f"{threads}.gguf", Tuning(**{**vars(QUICK), "steps": 8}), threads=threads)
+    assert same(tmp_path / "1.gguf", tmp_path / "3.gguf")
+
+
 # -- going on --------------------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -193,6 +200,28 @@ def test_a_full_disk_stops_it_and_what_was_there_stays(
     assert told[0] == "goes on after step 8 of 24"
     tune(tiny, data, tmp_path / "whole.gguf", QUICK)
     assert same(output, tmp_path / "whole.gguf")
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_step(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "mine.gguf"
+    output.write_bytes(b"the one before")
+    replace_file = os.replace
+
+    def no_room(source: Any, target: Any) -> None:
+        if Path(target) == output:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.os, "replace", no_room)
+        with pytest.raises(ModelFileError, match="No space left"):
+            tune(tiny, data, output, QUICK)
+    assert output.read_bytes() == b"the one before"
+    made = tune(tiny, data, output, QUICK)
+    assert made.notes[0] == "goes on after step 24 of 24" and made.reading.tokens == 0
+    assert ModelFile.open(output).metadata[CARD] == json.dumps(made.card)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
