@@ -4,6 +4,7 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
 
     GenmoteError                exit 1   something failed that the user did not cause
     ├── PullError               exit 2   a model could not be fetched; nothing half was left
+    ├── TrainingError                    a training stopped: its loss is no number, or the disk takes no more
     └── UserError               exit 2   the input cannot be used as it is
         ├── SpecError                    a setting has a value that nothing supports
         ├── ModelNameError               no model of that name, or no file at that path
@@ -15,7 +16,8 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
         ├── GrammarError                 a JSON schema or grammar that cannot constrain anything
         ├── TemplateError                a chat template that is absent or does not render
         ├── ServeError                   the server cannot start as asked
-        └── SignalError                  a recording is damaged, or holds no such signal
+        ├── SignalError                  a recording is damaged, or holds no such signal
+        └── ExamplesError                a file of examples that nothing can be learnt from
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ class GenmoteError(Exception):
 
 class PullError(GenmoteError):
     exit_status = 2
+
+
+class TrainingError(GenmoteError):
+    """A training stopped before its end: its loss is no number any more, or what it keeps cannot be written."""
 
 
 class UserError(GenmoteError):
@@ -81,3 +87,7 @@ class ServeError(UserError):
 
 class SignalError(UserError):
     """A recording is damaged, or what is looked for is not in it."""
+
+
+class ExamplesError(UserError):
+    """A file of examples is damaged, or nothing can be learnt from it."""

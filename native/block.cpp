@@ -111,6 +111,11 @@ template <typename F> void Machine::each_part(const Linear* linears, int count, 
     }
 }
 
+void Machine::each_part_of(const Matrix& w, const std::function<void(const Matrix&, int64_t, int64_t)>& f) {
+    const Linear l{&w};
+    each_part(&l, 1, [&](const Linear* part, int64_t p0, int64_t p1) { f(*part->w, p0, p1); });
+}
+
 void Machine::linear(const Linear& l, const float* x, int64_t rows, float* y, int64_t ldy) {
     Input in = prepare(x, rows, l.w->cols, l.w->cols, l.w->quantised());
     each_part(&l, 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, in, rows, y, ldy, p0, p1); });
@@ -120,6 +125,17 @@ void Machine::panels_of(const Linear& l, const Input& in, int64_t rows, float* y
     const int64_t per = chunk(p1 - p0, rows, l.w->cols);
     pool.run(static_cast<int>((p1 - p0 + per - 1) / per), [&](int task, int worker) {
         rows_of(l, in, rows, y, ldy, p0 + task * per, std::min(p1, p0 + (task + 1) * per), worker);
+    });
+}
+
+void Machine::adapt(const Matrix& down, const Matrix& up, float scale, const float* x, int64_t rows, float* y) {
+    const int64_t per = 32, low = up16(down.rows), wide = up16(up.rows);  // what few rows are on their way through stays in the caches
+    pool.run(static_cast<int>((rows + per - 1) / per), [&](int task, int worker) {
+        const int64_t t = task * per, n = std::min(per, rows - t);
+        float *inner = scratch_[worker].floats.get<float>(static_cast<size_t>(per * (low + wide))), *update = inner + per * low;
+        kernels.matmul_float(down, x + t * down.cols, down.cols, n, inner, low, 0, down.panels());
+        kernels.matmul_float(up, inner, low, n, update, wide, 0, up.panels());
+        for (int64_t i = 0; i < n; i++) kernels.add_scaled(update + i * wide, up.rows, scale, y + (t + i) * up.rows);
     });
 }
 

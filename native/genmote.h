@@ -95,6 +95,21 @@ struct AttendTile {
 
 enum class Act : int { silu = 0, gelu = 1, relu = 2 };
 
+// The backward pass of attention for one session and one key-value head, whose queries' heads lie side by side.
+struct AttendBack {
+    const float *q, *dout, *k, *v;  // (rows, heads * dim) with a stride of ldq, (rows, dim) with one of ldk; keys and values not rounded yet
+    float *dq, *dk, *dv;            // likewise
+    int64_t ldq, ldk, rows, window;
+    int heads, dim;
+    float scale, cap;
+    float* scratch;                 // attend_back_floats() floats
+};
+
+constexpr int64_t kBackColumns = 128, kBackFloats = 256 * kBackColumns;  // of a matrix, that are spelt out at a time
+constexpr int64_t kBackQueries = 32;  // rows of queries whose probabilities are held at a time
+size_t attend_back_floats(int64_t rows, int64_t dim);
+size_t spelt_floats(const Matrix& w);
+
 // One instruction set's kernels.
 struct Kernels {
     const char* name;
@@ -108,6 +123,7 @@ struct Kernels {
     void (*glu)(const float* gate, const float* up, int64_t n, Act act, float* y);
     void (*activate)(const float* x, int64_t n, Act act, float* y);
     void (*add)(const float* x, int64_t n, float* y);  // y += x
+    void (*add_scaled)(const float* x, int64_t n, float factor, float* y);  // y += factor * x, rounded twice
     // Rotate pairs of each of the heads, (i, i + half) or, interleaved, (2i, 2i + 1), by half cosines and sines.
     void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
     void (*soft_cap)(const float* x, int64_t n, float cap, float* y);
@@ -116,6 +132,28 @@ struct Kernels {
     void (*to_half)(const float* x, int64_t n, uint16_t* y);
     void (*rotate)(float* x, int64_t count, int dim);  // what keys, values and queries of a cache of codes are turned by
     void (*encode_row)(const float* x, int dim, Kind kind, bool key, uint8_t* codes, uint16_t* scale);
+    // Gradients (gradients.h, products.h).
+    // dx[t][c] (+)= sum over rows o of panels [p0, p1) of dy[t][o] * w[o][c], for columns [first, end), t < T; panel 0 begins dx anew.
+    // dx has room for a multiple of 16 columns. Scratch of kBackFloats.
+    void (*matmul_back)(const Matrix& w, const float* dy, int64_t ldy, int64_t T, float* dx, int64_t ldx, int64_t p0, int64_t p1, int64_t first, int64_t end,
+                        float* scratch);
+    // y[i][j] (+)= sum over n < N of a[n][i] * b[n][j], for i < p and j < q; y has room for a multiple of 16 columns. Scratch likewise.
+    void (*outer)(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, bool fresh, float* scratch);
+    // All of a matrix as floats, in strips as `product` takes it: spelt_floats() of them.
+    void (*spell_out)(const Matrix& w, float* out);
+    // y[t][c] (+)= sum over o < w.rows of a[t][o] * w[o][c], t < T; w is spelt out, y has room for a multiple of 16 columns.
+    void (*product)(const float* a, int64_t lda, const Matrix& w, const float* spelt, float* y, int64_t ldy, int64_t T, bool fresh);
+    void (*attend_back)(const AttendBack& a);
+    // dx, and what the row was centred by and multiplied with: mean and inverse of its deviation.
+    void (*norm_back)(const float* dy, const float* x, const float* gain, int64_t n, float eps, bool centre, float* dx, float* mean, float* inverse);
+    // dgain, dbias (may be null) of columns [c0, c1), 16 at most, over the rows in order.
+    void (*gain_back)(const float* dy, const float* x, const float* means, const float* inverses, int64_t rows, int64_t n, int64_t c0, int64_t c1, float* dgain,
+                      float* dbias);
+    void (*glu_back)(const float* d, const float* gate, const float* up, int64_t n, Act act, float* dgate, float* dup);
+    void (*activate_back)(const float* d, const float* x, int64_t n, Act act, float* dx);
+    void (*soft_cap_back)(const float* d, const float* y, int64_t n, float cap, float* dx);
+    // Logits become weight * (softmax - one at the target); weight * -log softmax(target).
+    double (*cross_entropy)(float* logits, int64_t n, int64_t target, float weight);
 };
 
 size_t scratch_bytes(int64_t cols);  // of matmul, per thread

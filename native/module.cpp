@@ -14,6 +14,8 @@
 
 using namespace genmote;
 
+void bind_gradients(nb::class_<Machine>&);
+
 namespace {
 
 PyMatrix make_matrix(int type, int64_t rows, int64_t cols, Bytes data) {
@@ -153,7 +155,8 @@ NB_MODULE(_native, m) {
             new (self) PyBlock(std::move(made));
         });
 
-    nb::class_<Machine>(m, "Machine")
+    nb::class_<Machine> machine(m, "Machine");
+    machine
         .def("__init__", [](Machine* self, const std::string& isa, int threads) {
             const Kernels* k = kernels_named(isa.c_str());
             need(k != nullptr, "machine: instruction set is not available");
@@ -186,6 +189,13 @@ NB_MODULE(_native, m) {
             std::lock_guard<std::mutex> lock(s.busy);
             s.linear({&w.m, bias ? bias->data() : nullptr}, x.data(), static_cast<int64_t>(x.shape(0)), y.data(), static_cast<int64_t>(y.shape(1)));
         }, nb::arg(), nb::arg().none(), nb::arg(), nb::arg())
+        .def("adapt", [](Machine& s, const PyMatrix& down, const PyMatrix& up, float scale, Floats x, FloatsOut y) {
+            need(!down.m.quantised() && !up.m.quantised() && down.m.data && up.m.data && up.m.cols == down.m.rows, "adapt: wrong matrices");
+            need(x.ndim() == 2 && y.ndim() == 2 && x.shape(0) == y.shape(0) && int64_t(x.shape(1)) == down.m.cols && int64_t(y.shape(1)) == up.m.rows, "adapt: wrong shapes");
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.adapt(down.m, up.m, scale, x.data(), static_cast<int64_t>(x.shape(0)), y.data());
+        })
         .def("embed", [](Machine& s, const PyMatrix& w, Ints tokens, FloatsOut y) {
             need(y.ndim() == 2 && y.shape(0) == tokens.shape(0) && int64_t(y.shape(1)) == w.m.cols, "embed: wrong shapes");
             for (size_t i = 0; i < tokens.shape(0); i++) need(tokens.data()[i] >= 0 && tokens.data()[i] < w.m.rows, "embed: token out of range");
@@ -278,6 +288,7 @@ NB_MODULE(_native, m) {
             s.block(b.b, x.data(), rows, half ? cos->data() : nullptr, half ? sin->data() : nullptr, half, now);
         }, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg());
 
+    bind_gradients(machine);
     m.def("rotary", [](Ints positions, Doubles inv_freq, float scale, FloatsOut cos, FloatsOut sin) {
         need(cos.size() == positions.shape(0) * inv_freq.shape(0) && sin.size() == cos.size(), "rotary: wrong shapes");
         rotary(positions.data(), static_cast<int64_t>(positions.shape(0)), inv_freq.data(), static_cast<int64_t>(inv_freq.shape(0)), scale, cos.data(), sin.data());
