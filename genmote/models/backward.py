@@ -21,23 +21,13 @@ from numpy.typing import NDArray
 from genmote.errors import SpecError
 from genmote.models import decoder as forward
 from genmote.models.decoder import Decoder
-from genmote.models.lora import HEAD
+from genmote.models.lora import HEAD, OUTPUT_NORM
 from genmote.ops.exact import Float32
 from genmote.ops.gradients import Gradients
 from genmote.ops.layer import Layer, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
 
 LOGIT_ROWS = 32  # rows whose logits are held at a time
-OUTPUT_NORM = "output_norm"
-# The field of `Layer` that each norm fills, by GGUF's name of it.
-NORMS = {
-    "attn_norm": "attn_norm",
-    "attn_q_norm": "q_norm",
-    "attn_k_norm": "k_norm",
-    "post_attention_norm": "post_attn_norm",
-    "ffn_norm": "ffn_norm",
-    "post_ffw_norm": "post_ffn_norm",
-}
 
 # Called with a gradient's name and the gradient: for the adapter of tensor T `T.lora_a` (rank, in) and `T.lora_b`
 # (out, rank); for a norm's or a linear's vector its own name in the file, such as `blk.0.attn_norm.weight`.
@@ -67,9 +57,10 @@ class Backward:
         half: bool = False,
         logit_rows: int = LOGIT_ROWS,
     ) -> None:
-        """`wanted`: names of gradients, as `Give` is told them; an adapter's two come together. `half`: keep the layers' inputs rounded to float16, in
-        half the memory; a layer is then computed again from the rounded input. Raises SpecError for a mixture of
-        experts, through which no gradient goes."""
+        """`wanted`: names of gradients, as `Give` is told them; an adapter's two come together. `half`: keep layers'
+        inputs rounded to float16, in half the memory; a layer is then computed again from the rounded input.
+        `logit_rows`: of how many rows logits are held at a time. Raises SpecError for a mixture of experts, through
+        which no gradient goes."""
         if decoder.config.n_experts:
             raise SpecError("a mixture of experts: no gradient goes through the choice of experts; use a model without")
         self.decoder, self.gradients, self.wanted = decoder, gradients, frozenset(wanted)

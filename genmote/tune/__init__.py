@@ -1,1 +1,4 @@
-"""A model adapted to what a device sees: training, drift, and which examples to learn from ([tune](docs/tune.md))."""
+"""Adapt a model on the device: an adapter learnt from examples, through the quantised base, without PyTorch.
+
+`run.tune` is the whole of it; `settings.Tuning` has what may be chosen.
+"""

@@ -13,7 +13,7 @@ import pytest
 
 from genmote.errors import SpecError
 from genmote.models import lora
-from genmote.models.backward import NORMS, OUTPUT_NORM, Backward, Batch
+from genmote.models.backward import Backward, Batch
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model, shape_names
@@ -68,10 +68,13 @@ def decoder_of(file: ModelFile, ops: Any, pairs: dict[str, tuple[np.ndarray, np.
 
 def vectors_of(weights: Any) -> dict[str, Any]:
     """Every norm's and linear's vector by its name."""
-    found = {f"{OUTPUT_NORM}.weight": weights.output_norm.gain, f"{OUTPUT_NORM}.bias": weights.output_norm.bias}
+    found = {
+        f"{lora.OUTPUT_NORM}.weight": weights.output_norm.gain,
+        f"{lora.OUTPUT_NORM}.bias": weights.output_norm.bias,
+    }
     for layer in weights.layers:
         block = f"blk.{layer.spec.index}"
-        for name, field in NORMS.items():
+        for name, field in lora.NORMS.items():
             if (norm := getattr(layer, field)) is not None:
                 found |= {f"{block}.{name}.weight": norm.gain, f"{block}.{name}.bias": norm.bias}
         for name, field in lora.PARTS.items():
