@@ -10,14 +10,16 @@ import numpy as np
 from genmote.spec import setting
 from genmote.tune.select._base import Indices, Seen, Select, named
 
+DRAWS = 2  # of random examples
+
 
 @dataclass(frozen=True)
 class Auto(Select):
-    """Tries each way with a short training on a few of its choice. Random is tried with three draws, and taken unless
-    another way is better than the best of them."""
+    """Tries each way with a short training on a few of its choice. Random is tried with two draws, and taken unless
+    another way is better than the better of them."""
 
     among: str = setting("ways that are tried, with + between", default="dedup+perplexity+forgetting+coreset+curves")
-    few: int = setting("examples that a trial learns from, at most", default=48)
+    few: int = setting("examples that a trial learns from, at most", default=32)
 
     def faults(self) -> Iterator[str]:
         for name in self.among.split("+"):
@@ -28,7 +30,7 @@ class Auto(Select):
 
     def pick(self, seen: Seen, count: int) -> Indices:
         few = min(count, self.few)
-        chance = [seen.trial(seen.random.permutation(len(seen))[:few]) for _ in range(3)]
+        chance = [seen.trial(seen.random.permutation(len(seen))[:few]) for _ in range(DRAWS)]
         told = [f"random {np.mean(chance):.3f} ({min(chance):.3f} to {max(chance):.3f})"]
         best, loss = "random", min(chance)
         for name in self.among.split("+"):
