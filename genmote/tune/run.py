@@ -18,17 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genmote import __version__
+from genmote import __version__, records
 from genmote.device.meter import Meter, Reading
 from genmote.digest import sha256
 from genmote.errors import SpecError
+from genmote.models import store
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import check_target
 from genmote.models.write_lora import write_lora
 from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import resident_bytes, trim
+from genmote.runtime.loading import budget_bytes
+from genmote.runtime.threads import checked_threads
 from genmote.tune import batches, examples, state
+from genmote.tune import memory as memory_plan
 from genmote.tune.examples import Examples
+from genmote.tune.memory import Need
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import DivergedError, Trainer
 
@@ -53,6 +58,8 @@ class Tuned:
     progress: state.Progress
     reading: Reading  # of this process: after a kill, since it went on
     notes: tuple[str, ...]
+    threads: int
+    planned: Need  # of memory
 
     @property
     def before(self) -> float | None:
@@ -64,6 +71,19 @@ class Tuned:
         """And with the adapter."""
         best = self.progress.best
         return None if best is None else best[1]
+
+    def record(self) -> records.Record:
+        """The figures as a record."""
+        settings = {f"setting_{key}": value for key, value in self.card["settings"].items() if value is not None}
+        values = {key: value for key, value in self.values().items() if value is not None}
+        return records.Record(
+            "tune",
+            {**settings, **values},
+            model_sha256=self.card["base_sha256"],
+            seed=self.card["settings"]["seed"],
+            threads=self.threads,
+            energy=self.reading.energy.how,
+        )
 
     def values(self) -> dict[str, Any]:
         """The figures, flat, with units in their names."""
@@ -79,6 +99,7 @@ class Tuned:
             "held_out_before": self.before,
             "held_out_after": self.after,
             "adapter_bytes": self.path.stat().st_size,
+            "planned_bytes": self.planned.total,
             **self.reading.values(),
         }
 
@@ -89,6 +110,7 @@ def tune(
     output: str | os.PathLike[str],
     tuning: Tuning | None = None,
     *,
+    memory: int | str | None = None,
     ops: str | None = None,
     isa: str | None = None,
     threads: int | None = None,
@@ -99,7 +121,9 @@ def tune(
     `output`, whole or not at all.
 
     What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
-    model and examples, to the same bits. `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
+    model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
+    much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
+    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
     `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; DivergedError
     where the loss is no number any more, after the best adapter so far was written, if there is one.
     """
@@ -110,9 +134,14 @@ def tune(
         notes.append(line)
         tell(line)
 
-    with Meter() as meter, Engine.load(model, ops=ops, isa=isa, threads=threads) as engine:
-        assert engine.model_path is not None
-        check_target(output, engine.model_path)
+    path = store.resolve(model)
+    check_target(output, path)
+    planned = memory_plan.need(file := ModelFile.open(path), tuning, checked_threads(threads))
+    if memory is not None:
+        budget = budget_bytes(memory)
+        tuning, planned, told = memory_plan.fitted(file, tuning, checked_threads(threads), budget)
+        note(told)
+    with Meter() as meter, Engine.load(path, ops=ops, isa=isa, threads=threads) as engine:
         learn, judge = _examples(engine, data, tuning, note)
         trainer = Trainer(engine.decoder, tuning)
         engine.tokenizer.release()
@@ -120,7 +149,7 @@ def tune(
         run = _Run(engine, trainer, learn, judge, output, note)
         run.go(progress)
         meter.tokens = run.done
-    return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes))
+    return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned)
 
 
 def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[Examples, Examples]:
@@ -133,7 +162,7 @@ def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[E
         if not len(judge):
             told.append("only one example: none is left to judge by, and the last step's adapter is kept")
     else:
-        learn, judge = found, examples.read(tuning.held_out, engine, tuning.context, told)
+        learn, judge = found, examples.read(Path(tuning.held_out), engine, tuning.context, told)
     for line in told:
         note(line)
     return learn, judge
