@@ -3,13 +3,13 @@
     genmote adapt smollm2-135m stream.jsonl --state adapted
     tail -f log.jsonl | genmote adapt smollm2-135m - --state adapted --guard must-stay.jsonl --hours 22-6
     genmote adapt --state adapted --rollback
-    genmote generate smollm2-135m --adapter adapted/adapters/0001.gguf --prompt "Turn on the light"
 
 The stream has an example a line, as for genmote tune. Each is read with the adapter in use; a drift detector watches
 how likely the examples are. After a change for the worse, the model learns from examples since then and from some of
 before, within --steps, --max-seconds, --hours, battery and temperature. The new adapter is taken only if it is better
-on recent examples that it has not learnt from, and not worse on the guard set. --state keeps all adapters, a log with
-a line for each change, and what it takes to go on: the same command goes on where a file was left.
+on recent examples that it has not learnt from, and not worse on the guard set. --state keeps all adapters, which
+generate, chat and serve take with --adapter, a log with a line for each change, and what it takes to go on: the same
+command goes on where a file was left.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from genmote.cli._model import find
 from genmote.cli._output import Bar, Output, note
 from genmote.errors import UserError
 from genmote.spec import dataclass, setting
-from genmote.tune.adapt import Watch
 from genmote.tune.settings import Tuning
+from genmote.tune.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True)

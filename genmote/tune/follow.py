@@ -21,10 +21,11 @@ from genmote.models.gguf import ModelFile
 from genmote.models.lora import check_lora
 from genmote.runtime.engine import Engine
 from genmote.tune import examples
-from genmote.tune.adapt import Adapting, Event, Looks, Watch
+from genmote.tune.adapt import Adapting, Event, Looks
 from genmote.tune.journal import Journal
 from genmote.tune.learnt import Numbers
 from genmote.tune.settings import Tuning
+from genmote.tune.watch import Watch
 
 STEPS = 60  # of one training
 KEEP_EVERY = 25  # examples after which the state is written

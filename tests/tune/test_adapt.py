@@ -16,13 +16,14 @@ from genmote.device.sensors import Battery, Heat, Seen
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.gguf import ModelFile
 from genmote.tune import adapt, journal
-from genmote.tune.adapt import Adapting, Watch
+from genmote.tune.adapt import Adapting
 from genmote.tune.examples import Examples
 from genmote.tune.follow import follow, rollback
 from genmote.tune.journal import Journal
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import DivergedError
+from genmote.tune.watch import Watch
 
 OLD, NEW = 10, 20  # the first token of an example is its kind
 

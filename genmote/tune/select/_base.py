@@ -191,21 +191,20 @@ def how_many(keep: float, total: int) -> int:
     if not (0 < keep <= 1 or (1 < keep < math.inf and keep == int(keep))):
         raise SpecError(f"keep={keep}: wanted a share such as 10%, or a whole number of examples")
     count = math.ceil(keep * total) if keep <= 1 else int(keep)
+    if not total:
+        raise SpecError("no examples to choose from: give a file with some")
     if count > total:
         raise SpecError(f"keep={count}: there are {total} examples; keep fewer, or all with 100%")
     return count
 
 
-def choose(
-    examples: Texts, keep: float, method: str = "random", *, seed: int = 0, probe: Probe | None = None
-) -> Choice:
-    """The examples that are worth most, `keep` of them (see `how_many`); the same for the same seed. Raises SpecError
-    where nothing can be chosen as asked."""
+def choose(examples: Texts, count: int, method: str = "random", *, seed: int = 0, probe: Probe | None = None) -> Choice:
+    """The `count` examples that are worth most; the same for the same seed. Raises SpecError where nothing can be
+    chosen as asked."""
     began = time.monotonic()
     way = named(method)
-    if not len(examples):
-        raise SpecError("no examples to choose from: give a file with some")
-    count = how_many(keep, len(examples))
+    if not 1 <= count <= len(examples):
+        raise SpecError(f"{count} of {len(examples)} examples: wanted at least 1, and no more than there are")
     seen = Seen(examples, np.arange(len(examples)), probe, {}, np.random.default_rng(seed))
     answers = [_answer(*examples[n]) for n in range(len(examples))]
     seen = _left_out(seen, np.flatnonzero([not answer for answer in answers]), count, "nothing in them is to be learnt")

@@ -27,7 +27,6 @@ from genmote.tune.select._base import Floats, Indices, Reading
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import DivergedError, Trainer
 
-LOGIT_ROWS = 32  # rows whose logits are held at once
 GRADIENT_LAYERS = 4  # whose gradients are compared: a way back through a few of them costs little
 Progress = Callable[[str, int, int], None]  # what is measured, examples done, and in all
 
@@ -84,9 +83,10 @@ class DecoderProbe:
     def trial(self, of: Indices) -> float:
         steps = -(-self.pilot.rounds * len(of) // self.tuning.batch)
         try:
-            return self._train(of, steps, "trial").judge(self.held_out)
+            loss = self._train(of, steps, "trial").judge(self.held_out)
         except DivergedError:
             return math.inf
+        return loss if math.isfinite(loss) else math.inf
 
     def _train(
         self, of: Indices, steps: int, what: str, at_stage: Callable[[Trainer], None] | None = None, stages: int = 1
@@ -136,8 +136,8 @@ class DecoderProbe:
             states = decoder.ops.numpy(decoder.ops.norm(x := decoder.run(batch.tokens, spans), weights.output_norm))
             counted = np.flatnonzero(batch.weights)
             nats, wrong, best = (np.zeros(len(batch.tokens)) for _ in range(3))
-            for at in range(0, len(counted), LOGIT_ROWS):
-                rows = counted[at : at + LOGIT_ROWS]
+            for at in range(0, len(counted), self.tuning.logit_rows):
+                rows = counted[at : at + self.tuning.logit_rows]
                 nats[rows], wrong[rows], best[rows] = _told(
                     decoder.ops.numpy(decoder.head(x[rows])), batch.targets[rows]
                 )

@@ -75,12 +75,13 @@ def test_the_ways_are_found_by_name() -> None:
 @pytest.mark.parametrize("way", ALL)
 @pytest.mark.parametrize("keep", [1, 7, 0.1, 60])
 def test_as_many_as_asked_each_once_and_again_the_same(way: str, keep: float) -> None:
-    chosen = choose(texts(), keep, way, seed=3, probe=Measured.drawn())
+    count = how_many(keep, 60)
+    chosen = choose(texts(), count, way, seed=3, probe=Measured.drawn())
     assert isinstance(chosen, Choice) and chosen.method == way and chosen.seconds >= 0
-    assert len(chosen.indices) == how_many(keep, 60) == len(set(chosen.indices.tolist()))
+    assert len(chosen.indices) == count == len(set(chosen.indices.tolist()))
     assert chosen.indices.tolist() == sorted(chosen.indices.tolist())
     assert chosen.indices[0] >= 0 and chosen.indices[-1] < 60
-    again = choose(texts(), keep, way, seed=3, probe=Measured.drawn())
+    again = choose(texts(), count, way, seed=3, probe=Measured.drawn())
     assert np.array_equal(again.indices, chosen.indices) and again.notes == chosen.notes
 
 
@@ -117,12 +118,15 @@ def test_equal_examples_are_chosen_from_too(way: str) -> None:
 def test_bad_input_is_told() -> None:
     some = texts(10)
     with pytest.raises(SpecError, match="no examples to choose from: give a file with some"):
-        choose([], 1)
+        how_many(0.1, 0)
+    for count in (0, 11):
+        with pytest.raises(SpecError, match=f"{count} of 10 examples: wanted at least 1, and no more than there are"):
+            choose(some, count)
     with pytest.raises(SpecError, match="keep=11: there are 10 examples; keep fewer, or all with 100%"):
-        choose(some, 11)
+        how_many(11, 10)
     for keep in (0, -1, 1.5, float("nan"), float("inf")):
         with pytest.raises(SpecError, match=r"keep=.*: wanted a share such as 10%, or a whole number of examples"):
-            choose(some, keep)
+            how_many(keep, 10)
     with pytest.raises(SpecError, match=r"no way to choose examples is called 'rando', did you mean random\?"):
         choose(some, 1, "rando")
     with pytest.raises(SpecError, match="reading takes a model to measure by: give one, or choose by random or dedup"):
