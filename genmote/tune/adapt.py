@@ -28,7 +28,7 @@ from genmote.tune.drift._base import Detector, named
 from genmote.tune.examples import Examples
 from genmote.tune.learnt import Numbers
 from genmote.tune.settings import Tuning
-from genmote.tune.trainer import DivergedError, Trainer
+from genmote.tune.trainer import Trainer
 from genmote.tune.watch import Watch
 
 LEAST_GUARD = 8  # examples of the stream's own from before a change, without which nothing guards
@@ -180,7 +180,7 @@ class Adapting:
         values: dict[str, Any] = {"since": self.changed, "examples": len(learnt), "replayed": len(draw)}
         try:
             values["steps"], stopped = self._train(trainer, material, began)
-        except DivergedError as fault:
+        except FloatingPointError as fault:
             values["steps"], stopped = 0, str(fault)
         figures = {
             "recent_before": self.trainer.judge(judged),

@@ -22,7 +22,6 @@ from genmote.tune.follow import follow, rollback
 from genmote.tune.journal import Journal
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
-from genmote.tune.trainer import DivergedError
 from genmote.tune.watch import Watch
 
 OLD, NEW = 10, 20  # the first token of an example is its kind
@@ -51,7 +50,7 @@ class FakeTrainer:
 
     def step(self, examples: Examples, some: list[int], step: int) -> float:
         if self.fails:
-            raise DivergedError("step 1: the loss is nan")
+            raise FloatingPointError("step 1: the loss is nan")
         kinds = {str(int(examples[n][0][0])) for n in some}
         for kind, loss in self.numbers.items():
             if kind in kinds and self.learns:

@@ -25,7 +25,7 @@ from genmote.tune.examples import Examples
 from genmote.tune.learnt import Numbers, fresh
 from genmote.tune.select._base import Floats, Indices, Reading
 from genmote.tune.settings import Tuning
-from genmote.tune.trainer import DivergedError, Trainer
+from genmote.tune.trainer import Trainer
 
 GRADIENT_LAYERS = 4  # whose gradients are compared: a way back through a few of them costs little
 Progress = Callable[[str, int, int], None]  # what is measured, examples done, and in all
@@ -84,7 +84,7 @@ class DecoderProbe:
         steps = -(-self.pilot.rounds * len(of) // self.tuning.batch)
         try:
             loss = self._train(of, steps, "trial").judge(self.held_out)
-        except DivergedError:
+        except FloatingPointError:
             return math.inf
         return loss if math.isfinite(loss) else math.inf
 

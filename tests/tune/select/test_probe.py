@@ -19,7 +19,7 @@ from genmote.tune.examples import Examples
 from genmote.tune.select._base import choose, names
 from genmote.tune.select._probe import DecoderProbe, Pilot, _Sketch
 from genmote.tune.settings import Tuning
-from genmote.tune.trainer import DivergedError, Trainer
+from genmote.tune.trainer import Trainer
 
 PILOT = Pilot(steps=6, stages=2, held_out=8, numbers=256)
 TUNING = Tuning(context=32, rank=2, batch=4, rate=1e-2)
@@ -84,7 +84,7 @@ def test_a_trial_is_better_with_what_is_held_out(engine: Engine, monkeypatch: py
     assert probe.trial(np.arange(8)) < probe.trial(np.arange(8, 16))
 
     def diverge(*args: object) -> float:
-        raise DivergedError("the loss is nan")
+        raise FloatingPointError("the loss is nan")
 
     monkeypatch.setattr(Trainer, "step", diverge)
     assert probe.trial(np.arange(8)) == np.inf
