@@ -78,6 +78,7 @@ class Adapting:
         self.detector: Detector = named(self.watch.detector)
         self.trainer = Trainer(decoder, tuning, numbers=numbers)
         self.seen = 0
+        self.loss = math.nan  # of the last example
         self.recent: list[One] = []
         self.losses: list[float] = []  # of the recent ones
         self.before: list[One] = []  # a sample of what is no longer recent
@@ -94,7 +95,7 @@ class Adapting:
     def see(self, tokens: NDArray[Any], learnt: NDArray[np.bool_]) -> list[Event]:
         """Take the stream's next example in; what happened because of it."""
         one = (np.asarray(tokens, np.int32), np.asarray(learnt, bool))
-        loss = self.trainer.judge(_together([one]))
+        loss = self.loss = self.trainer.judge(_together([one]))
         self.seen += 1
         self.recent.append(one)
         self.losses.append(loss)
@@ -108,9 +109,12 @@ class Adapting:
             events.extend(self._may_learn())
         return events
 
-    def use(self, numbers: Numbers | None) -> None:
-        """Go on with another adapter (None: a fresh one, which changes nothing) and watch anew."""
+    def _use(self, numbers: Numbers) -> None:
+        """Go on with another adapter: what was read with the one before is past."""
         self.trainer = Trainer(self.decoder, self.tuning, numbers=numbers)
+        for one in self.recent:
+            self._leave(one)
+        self.recent, self.losses = [], []
         self._calm()
 
     def _leave(self, one: One) -> None:
@@ -133,8 +137,10 @@ class Adapting:
         earlier, later = self.losses[:split], self.losses[split:]
         now, then = float(np.mean(later)), float(np.mean(earlier)) if earlier else math.nan
         worse = not now < then
-        if worse:
-            self.changed = since if self.changed is None else self.changed
+        if not worse:
+            self.changed = None  # it was for a while
+        elif self.changed is None:
+            self.changed = since
             self.needed, self.tries = self.watch.enough, 0
         values = {"since": since, "chance": change.chance, "loss_before": _plain(then), "loss_since": _plain(now)}
         return Event("drift" if worse else "eased", self.seen, values)
@@ -194,7 +200,7 @@ class Adapting:
             values["stopped"] = stopped
         values["seconds"] = round(self._clock() - began, 2)
         if why is None:
-            self.use(trainer.numbers)
+            self._use(trainer.numbers)
             return Event("accepted", self.seen, values)
         self.tries += 1
         self.needed = min(2 * self.needed, self.watch.recent)
@@ -253,11 +259,18 @@ class Adapting:
         self.before = [_read(one) for one in state["before"]]
         self.seen, self.left = int(state["seen"]), int(state["left"])
         self.changed, self.needed, self.tries = state["changed"], int(state["needed"]), int(state["tries"])
+        if state["detector"] is None:
+            return True
         try:
             self.detector.restore(state["detector"])
         except SpecError:
             return False
         return True
+
+
+def rolled_back(state: dict[str, Any]) -> dict[str, Any]:
+    """The `state` with which to go on with another adapter: without what was read with the one before."""
+    return {**state, "recent": [], "losses": [], "changed": None, "detector": None}
 
 
 def _together(some: Sequence[One]) -> Examples:

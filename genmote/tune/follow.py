@@ -153,7 +153,7 @@ def _follow(
             continue
         events = adapting.see(*example)
         told.examples += 1
-        told.losses.append(adapting.losses[-1])
+        told.losses.append(adapting.loss)
         for event in events:
             told.events.append(event)
             tell(str(event))

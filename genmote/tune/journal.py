@@ -20,6 +20,7 @@ from typing import Any
 from genmote import home, records
 from genmote.errors import SpecError
 from genmote.models.write_lora import write_lora
+from genmote.tune.adapt import rolled_back
 from genmote.tune.learnt import Numbers
 
 VERSION = 1
@@ -100,7 +101,7 @@ class Journal:
         earlier = self.before.get(self.current)
         self.tell("rollback", {"adapter": self._name(earlier), "instead_of": self._name(self.current)})
         self.current = earlier
-        self.keep(None)  # the losses are other ones from now on
+        self.keep(None if self.stream is None else rolled_back(self.stream))
         return self.adapter
 
     def tell(self, what: str, values: Mapping[str, Any]) -> None:

@@ -219,6 +219,23 @@ def test_a_loss_that_is_no_number_is_no_change(fake: type[FakeTrainer]) -> None:
     assert json.dumps(model.state(), allow_nan=False)
 
 
+def test_what_was_for_a_while_only_is_not_learnt(fake: type[FakeTrainer]) -> None:
+    hours = {"hours": "3-4"}
+    model = adapting(watch={"detector": "adwin:every=8", **hours}, hour=lambda: 12)
+    events = run(model, [OLD] * 200 + [NEW] * 40 + [OLD] * 80)
+    assert [event.what for event in events][:2] == ["drift", "postponed"] and events[-1].what == "eased"
+    assert model.changed is None
+
+
+def test_a_second_change_is_adapted_to_as_well(fake: type[FakeTrainer]) -> None:
+    """The losses from before the first adapter do not count any more."""
+    model = adapting()
+    assert [e.what for e in run(model, [OLD] * 200 + [NEW] * 100)] == ["drift", "accepted"]
+    model.numbers["30"] = np.array([3.0])
+    assert [e.what for e in run(model, [30] * 60, 300)] == ["drift", "accepted"]
+    assert {int(tokens[0]) for tokens, _ in model.before} >= {OLD, NEW}
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -244,9 +261,10 @@ class TestJournal:
         kept = Journal.open(tmp_path / "a", "sha")
         for _ in range(3):
             kept.take(NUMBERS, "llama", 8.0, {"loss": 1.0})
-        kept.keep({"seen": 3})
+        stream = {"seen": 3, "recent": [1], "losses": [2.0], "changed": 2, "detector": {}, "lines": 7}
+        kept.keep(stream)
         again = Journal.open(tmp_path / "a", "sha")
-        assert again.current == 3 and again.stream == {"seen": 3}
+        assert again.current == 3 and again.stream == stream
         assert again.adapter == tmp_path / "a" / "adapters" / "0003.gguf"
         assert [rollback(tmp_path / "a") for _ in range(3)] == [kept.path(2), kept.path(1), None]
         with pytest.raises(SpecError, match="no adapter is in use, so there is nothing to go back from"):
@@ -255,6 +273,7 @@ class TestJournal:
         assert [line.what for line in lines] == ["adapt.accepted"] * 3 + ["adapt.rollback"] * 3
         assert lines[-1].values == {"adapter": None, "instead_of": "0001.gguf"}
         again = Journal.open(tmp_path / "a", "sha")
+        assert again.stream is not None and (again.stream["lines"], again.stream["detector"]) == (7, None)
         again.take(NUMBERS, "llama", 8.0, {})
         assert again.adapter == again.path(4), "no file is written over"
 
@@ -323,6 +342,11 @@ def test_the_whole_way(tiny: Path, known: Path, tmp_path: Path, capsys: pytest.C
     assert ModelFile.open(result["adapter"]).tensors
     assert main(["adapt", "--state", str(tmp_path / "state"), "--rollback"]) == 0
     assert capsys.readouterr().out.strip().endswith("adapters/0001.gguf")
+    assert main(base) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["examples"] == 0 and result["adapter"].endswith("adapters/0001.gguf"), (
+        "it goes on after the last line"
+    )
     one = [str(tiny), "--prompt", "new ab cd =", "--max-tokens", "3", "--json", "--temperature", "0"]
     assert main(["generate", *one, "--adapter", result["adapter"]]) == 0
     assert json.loads(capsys.readouterr().out)
