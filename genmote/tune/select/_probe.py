@@ -59,7 +59,7 @@ class DecoderProbe:
         self.pilot = pilot or Pilot()
         self.held_out = held_out.take(range(min(len(held_out), self.pilot.held_out)))
         self.progress = progress
-        self.rows = tuning.rows or tuning.batch * tuning.context  # tokens that go through the model at once
+        self.rows = tuning.rows or tuning.context  # tokens that go through the model at once
         self._piloted: Trainer | None = None
 
     def read(self, of: Indices) -> Reading:
