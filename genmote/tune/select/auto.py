@@ -18,7 +18,7 @@ class Auto(Select):
     """Tries each way with a short training on a few of its choice. Random is tried with two draws, and taken unless
     another way is better than the better of them."""
 
-    among: str = setting("ways that are tried, with + between", default="dedup+perplexity+forgetting+coreset+curves")
+    among: str = setting("ways that are tried, with + between", default="cover+coreset+curves+perplexity")
     few: int = setting("examples that a trial learns from, at most", default=32)
 
     def faults(self) -> Iterator[str]:

@@ -19,7 +19,7 @@ class Gradients(Select):
 
     def pick(self, seen: Seen, count: int) -> Indices:
         here, held_out = seen.gradients()
-        like = _directions(here) @ _directions(held_out).T  # (N, V)
+        like = directions(here) @ directions(held_out).T  # (N, V)
         chosen: list[int] = []
         while len(chosen) < count:
             for v in seen.random.permutation(like.shape[1])[: count - len(chosen)]:
@@ -29,5 +29,6 @@ class Gradients(Select):
         return np.array(chosen)
 
 
-def _directions(rows: Floats) -> Floats:
+def directions(rows: Floats) -> Floats:
+    """Scaled to length 1."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30))

@@ -14,7 +14,9 @@ from genmote.errors import SpecError
 from genmote.tune.select import dedup
 from genmote.tune.select._base import Choice, Indices, Reading, Unmeasured, choose, how_many, named, names
 from genmote.tune.select.coreset import centres
+from genmote.tune.select.cover import facilities
 from genmote.tune.select.curves import k_means
+from genmote.tune.select.gradients import directions
 
 ALL = names()
 
@@ -69,7 +71,7 @@ class Measured:
 
 
 def test_the_ways_are_found_by_name() -> None:
-    assert "auto coreset curves dedup forgetting gradients perplexity random".split() == ALL
+    assert "auto coreset cover curves dedup forgetting gradients perplexity random".split() == ALL
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -103,7 +105,7 @@ def test_measures_are_taken_once() -> None:
     probe = Measured.drawn()
     probe.losses[3] = np.nan
     choose(texts(), 20, "auto", probe=probe)
-    assert probe.asked.count("read") == 1 and probe.asked.count("follow") == 1 and "gradients" not in probe.asked
+    assert probe.asked.count("read") == 1 and probe.asked.count("follow") == 1 and probe.asked.count("gradients") == 1
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -151,6 +153,7 @@ def test_bad_input_is_told() -> None:
         ("dedup:like=0.1", "like=0.1, wanted an overlap from 0.3 to 1"),
         ("dedup:run=0", "run=0, wanted 1 to 16"),
         ("perplexity:low=0.8", "low=0.8, high=0.75: wanted 0 <= low < high <= 1"),
+        ("cover:short=1", "short=1.0, wanted a share between 0 and 1"),
         ("forgetting:from_hardest=2", "from_hardest=2.0, wanted a share from 0 to 1"),
         ("curves:groups=0", "groups=0, wanted at least 1"),
         ("auto:among=random", "among: random is no way to try beside random"),
@@ -244,6 +247,27 @@ def test_each_centre_is_the_farthest_from_those_before() -> None:
         assert apart[chosen[n]] == pytest.approx(apart.max())
     twice = np.concatenate([points, points])
     assert len({int(n) % 40 for n in centres(twice, 40)}) == 40
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_covers_is_near_the_best(seed: int) -> None:
+    """Against every choice of 3 of 9 rows: greedy comes to 63% of it at least (Nemhauser et al. 1978), counted from
+    opposite rows."""
+    rng = np.random.default_rng(seed)
+    points = directions(rng.normal(size=(9, 3)))
+    worth = [(points @ points[list(some)].T).max(axis=1).sum() + 9 for some in itertools.combinations(range(9), 3)]
+    chosen = facilities(points, 3, 9, rng)
+    found = (points @ points[chosen].T).max(axis=1).sum() + 9
+    assert len(set(chosen.tolist())) == 3 and found >= (1 - 1 / np.e) * max(worth)
+    first = (points @ points.T).sum(axis=0)
+    assert first[chosen[0]] == pytest.approx(first.max())
+
+
+def test_cover_takes_one_of_each_kind_of_gradient() -> None:
+    probe = Measured.drawn()
+    kind = np.arange(60) % 6
+    probe.hidden[:] = np.eye(6)[kind] + np.random.default_rng(1).normal(size=(60, 6)) * 0.01
+    assert sorted(kind[choose(texts(), 6, "cover", probe=probe).indices]) == [0, 1, 2, 3, 4, 5]
 
 
 def test_groups_of_curves_are_found_and_shared_out() -> None:
