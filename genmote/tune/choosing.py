@@ -33,6 +33,11 @@ def chosen(
     if tuning.select.partition(":")[0] in UNMEASURED:
         found = choose(learn, count, tuning.select, seed=tuning.seed)
         some = learn
+    elif tuning.weights == "disk":
+        raise SpecError(
+            f"select={tuning.select} reads the examples with all weights in memory, weights=disk keeps them out: "
+            f"choose by {' or '.join(UNMEASURED)}"
+        )
     else:
         some, judge = examples.held_out(learn, HELD_OUT, Pilot.held_out, tuning.seed + 1)
         if len(some) < count or not len(judge):

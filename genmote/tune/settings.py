@@ -54,6 +54,10 @@ class Tuning:
     rows: int = setting("tokens that go through the model at once (0: one example of --context)", default=0)
     logit_rows: int = setting("rows whose logits are held at once", default=32)
 
+    weights: Literal["memory", "disk"] = setting(
+        "where the model's weights are: in memory, or read from the disk as they are needed", default="memory"
+    )
+
     def faults(self) -> Iterable[str]:
         unknown = [part for part in self.parts if part not in PLACES]
         if unknown or not self.parts:

@@ -25,8 +25,8 @@ class Trainer:
     def __init__(
         self, decoder: Decoder, tuning: Tuning, *, numbers: Numbers | None = None, gradients: Gradients | None = None
     ) -> None:
-        """`decoder` gives the base, and stays as it is. `numbers`: to go on from; None: those of `tuning.base`, or fresh
-        ones. Raises SpecError where the model has nothing of what is to be learnt, OpsError for an op set without
+        """`decoder` gives the base, and stays as it is. `numbers`: to go on from; None: those of `tuning.base`, or
+        fresh ones. Raises SpecError where the model has nothing of what is to be learnt, OpsError for an op set without
         backward operations."""
         self.tuning = tuning
         base, ops = decoder.weights, decoder.ops

@@ -148,6 +148,10 @@ def test_choosing_for_a_training(engine: Engine) -> None:
     assert len(chosen(engine.decoder, some, Tuning(select="random", keep=1), told.append, lambda *at: None)) == 40
     with pytest.raises(SpecError, match="keep=40: 40 of 40 examples, but coreset holds out 4 to judge by: keep fewer"):
         chosen(engine.decoder, some, Tuning(select="coreset", keep=40), told.append, lambda *at: None)
+    with pytest.raises(
+        SpecError, match="select=auto reads the examples with all weights in memory, weights=disk keeps"
+    ):
+        chosen(engine.decoder, some, Tuning(select="auto", weights="disk"), told.append, lambda *at: None)
     with pytest.raises(SpecError, match="keep=0.5: 1 of 1 examples, but auto holds out 0 to judge by"):
         chosen(engine.decoder, some.take([0]), Tuning(select="auto", keep=0.5), told.append, lambda *at: None)
 
