@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -113,6 +114,13 @@ def test_clipping_and_passes_add_up_to_the_mean(tiny: Path, data: Path) -> None:
         assert not many._sums
 
 
+def test_threads_change_no_bit(tiny: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    for threads in (1, 3):
+        tune(tiny, data, tmp_path / f"{threads}.gguf", Tuning(**{**vars(QUICK), "steps": 8}), threads=threads)
+    assert same(tmp_path / "1.gguf", tmp_path / "3.gguf")
+
+
 # -- going on --------------------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -192,6 +200,28 @@ def test_a_full_disk_stops_it_and_what_was_there_stays(
     assert told[0] == "goes on after step 8 of 24"
     tune(tiny, data, tmp_path / "whole.gguf", QUICK)
     assert same(output, tmp_path / "whole.gguf")
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_step(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "mine.gguf"
+    output.write_bytes(b"the one before")
+    replace_file = os.replace
+
+    def no_room(source: Any, target: Any) -> None:
+        if Path(target) == output:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.os, "replace", no_room)
+        with pytest.raises(ModelFileError, match="No space left"):
+            tune(tiny, data, output, QUICK)
+    assert output.read_bytes() == b"the one before"
+    made = tune(tiny, data, output, QUICK)
+    assert made.notes[0] == "goes on after step 24 of 24" and made.reading.tokens == 0
+    assert ModelFile.open(output).metadata[CARD] == json.dumps(made.card)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
@@ -324,23 +354,28 @@ def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> N
 
 
 def test_a_budget_chooses_the_fastest_that_fits_and_says_why(tiny: Path) -> None:
-    from genmote.tune.memory import fitted, need
+    from genmote.tune.memory import SPARE, fitted, need
 
     file, tuning = ModelFile.open(tiny), Tuning(context=200, batch=8)
+
+    def fits(bytes_planned: int) -> tuple[Tuning, Any, str]:
+        return fitted(file, tuning, 1, math.ceil(SPARE * bytes_planned))
+
     roomy, _, why = fitted(file, tuning, 1, 10**9)
     assert roomy.rows == 1600 and "8 examples in one pass" in why
     sizes = [found.total for found in (need(file, roomy, 1), need(file, tuning, 1))]
     assert sizes[0] > sizes[1]
-    chosen, planned, why = fitted(file, tuning, 1, sizes[1])
+    chosen, planned, why = fits(sizes[1])
     assert chosen == tuning and planned.total == sizes[1] and "one example at a time" in why
-    lean, planned, why = fitted(file, tuning, 1, sizes[1] - 1)
+    lean, planned, why = fits(sizes[1] - 10)
     assert planned.total < sizes[1] and lean.logit_rows == 8 and "logits of 8 rows" in why
-    leanest, least, why = fitted(file, tuning, 1, planned.total - 1)
-    assert leanest.inputs == "f16" and "float16" in why
-    assert need(file, replace(leanest, weights="disk"), 1).total > least.total - 10**6  # two layers: nothing is gained
+    leanest, half, why = fits(planned.total - 10)
+    assert leanest.inputs == "f16" and leanest.weights == "memory" and "float16" in why
+    disk, least, why = fits(half.total - 10)
+    assert disk.weights == "disk" and "weights from the disk" in why
     with pytest.raises(BudgetError, match=r"at least \d+ MB, most of it for interpreter") as fault:
-        fitted(file, tuning, 1, least.total - 1)
-    assert fault.value.least_bytes == least.total
+        fits(least.total - 10)
+    assert fault.value.least_bytes == math.ceil(SPARE * least.total)
 
 
 def test_weights_from_the_disk_give_the_same_bits_and_are_not_kept(
