@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from genmote.models.lora import HEAD, PARTS
+from genmote.models.parts import HEAD, PARTS
 from genmote.spec import dataclass, setting
 
 # What `on` takes beside the names of a block's matrices.
