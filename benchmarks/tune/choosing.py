@@ -192,7 +192,8 @@ def main() -> None:
     for seed in range(asked.seeds):
         order = np.random.default_rng([seed, 1]).permutation(len(x))
         tested, rest = order[: len(x) // 4], order[len(x) // 4 :]
-        held, some = rest[:HELD_OUT], rest[HELD_OUT:]
+        aside = min(HELD_OUT, len(rest) // 5)
+        held, some = rest[:aside], rest[aside:]
         count = how_many(asked.keep, len(rest))
         probe = HeadProbe(x[some], y[some], x[held], y[held], len(labels), seed)
         chosen: dict[str, np.ndarray] = {"all": rest}
