@@ -113,7 +113,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     descriptor = os.open(temporary, flags, 0o666)
     try:
         with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as out:
-            _lock(descriptor)  # tells a sweeper that the writer lives
+            lock(descriptor)  # tells a sweeper that the writer lives
             yield out
             out.flush()
             os.fsync(out.fileno())
@@ -180,11 +180,11 @@ def _sweep(path: Path) -> None:
         for name in os.listdir(path.parent):
             if name.startswith(prefix) and name.endswith(".tmp"):
                 with contextlib.suppress(OSError), open(path.parent / name, "rb") as left:
-                    if _lock(left.fileno()):
+                    if lock(left.fileno()):
                         (path.parent / name).unlink()
 
 
-def _lock(descriptor: int) -> bool:
+def lock(descriptor: int) -> bool:
     """Take the advisory lock of an open file without waiting; False when another process has it, or none can be had."""
     if not _has_locks():
         return False

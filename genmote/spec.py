@@ -27,11 +27,12 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from genmote import registry
 from genmote.errors import SpecError
 from genmote.registry import near
 
 T = TypeVar("T")
-__all__ = ["add_flags", "build", "dataclass", "from_flags", "from_toml", "setting", "to_toml"]
+__all__ = ["add_flags", "build", "dataclass", "from_flags", "from_toml", "member", "setting", "to_toml"]
 
 
 def setting(
@@ -57,6 +58,34 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str | None = None) 
     if faults:
         raise SpecError(f"{where or cls.__name__}: " + "; ".join(faults))
     return typing.cast(T, made)
+
+
+def member(package: str, base: type[T], text: str, *, what: str, where: str) -> T:
+    """The member of a room that a text names, with its settings: ``NAME[:FIELD=VALUE,...]``. `base` is the class that
+    the room's members are, `what` one is called, `where` begins the faults.
+
+    >>> from genmote.runtime.evict._base import Evict
+    >>> member("genmote.runtime.evict", Evict, "window:sinks=2", what="eviction policy", where="evict")
+    Window(sinks=2, recent=0.25)
+    """
+    name, _, settings = text.partition(":")
+    module = registry.load(package, name, what=what)
+    cls: type[T] = next(
+        x
+        for x in vars(module).values()
+        if isinstance(x, type) and issubclass(x, base) and x.__module__ == module.__name__
+    )
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for pair in filter(None, settings.split(",")):
+        field, _, value = pair.partition("=")
+        try:
+            values[field] = (
+                int(value) if hints.get(field) is int else number(value) if hints.get(field) is float else value
+            )
+        except ValueError:
+            raise SpecError(f"{where}: {pair!r} is no number; write it like {field}=8") from None
+    return build(cls, values, where=where)
 
 
 def _build(cls: Any, values: Mapping[str, Any], faults: list[str], prefix: str) -> Any:

@@ -149,7 +149,8 @@ def adapter(tmp_path: Path) -> MakeAdapter:
     from genmote.models.config import read_config
     from genmote.models.gguf import ModelFile
     from genmote.models.gguf_write import write_gguf
-    from genmote.models.lora import HEAD, base_shapes
+    from genmote.models.lora import base_shapes
+    from genmote.models.parts import HEAD
 
     def make(model: Path, rank: int, kind: str = "F32") -> Path:
         config, rng, tensors = read_config(ModelFile.open(model)), np.random.default_rng(rank), []

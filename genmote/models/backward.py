@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genmote.models import decoder as forward
 from genmote.models.decoder import Decoder
-from genmote.models.lora import HEAD, OUTPUT_NORM
+from genmote.models.parts import HEAD, OUTPUT_NORM
 from genmote.ops.exact import Float32
 from genmote.ops.gradients import Gradients
 from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken

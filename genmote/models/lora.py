@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.config import Config
+from genmote.models.parts import HEAD, NORMS, OUTPUT_NORM, PARTS
 from genmote.ops.layer import Adapter, Layer, Linear, Norm
 from genmote.ops.protocol import Ops
 
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
 
     Update = tuple[TensorInfo, TensorInfo]  # of one matrix: down (rank, in), up (out, rank)
 
-PARTS = {  # the field of `Layer` that each of a block's tensors fills
-    "attn_q": "q",
-    "attn_k": "k",
-    "attn_v": "v",
-    "attn_output": "o",
-    "ffn_gate": "gate",
-    "ffn_up": "up",
-    "ffn_down": "down",
-}
-HEAD = "output.weight"
-NORMS = {  # and each of its norms
-    "attn_norm": "attn_norm",
-    "attn_q_norm": "q_norm",
-    "attn_k_norm": "k_norm",
-    "post_attention_norm": "post_attn_norm",
-    "ffn_norm": "ffn_norm",
-    "post_ffw_norm": "post_ffn_norm",
-}
-OUTPUT_NORM = "output_norm"
 TYPE, TYPE_WITH_VECTORS = "lora", "genmote.lora"  # of `adapter.type`
 
 

@@ -9,7 +9,7 @@ sees them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from genmote.errors import SpecError
 from genmote.ops.cache import ROWS_DECODED
 from genmote.runtime.evict import _layers
 from genmote.runtime.evict._base import PART_NUMBERS, Evict, Seen
-from genmote.spec import build
+from genmote.spec import member
 
 if TYPE_CHECKING:
     from genmote.models.config import Config
@@ -47,23 +47,10 @@ def policy(text: str) -> tuple[Evict, str]:
     """
     head, _, settings = text.partition(":")
     name, _, layers = head.partition("+")
-    module = registry.load(ROOM, name, what="eviction policy")
+    policy = member(ROOM, Evict, f"{name}:{settings}", what="eviction policy", where=f"evict={text!r}")
     if layers and layers not in _layers.KINDS:
         raise SpecError(_layers.unknown(layers))
-    member: type[Evict] = next(
-        x
-        for x in vars(module).values()
-        if isinstance(x, type) and issubclass(x, Evict) and x.__module__ == module.__name__
-    )
-    types = {field.name: field.type for field in fields(member)}
-    values: dict[str, Any] = {}
-    for pair in filter(None, settings.split(",")):
-        field, _, value = pair.partition("=")
-        try:
-            values[field] = {"int": int, "float": float}.get(str(types.get(field)), str)(value)
-        except ValueError:
-            raise SpecError(f"evict={text!r}: {pair!r} is no number; write it like {field}=8") from None
-    return build(member, values, where=f"evict={text!r}"), layers or "even"
+    return policy, layers or "even"
 
 
 def names() -> list[str]:

@@ -113,6 +113,18 @@ def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     return examples
 
 
+def one(line: str, model: Reader, context: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
+    """The example on one line of a .jsonl file, cut to `context` rows; None where nothing of it is to be learnt.
+    Raises ExamplesError where it is none."""
+    try:
+        tokens, learnt = _example(json.loads(line), model)
+    except (ValueError, RecursionError):
+        raise ExamplesError(f"{line.strip():.40}: not JSON: wanted {FORMS}") from None
+    marks = np.array(learnt[: context + 1], bool)
+    marks[:1] = False  # nothing says the first token
+    return (np.array(tokens[: context + 1], np.int32), marks) if marks.any() else None
+
+
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()

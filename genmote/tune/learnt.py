@@ -17,7 +17,8 @@ import numpy as np
 from genmote.errors import SpecError
 from genmote.models.config import Config
 from genmote.models.gguf import ModelFile
-from genmote.models.lora import HEAD, NORMS, OUTPUT_NORM, PARTS, base_shapes, check_lora
+from genmote.models.lora import base_shapes, check_lora
+from genmote.models.parts import HEAD, NORMS, OUTPUT_NORM, PARTS
 from genmote.ops.exact import Float32
 from genmote.ops.layer import Adapter, Layer, Linear, Norm
 from genmote.ops.protocol import Ops

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from genmote.device.sizes import meant
 from genmote.errors import BudgetError
 from genmote.models.config import Config, read_config
-from genmote.models.lora import HEAD, base_shapes
+from genmote.models.lora import base_shapes
+from genmote.models.parts import HEAD
 from genmote.runtime import footprint
 from genmote.tune.adamw import STATE_BYTES
 from genmote.tune.settings import BIASES_PART, NORMS_PART, Tuning

@@ -32,6 +32,7 @@ from genmote.runtime.loading import budget_bytes
 from genmote.runtime.threads import checked_threads
 from genmote.tune import batches, examples, from_disk, state
 from genmote.tune import memory as memory_plan
+from genmote.tune.choosing import chosen
 from genmote.tune.examples import Examples
 from genmote.tune.memory import Need
 from genmote.tune.settings import Tuning
@@ -145,6 +146,8 @@ def tune(
         note(told)
     with Meter() as meter, Engine.load(path, ops=ops, isa=isa, threads=threads) as engine:
         learn, judge = _examples(engine, data, tuning, note)
+        if tuning.select is not None:
+            learn = chosen(engine.decoder, learn, tuning, note, progress)
         decoder, told_of_layers = engine.decoder, None
         if tuning.weights == "disk":
             decoder, told_of_layers = from_disk.decoder(file, engine.decoder.ops)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from genmote.models.lora import HEAD, PARTS
+from genmote.models.parts import HEAD, PARTS
 from genmote.spec import dataclass, setting
 
 # What `on` takes beside the names of a block's matrices.
@@ -44,6 +44,12 @@ class Tuning:
     held_out: Path | None = setting("examples to judge by (default: a tenth of the file's)", default=None)
     judge_every: int = setting("steps between two judgements", default=25)
     patience: int = setting("stop after so many judgements without a better one (0: never)", default=0)
+    select: str | None = setting(
+        "learn from a part of the examples, chosen so: auto, random, dedup, perplexity, coreset, curves, forgetting, "
+        "gradients or cover, with settings as NAME:FIELD=VALUE",
+        default=None,
+    )
+    keep: float = setting("with --select: how many examples, a share such as 10% or a number", default=0.1)
     inputs: Literal["f32", "f16"] = setting("how layers' inputs are kept until the way back", default="f32")
     rows: int = setting("tokens that go through the model at once (0: one example of --context)", default=0)
     logit_rows: int = setting("rows whose logits are held at once", default=32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genmote.models import lora
+from genmote.models import lora, parts
 from genmote.models.backward import Backward, Batch
 from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
@@ -66,15 +66,15 @@ def decoder_of(file: ModelFile, ops: Any, pairs: dict[str, tuple[np.ndarray, np.
 def vectors_of(weights: Any) -> dict[str, Any]:
     """Every norm's and linear's vector by its name."""
     found = {
-        f"{lora.OUTPUT_NORM}.weight": weights.output_norm.gain,
-        f"{lora.OUTPUT_NORM}.bias": weights.output_norm.bias,
+        f"{parts.OUTPUT_NORM}.weight": weights.output_norm.gain,
+        f"{parts.OUTPUT_NORM}.bias": weights.output_norm.bias,
     }
     for layer in weights.layers:
         block = f"blk.{layer.spec.index}"
-        for name, field in lora.NORMS.items():
+        for name, field in parts.NORMS.items():
             if (norm := getattr(layer, field)) is not None:
                 found |= {f"{block}.{name}.weight": norm.gain, f"{block}.{name}.bias": norm.bias}
-        for name, field in lora.PARTS.items():
+        for name, field in parts.PARTS.items():
             if (linear := getattr(layer, field)) is not None:
                 found[f"{block}.{name}.bias"] = linear.bias
     return {name: vector for name, vector in found.items() if vector is not None}

@@ -1,0 +1,1 @@
+"""What tuning is worth: the choice of examples."""

@@ -1,0 +1,174 @@
+"""What a model measures of examples, against plain sums over its logits; the choice on the way of a whole training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmote.cli import main
+from genmote.errors import SpecError
+from genmote.models.decoder import Decoder
+from genmote.ops.protocol import Span
+from genmote.runtime.engine import Engine
+from genmote.tune.batches import passes
+from genmote.tune.choosing import chosen
+from genmote.tune.examples import Examples
+from genmote.tune.select._base import choose, names
+from genmote.tune.select._probe import DecoderProbe, Pilot, _Sketch
+from genmote.tune.settings import Tuning
+from genmote.tune.trainer import Trainer
+
+PILOT = Pilot(steps=6, stages=2, held_out=8, numbers=256)
+TUNING = Tuning(context=32, rank=2, batch=4, rate=1e-2)
+
+
+def drawn(count: int, seed: int = 0) -> Examples:
+    rng = np.random.default_rng(seed)
+    parts = []
+    for _ in range(count):
+        tokens = rng.integers(3, 250, rng.integers(4, 14))
+        parts.append((tokens, np.arange(len(tokens)) >= 2))
+    return Examples.of(parts, np.uint16)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Path) -> Engine:
+    return Engine.load(tiny, threads=1)
+
+
+def logits_of(decoder: Decoder, tokens: np.ndarray) -> np.ndarray:
+    logits = decoder.forward(tokens, [Span(decoder.cache(len(tokens)), 0, len(tokens))], logits="all")
+    assert logits is not None
+    return logits.astype(np.float64)
+
+
+def test_a_reading_against_plain_sums(engine: Engine) -> None:
+    some = drawn(9)
+    of = np.array([7, 2, 5])
+    reading = DecoderProbe(engine.decoder, some, drawn(4, 1), TUNING, PILOT).read(of)
+    for n, index in enumerate(of):
+        tokens, learnt = some[int(index)]
+        logits = logits_of(engine.decoder, tokens[:-1].astype(np.int32))
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = powers / powers.sum(axis=1, keepdims=True)
+        at = np.flatnonzero(learnt[1:])
+        came = np.eye(logits.shape[1])[tokens[1:][at]]
+        assert reading.losses[n] == pytest.approx(-np.log(probabilities[at, tokens[1:][at]]).mean(), rel=1e-5)
+        assert reading.errors[n] == pytest.approx(np.linalg.norm(probabilities[at] - came, axis=1).mean(), rel=1e-5)
+        assert reading.right[n] == all(probabilities[at].argmax(axis=1) == tokens[1:][at])
+        rows = len(tokens) - 1
+        hidden = engine.decoder.hidden(tokens[:-1].astype(np.int32), [Span(engine.decoder.cache(rows), 0, rows)])
+        assert np.allclose(reading.hidden[n], hidden.mean(axis=0), atol=1e-5)
+
+
+def test_a_pilot_learns_and_leaves_the_model_as_it_is(engine: Engine) -> None:
+    some = drawn(12)
+    of = np.arange(12)
+    probe = DecoderProbe(engine.decoder, some, drawn(4, 1), TUNING, PILOT)
+    readings = probe.follow(of)
+    assert len(readings) == 3
+    assert readings[0].losses.mean() > readings[1].losses.mean() > readings[2].losses.mean()
+    assert np.array_equal(probe.read(of).losses, readings[0].losses)
+    again = DecoderProbe(engine.decoder, some, drawn(4, 1), TUNING, PILOT).follow(of)
+    assert all(np.array_equal(a.losses, b.losses) for a, b in zip(readings, again, strict=True))
+
+
+def test_a_trial_is_better_with_what_is_held_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning from the very texts that are judged by beats learning from others."""
+    held_out = drawn(8, 1)
+    both = Examples.of([*(held_out[n] for n in range(8)), *(drawn(8, 2)[n] for n in range(8))], np.uint16)
+    probe = DecoderProbe(engine.decoder, both, held_out, TUNING, Pilot(rounds=6, held_out=8))
+    assert probe.trial(np.arange(8)) < probe.trial(np.arange(8, 16))
+
+    def diverge(*args: object) -> float:
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(Trainer, "step", diverge)
+    assert probe.trial(np.arange(8)) == np.inf
+
+
+def test_gradients_against_the_trainer_s_own(engine: Engine) -> None:
+    """A sketch keeps the angles of the gradients that a training would take, of the last layers."""
+    some, held_out = drawn(6), drawn(3, 1)
+    probe = DecoderProbe(engine.decoder, some, held_out, TUNING, Pilot(steps=6, numbers=1 << 14, held_out=8))
+    here, there = probe.gradients(np.arange(6))
+    assert here.shape == (6, 1 << 14) and there.shape == (3, 1 << 14)
+    trainer = probe._piloted
+    assert isinstance(trainer, Trainer)
+    whole = []
+    for n in range(6):
+        found: dict[str, np.ndarray] = {}
+        batch = next(passes(some, [n], 64, 1.0))
+        trainer.backward.step(batch, lambda name, g, found=found: found.__setitem__(name, g.reshape(-1).astype(float)))
+        whole.append(np.concatenate([found[name] for name in sorted(found)]))
+    like = here @ here.T / np.outer(*[np.linalg.norm(here, axis=1)] * 2)
+    plain = np.array(whole) @ np.array(whole).T / np.outer(*[np.linalg.norm(whole, axis=1)] * 2)
+    assert np.abs(like - plain).max() < 0.1
+
+
+def test_a_sketch_keeps_angles() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 40000)).astype(np.float32)
+    c = 0.6 * a + 0.8 * b
+    sketch, rows = _Sketch("x", 40000, 2048), np.zeros((3, 2048))
+    for row, gradient in zip(rows, (a, b, c), strict=True):
+        sketch.add(row, gradient)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert rows[0] @ rows[1] == pytest.approx(0, abs=0.08)
+    assert rows[0] @ rows[2] == pytest.approx(0.6, abs=0.08)
+
+
+@pytest.mark.parametrize("way", names())
+def test_every_way_with_a_real_model(engine: Engine, way: str) -> None:
+    some = drawn(24)
+    told: list[str] = []
+    progress: list[str] = []
+
+    def measured() -> DecoderProbe:
+        return DecoderProbe(
+            engine.decoder, some, drawn(6, 1), TUNING, PILOT, lambda what, done, total: progress.append(what)
+        )
+
+    first = choose(some, 6, way, seed=2, probe=measured())
+    second = choose(some, 6, way, seed=2, probe=measured())
+    assert len(set(first.indices.tolist())) == 6 and np.array_equal(first.indices, second.indices)
+    assert told == [] and bool(progress) == (way not in ("random", "dedup"))
+
+
+def test_choosing_for_a_training(engine: Engine) -> None:
+    some, told = drawn(40), list[str]()
+    tuning = Tuning(context=32, rank=2, select="coreset", keep=0.25)
+    kept = chosen(engine.decoder, some, tuning, told.append, lambda *at: None)
+    assert len(kept) == 10 and told[-1].startswith("10 of 40 examples are chosen by coreset in ")
+    rows = {some[n][0].tobytes() for n in range(40)}
+    assert all(kept[n][0].tobytes() in rows for n in range(10))
+    assert len(chosen(engine.decoder, some, Tuning(select="random", keep=1), told.append, lambda *at: None)) == 40
+    with pytest.raises(SpecError, match="keep=40: 40 of 40 examples, but coreset holds out 4 to judge by: keep fewer"):
+        chosen(engine.decoder, some, Tuning(select="coreset", keep=40), told.append, lambda *at: None)
+    with pytest.raises(
+        SpecError, match="select=auto reads the examples with all weights in memory, weights=disk keeps"
+    ):
+        chosen(engine.decoder, some, Tuning(select="auto", weights="disk"), told.append, lambda *at: None)
+    with pytest.raises(SpecError, match="keep=0.5: 1 of 1 examples, but auto holds out 0 to judge by"):
+        chosen(engine.decoder, some.take([0]), Tuning(select="auto", keep=0.5), told.append, lambda *at: None)
+
+
+def test_the_verb_chooses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "data.jsonl"
+    words = "ab cd ef gh".split()
+    rows = [{"prompt": f"{words[n % 4]} {n} =", "completion": " " + words[n % 4]} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["tune", str(tiny), str(path), "-o", str(tmp_path / "a.gguf"), "--steps", "4", "--rank", "2"]
+    command += ["--context", "32", "--threads", "1", "--json"]
+    assert main([*command, "--select", "auto:few=4", "--keep", "20%"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["card"]["examples"] == 11 and result["card"]["settings"]["select"] == "auto:few=4"
+    assert any("nats a token after a trial with 4 examples: random " in line for line in result["notes"])
+    assert any(line.startswith("11 of 54 examples are chosen by auto:few=4 in ") for line in result["notes"])
+    assert main([*command, "--select", "best"]) == 2
+    assert "no way to choose examples is called 'best'" in capsys.readouterr().err
+    assert main([*command, "--select", "random", "--keep", "1.5"]) == 2
+    assert "keep=1.5: wanted a share such as 10%, or a whole number of examples" in capsys.readouterr().err

@@ -1,0 +1,419 @@
+"""Adapting: when it begins, when it is put off, what is taken and what is not; the journal; the whole way once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genmote import records
+from genmote.cli import main
+from genmote.device.sensors import Battery, Heat, Seen
+from genmote.errors import ModelFileError, SpecError
+from genmote.models.gguf import ModelFile
+from genmote.tune import adapt, journal
+from genmote.tune.adapt import Adapting
+from genmote.tune.examples import Examples
+from genmote.tune.follow import follow, rollback
+from genmote.tune.journal import Journal
+from genmote.tune.run import tune
+from genmote.tune.settings import Tuning
+from genmote.tune.watch import Watch
+
+OLD, NEW = 10, 20  # the first token of an example is its kind
+
+
+def example(kind: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([kind, number, number % 7]), np.array([False, True, True])
+
+
+class FakeTrainer:
+    """Has a loss for each kind: `numbers["kind"]`. A step halves the way to 0.5 for the kinds it sees, and adds
+    `forgets` to that of the old kind."""
+
+    forgets = 0.0
+    fails = False
+    learns = True
+
+    def __init__(self, decoder: Any, tuning: Tuning, numbers: dict[str, np.ndarray] | None = None) -> None:
+        self.tuning = tuning
+        self.numbers = {str(k): np.array([v]) for k, v in ((OLD, 1.0), (NEW, 4.0))} if numbers is None else numbers
+
+    def judge(self, examples: Examples) -> float:
+        one = [float(self.numbers[str(int(examples[n][0][0]))][0]) for n in range(len(examples))]
+        wobble = [0.1 * np.sin(float(examples[n][0][1])) for n in range(len(examples))]
+        return float(np.mean(one) + np.mean(wobble))
+
+    def step(self, examples: Examples, some: list[int], step: int) -> float:
+        if self.fails:
+            raise FloatingPointError("step 1: the loss is nan")
+        kinds = {str(int(examples[n][0][0])) for n in some}
+        for kind, loss in self.numbers.items():
+            if kind in kinds and self.learns:
+                loss += (0.5 - loss) / 2
+            if kind == str(OLD):
+                loss += self.forgets
+        return 0.0
+
+
+class Conditions:
+    def __init__(self, *seen: Seen) -> None:
+        self.seen = list(seen)
+
+    def read(self) -> Seen:
+        return self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeTrainer]:
+    class Own(FakeTrainer):
+        pass
+
+    monkeypatch.setattr(adapt, "Trainer", Own)
+    return Own
+
+
+def run(adapting: Adapting, kinds: list[int], start: int = 0) -> list[adapt.Event]:
+    return [event for n, kind in enumerate(kinds, start) for event in adapting.see(*example(kind, n))]
+
+
+def adapting(**changed: Any) -> Adapting:
+    watch = Watch(**{"detector": "page-hinkley", "enough": 24, "recent": 100, **changed.pop("watch", {})})
+    return Adapting(None, Tuning(steps=changed.pop("steps", 8)), watch, **changed)  # type: ignore[arg-type]
+
+
+def test_a_change_is_seen_learnt_and_taken(fake: type[FakeTrainer]) -> None:
+    model = adapting()
+    events = run(model, [OLD] * 300 + [NEW] * 100)
+    assert [event.what for event in events] == ["drift", "accepted"]
+    drift, taken = events
+    assert 300 < drift.example <= 320 and abs(drift.values["since"] - 301) <= 5
+    assert drift.values["loss_before"] == pytest.approx(1, abs=0.1) and drift.values["loss_since"] > 1.5
+    assert taken.example == drift.values["since"] + 23  # with the 24th example since the change
+    values = taken.values
+    assert values["examples"] == 18 and values["replayed"] == 18 and values["steps"] == 8
+    assert values["recent_before"] > 3.3 and values["recent_after"] < 1
+    assert values["guard_after"] <= values["guard_before"] + 0.1
+    assert model.trainer.judge(Examples.of([example(NEW, 1)], np.int32)) < 1
+
+
+def test_without_a_change_nothing_happens(fake: type[FakeTrainer]) -> None:
+    for seed in range(10):
+        model = adapting(watch={"detector": ("adwin", "kswin", "page-hinkley")[seed % 3]})
+        random = np.random.default_rng(seed)
+        model.trainer.judge = lambda examples, random=random: float(random.gamma(4, 0.5))  # type: ignore[method-assign]
+        assert run(model, [OLD] * 600) == []
+
+
+def test_a_change_for_the_better_is_told_and_no_more(fake: type[FakeTrainer]) -> None:
+    events = run(adapting(), [NEW] * 200 + [OLD] * 200)
+    assert [event.what for event in events] == ["eased"]
+
+
+def test_what_is_no_better_is_refused_and_tried_with_more(fake: type[FakeTrainer]) -> None:
+    fake.learns = False
+    model = adapting()
+    before = {name: array.copy() for name, array in model.numbers.items()}
+    events = run(model, [OLD] * 300 + [NEW] * 300)
+    assert [event.what for event in events] == ["drift", "refused", "refused", "refused"]
+    since = events[0].values["since"]
+    assert [event.example - since for event in events[1:]] == [23, 47, 95]
+    why = events[1].values["why"]
+    assert why.startswith("loss on recent examples 3.") and why.endswith(": not better by 2%")
+    assert model.changed is None and all(np.array_equal(before[name], model.numbers[name]) for name in before)
+
+
+def test_what_forgets_is_refused(fake: type[FakeTrainer]) -> None:
+    fake.forgets = 0.5
+    events = run(adapting(watch={"replay": 0, "recent": 24}), [OLD] * 300 + [NEW] * 100)
+    assert [event.what for event in events][:2] == ["drift", "accepted"], "nothing from before is left to guard"
+    guard = Examples.of([example(OLD, n) for n in range(9)], np.int32)
+    events = run(adapting(watch={"replay": 0, "recent": 24}, guard=guard), [OLD] * 300 + [NEW] * 100)
+    assert events[1].what == "refused" and "loss on the guard set" in events[1].values["why"]
+    assert "worse by over 0.1 nats" in events[1].values["why"]
+    events = run(adapting(watch={"replay": 0, "recent": 24, "guard_loss": 9.0}, guard=guard), [OLD] * 300 + [NEW] * 100)
+    assert events[1].what == "accepted"
+
+
+def test_replay_keeps_what_was_known(fake: type[FakeTrainer]) -> None:
+    """Each step forgets some of it, and what is seen again is learnt again."""
+    fake.forgets = 0.2
+    kinds = [OLD] * 300 + [NEW] * 100
+    events = run(adapting(), kinds)
+    assert events[1].what == "accepted" and events[1].values["guard_after"] < events[1].values["guard_before"]
+    guard = Examples.of([example(OLD, n) for n in range(9)], np.int32)
+    assert run(adapting(watch={"replay": 0, "recent": 24}, guard=guard), kinds)[1].what == "refused"
+
+
+def test_a_loss_that_is_no_number_is_refused(fake: type[FakeTrainer]) -> None:
+    fake.fails = True
+    refused = run(adapting(), [OLD] * 300 + [NEW] * 40)[1]
+    assert refused.what == "refused" and refused.values["stopped"] == "step 1: the loss is nan"
+
+
+COLD = Heat("cpu", 40.0, 80.0, "trip point")
+HOT = Heat("cpu", 78.0, 80.0, "trip point")
+LOW, FULL = Battery("BAT0", 12.0, True), Battery("BAT0", 90.0, True)
+
+
+@pytest.mark.parametrize(
+    ("seen", "watch", "why"),
+    [
+        (Seen(battery=LOW), {}, "battery BAT0 at 12%, below 30%"),
+        (Seen(heat=HOT), {}, "cpu 78 °C, limit 80 °C .*: nearer than 5 degrees"),
+        (Seen(), {"hours": "22-6"}, "it is 12 o'clock, outside of 22-6"),
+        (Seen(), {"hours": "13-18"}, "it is 12 o'clock, outside of 13-18"),
+    ],
+)
+def test_it_waits_for_the_conditions(fake: type[FakeTrainer], seen: Seen, watch: dict[str, Any], why: str) -> None:
+    hour = [12]
+    conditions = Conditions(seen)
+    model = adapting(sensors=conditions, watch=watch, hour=lambda: hour[0])
+    events = run(model, [OLD] * 300 + [NEW] * 60)
+    assert [event.what for event in events] == ["drift", "postponed"]
+    assert re.fullmatch(why, events[1].values["why"])
+    conditions.seen, hour[0] = [Seen(battery=FULL, heat=COLD)], 23 if watch.get("hours") == "22-6" else 14
+    assert [event.what for event in run(model, [NEW], 360)] == ["accepted"]
+
+
+def test_full_batteries_on_the_mains_and_nights_are_allowed() -> None:
+    watch = Watch(hours="22-6")
+    assert all(watch.forbidden(Seen(), hour) is None for hour in (22, 23, 0, 5))
+    assert all(watch.forbidden(Seen(), hour) for hour in (6, 12, 21))
+    assert Watch().forbidden(Seen(battery=Battery("BAT0", 5.0, False), heat=COLD), 3) is None
+
+
+def test_a_training_ends_at_its_limits(fake: type[FakeTrainer]) -> None:
+    ticks = iter(range(10**6))
+    model = adapting(clock=lambda: float(next(ticks)), watch={"max_seconds": 3.0})
+    taken = run(model, [OLD] * 300 + [NEW] * 40)[1]
+    assert taken.values["steps"] == 3 and taken.values["stopped"] == "after 3 s"
+    conditions = Conditions(*[Seen(heat=COLD)] * 3, Seen(heat=HOT))
+    model = adapting(sensors=conditions)
+    taken = run(model, [OLD] * 300 + [NEW] * 40)[1]
+    assert taken.values["steps"] == 2 and "nearer than 5 degrees" in taken.values["stopped"]
+
+
+def test_it_goes_on_from_its_state(fake: type[FakeTrainer]) -> None:
+    kinds = [OLD] * 310 + [NEW] * 100
+    whole = adapting()
+    told = run(whole, kinds)
+    for cut in (150, 315, 330):
+        first, second = adapting(), adapting()
+        events = run(first, kinds[:cut])
+        second.trainer.numbers = first.numbers
+        second.restore(json.loads(json.dumps(first.state(), allow_nan=False)))
+        events += run(second, kinds[cut:], cut)
+        assert [(e.what, e.example) for e in events] == [(e.what, e.example) for e in told]
+        assert second.state() == whole.state()
+
+
+def test_a_loss_that_is_no_number_is_no_change(fake: type[FakeTrainer]) -> None:
+    model = adapting()
+    model.trainer.judge = lambda examples: float("nan")  # type: ignore[method-assign]
+    assert run(model, [OLD] * 50) == []
+    assert json.dumps(model.state(), allow_nan=False)
+
+
+def test_what_was_for_a_while_only_is_not_learnt(fake: type[FakeTrainer]) -> None:
+    hours = {"hours": "3-4"}
+    model = adapting(watch={"detector": "adwin:every=8", **hours}, hour=lambda: 12)
+    events = run(model, [OLD] * 200 + [NEW] * 40 + [OLD] * 80)
+    assert [event.what for event in events][:2] == ["drift", "postponed"] and events[-1].what == "eased"
+    assert model.changed is None
+
+
+def test_a_second_change_is_adapted_to_as_well(fake: type[FakeTrainer]) -> None:
+    """The losses from before the first adapter do not count any more."""
+    model = adapting()
+    assert [e.what for e in run(model, [OLD] * 200 + [NEW] * 100)] == ["drift", "accepted"]
+    model.numbers["30"] = np.array([3.0])
+    assert [e.what for e in run(model, [30] * 60, 300)] == ["drift", "accepted"]
+    assert {int(tokens[0]) for tokens, _ in model.before} >= {OLD, NEW}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"enough": 4}, "enough=4, recent=200: wanted at least 8, and no fewer recent than enough"),
+        ({"recent": 20}, "enough=48, recent=20"),
+        ({"replay": -1}, "replay=-1, wanted 0 or more"),
+        ({"gain": 1.0}, "gain=1.0, guard_loss=0.1: wanted such as 2% and 0.1"),
+        ({"max_seconds": 0.0}, "max_seconds=0.0, wanted more than 0"),
+        ({"battery_low": 200.0}, "battery_low=200.0, cool_c=5.0: wanted 0 to 100 percent, 0 to 50 degrees"),
+        ({"hours": "late"}, "hours=late, wanted such as 22-6"),
+        ({"hours": "3-30"}, "hours=3-30, wanted such as 22-6"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], told: str) -> None:
+    assert [fault for fault in Watch(**settings).faults() if told in fault]
+
+
+NUMBERS = {"blk.0.attn_q.weight.lora_a": np.ones((2, 64), np.float32)}
+
+
+class TestJournal:
+    def test_it_goes_back_as_far_as_it_came(self, tmp_path: Path) -> None:
+        kept = Journal.open(tmp_path / "a", "sha")
+        for _ in range(3):
+            kept.take(NUMBERS, "llama", 8.0, {"loss": 1.0})
+        stream = {"seen": 3, "recent": [1], "losses": [2.0], "changed": 2, "detector": {}, "lines": 7}
+        kept.keep(stream)
+        again = Journal.open(tmp_path / "a", "sha")
+        assert again.current == 3 and again.stream == stream
+        assert again.adapter == tmp_path / "a" / "adapters" / "0003.gguf"
+        assert [rollback(tmp_path / "a") for _ in range(3)] == [kept.path(2), kept.path(1), None]
+        with pytest.raises(SpecError, match="no adapter is in use, so there is nothing to go back from"):
+            rollback(tmp_path / "a")
+        lines = list(records.read(tmp_path / "a" / "log.jsonl"))
+        assert [line.what for line in lines] == ["adapt.accepted"] * 3 + ["adapt.rollback"] * 3
+        assert lines[-1].values == {"adapter": None, "instead_of": "0001.gguf"}
+        again = Journal.open(tmp_path / "a", "sha")
+        assert again.stream is not None and (again.stream["lines"], again.stream["detector"]) == (7, None)
+        again.take(NUMBERS, "llama", 8.0, {})
+        assert again.adapter == again.path(4), "no file is written over"
+
+    def test_faults_are_told(self, tmp_path: Path) -> None:
+        with pytest.raises(SpecError, match="has no state.json: name the folder that genmote adapt --state wrote"):
+            rollback(tmp_path)
+        kept = Journal.open(tmp_path, "sha")
+        kept.keep(None)
+        with pytest.raises(SpecError, match="is of another model: give that one, or another folder with --state"):
+            Journal.open(tmp_path, "other")
+        with kept.alone(), pytest.raises(SpecError, match="is in use: another genmote adapt runs there"):
+            rollback(tmp_path)
+        (tmp_path / "state.json").write_text('{"version": 9}')
+        with pytest.raises(SpecError, match="state.json has version 9: this genmote reads 1"):
+            Journal.open(tmp_path, "sha")
+        (tmp_path / "state.json").write_text('{"version": 1')
+        with pytest.raises(SpecError, match="is damaged .*: the adapters beside it are whole"):
+            Journal.open(tmp_path, "sha")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SpecError, match="cannot be made .*: name another folder with --state"):
+            Journal.open(tmp_path / "file", "sha")
+
+
+WORDS = ["ab", "cd", "ef", "gh"]
+TUNING = Tuning(steps=60, rate=1e-2, context=32, rank=4)
+
+
+def line(kind: str, number: int) -> dict[str, str]:
+    """In one home the first word is said again, in the other, which asks otherwise, the second."""
+    at = np.random.default_rng([number, 7]).integers(0, 4, 2)
+    said = WORDS[at[0]] if kind == "old" else WORDS[at[1]].upper()
+    return {"prompt": f"{kind} {WORDS[at[0]]} {WORDS[at[1]]} =", "completion": f" {said}"}
+
+
+@pytest.fixture(scope="module")
+def known(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that knows the old home."""
+    folder = tmp_path_factory.mktemp("known")
+    (folder / "old.jsonl").write_text("".join(json.dumps(line("old", n)) + "\n" for n in range(60)))
+    tune(tiny, folder / "old.jsonl", folder / "old.gguf", Tuning(steps=120, rate=1e-2, context=32, rank=4), threads=1)
+    return folder / "old.gguf"
+
+
+def test_the_whole_way(tiny: Path, known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream from a file, cut in two and gone on with; bad lines; back again."""
+    stream = tmp_path / "stream.jsonl"
+    kinds = ["old"] * 120 + ["new"] * 50
+    rows = [json.dumps(line(kind, 100 + n)).encode() for n, kind in enumerate(kinds)]
+    rows[3:3] = [b"no json", b"\xff\xfe", b'{"a": 1}', b'{"prompt": "", "completion": ""}']
+    stream.write_bytes(b"\n".join(rows[:90]))
+    base = ["adapt", str(tiny), str(stream), "--state", str(tmp_path / "state"), "--threads", "1", "--json"]
+    base += [
+        "--detector",
+        "page-hinkley",
+        "--enough",
+        "24",
+        "--guard-loss",
+        "0.6",
+        "--rank",
+        "4",
+        "--rate",
+        "1e-2",
+        "--context",
+        "32",
+    ]
+    assert main([*base, "--adapter", str(known)]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert result["left_out"] >= 3 and result["changes"] == 0 and result["examples"] + result["left_out"] == 90
+    assert "line 4 is left out: no json: not JSON" in told.err and "line 5 is left out: not UTF-8" in told.err
+    stream.write_bytes(b"\n".join(rows))
+    assert main(base) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["examples"] == len(rows) - 90
+    assert result["changes"] == 1 and result["accepted"] >= 1
+    assert result["adapter"].endswith("adapters/0002.gguf")
+    taken = next(r.values for r in records.read(tmp_path / "state" / "log.jsonl") if r.what == "adapt.accepted")
+    assert taken["recent_after"] < taken["recent_before"] and taken["guard_after"] <= taken["guard_before"] + 0.6
+    assert ModelFile.open(result["adapter"]).tensors
+    assert main(["adapt", "--state", str(tmp_path / "state"), "--rollback"]) == 0
+    assert capsys.readouterr().out.strip().endswith("adapters/0001.gguf")
+    assert main(base) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["examples"] == 0 and result["adapter"].endswith("adapters/0001.gguf"), (
+        "it goes on after the last line"
+    )
+    one = [str(tiny), "--prompt", "new ab cd =", "--max-tokens", "3", "--json", "--temperature", "0"]
+    assert main(["generate", *one, "--adapter", result["adapter"]]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_a_full_disk_leaves_what_was(tiny: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [json.dumps(line("old", n)) for n in range(60)]
+    new = [json.dumps(line("new", n)) for n in range(30)]
+    watch = Watch(detector="page-hinkley", enough=16, recent=40, gain=0.0, guard_loss=99.0)
+    folder = tmp_path / "state"
+    follow(tiny, old, folder, TUNING, watch, adapter=known, threads=1)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def full(*args: Any, **settings: Any) -> None:
+        raise ModelFileError("adapters/0002.gguf cannot be written (No space left on device)")
+
+    monkeypatch.setattr(journal, "write_lora", full)
+    with pytest.raises(ModelFileError, match="No space left"):
+        follow(tiny, old + new, folder, TUNING, watch, again=True, threads=1)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed <= {"log.jsonl", "state.json"} and after.keys() == before.keys()
+    monkeypatch.undo()
+    told = follow(tiny, old + new, folder, TUNING, watch, again=True, threads=1)
+    assert told.count("accepted") == 1 and told.adapter == folder / "adapters" / "0002.gguf"
+
+
+def test_the_same_folder_tells_what_it_does_not_take(tiny: Path, known: Path, tmp_path: Path) -> None:
+    rows = [json.dumps(line("old", n)) for n in range(3)]
+    follow(tiny, rows, tmp_path / "s", TUNING, adapter=known, threads=1)
+    told: list[str] = []
+    follow(tiny, rows, tmp_path / "s", TUNING, adapter=known, threads=1, tell=told.append)
+    assert f"{tmp_path / 's' / 'adapters' / '0001.gguf'} is in use: {known} is not taken" in told
+    assert "goes on after 3 examples" in told
+    told.clear()
+    follow(tiny, rows, tmp_path / "s", TUNING, Watch(detector="kswin"), threads=1, tell=told.append)
+    assert "the detector begins anew: its state is of other settings" in told
+    state = json.loads((tmp_path / "s" / "state.json").read_text())
+    del state["stream"]["recent"]
+    (tmp_path / "s" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(SpecError, match="state.json is damaged .'recent'.: the adapters beside it are whole"):
+        follow(tiny, rows, tmp_path / "s", TUNING, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--state", "x"], "a model and a stream are wanted, or --rollback"),
+        (["m", "s", "--state", "x", "--rank", "0"], "rank=0: use 1 to 1024"),
+        (["m", "s", "--state", "x", "--hours", "late"], "hours=late, wanted such as 22-6"),
+        (["zoo-none", "s", "--state", "x"], "zoo-none"),
+        (["--state", "no-such-folder", "--rollback"], "has no state.json"),
+    ],
+)
+def test_the_verb_tells_faults(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapt", *words]) == 2
+    assert told in capsys.readouterr().err
