@@ -15,7 +15,8 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
         ├── GrammarError                 a JSON schema or grammar that cannot constrain anything
         ├── TemplateError                a chat template that is absent or does not render
         ├── ServeError                   the server cannot start as asked
-        └── SignalError                  a recording is damaged, or holds no such signal
+        ├── SignalError                  a recording is damaged, or holds no such signal
+        └── ExamplesError                a file of examples that nothing can be learnt from
 """
 
 from __future__ import annotations
@@ -81,3 +82,7 @@ class ServeError(UserError):
 
 class SignalError(UserError):
     """A recording is damaged, or what is looked for is not in it."""
+
+
+class ExamplesError(UserError):
+    """A file of examples is damaged, or nothing can be learnt from it."""

@@ -111,6 +111,11 @@ template <typename F> void Machine::each_part(const Linear* linears, int count, 
     }
 }
 
+void Machine::each_part_of(const Matrix& w, const std::function<void(const Matrix&, int64_t, int64_t)>& f) {
+    const Linear l{&w};
+    each_part(&l, 1, [&](const Linear* part, int64_t p0, int64_t p1) { f(*part->w, p0, p1); });
+}
+
 void Machine::linear(const Linear& l, const float* x, int64_t rows, float* y, int64_t ldy) {
     Input in = prepare(x, rows, l.w->cols, l.w->cols, l.w->quantised());
     each_part(&l, 1, [&](const Linear* part, int64_t p0, int64_t p1) { panels_of(*part, in, rows, y, ldy, p0, p1); });

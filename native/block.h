@@ -2,6 +2,7 @@
 // Every step is exported on its own too; the fused block calls the same code in the same order, so its bits are the same.
 #pragma once
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -87,6 +88,16 @@ class Machine {
     void mixture(const std::vector<Expert>& experts, const int32_t* row, int64_t pairs, Act act, const float* x, int64_t rows, float* y);
     void block(const Block& b, float* x, int64_t rows, const float* cos, const float* sin, int64_t half, const std::vector<Span>& spans);
 
+    // The backward pass (gradients.cpp). All of dy W, (rows, out) to (rows, in rounded up to 16).
+    void matmul_back(const Matrix& w, const float* dy, int64_t rows, float* dx);
+    // a^T b of (rows, p) and (rows, q): (p, q rounded up to 16).
+    void outer(const float* a, int64_t p, const float* b, int64_t q, int64_t rows, float* y);
+    void norm_back(const Norm& n, const float* dy, const float* x, int64_t rows, float* dx, float* dgain, float* dbias);
+    // Sessions of `lengths` rows, one after another; as AttendBack, with heads and kv_heads heads.
+    void attend_back(const AttendBack& a, int kv_heads, const std::vector<int64_t>& lengths);
+    double cross_entropy(float* logits, int64_t rows, int64_t n, const int32_t* targets, const float* weights);
+    void glu_back(const float* d, const float* gate, const float* up, int64_t n, Act act, float* dgate, float* dup);
+
   private:
     struct Input {
         const float* x;
@@ -100,6 +111,7 @@ class Machine {
     void feed_forward(const Block& b, const Input& x, int64_t rows);
     struct Lent;
     template <typename F> void each_part(const Linear* linears, int count, F&& f);
+    void each_part_of(const Matrix& w, const std::function<void(const Matrix&, int64_t, int64_t)>& f);
     void panels_of(const Linear& w, const Input& x, int64_t rows, float* y, int64_t ldy, int64_t p0, int64_t p1);
     void project(const Block& b, const Input& in, int64_t rows, float* const* y, const int64_t* ld);
     template <typename F> void each_row(int64_t rows, F&& f) {
@@ -115,7 +127,7 @@ class Machine {
     int64_t chunk(int64_t panels, int64_t rows, int64_t cols) const;
     void add_branch(const Linear& w, const Norm& post, const Input& in, float* x, int64_t rows, int64_t width);
 
-    struct Worker { Buffer spelt, gate, up, scores; };
+    struct Worker { Buffer spelt, gate, up, scores, floats; };
     std::vector<Worker> scratch_;
     Buffer normed_, quantised_, q_, k_, v_, attended_, hidden_, hidden_q_, branch_;
     Low low_[2];

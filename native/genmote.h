@@ -95,6 +95,21 @@ struct AttendTile {
 
 enum class Act : int { silu = 0, gelu = 1, relu = 2 };
 
+// The backward pass of attention for one session and one key-value head, whose queries' heads lie side by side.
+struct AttendBack {
+    const float *q, *dout, *k, *v;  // (rows, heads * dim) with a stride of ldq, (rows, dim) with one of ldk; keys and values not rounded yet
+    float *dq, *dk, *dv;            // likewise
+    int64_t ldq, ldk, rows, window;
+    int heads, dim;
+    float scale, cap;
+    float* scratch;                 // attend_back_floats() floats
+};
+
+// What a product with a matrix from the other side spells out at a time: panels, and columns of them.
+constexpr int64_t kBackPanels = 16, kBackColumns = 128, kBackFloats = kBackPanels * kPanel * kBackColumns;
+constexpr int64_t kBackQueries = 32;  // rows of queries whose probabilities are held at a time
+size_t attend_back_floats(int64_t rows, int64_t dim);
+
 // One instruction set's kernels.
 struct Kernels {
     const char* name;
@@ -116,6 +131,24 @@ struct Kernels {
     void (*to_half)(const float* x, int64_t n, uint16_t* y);
     void (*rotate)(float* x, int64_t count, int dim);  // what keys, values and queries of a cache of codes are turned by
     void (*encode_row)(const float* x, int dim, Kind kind, bool key, uint8_t* codes, uint16_t* scale);
+    // Gradients (gradients.h, products.h).
+    // dx[t][c] (+)= sum over rows o of panels [p0, p1) of dy[t][o] * w[o][c], for columns [first, end), t < T; panel 0 begins dx anew.
+    // dx has room for a multiple of 16 columns. Scratch of kBackFloats.
+    void (*matmul_back)(const Matrix& w, const float* dy, int64_t ldy, int64_t T, float* dx, int64_t ldx, int64_t p0, int64_t p1, int64_t first, int64_t end,
+                        float* scratch);
+    // y[i][j] = sum over n < N of a[n][i] * b[n][j], for i < p and j < q; y has room for a multiple of 16 columns. Scratch likewise.
+    void (*outer)(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, float* scratch);
+    void (*attend_back)(const AttendBack& a);
+    // dx, and what the row was centred by and multiplied with: mean and inverse of its deviation.
+    void (*norm_back)(const float* dy, const float* x, const float* gain, int64_t n, float eps, bool centre, float* dx, float* mean, float* inverse);
+    // dgain, dbias (may be null) of columns [c0, c1), 16 at most, over the rows in order.
+    void (*gain_back)(const float* dy, const float* x, const float* means, const float* inverses, int64_t rows, int64_t n, int64_t c0, int64_t c1, float* dgain,
+                      float* dbias);
+    void (*glu_back)(const float* d, const float* gate, const float* up, int64_t n, Act act, float* dgate, float* dup);
+    void (*activate_back)(const float* d, const float* x, int64_t n, Act act, float* dx);
+    void (*soft_cap_back)(const float* d, const float* y, int64_t n, float cap, float* dx);
+    // Logits become weight * (softmax - one at the target); weight * -log softmax(target).
+    double (*cross_entropy)(float* logits, int64_t n, int64_t target, float weight);
 };
 
 size_t scratch_bytes(int64_t cols);  // of matmul, per thread

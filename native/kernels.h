@@ -407,10 +407,13 @@ void attend(const AttendTile* tiles, int count) {
 }
 
 }  // namespace
+#include "gradients.h"
 
 #define GENMOTE_KERNELS(VARIABLE, NAME)                                                                                    \
     namespace genmote {                                                                                                    \
     extern const Kernels VARIABLE;                                                                                         \
     const Kernels VARIABLE = {NAME, quantise_row, matmul, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
-                              activate, add, rope, soft_cap, softmax, attend, to_half, rotate, encode_row};                 \
+                              activate, add, rope, soft_cap, softmax, attend, to_half, rotate, encode_row, matmul_back,     \
+                              outer, attend_back, norm_back, gain_back, glu_back, activate_back, soft_cap_back,             \
+                              cross_entropy};                                                                               \
     }

@@ -14,6 +14,8 @@
 
 using namespace genmote;
 
+void bind_gradients(nb::class_<Machine>&);
+
 namespace {
 
 PyMatrix make_matrix(int type, int64_t rows, int64_t cols, Bytes data) {
@@ -153,7 +155,8 @@ NB_MODULE(_native, m) {
             new (self) PyBlock(std::move(made));
         });
 
-    nb::class_<Machine>(m, "Machine")
+    nb::class_<Machine> machine(m, "Machine");
+    machine
         .def("__init__", [](Machine* self, const std::string& isa, int threads) {
             const Kernels* k = kernels_named(isa.c_str());
             need(k != nullptr, "machine: instruction set is not available");
@@ -278,6 +281,7 @@ NB_MODULE(_native, m) {
             s.block(b.b, x.data(), rows, half ? cos->data() : nullptr, half ? sin->data() : nullptr, half, now);
         }, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg());
 
+    bind_gradients(machine);
     m.def("rotary", [](Ints positions, Doubles inv_freq, float scale, FloatsOut cos, FloatsOut sin) {
         need(cos.size() == positions.shape(0) * inv_freq.shape(0) && sin.size() == cos.size(), "rotary: wrong shapes");
         rotary(positions.data(), static_cast<int64_t>(positions.shape(0)), inv_freq.data(), static_cast<int64_t>(inv_freq.shape(0)), scale, cos.data(), sin.data());

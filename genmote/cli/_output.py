@@ -150,6 +150,7 @@ class Bar:
         self._wide = 0
         self._late = late
         self._at = (0, 0)
+        self._first = 0  # done when it began
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()  # the timer's thread draws too
 
@@ -159,7 +160,7 @@ class Bar:
             self._at = done, total
             if what != self._what:
                 self.close()
-                self._what, self._tenth, self._started = what, -1, now
+                self._what, self._tenth, self._started, self._first = what, -1, now, done
                 if self._late:
                     self._timer = threading.Timer(1.0, self._wake, (what,))
                     self._timer.daemon = True
@@ -206,9 +207,9 @@ class Bar:
 
     def _left(self, done: int, total: int, now: float) -> str:
         """The time that is left, going by the rate so far; nothing where that cannot be told."""
-        if not 0 < done < total or now - self._started <= 1:
+        if not self._first < done < total or now - self._started <= 1:
             return ""
-        seconds = round((total - done) * (now - self._started) / done)
+        seconds = round((total - done) * (now - self._started) / (done - self._first))
         return f"{seconds} s left" if seconds < 120 else f"{round(seconds / 60)} min left"
 
     def close(self) -> None:
@@ -217,10 +218,15 @@ class Bar:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            self.make_way()
+            self._what = ""
+
+    def make_way(self) -> None:
+        """What is told next stands on a line of its own, and the bar goes on below it."""
+        with self._lock:
             if self._wide:
                 self._print("\n")
             self._wide = 0
-            self._what = ""
 
     def _amount(self, count: int) -> str:
         return size(count) if self._bytes else str(count)

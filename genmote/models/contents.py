@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genmote.errors import TemplateError
+
 if TYPE_CHECKING:
     from genmote.models.chat import ChatTemplate
     from genmote.models.tokenizer import Tokenizer
@@ -34,6 +36,42 @@ def chat_tokens(
     hidden = [_but_role(contents, message) for message in messages]
     offered = None if tools is None else [contents.hide(tool) for tool in tools]
     return contents.encode(template.render(hidden, tools=offered, **variables))
+
+
+def chat_turns(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    **variables: Any,
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a whole conversation, and which of them the assistant says: each of its turns up to the token that
+    ends it. A turn's tokens are those that the model would have said after what is before it. Raises `TemplateError`,
+    also where the template writes earlier turns otherwise once later ones are there."""
+    contents = Contents(tokenizer, [template.source, messages])
+    hidden = [_but_role(contents, message) for message in messages]
+    whole = template.render(hidden, add_generation_prompt=False, **variables)
+    ids: list[int] = []
+    said: list[bool] = []
+    at = 0
+    for index, message in enumerate(hidden):
+        if message["role"] != "assistant":
+            continue
+        before = template.render(hidden[:index], add_generation_prompt=True, **variables)
+        until = template.render(hidden[: index + 1], add_generation_prompt=False, **variables)
+        if not whole.startswith(until) or not until.startswith(before) or len(before) < at:
+            raise TemplateError(
+                f"message {index}: the chat template writes it otherwise in a longer conversation; "
+                "end the conversation there, or give prompt and completion"
+            )
+        asked = contents.encode(whole[at : len(before)], start=at == 0)
+        answer = contents.encode(whole[len(before) : len(until)], start=False)
+        ends = [place for place, token in enumerate(answer) if token in tokenizer.eog_ids]
+        end = ends[-1] + 1 if ends else len(answer)  # what a template writes behind it, nobody says
+        ids += asked + answer
+        said += [False] * len(asked) + [place < end for place in range(len(answer))]
+        at = len(until)
+    rest = contents.encode(whole[at:], start=at == 0) if at < len(whole) else []
+    return ids + rest, said + [False] * len(rest)
 
 
 def _but_role(contents: Contents, message: Any) -> Any:
@@ -77,16 +115,17 @@ class Contents:
         self._characters[stand_in] = character
         return stand_in
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text in which control tokens are those that are not hidden."""
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        """Token ids of a text in which control tokens are those that are not hidden; `start` False: it goes on."""
         encode = self._tokenizer.encode
         if not self._characters:
-            return encode(text, bos=False, special=True)
+            return encode(text, bos=False, special=True, start=start)
         ids: list[int] = []
         for fragment, token in self._fragments(text):
             plain = fragment.translate({ord(stand_in): own for stand_in, own in self._characters.items()})
-            ids += encode(plain, bos=False, special=False)
+            ids += encode(plain, bos=False, special=False, start=start)
             ids += [token] if token is not None else []
+            start = True
         return ids
 
     def _fragments(self, text: str) -> Iterator[tuple[str, int | None]]:

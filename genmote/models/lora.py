@@ -2,17 +2,20 @@
 
 An adapter file holds, for the base's tensor NAME (out, in), the pair NAME.lora_a (rank, in) and NAME.lora_b
 (out, rank): y += scale * alpha / rank * B A x. With alpha 0 the factor alpha / rank is left out.
+
+Norms and biases that were learnt have no place in that format. In a file of the type `genmote.lora`, which llama.cpp
+refuses, they stand under their own names: base + scale * (learnt - base).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.config import Config
-from genmote.ops.layer import Adapter, Layer, Linear
+from genmote.ops.layer import Adapter, Layer, Linear, Norm
 from genmote.ops.protocol import Ops
 
 if TYPE_CHECKING:
@@ -30,6 +33,16 @@ PARTS = {  # the field of `Layer` that each of a block's tensors fills
     "ffn_down": "down",
 }
 HEAD = "output.weight"
+NORMS = {  # and each of its norms
+    "attn_norm": "attn_norm",
+    "attn_q_norm": "q_norm",
+    "attn_k_norm": "k_norm",
+    "post_attention_norm": "post_attn_norm",
+    "ffn_norm": "ffn_norm",
+    "post_ffw_norm": "post_ffn_norm",
+}
+OUTPUT_NORM = "output_norm"
+TYPE, TYPE_WITH_VECTORS = "lora", "genmote.lora"  # of `adapter.type`
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +51,7 @@ class Lora:
 
     name: str
     updates: dict[str, Adapter]
+    vectors: Mapping[str, Any] = field(default_factory=dict)  # norms' and linears' own, in the base's place
 
     def scaled(self, tensor: str, scale: float) -> tuple[Adapter, ...]:
         """The update of one matrix at a scale, as a tuple to append; empty where there is none."""
@@ -52,14 +66,21 @@ def read_lora(adapter: ModelFile, config: Config, ops: Ops) -> Lora:
     for stem, infos in updates.items():
         down, up = (ops.matrix(info.type, (info.shape[0], info.shape[1]), adapter.read(info.name)) for info in infos)
         found[stem] = Adapter(down, up, alpha / infos[0].shape[0] if alpha else 1.0)
-    return Lora(adapter.path.name, found)
+    vectors = {name: ops.vector(adapter.tensor(name)) for name in adapter.tensors if not _stem(name)}
+    return Lora(adapter.path.name, found, vectors)
+
+
+def _stem(name: str) -> str | None:
+    """The base's tensor that a matrix of an adapter updates; None for a vector that stands for the base's own."""
+    stem = name.removesuffix(".lora_a").removesuffix(".lora_b")
+    return None if stem == name else stem
 
 
 def check_lora(adapter: ModelFile, config: Config) -> tuple[float, dict[str, Update]]:
     """An adapter's alpha, and what it updates, by the base's tensor; nothing is read but the header. Raises as
     `read_lora` does."""
     name, meta = adapter.path.name, adapter.metadata
-    if meta.get("general.type") != "adapter" or meta.get("adapter.type") != "lora":
+    if meta.get("general.type") != "adapter" or meta.get("adapter.type") not in (TYPE, TYPE_WITH_VECTORS):
         raise ModelFileError(
             f"{name} is not a LoRA adapter (general.type adapter, adapter.type lora); give an adapter file"
         )
@@ -72,9 +93,15 @@ def check_lora(adapter: ModelFile, config: Config) -> tuple[float, dict[str, Upd
     if not isinstance(alpha, (int, float)) or not 0.0 <= alpha < 1e6:
         raise ModelFileError(f"{name}: adapter.lora.alpha = {alpha!r}: wanted a number from 0 to 1000000; wrong file")
     shapes = base_shapes(config)
-    stems = sorted({tensor.removesuffix(".lora_a").removesuffix(".lora_b") for tensor in adapter.tensors})
-    if not stems:
+    if not adapter.tensors:
         raise ModelFileError(f"{name} has no tensors: the adapter changes nothing; use another file")
+    vectors = [tensor for tensor in adapter.tensors.values() if not _stem(tensor.name)]
+    for tensor in vectors:
+        if meta["adapter.type"] == TYPE or len(tensor.shape) != 1:
+            raise ModelFileError(
+                f"{name} updates {tensor.name}, which cannot be adapted in this model; train it on the block's matrices"
+            )
+    stems = sorted({stem for tensor in adapter.tensors if (stem := _stem(tensor))})
     return float(alpha), {stem: _check_update(adapter, stem, shapes) for stem in stems}
 
 
@@ -115,24 +142,50 @@ class AdaptedWeights:
         self.base, self.adapters = base, tuple(adapters)
         self.embedding = base.embedding
         self.position_embedding = base.position_embedding
-        self.output_norm = base.output_norm
+        self.output_norm: Norm = self._norm(base.output_norm, OUTPUT_NORM)
         self.head: Linear = self._adapt(base.head, HEAD)
         self.layers: list[Layer] = [self._layer(layer) for layer in base.layers]
 
     def _layer(self, layer: Layer) -> Layer:
         parts: dict[str, Any] = {}
-        for part, field in PARTS.items():
-            linear = getattr(layer, field)
-            adapted = self._adapt(linear, f"blk.{layer.spec.index}.{part}.weight")
+        block = f"blk.{layer.spec.index}"
+        for part, place in PARTS.items():
+            linear = getattr(layer, place)
+            adapted = self._adapt(linear, f"{block}.{part}.weight")
             if adapted is not linear:
-                parts[field] = adapted
+                parts[place] = adapted
+        for part, place in NORMS.items():
+            norm = getattr(layer, place)
+            adapted = self._norm(norm, f"{block}.{part}")
+            if adapted is not norm:
+                parts[place] = adapted
         return replace(layer, **parts, fused=None) if parts else layer
 
     def _adapt(self, linear: Any, tensor: str) -> Any:
         extra = tuple(adapter for lora, scale in self.adapters for adapter in lora.scaled(tensor, scale))
         if extra and linear is None:
             raise ModelFileError(f"an adapter updates {tensor}, which this model does not have; use its own adapter")
-        return replace(linear, adapters=linear.adapters + extra) if extra else linear
+        linear = replace(linear, adapters=linear.adapters + extra) if extra else linear
+        bias = self._vector(None if linear is None else linear.bias, tensor.removesuffix("weight") + "bias")
+        return linear if linear is None or bias is linear.bias else replace(linear, bias=bias)
+
+    def _norm(self, norm: Any, name: str) -> Any:
+        gain = self._vector(None if norm is None else norm.gain, f"{name}.weight")
+        bias = self._vector(None if norm is None else norm.bias, f"{name}.bias")
+        changed = norm is not None and (gain is not norm.gain or bias is not norm.bias)
+        return replace(norm, gain=gain, bias=bias) if changed else norm
+
+    def _vector(self, own: Any, name: str) -> Any:
+        """One of the base's vectors with what adapters have learnt of it: itself where they have nothing."""
+        found = own
+        for lora, scale in self.adapters:
+            if (learnt := lora.vectors.get(name)) is None or scale == 0.0:
+                continue
+            if own is None or tuple(learnt.shape) != tuple(own.shape):
+                has = "does not have" if own is None else f"has in shape {tuple(own.shape)}, not {tuple(learnt.shape)}"
+                raise ModelFileError(f"{lora.name} updates {name}, which this model {has}; use its own adapter")
+            found = learnt if scale == 1.0 and found is own else found + scale * (learnt - own)
+        return found
 
 
 def _check_update(adapter: ModelFile, stem: str, shapes: dict[str, tuple[int, int]]) -> Update:

@@ -1,0 +1,284 @@
+"""The decoder's backward pass: the gradients of adapters, norms and biases, over any op set that has `ops.gradients`.
+
+The forward pass is the engine's own and keeps each layer's input alone; on the way back a layer is computed again, gone
+through, and let go of (recomputation by layer: Chen et al. 2016, arXiv 1604.06174). So a pass takes the inputs of all
+layers and what one layer is made of. Logits are made and gone through some rows at a time, of those rows alone that
+count. A gradient is handed on as soon as it is known, and is not kept.
+
+Each step of a block gives its result and a function that takes the result's gradient to its input's. Gradients go
+straight through the roundings of the forward pass (`ops/gradients.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import SpecError
+from genmote.models import decoder as forward
+from genmote.models.decoder import Decoder
+from genmote.models.lora import HEAD, OUTPUT_NORM
+from genmote.ops.exact import Float32
+from genmote.ops.gradients import Gradients
+from genmote.ops.layer import Layer, Linear, Norm
+from genmote.ops.protocol import Rotary, Span
+
+LOGIT_ROWS = 32  # rows whose logits are held at a time
+
+# Called with a gradient's name and the gradient: for the adapter of tensor T `T.lora_a` (rank, in) and `T.lora_b`
+# (out, rank); for a norm's or a linear's vector its own name in the file, such as `blk.0.attn_norm.weight`.
+Give = Callable[[str, Float32], None]
+Back = Callable[[Float32], Float32]  # the gradient of a step's result → of its input
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Whole texts, one after another, and what each row should say next."""
+
+    tokens: NDArray[np.int32]  # (N,)
+    lengths: tuple[int, ...]  # rows of each text; their sum is N
+    targets: NDArray[np.int32]  # (N,) the token after each row
+    weights: Float32  # (N,) what a row's loss counts; rows of 0 say nothing
+
+
+class Backward:
+    """Losses and gradients of a decoder. An adapter that is learnt is the last of its linear's."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        gradients: Gradients,
+        wanted: Collection[str],
+        *,
+        half: bool = False,
+        logit_rows: int = LOGIT_ROWS,
+    ) -> None:
+        """`wanted`: names of gradients, as `Give` is told them; an adapter's two come together. `half`: keep layers'
+        inputs rounded to float16, in half the memory; a layer is then computed again from the rounded input.
+        `logit_rows`: of how many rows logits are held at a time. Raises SpecError for a mixture of experts, through
+        which no gradient goes."""
+        if decoder.config.n_experts:
+            raise SpecError("a mixture of experts: no gradient goes through the choice of experts; use a model without")
+        self.decoder, self.gradients, self.wanted = decoder, gradients, frozenset(wanted)
+        self.kept = np.float16 if half else np.float32
+        self.logit_rows = logit_rows
+        of_layers = [int(name.split(".")[1]) for name in self.wanted if name.startswith("blk.")]
+        self.lowest = min(of_layers, default=decoder.config.n_layers)  # below it nothing is wanted: no way back
+        self._give: Give = lambda name, gradient: None
+
+    def loss(self, batch: Batch) -> float:
+        """Sum over the rows of weight * -log p(target), in nats."""
+        x, tables = self._start(batch)
+        sessions = self._sessions(batch.lengths)
+        for layer in self.decoder.weights.layers:
+            x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
+        return self._head(x, batch, back=False)[0]
+
+    def step(self, batch: Batch, give: Give) -> float:
+        """The loss, as `loss` has it; `give` is told each wanted gradient, the last layer's first. It may at once
+        change the vector that it is told of, and an adapter's matrices with the second of the two."""
+        self._give = give
+        x, tables = self._start(batch)
+        sessions = self._sessions(batch.lengths)
+        layers, inputs = self.decoder.weights.layers, []
+        for layer in layers:
+            if layer.spec.index >= self.lowest:
+                inputs.append(_rounded(x, self.kept))
+            x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
+        loss, d = self._head(x, batch, back=True)
+        del x
+        for index in reversed(range(self.lowest, len(layers))):
+            layer = layers[index]
+            x = inputs.pop().astype(np.float32)
+            rotary, spans = _rotary(layer, tables), sessions(layer)
+            middle, back_attention = self._attention(x, layer, rotary, spans, batch.lengths)
+            back_feed_forward = self._feed_forward(middle, layer)
+            del x, middle
+            d = back_feed_forward(d)
+            del back_feed_forward
+            d = back_attention(d)
+            del back_attention
+        return loss
+
+    # -- the two halves of a block, with their residuals ----------------------------------------------------------
+
+    def _attention(
+        self, x: Float32, layer: Layer, rotary: Rotary | None, spans: Sequence[Span], lengths: Sequence[int]
+    ) -> tuple[Float32, Back]:
+        ops, spec, rows, block = self.decoder.ops, layer.spec, x.shape[0], f"blk.{layer.spec.index}"
+        h, back_norm = self._norm(x, layer.attn_norm, f"{block}.attn_norm")
+        q, back_q = self._heads(h, layer.q, layer.q_norm, rotary, spec.n_heads, layer, "q")
+        k, back_k = self._heads(h, layer.k, layer.k_norm, rotary, spec.n_kv_heads, layer, "k")
+        v, back_v = self._linear(h, layer.v, f"{block}.attn_v")
+        v = v.reshape(rows, spec.n_kv_heads, spec.head_dim)
+        out, back_o = self._linear(ops.attend(q, k, v, spans, _alone(layer)), layer.o, f"{block}.attn_output")
+        out, back_post = self._post(out, layer.post_attn_norm, f"{block}.post_attention_norm")
+
+        def back(d: Float32) -> Float32:
+            dq, dk, dv = self.gradients.attend(back_o(back_post(d)), q, k, v, lengths, spec)
+            dh = back_q(dq)
+            dh += back_k(dk)
+            dh += back_v(dv.reshape(rows, -1))
+            dx = back_norm(dh)
+            dx += d
+            return dx
+
+        return ops.add(x, out), back
+
+    def _feed_forward(self, x: Float32, layer: Layer) -> Back:
+        ops, activation, block = self.decoder.ops, layer.spec.activation, f"blk.{layer.spec.index}"
+        assert layer.up is not None and layer.down is not None
+        h, back_norm = self._norm(x, layer.ffn_norm, f"{block}.ffn_norm")
+        up, back_up = self._linear(h, layer.up, f"{block}.ffn_up")
+        gate, back_gate = None, None
+        if layer.gate is None:
+            inner = ops.activate(up, activation)
+        else:
+            gate, back_gate = self._linear(h, layer.gate, f"{block}.ffn_gate")
+            inner = ops.glu(gate, up, activation)
+        needed = layer.post_ffn_norm is not None  # else what the last product gives is not asked for
+        out, back_down = self._linear(inner, layer.down, f"{block}.ffn_down", run=needed)
+        del inner
+        _, back_post = self._post(out, layer.post_ffn_norm, f"{block}.post_ffw_norm")
+
+        def back(d: Float32) -> Float32:
+            dinner = back_down(back_post(d))
+            if gate is None or back_gate is None:
+                dh = back_up(self.gradients.activate(dinner, up, activation))
+            else:
+                dgate, dup = self.gradients.glu(dinner, gate, up, activation)
+                del dinner
+                dh = back_up(dup)
+                del dup
+                dh += back_gate(dgate)
+            dx = back_norm(dh)
+            dx += d
+            return dx
+
+        return back
+
+    def _heads(
+        self, h: Float32, linear: Linear, norm: Norm | None, rotary: Rotary | None, count: int, layer: Layer, part: str
+    ) -> tuple[Float32, Back]:
+        """Queries or keys as `attend` takes them: (N, D) → (N, count, Dh)."""
+        ops, spec, rows, block = self.decoder.ops, layer.spec, h.shape[0], f"blk.{layer.spec.index}"
+        x, back_linear = self._linear(h, linear, f"{block}.attn_{part}")
+        together = norm is None or norm.gain.shape[0] == x.shape[1]  # no norm, or one over all heads together
+        heads = (rows, count, spec.head_dim)
+        x, back_norm = self._post(x if together else x.reshape(heads), norm, f"{block}.attn_{part}_norm")
+        x = x.reshape(heads)
+        if rotary is not None:
+            x = ops.rope(x, rotary, spec.rope_interleaved)
+
+        def back(d: Float32) -> Float32:
+            if rotary is not None:
+                d = self.gradients.rope(d, rotary, spec.rope_interleaved)
+            return back_linear(back_norm(d.reshape(rows, -1) if together else d).reshape(rows, -1))
+
+        return x, back
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def _linear(self, x: Float32, linear: Linear, name: str, *, run: bool = True) -> tuple[Any, Back]:
+        """The linear of tensor NAME.weight; `run` False: its result is not wanted."""
+        ops, gradients = self.decoder.ops, self.gradients
+        tensor = f"{name}.weight"
+        kept = x if f"{tensor}.lora_a" in self.wanted else None
+
+        def back(d: Float32) -> Float32:
+            dx = gradients.matrix(d, linear.matrix)
+            if linear.down is not None:
+                dx = gradients.matrix(dx, linear.down)
+            for adapter in linear.adapters:
+                scaled = d * np.float32(adapter.scale)
+                dlow = gradients.matrix(scaled, adapter.up)  # (N, rank)
+                dx += gradients.matrix(dlow, adapter.down)
+                if kept is not None and adapter is linear.adapters[-1]:
+                    low = ops.linear(kept, Linear(adapter.down))
+                    self._give(f"{tensor}.lora_a", gradients.outer(dlow, kept))
+                    self._give(f"{tensor}.lora_b", gradients.outer(scaled, low))
+            if f"{name}.bias" in self.wanted:
+                self._give(f"{name}.bias", d.sum(axis=0))
+            return dx
+
+        return ops.linear(x, linear) if run else None, back
+
+    def _norm(self, x: Float32, norm: Norm, name: str) -> tuple[Float32, Back]:
+        def back(d: Float32) -> Float32:
+            dx, dgain, dbias = self.gradients.norm(d, x, norm)
+            if f"{name}.weight" in self.wanted:
+                self._give(f"{name}.weight", dgain)
+            if dbias is not None and f"{name}.bias" in self.wanted:
+                self._give(f"{name}.bias", dbias)
+            return dx
+
+        return self.decoder.ops.norm(x, norm), back
+
+    def _post(self, x: Any, norm: Norm | None, name: str) -> tuple[Any, Back]:
+        """A norm that not every family has."""
+        return (x, lambda d: d) if norm is None else self._norm(x, norm, name)
+
+    # -- the beginning and the end --------------------------------------------------------------------------------
+
+    def _start(self, batch: Batch) -> tuple[Float32, list[Rotary]]:
+        """The first layer's input, and the rotations."""
+        spans = self._sessions(batch.lengths)(self.decoder.weights.layers[0])
+        return self.decoder.start(batch.tokens, spans)
+
+    def _sessions(self, lengths: Sequence[int]) -> Callable[[Layer], list[Span]]:
+        """The texts' spans, whose caches hold the keys and values of one layer, the one that is computed."""
+        made: dict[int, list[Span]] = {}
+
+        def of(layer: Layer) -> list[Span]:
+            heads = layer.spec.n_kv_heads
+            if heads not in made:
+                starts = np.cumsum([0, *lengths]).tolist()
+                made[heads] = [
+                    Span(self.decoder.ops.cache(1, heads, layer.spec.head_dim, count), start, count)
+                    for start, count in zip(starts, lengths, strict=False)
+                ]
+            return made[heads]
+
+        return of
+
+    def _head(self, x: Float32, batch: Batch, *, back: bool) -> tuple[float, Float32]:
+        """The loss, and the gradient of what the last layer gave (N, D); rows of weight 0 are left out."""
+        decoder, head, cap = self.decoder, self.decoder.weights.head, self.decoder.config.logit_cap
+        loss, d, found = 0.0, np.zeros_like(x) if back else x, dict[str, Float32]()
+        give, self._give = self._give, lambda name, more: found.__setitem__(name, found.get(name, 0) + more)
+        counted = np.flatnonzero(batch.weights)
+        for start in range(0, len(counted), self.logit_rows):
+            rows = counted[start : start + self.logit_rows]
+            h, back_norm = self._norm(x[rows], decoder.weights.output_norm, OUTPUT_NORM)
+            logits, back_head = self._linear(h, head, HEAD.removesuffix(".weight"))
+            said = None
+            if cap:
+                said = decoder.ops.soft_cap(logits, cap)
+                logits = said.copy()
+            loss += self.gradients.cross_entropy(logits, batch.targets[rows], batch.weights[rows])
+            if back:
+                if said is not None:
+                    logits = self.gradients.soft_cap(logits, said, cap)
+                d[rows] = back_norm(back_head(logits))
+        self._give = give
+        for name, gradient in found.items():
+            give(name, gradient)
+        return loss, d
+
+
+def _alone(layer: Layer) -> Layer:
+    """The layer, with its keys and values in a cache of one layer."""
+    return replace(layer, spec=replace(layer.spec, index=0), fused=None)
+
+
+def _rotary(layer: Layer, tables: list[Rotary]) -> Rotary | None:
+    return tables[layer.spec.rope] if layer.spec.rope >= 0 else None
+
+
+def _rounded(x: Float32, kind: Any) -> NDArray[Any]:
+    """A layer's input as it is kept; what float16 cannot hold becomes its largest."""
+    return x if kind is np.float32 else np.clip(x, -65504, 65504).astype(kind)

@@ -1,0 +1,307 @@
+"""A whole training: from a model and a file of examples to an adapter file.
+
+from genmote.tune.run import tune
+made = tune("smollm2-135m", "mine.jsonl", "mine.gguf")
+print(made.before, made.after)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genmote import __version__, records
+from genmote.device.meter import Meter, Reading
+from genmote.digest import sha256
+from genmote.errors import SpecError
+from genmote.models import store
+from genmote.models.gguf import ModelFile
+from genmote.models.gguf_write import check_target
+from genmote.models.write_lora import write_lora
+from genmote.runtime.engine import Engine
+from genmote.runtime.footprint import resident_bytes, trim
+from genmote.runtime.loading import budget_bytes
+from genmote.runtime.threads import checked_threads
+from genmote.tune import batches, examples, state
+from genmote.tune import memory as memory_plan
+from genmote.tune.examples import Examples
+from genmote.tune.memory import Need
+from genmote.tune.settings import Tuning
+from genmote.tune.trainer import DivergedError, Trainer
+
+if TYPE_CHECKING:
+    from genmote.tune.learnt import Numbers
+
+HELD_OUT = 0.1  # share of the examples that is judged by
+MOST_HELD_OUT = 100
+KEEP_S = 60.0  # seconds after which a run is kept even between judgements
+CARD = "genmote.tune.card"
+
+Tell = Callable[[str], None]
+Bar = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a training made and took."""
+
+    path: Path
+    card: dict[str, Any]  # what is in the file's metadata, too
+    progress: state.Progress
+    reading: Reading  # of this process: after a kill, since it went on
+    notes: tuple[str, ...]
+    threads: int
+    planned: Need  # of memory
+
+    @property
+    def before(self) -> float | None:
+        """Nats a token of the held-out examples with the base; None where none were held out."""
+        return self.progress.judged[0][1] if self.progress.judged else None
+
+    @property
+    def after(self) -> float | None:
+        """And with the adapter."""
+        best = self.progress.best
+        return None if best is None else best[1]
+
+    def record(self) -> records.Record:
+        """The figures as a record."""
+        settings = {f"setting_{key}": value for key, value in self.card["settings"].items() if value is not None}
+        values = {key: value for key, value in self.values().items() if value is not None}
+        return records.Record(
+            "tune",
+            {**settings, **values},
+            model_sha256=self.card["base_sha256"],
+            seed=self.card["settings"]["seed"],
+            threads=self.threads,
+            energy=self.reading.energy.how,
+        )
+
+    def values(self) -> dict[str, Any]:
+        """The figures, flat, with units in their names."""
+        progress = self.progress
+        return {
+            "steps": progress.step,
+            "best_step": self.card["best_step"],
+            "tokens": progress.tokens,
+            "seconds": round(progress.seconds, 2),
+            "tokens_per_s": round(progress.tokens / progress.seconds, 2) if progress.seconds else None,
+            "loss_first": progress.losses[0],
+            "loss_last": progress.losses[-1],
+            "held_out_before": self.before,
+            "held_out_after": self.after,
+            "adapter_bytes": self.path.stat().st_size,
+            "planned_bytes": self.planned.total,
+            **self.reading.values(),
+        }
+
+
+def tune(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    tuning: Tuning | None = None,
+    *,
+    memory: int | str | None = None,
+    ops: str | None = None,
+    isa: str | None = None,
+    threads: int | None = None,
+    progress: Bar = lambda what, done, total: None,
+    tell: Tell = lambda line: None,
+) -> Tuned:
+    """Learn an adapter for `model` (a name or path) from the examples in `data` (`tune/examples.py`) and write it to
+    `output`, whole or not at all.
+
+    What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
+    model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
+    much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
+    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
+    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; DivergedError
+    where the loss is no number any more, after the best adapter so far was written, if there is one.
+    """
+    tuning, output, data = tuning or Tuning(), Path(output), Path(data)
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        notes.append(line)
+        tell(line)
+
+    path = store.resolve(model)
+    check_target(output, path)
+    planned = memory_plan.need(file := ModelFile.open(path), tuning, checked_threads(threads))
+    if memory is not None:
+        budget = budget_bytes(memory)
+        tuning, planned, told = memory_plan.fitted(file, tuning, checked_threads(threads), budget)
+        note(told)
+    with Meter() as meter, Engine.load(path, ops=ops, isa=isa, threads=threads) as engine:
+        learn, judge = _examples(engine, data, tuning, note)
+        trainer = Trainer(engine.decoder, tuning)
+        engine.tokenizer.release()
+        trim()
+        run = _Run(engine, trainer, learn, judge, output, note)
+        run.go(progress)
+        meter.tokens = run.done
+    return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned)
+
+
+def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[Examples, Examples]:
+    if tuning.context > engine.config.context_length:
+        raise SpecError(f"context={tuning.context}: this model takes 1 to {engine.config.context_length} tokens")
+    told: list[str] = []
+    found = examples.read(data, engine, tuning.context, told)
+    if tuning.held_out is None:
+        learn, judge = examples.held_out(found, HELD_OUT, MOST_HELD_OUT, tuning.seed)
+        if not len(judge):
+            told.append("only one example: none is left to judge by, and the last step's adapter is kept")
+    else:
+        learn, judge = found, examples.read(Path(tuning.held_out), engine, tuning.context, told)
+    for line in told:
+        note(line)
+    return learn, judge
+
+
+class _Run:
+    """One training, and what it keeps."""
+
+    def __init__(
+        self, engine: Engine, trainer: Trainer, learn: Examples, judge: Examples, output: Path, note: Tell
+    ) -> None:
+        self.engine, self.trainer, self.learn, self.judge = engine, trainer, learn, judge
+        self.output, self.note, self.tuning = output, note, trainer.tuning
+        self.work = output.with_name(output.name + ".work")
+        self.base = engine.identity()
+        self.progress = state.Progress()
+        self.done = 0  # rows of this process
+        settings = {key: str(value) for key, value in vars(self.tuning).items() if key != "held_out"}
+        about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])
+        self.name = sha256(about.encode()).hexdigest()
+
+    def go(self, bar: Bar) -> None:
+        tuning, progress = self.tuning, self._begin()
+        kept = time.monotonic()
+        try:
+            while progress.step < tuning.steps and not self._enough():
+                bar("training, steps", progress.step, tuning.steps)
+                self._step()
+                if progress.step % tuning.judge_every == 0 or progress.step == tuning.steps:
+                    self._judge()
+                elif time.monotonic() - kept < KEEP_S:
+                    continue
+                self._keep()
+                kept = time.monotonic()
+            bar("training, steps", tuning.steps, tuning.steps)
+        except DivergedError as fault:
+            raise self._diverged(fault) from None
+        self._finish()
+
+    def _begin(self) -> state.Progress:
+        """Go on where a run of the same name was, or judge the base."""
+        try:
+            self.work.mkdir(exist_ok=True)
+        except OSError as fault:
+            raise SpecError(f"{self.work} cannot be made ({fault.strerror}): name another --output") from None
+        found = state.restore(self.work / "state.npz", self.name, self.trainer.numbers, self.trainer.adam.states)
+        if isinstance(found, state.Progress):
+            self.progress = found
+            self.note(f"goes on after step {found.step} of {self.tuning.steps}")
+        else:
+            if found:
+                self.note(f"{self.work / 'state.npz'} is not gone on from: {found}")
+            self._judge()
+        return self.progress
+
+    def _step(self) -> None:
+        progress, began = self.progress, time.monotonic()
+        some = batches.chosen(len(self.learn), self.tuning.batch, progress.step, self.tuning.seed)
+        progress.losses.append(self.trainer.step(self.learn, some, progress.step + 1))
+        rows = sum(map(self.learn.rows, some))
+        progress.seconds += time.monotonic() - began
+        progress.tokens += rows
+        progress.memory.append(resident_bytes())
+        progress.step += 1
+        self.done += rows
+
+    def _judge(self) -> None:
+        if not len(self.judge):
+            return
+        progress, loss = self.progress, self.trainer.judge(self.judge)
+        if not np.isfinite(loss):
+            raise DivergedError(f"step {progress.step}: the held-out loss is {loss}")
+        progress.judged.append((progress.step, loss))
+        if progress.step == 0:
+            self.note(f"held out: {loss:.4f} nats a token")
+            return
+        learning = float(np.mean(progress.losses[-self.tuning.judge_every :]))
+        self.note(f"step {progress.step}: learning {learning:.4f}, held out {loss:.4f} nats a token")
+        if progress.best == progress.judged[-1]:
+            self._write(self.work / "best.gguf", self.trainer.numbers)
+
+    def _enough(self) -> bool:
+        """Whether the last judgements are all no better than one before them."""
+        best, patience = self.progress.best, self.tuning.patience
+        since = [step for step, _ in self.progress.judged if best is not None and step > best[0]]
+        return bool(patience) and len(since) >= patience
+
+    def _keep(self) -> None:
+        state.save(self.work / "state.npz", self.name, self.progress, self.trainer.numbers, self.trainer.adam.states)
+
+    def _best(self) -> Numbers:
+        """The numbers of the best judgement, or the last ones where nothing is judged."""
+        best = self.progress.best
+        if best is None or best[0] == self.progress.step:
+            return self.trainer.numbers
+        file = ModelFile.open(self.work / "best.gguf")
+        return {name: file.tensor(name) for name in file.tensors}
+
+    def _finish(self) -> None:
+        progress, best = self.progress, self.progress.best
+        if best is not None and best[1] >= progress.judged[0][1]:
+            self.note(
+                "no better than the base on what was held out: more or other examples, fewer steps, a lower rate?"
+            )
+        self._write(self.output, self._best())
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _diverged(self, fault: DivergedError) -> DivergedError:
+        """Write the best adapter so far, if it is better than the base, and say what happened."""
+        best = self.progress.best
+        if best is not None and best[1] < self.progress.judged[0][1]:
+            file = ModelFile.open(self.work / "best.gguf")
+            self._write(self.output, {name: file.tensor(name) for name in file.tensors})
+            told = f"{self.output} is the adapter of step {best[0]}"
+        else:
+            told = "no adapter was written"
+        shutil.rmtree(self.work, ignore_errors=True)
+        return DivergedError(f"{fault}: training stopped, {told}; use a lower --rate")
+
+    def _write(self, path: Path, numbers: Numbers) -> None:
+        alpha = self.tuning.factor * self.tuning.rank
+        about = {"general.name": self.output.stem, CARD: json.dumps(self.card(), ensure_ascii=False)}
+        write_lora(path, self.engine.config.architecture, numbers, alpha, **about)
+
+    def card(self) -> dict[str, Any]:
+        """What the adapter is, for whoever finds it."""
+        progress, best = self.progress, self.progress.best
+        assert self.engine.model_path is not None
+        return {
+            "base": self.engine.model_path.name,
+            "base_sha256": self.base,
+            "examples": len(self.learn),
+            "examples_held_out": len(self.judge),
+            "examples_sha256": self.learn.identity(),
+            "settings": {key: str(v) if isinstance(v, Path) else v for key, v in vars(self.tuning).items()},
+            "steps": progress.step,
+            "best_step": progress.step if best is None else best[0],
+            "held_out_before": progress.judged[0][1] if progress.judged else None,
+            "held_out_after": None if best is None else best[1],
+            "numbers": sum(array.size for array in self.trainer.numbers.values()),
+            "genmote": __version__,
+        }

@@ -1,0 +1,89 @@
+"""What may be chosen of a training: one dataclass for Python, the command line and the card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from genmote.models.lora import HEAD, PARTS
+from genmote.spec import dataclass, setting
+
+# What `on` takes beside the names of a block's matrices.
+GROUPS = {
+    "all": tuple(PARTS),
+    "attention": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "ffn": ("ffn_gate", "ffn_up", "ffn_down"),
+}
+HEAD_PART, NORMS_PART, BIASES_PART = "head", "norms", "biases"
+PLACES = (*GROUPS, *PARTS, HEAD_PART, NORMS_PART, BIASES_PART)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How an adapter is learnt."""
+
+    on: str = setting(
+        "what is learnt: all (every matrix of the blocks), attention, ffn, head, norms, biases, or matrices' names "
+        "such as attn_q, with commas between",
+        default="all",
+    )
+    rank: int = setting("rank of the adapter", default=8)
+    alpha: float | None = setting("the update counts alpha / rank (default: twice the rank)", default=None)
+    steps: int = setting("steps of training", default=200)
+    batch: int = setting("examples of a step", default=4)
+    context: int = setting("most tokens of an example", default=256)
+    rate: float = setting("learning rate, the highest", default=5e-4)
+    warmup: float = setting(
+        "part of the steps in which the rate rises; then it falls to nothing as a cosine", default=0.05
+    )
+    decay: float = setting("weight decay", default=0.0)
+    clip: float = setting("a longer gradient of a matrix is shortened to this length", default=1.0)
+    seed: int = setting("seed of the adapter's first numbers and of the order of examples", default=0)
+    held_out: Path | None = setting("examples to judge by (default: a tenth of the file's)", default=None)
+    judge_every: int = setting("steps between two judgements", default=25)
+    patience: int = setting("stop after so many judgements without a better one (0: never)", default=0)
+    inputs: Literal["f32", "f16"] = setting("how layers' inputs are kept until the way back", default="f32")
+    rows: int = setting("tokens that go through the model at once (0: one example of --context)", default=0)
+    logit_rows: int = setting("rows whose logits are held at once", default=32)
+
+    def faults(self) -> Iterable[str]:
+        unknown = [part for part in self.parts if part not in PLACES]
+        if unknown or not self.parts:
+            yield f"on={self.on}: {', '.join(unknown) or 'nothing'} cannot be learnt; use of {', '.join(PLACES)}"
+        if not 1 <= self.rank <= 1024:
+            yield f"rank={self.rank}: use 1 to 1024, such as 8"
+        if self.alpha is not None and not 0 < self.alpha < 1e6:
+            yield f"alpha={self.alpha}: use more than 0, such as {2 * self.rank}"
+        if self.steps < 1 or self.batch < 1 or self.judge_every < 1 or self.patience < 0:
+            yield (
+                f"steps={self.steps}, batch={self.batch}, judge_every={self.judge_every}, patience={self.patience}: "
+                "use at least 1, of patience at least 0"
+            )
+        if not 8 <= self.context <= 1 << 20:
+            yield f"context={self.context}: use 8 or more, such as 256"
+        if not self.rate > 0 or not 0 <= self.warmup <= 1 or not 0 <= self.decay < 10 or not self.clip > 0:
+            yield (
+                f"rate={self.rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
+                "use such as 0.0005, 0.05, 0 and 1"
+            )
+        if not 0 <= self.seed < 1 << 32:
+            yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
+        if self.rows < 0 or self.logit_rows < 1:
+            yield f"rows={self.rows}, logit_rows={self.logit_rows}: use 0 or more, and at least 1"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.on.split(",") if part.strip())
+
+    @property
+    def factor(self) -> float:
+        """What the update counts."""
+        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+    def learns(self, tensor: str) -> bool:
+        """Whether the matrix of this name (`blk.0.attn_q.weight`) gets an adapter."""
+        if tensor == HEAD:
+            return HEAD_PART in self.parts
+        part = tensor.split(".")[2]
+        return any(part in GROUPS.get(asked, (asked,)) for asked in self.parts)

@@ -1,0 +1,94 @@
+"""What a run keeps on the disk to go on after a kill with the same bits: the numbers, the averages, how far it is.
+
+It is a file of NumPy arrays (`.npz`) and lies beside the adapter in `NAME.gguf.work/`; docs/formats.md has its members.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genmote.errors import GenmoteError
+from genmote.home import atomic_write
+from genmote.ops.exact import Float32
+
+VERSION = 1
+
+
+class DiskFullError(GenmoteError):
+    """A run's state cannot be written."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, and what it has seen."""
+
+    step: int = 0  # steps that are done
+    tokens: int = 0  # rows that have gone through the model
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # of each step
+    memory: list[int] = field(default_factory=list)  # resident bytes after each step
+    judged: list[tuple[int, float]] = field(default_factory=list)  # (steps done, held-out loss); the first is the base
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The best judgement after the beginning."""
+        return min(self.judged[1:], key=lambda each: each[1], default=None)
+
+
+def save(
+    path: Path, run: str, progress: Progress, numbers: dict[str, Float32], states: dict[str, dict[str, NDArray[Any]]]
+) -> None:
+    """Write all of it, whole or not at all. `run` names what the run is of. DiskFullError where that fails."""
+    about = json.dumps({"version": VERSION, "run": run, **asdict(progress)}).encode()
+    arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(about, np.uint8)}
+    arrays |= {f"numbers/{name}": array for name, array in numbers.items()}
+    for name, state in states.items():
+        arrays |= {f"adam/{name}/{part}": array for part, array in state.items()}
+    try:
+        with atomic_write(path) as out:
+            np.savez(out, **arrays)  # type: ignore[arg-type]
+    except OSError as fault:
+        raise DiskFullError(
+            f"{path} cannot be written ({fault.strerror}): what was kept before is whole; make room and give the "
+            "same command again"
+        ) from None
+
+
+def restore(
+    path: Path, run: str, numbers: dict[str, Float32], states: dict[str, dict[str, NDArray[Any]]]
+) -> Progress | str:
+    """Take up what `save` wrote of the same run: the arrays are filled, and how far it was is returned; else why not,
+    and nothing has changed."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            if about.pop("version") != VERSION or about.pop("run") != run:
+                return "it is of other settings, another model or other examples"
+            arrays = {name: file[name] for name in file.files if name != "about"}
+            progress = Progress(**about)
+            found = {name: arrays[f"numbers/{name}"] for name in numbers}
+            averages: dict[str, dict[str, NDArray[Any]]] = {}
+            for name in numbers:
+                prefix = f"adam/{name}/"
+                own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+                if own:
+                    averages[name] = own
+            if any(found[name].shape != numbers[name].shape for name in numbers):
+                return "its arrays have other shapes"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as fault:
+        return f"it is damaged ({fault})"
+    for name, array in found.items():
+        numbers[name][...] = array
+    states.clear()
+    states.update(averages)
+    progress.judged = [(int(step), float(loss)) for step, loss in progress.judged]
+    return progress

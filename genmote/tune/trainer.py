@@ -1,0 +1,98 @@
+"""Steps of training: examples through the model and back, and the numbers moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from genmote.errors import GenmoteError
+from genmote.models.backward import Backward
+from genmote.models.decoder import Decoder
+from genmote.ops.exact import Float32
+from genmote.ops.gradients import Gradients, of
+from genmote.tune import batches
+from genmote.tune.adamw import AdamW
+from genmote.tune.examples import Examples
+from genmote.tune.learnt import Learnt, Numbers, fresh
+from genmote.tune.settings import Tuning
+
+
+class DivergedError(GenmoteError):
+    """The loss or a gradient is no number any more."""
+
+
+class Trainer:
+    """A model and what is learnt of it. `numbers` are changed in place; whoever keeps them copies them."""
+
+    def __init__(
+        self, decoder: Decoder, tuning: Tuning, *, numbers: Numbers | None = None, gradients: Gradients | None = None
+    ) -> None:
+        """`decoder` gives the base, and stays as it is. `numbers`: to go on from, None for fresh ones. Raises SpecError
+        where the model has nothing of what is to be learnt, OpsError for an op set without backward operations."""
+        self.tuning = tuning
+        base, ops = decoder.weights, decoder.ops
+        self.numbers = fresh(base, decoder.config, tuning) if numbers is None else numbers
+        self.weights: Any = Learnt(base, ops, self.numbers, tuning.factor)
+        self.decoder = Decoder(decoder.config, self.weights, ops, fused=False)
+        self.backward = Backward(
+            self.decoder,
+            of(ops) if gradients is None else gradients,
+            self.numbers,
+            half=tuning.inputs == "f16",
+            logit_rows=tuning.logit_rows,
+        )
+        self.adam = AdamW(decay=tuning.decay, seed=tuning.seed)
+        self._sums: Numbers = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows of a pass, at most (an example of more goes alone)."""
+        return self.tuning.rows or self.tuning.context
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step`, the first is 1: up in a line, then down as a cosine."""
+        warm = max(1, math.ceil(self.tuning.warmup * self.tuning.steps))
+        if step <= warm:
+            return self.tuning.rate * step / warm
+        done = (step - warm) / max(1, self.tuning.steps - warm)
+        return self.tuning.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def step(self, examples: Examples, some: Sequence[int], step: int) -> float:
+        """Learn from some examples as step number `step`, the first is 1; the mean loss of their tokens before it, in
+        nats. Where they go through the model in one pass, each gradient is used as it comes and is not kept. Raises
+        DivergedError, after which the numbers are of no use."""
+        tokens = batches.learnt_tokens(examples, some)
+        passes = list(batches.passes(examples, some, self.rows, 1 / max(1, tokens)))
+        rate = self.rate(step)
+
+        def apply(name: str, gradient: Float32) -> None:
+            length = float(np.sqrt(np.square(gradient, dtype=np.float32).sum(dtype=np.float64)))
+            if not math.isfinite(length):
+                raise DivergedError(f"step {step}: the gradient of {name} is {length}")
+            if length > self.tuning.clip:
+                gradient *= np.float32(self.tuning.clip / length)
+            self.adam.update(name, self.numbers[name], gradient, rate, step)
+
+        def gather(name: str, gradient: Float32) -> None:
+            if name in self._sums:
+                self._sums[name] += gradient
+            else:
+                self._sums[name] = gradient
+
+        with np.errstate(over="ignore", invalid="ignore"):  # told by the loss
+            loss = sum(self.backward.step(each, apply if len(passes) == 1 else gather) for each in passes)
+            if not math.isfinite(loss):
+                raise DivergedError(f"step {step}: the loss is {loss}")
+            for name in list(self._sums):
+                apply(name, self._sums.pop(name))
+        return float(loss)
+
+    def judge(self, examples: Examples) -> float:
+        """Mean loss of all tokens that are to be learnt, in nats."""
+        every = range(len(examples))
+        share = 1 / max(1, batches.learnt_tokens(examples, every))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(sum(map(self.backward.loss, batches.passes(examples, every, self.rows, share))))

@@ -1,0 +1,149 @@
+// Products of float matrices, written once over the vector unit of simd.h: what gradients are made of. Every value is one chain of
+// fused multiply-adds over the steps in order, whatever is held in registers meanwhile.
+#pragma once
+#include "matmul.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int kWide = 2;                        // vectors of columns that are held at a time
+constexpr int kTall = LANES == 8 ? 6 : 12;      // rows that meet them: as many sums as there are registers
+constexpr int64_t kStrip = kWide * LANES;       // columns of a strip
+
+// Where a(t, o) lies: `row` floats from one t to the next, and a float from one o to the next (ALONG), or the other way round.
+template <bool ALONG> inline float at(const float* a, int64_t row, int64_t t, int64_t o) { return ALONG ? a[t * row + o] : a[o * row + t]; }
+
+// y[t][c] (+)= sum over o < steps of a(t, o) * w[o][c]: NT rows, NV vectors of columns.
+template <bool ALONG, int NT, int NV> inline void product_tile(const float* a, int64_t row, const float* w, int64_t ldw, int64_t steps, float* y, int64_t ldy, bool fresh) {
+    VF sum[NT][NV];
+    for (int t = 0; t < NT; t++)
+        for (int v = 0; v < NV; v++) sum[t][v] = fresh ? VF{} : load(y + t * ldy + v * LANES);
+    for (int64_t o = 0; o < steps; o++) {
+        VF c[NV];
+        for (int v = 0; v < NV; v++) c[v] = load(w + o * ldw + v * LANES);
+#pragma GCC unroll 12
+        for (int t = 0; t < NT; t++) {
+            const VF each = splat(at<ALONG>(a, row, t, o));
+            for (int v = 0; v < NV; v++) sum[t][v] = fma(each, c[v], sum[t][v]);
+        }
+    }
+    for (int t = 0; t < NT; t++)
+        for (int v = 0; v < NV; v++) store(y + t * ldy + v * LANES, sum[t][v]);
+}
+
+template <bool ALONG, int NT> inline void product_rows(const float* a, int64_t row, const float* w, int64_t ldw, int64_t strip, int64_t steps, float* y, int64_t ldy, int64_t vectors, bool fresh) {
+    for (int64_t v = 0; v < vectors; v += kWide, w += strip, y += kStrip) {
+        if (v + kWide <= vectors) product_tile<ALONG, NT, kWide>(a, row, w, ldw, steps, y, ldy, fresh);
+        else product_tile<ALONG, NT, 1>(a, row, w, ldw, steps, y, ldy, fresh);
+    }
+}
+
+// The same for any number of rows and of vectors of columns; the strips of w lie `strip` floats apart.
+template <bool ALONG> void product(const float* a, int64_t row, const float* w, int64_t ldw, int64_t strip, int64_t steps, float* y, int64_t ldy, int64_t rows, int64_t vectors, bool fresh) {
+    int64_t t = 0;
+    auto from = [&] { return a + (ALONG ? t * row : t); };
+    for (; t + kTall <= rows; t += kTall) product_rows<ALONG, kTall>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+    if constexpr (kTall > 8)
+        for (; t + 8 <= rows; t += 8) product_rows<ALONG, 8>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+    for (; t + 4 <= rows; t += 4) product_rows<ALONG, 4>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+    for (; t < rows; t++) product_rows<ALONG, 1>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+}
+
+// ---- weights as floats -----------------------------------------------------------------------------------------------
+
+// Strips of columns, each [rows][kStrip]: where column c of row r is.
+inline float* in_strips(float* out, int64_t rows, int64_t r, int64_t c) { return out + (c / kStrip * rows + r) * kStrip + c % kStrip; }
+
+// Group g of panel p as floats, its 16 rows from row r0 and its 32 columns from column c0 of the strips on.
+template <int TYPE> void float_group(const Matrix& w, int64_t p, int64_t g, float* out, int64_t rows, int64_t r0, int64_t c0) {
+    using T = Traits<TYPE>;
+    const int64_t groups = w.cols / kGroup;
+    const uint8_t* panel = w.panel(p);
+    const Scales<TYPE> scales(panel, groups);
+    for (int u = 0; u < UNITS; u++) {
+        VB q[8];
+        VF s[2], m[2];
+        unpack<TYPE>(panel + g * T::bytes + u * UB, q);
+        scales.at(g, u, s, m);
+        alignas(64) uint8_t lines[LANES][kGroup];  // a row's codes side by side
+        for (int j = 0; j < 8; j++) {
+            alignas(64) uint8_t quads[UB];
+            store(quads, q[j]);
+            for (int r = 0; r < LANES; r++) std::memcpy(lines[r] + 4 * j, quads + 4 * r, 4);
+        }
+        for (int r = 0; r < LANES; r++)
+            for (int c = 0; c < kGroup; c += LANES) {
+                const int h = T::half ? c / 16 : 0;
+                VI code = load_u8(lines[r] + c);
+                if constexpr (T::offset) code -= splat(1 << T::shift);
+                VF value = to_float(code) * splat(s[h][r]);
+                if constexpr (T::min) value += splat(m[h][r]);
+                store(in_strips(out, rows, r0 + u * LANES + r, c0 + c), value);
+            }
+    }
+}
+
+template <int TYPE> void float_columns(const Matrix& w, int64_t p, int64_t first, int64_t end, float* out, int64_t rows, int64_t r0, int64_t c0) {
+    const uint8_t* panel = w.panel(p);
+    for (int64_t k = first; k < end; k++)
+        for (int u = 0; u < UNITS; u++) {
+            alignas(64) float column[LANES];
+            store(column, load_weight<TYPE>(panel, k * kPanel + u * LANES));
+            for (int r = 0; r < LANES; r++) *in_strips(out, rows, r0 + u * LANES + r, c0 + k - first) = column[r];
+        }
+}
+
+// Columns [first, end) of panels [p0, p1) as floats in strips; `first` is a multiple of 32. Columns that a strip has beyond are zero.
+void spell_out(const Matrix& w, int64_t p0, int64_t p1, int64_t first, int64_t end, float* out) {
+    const int64_t rows = (p1 - p0) * kPanel;
+    if (!w.quantised() && (end - first) % kStrip) std::memset(out, 0, static_cast<size_t>(rows * ((end - first + kStrip - 1) / kStrip * kStrip)) * 4);
+    for (int64_t p = p0; p < p1; p++) {
+        const int64_t r0 = (p - p0) * kPanel;
+        switch (w.type) {
+#define GENMOTE_CASE(T_) case T_: for (int64_t c = first; c < end; c += kGroup) float_group<T_>(w, p, c / kGroup, out, rows, r0, c - first); break;
+            GENMOTE_EACH_TYPE(GENMOTE_CASE)
+#undef GENMOTE_CASE
+            case F32: float_columns<F32>(w, p, first, end, out, rows, r0, 0); break;
+            case F16: float_columns<F16>(w, p, first, end, out, rows, r0, 0); break;
+            case BF16: float_columns<BF16>(w, p, first, end, out, rows, r0, 0); break;
+        }
+    }
+}
+
+void matmul_back(const Matrix& w, const float* dy, int64_t ldy, int64_t T, float* dx, int64_t ldx, int64_t p0, int64_t p1, int64_t first, int64_t end, float* scratch) {
+    for (int64_t p = p0; p < p1; p += kBackPanels) {
+        const int64_t next = p + kBackPanels < p1 ? p + kBackPanels : p1;
+        const int64_t held = (next - p) * kPanel, left = w.rows - p * kPanel, steps = held < left ? held : left;
+        for (int64_t c = first; c < end; c += kBackColumns) {
+            const int64_t stop = c + kBackColumns < end ? c + kBackColumns : end;
+            spell_out(w, p, next, c, stop, scratch);
+            product<true>(dy + p * kPanel, ldy, scratch, kStrip, held * kStrip, steps, dx + c, ldx, T, (stop - c + 15) / 16 * UNITS, p == 0);
+        }
+    }
+}
+
+// Columns [c, c + n) of rows of b, in strips; what is missing of the last 16 is zero.
+inline void copy_strips(const float* b, int64_t ldb, int64_t rows, int64_t n, float* out) {
+    for (int64_t c = 0; c < n; c += kStrip) {
+        const int64_t here = n - c < kStrip ? n - c : kStrip;
+        for (int64_t r = 0; r < rows; r++) {
+            float* line = in_strips(out, rows, r, c);
+            std::memcpy(line, b + r * ldb + c, static_cast<size_t>(here) * 4);
+            if (here < kStrip) std::memset(line + here, 0, static_cast<size_t>(kStrip - here) * 4);
+        }
+    }
+}
+
+void outer(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, float* scratch) {
+    constexpr int64_t rows = kBackPanels * kPanel;
+    for (int64_t c = 0; c < q; c += kBackColumns) {
+        const int64_t n = q - c < kBackColumns ? q - c : kBackColumns;
+        for (int64_t t = 0; t < N; t += rows) {
+            const int64_t steps = N - t < rows ? N - t : rows;
+            copy_strips(b + t * ldb + c, ldb, steps, n, scratch);
+            product<false>(a + t * lda, lda, scratch, kStrip, steps * kStrip, steps, y + c, ldy, p, (n + 15) / 16 * UNITS, t == 0);
+        }
+    }
+}
+
+}  // namespace

@@ -1,0 +1,334 @@
+"""A training from a file of examples to an adapter: it learns, what it writes is used, a kill or a full disk loses
+nothing, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genmote import Engine, home
+from genmote.errors import BudgetError, ModelFileError, SpecError
+from genmote.models.gguf import ModelFile
+from genmote.models.make_model import make_model
+from genmote.tune.run import CARD, tune
+from genmote.tune.settings import Tuning
+from genmote.tune.state import DiskFullError
+from genmote.tune.trainer import DivergedError, Trainer
+
+QUICK = Tuning(steps=24, batch=2, context=32, rate=0.02, judge_every=8)
+
+
+@pytest.fixture
+def data(lines: Any) -> Path:
+    """A rule: the completion is the prompt's last letter, twice."""
+    rng = np.random.default_rng(4)
+    words = ["".join(rng.choice(list("abcdefgh"), 5)) for _ in range(60)]
+    return lines(*({"prompt": word, "completion": word[-1] * 2} for word in words))  # type: ignore[no-any-return]
+
+
+def adapter(path: Path) -> dict[str, np.ndarray]:
+    file = ModelFile.open(path)
+    return {name: file.tensor(name) for name in file.tensors}
+
+
+def same(a: Path, b: Path) -> bool:
+    return adapter(a).keys() == adapter(b).keys() and all(
+        np.array_equal(adapter(a)[name], adapter(b)[name]) for name in adapter(a)
+    )
+
+
+def test_it_learns_and_the_engine_uses_what_it_writes(tiny: Path, data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    output = tmp_path / "mine.gguf"
+    made = tune(tiny, data, output, QUICK, tell=told.append)
+    assert made.before is not None and made.after is not None and made.after < 0.8 * made.before
+    assert made.progress.losses[-1] < made.progress.losses[0]
+    assert [step for step, _ in made.progress.judged] == [0, 8, 16, 24] and len(made.progress.losses) == 24
+    assert told[0].startswith("held out: ") and told[-1].startswith("step 24: learning ")
+    assert list(made.notes) == told and not (tmp_path / "mine.gguf.work").exists()
+    # The engine, which reads the file by itself, finds the examples likelier with it, and as before at scale 0.
+    examples = [json.loads(line) for line in data.read_text().splitlines()]
+
+    def likelihood(engine: Engine) -> float:
+        return sum(float(sum(engine.score(e["prompt"], e["completion"]).logprobs)) for e in examples)
+
+    with Engine.load(tiny) as engine:
+        before = likelihood(engine)
+        engine.set_adapters(output)
+        assert likelihood(engine) > before + 10
+        engine.set_adapters([(output, 0.0)])
+        assert likelihood(engine) == before
+    card = json.loads(ModelFile.open(output).metadata[CARD])
+    assert card == made.card and card["base"] == tiny.name and card["held_out_after"] == made.after
+    assert card["base_sha256"] == ModelFile.open(tiny).sha256()
+    values = made.values()
+    assert values["tokens"] == made.progress.tokens > 0 and values["tokens_per_s"] > 0
+    assert made.record().values["setting_rank"] == 8
+
+
+def test_the_judgement_is_the_engine_s(tiny: Path, lines: Any, tmp_path: Path) -> None:
+    """The held-out loss is the mean of -log p that `Engine.score` gives, before and after."""
+    learn, judge = lines({"text": "hello there"}), lines({"prompt": "ab", "completion": "cd"}, name="judge.jsonl")
+    made = tune(tiny, learn, tmp_path / "a.gguf", Tuning(steps=3, batch=1, rate=0.01, context=32, held_out=judge))
+    with Engine.load(tiny) as engine:
+        asked = engine.rows("ab").ids
+        answer = [*engine.tokenizer.encode("cd", bos=False, start=False), engine.tokenizer.eos_id]
+        assert -np.mean(engine.score(asked, answer).logprobs) == pytest.approx(made.before, rel=1e-5)
+        engine.set_adapters(tmp_path / "a.gguf")
+        assert -np.mean(engine.score(asked, answer).logprobs) == pytest.approx(made.after, rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"rows": 1000}, {"rows": 8}, {"inputs": "f16"}, {"logit_rows": 3}])
+def test_how_much_goes_through_at_once_changes_only_last_bits(
+    changes: dict[str, Any], tiny: Path, data: Path, tmp_path: Path
+) -> None:
+    plain = Tuning(steps=3, batch=4, context=32, rate=0.002, judge_every=3, warmup=1)
+    one = tune(tiny, data, tmp_path / "a.gguf", plain)
+    two = tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(plain), **changes}))
+    assert two.after == pytest.approx(one.after, rel=2e-3)
+    assert np.allclose(one.progress.losses, two.progress.losses, rtol=2e-3)
+
+
+def test_clipping_and_passes_add_up_to_the_mean(tiny: Path, data: Path) -> None:
+    """Several passes give the gradient of the step's mean loss, not of each pass's."""
+    from genmote.tune import examples
+
+    with Engine.load(tiny, ops="numpy") as engine:
+        found = examples.read(data, engine, 32, [])
+        many, once = (Trainer(engine.decoder, Tuning(rows=rows, context=32)) for rows in (5, 500))
+        losses = [trainer.step(found, [0, 1, 2, 3], 1) for trainer in (many, once)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        for name, numbers in many.numbers.items():
+            assert np.abs(numbers - once.numbers[name]).max() < 0.02 * 5e-4 / 10 + 1e-7 or "lora_b" in name
+        assert not many._sums
+
+
+# -- going on --------------------------------------------------------------------------------------------------------
+
+KILLED = """
+    import os, signal, sys
+    from genmote.tune import run, state
+    from genmote.tune.settings import Tuning
+    run.KEEP_S = 0.0  # kept after each step
+    saved = state.save
+    def save(path, name, progress, *rest):
+        saved(path, name, progress, *rest)
+        if progress.step == {step}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    state.save = save
+    run.tune({model!r}, {data!r}, {output!r}, Tuning(steps=24, batch=2, context=32, rate=0.02, judge_every=8))
+"""
+
+
+@pytest.mark.parametrize("step", [5, 16])
+def test_after_a_kill_it_goes_on_to_the_same_bits(step: int, tiny: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine.gguf"
+    output.write_bytes(b"the one before")
+    code = textwrap.dedent(KILLED).format(step=step, model=str(tiny), data=str(data), output=str(output))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert output.read_bytes() == b"the one before"
+    told: list[str] = []
+    made = tune(tiny, data, output, QUICK, tell=told.append)
+    assert told[0] == f"goes on after step {step} of 24" and made.progress.step == 24
+    whole = tune(tiny, data, tmp_path / "whole.gguf", QUICK)
+    assert same(output, tmp_path / "whole.gguf")
+    assert made.progress.losses == whole.progress.losses and made.progress.judged == whole.progress.judged
+
+
+def test_other_settings_or_a_damaged_state_begin_anew(tiny: Path, data: Path, tmp_path: Path) -> None:
+    output, work = tmp_path / "mine.gguf", tmp_path / "mine.gguf.work"
+
+    def interrupted(tuning: Tuning) -> None:
+        def bar(what: str, step: int, total: int) -> None:
+            if step == 9:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tune(tiny, data, output, tuning, progress=bar)
+
+    interrupted(QUICK)
+    kept = (work / "state.npz").read_bytes()
+    told: list[str] = []
+    tune(tiny, data, output, Tuning(**{**vars(QUICK), "seed": 5}), tell=told.append)
+    assert told[0].endswith("is not gone on from: it is of other settings, another model or other examples")
+    for damaged in (kept[: len(kept) // 2], kept[:300] + bytes(40) + kept[340:], b""):
+        work.mkdir(exist_ok=True)
+        (work / "state.npz").write_bytes(damaged)
+        told.clear()
+        made = tune(tiny, data, output, Tuning(**{**vars(QUICK), "steps": 8}), tell=told.append)
+        assert "is not gone on from: it is" in told[0] and made.progress.step == 8
+
+
+def test_a_full_disk_stops_it_and_what_was_there_stays(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "mine.gguf"
+    output.write_bytes(b"the one before")
+    replace, full = os.replace, [True]
+
+    def no_room(source: Any, target: Any) -> None:
+        if full[0] and str(target).endswith("state.npz") and (tmp_path / "mine.gguf.work/state.npz").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(home.os, "replace", no_room)
+    with pytest.raises(DiskFullError, match=r"No space left.*make room and give the same command again"):
+        tune(tiny, data, output, QUICK)
+    assert output.read_bytes() == b"the one before"
+    full[0] = False
+    told: list[str] = []
+    tune(tiny, data, output, QUICK, tell=told.append)
+    assert told[0] == "goes on after step 8 of 24"
+    tune(tiny, data, tmp_path / "whole.gguf", QUICK)
+    assert same(output, tmp_path / "whole.gguf")
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_adapter(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "mine.gguf"
+    output.write_bytes(b"the one before")
+    with pytest.raises(
+        DivergedError, match=r"step \d+: .*training stopped, no adapter was written; use a lower --rate"
+    ):
+        tune(tiny, data, output, Tuning(**{**vars(QUICK), "rate": 1e30, "on": "head"}))  # norms would tame the rest
+    assert output.read_bytes() == b"the one before"
+
+    step = Trainer.step
+
+    def breaks(self: Trainer, *args: Any) -> float:
+        if args[-1] == 13:
+            next(iter(self.numbers.values()))[...] = np.nan
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", breaks)
+    with pytest.raises(DivergedError, match=r"step 13: .*training stopped, .*mine.gguf is the adapter of step 8"):
+        tune(tiny, data, output, QUICK)
+    monkeypatch.undo()
+    tune(tiny, data, tmp_path / "until.gguf", Tuning(**{**vars(QUICK), "patience": 0}))
+    assert all(np.isfinite(numbers).all() for numbers in adapter(output).values())
+    assert not (tmp_path / "mine.gguf.work").exists()
+
+
+def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny: Path, lines: Any, tmp_path: Path) -> None:
+    learn = lines(*({"prompt": "a", "completion": "b" * n} for n in range(1, 4)))
+    judge = lines({"prompt": "a", "completion": "zyxw"}, name="judge.jsonl")
+    told: list[str] = []
+    tuning = Tuning(steps=400, batch=3, context=32, rate=0.03, judge_every=2, patience=2, held_out=judge, warmup=0)
+    made = tune(tiny, learn, tmp_path / "a.gguf", tuning, tell=told.append)
+    assert made.progress.step < 400 and made.card["best_step"] == made.progress.best[0] < made.progress.step  # type: ignore[index]
+    with Engine.load(tiny, adapter=tmp_path / "a.gguf") as engine:
+        asked, answer = engine.rows("a").ids, [*engine.tokenizer.encode("zyxw", bos=False), engine.tokenizer.eos_id]
+        assert -np.mean(engine.score(asked, answer).logprobs) == pytest.approx(made.after, rel=1e-4)
+    assert made.after is not None and made.before is not None
+    assert ("no better than the base" in told[-1]) == (made.after >= made.before)
+
+
+def test_one_example_leaves_none_to_judge_by(tiny: Path, lines: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+    tuning = Tuning(steps=2, batch=2, context=16)
+    made = tune(tiny, lines({"text": "only this"}), tmp_path / "a.gguf", tuning, tell=told.append)
+    assert told == ["only one example: none is left to judge by, and the last step's adapter is kept"]
+    assert made.before is None and made.after is None and made.card["best_step"] == 2
+
+
+def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="context=4096: this model takes 1 to 256 tokens"):
+        tune(tiny, data, tmp_path / "a.gguf", Tuning(context=4096))
+    with pytest.raises(SpecError, match="on=biases: this llama model has none of these"):
+        tune(tiny, data, tmp_path / "a.gguf", Tuning(on="biases"))
+    told = list(Tuning(on="attn_z,", rank=0, alpha=-1.0, steps=0, context=1, rate=0.0, seed=-1, logit_rows=0).faults())
+    wanted = ("on=attn_z,: attn_z cannot be learnt", "rank=0", "alpha=-1", "steps=0", "context=1:", "rate=0", "seed=-1")
+    assert all(any(line.startswith(start) for line in told) for start in wanted) and "rows=0, logit_rows=0" in told[-1]
+    assert not list(Tuning(on="attn_q, norms,head").faults())
+    with pytest.raises(SpecError, match=r"mine.gguf.work cannot be made"):
+        (tmp_path / "mine.gguf.work").write_text("a file in the way")
+        tune(tiny, data, tmp_path / "mine.gguf", QUICK)
+
+
+def test_an_adapter_of_another_shape_is_refused(tiny: Path, data: Path, tmp_path: Path) -> None:
+    tune(tiny, data, tmp_path / "a.gguf", Tuning(steps=1, context=32))
+    make_model("tiny-llama-256", "Q4_0", tmp_path / "other.gguf", seed=1)
+    with pytest.raises(ModelFileError, match="do not fit the model's"):
+        Engine.load(tmp_path / "other.gguf", adapter=tmp_path / "a.gguf")
+
+
+# -- what is learnt --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["attn_q,ffn_down", "head", "norms", "all,norms"])
+def test_what_is_asked_for_is_learnt_and_nothing_else(on: str, tiny: Path, data: Path, tmp_path: Path) -> None:
+    made = tune(tiny, data, tmp_path / "a.gguf", Tuning(**{**vars(QUICK), "on": on, "rank": 4, "steps": 16}))
+    names = set(adapter(tmp_path / "a.gguf"))
+    blocks = range(2)
+    norms = {"output_norm.weight"} | {f"blk.{n}.{part}_norm.weight" for n in blocks for part in ("attn", "ffn")}
+    parts = {"attn_q,ffn_down": ("attn_q", "ffn_down"), "head": (), "norms": ()}.get(on)
+    every = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    stems = {f"blk.{n}.{part}.weight" for n in blocks for part in (every if parts is None else parts)}
+    stems |= {"output.weight"} if on == "head" else set()
+    wanted = {f"{stem}.lora_{ab}" for stem in stems for ab in "ab"} | (norms if "norms" in on else set())
+    assert names == wanted
+    kind = ModelFile.open(tmp_path / "a.gguf").metadata["adapter.type"]
+    assert kind == ("genmote.lora" if "norms" in on else "lora")
+    assert made.after is not None and made.before is not None and made.after < made.before
+    with Engine.load(tiny, adapter=tmp_path / "a.gguf") as engine:
+        judged = [(engine.rows(word).ids, word[-1] * 2) for word in ("abcde", "hgfed")]
+        after = [sum(engine.score(asked, answer).logprobs) for asked, answer in judged]
+        engine.set_adapters(None)
+        assert sum(after) > sum(sum(engine.score(asked, answer).logprobs) for asked, answer in judged)
+
+
+@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3"])
+def test_other_families(shape: str, data: Path, tmp_path: Path) -> None:
+    make_model(shape, "Q8_0", tmp_path / "m.gguf", seed=2)
+    made = tune(
+        tmp_path / "m.gguf",
+        data,
+        tmp_path / "a.gguf",
+        Tuning(**{**vars(QUICK), "on": "all,norms,biases" if shape == "tiny-opt" else "all,norms"}),
+    )
+    assert made.after is not None and made.before is not None and made.after < made.before
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_chooses_the_fastest_that_fits_and_says_why(tiny: Path) -> None:
+    from genmote.tune.memory import fitted, need
+
+    file, tuning = ModelFile.open(tiny), Tuning(context=200, batch=8)
+    roomy, _, why = fitted(file, tuning, 1, 10**9)
+    assert roomy.rows == 1600 and "8 examples in one pass" in why
+    sizes = [found.total for found in (need(file, roomy, 1), need(file, tuning, 1))]
+    assert sizes[0] > sizes[1]
+    chosen, planned, why = fitted(file, tuning, 1, sizes[1])
+    assert chosen == tuning and planned.total == sizes[1] and "one example at a time" in why
+    lean, planned, why = fitted(file, tuning, 1, sizes[1] - 1)
+    assert planned.total < sizes[1] and lean.logit_rows == 8 and "logits of 8 rows" in why
+    leanest, least, why = fitted(file, tuning, 1, planned.total - 1)
+    assert leanest.inputs == "f16" and "float16" in why
+    with pytest.raises(BudgetError, match=r"at least \d+ MB, most of it for interpreter") as fault:
+        fitted(file, tuning, 1, least.total - 1)
+    assert fault.value.least_bytes == least.total
+
+
+def test_a_budget_is_kept_on_the_command_s_way(tiny: Path, data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    made = tune(tiny, data, tmp_path / "a.gguf", QUICK, memory="1GB", tell=told.append)
+    assert told[0].startswith("1000 MB: ") and made.card["settings"]["rows"] == 64
+    with pytest.raises(SpecError, match="memory='much'|memory 'much'"):
+        tune(tiny, data, tmp_path / "a.gguf", QUICK, memory="much")
