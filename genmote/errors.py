@@ -4,6 +4,7 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
 
     GenmoteError                exit 1   something failed that the user did not cause
     ├── PullError               exit 2   a model could not be fetched; nothing half was left
+    ├── TrainingError                    a training stopped: its loss is no number, or the disk takes no more
     └── UserError               exit 2   the input cannot be used as it is
         ├── SpecError                    a setting has a value that nothing supports
         ├── ModelNameError               no model of that name, or no file at that path
@@ -30,6 +31,10 @@ class GenmoteError(Exception):
 
 class PullError(GenmoteError):
     exit_status = 2
+
+
+class TrainingError(GenmoteError):
+    """A training stopped before its end: its loss is no number any more, or what it keeps cannot be written."""
 
 
 class UserError(GenmoteError):

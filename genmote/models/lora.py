@@ -140,11 +140,17 @@ class AdaptedWeights:
             if not -1e3 <= scale <= 1e3:
                 raise SpecError(f"scale {scale} for adapter {lora.name}: wanted a number from -1000 to 1000")
         self.base, self.adapters = base, tuple(adapters)
+        self._asked: set[str] = set()  # names of the base's vectors
         self.embedding = base.embedding
         self.position_embedding = base.position_embedding
         self.output_norm: Norm = self._norm(base.output_norm, OUTPUT_NORM)
         self.head: Linear = self._adapt(base.head, HEAD)
         self.layers: list[Layer] = [self._layer(layer) for layer in base.layers]
+        for lora, _ in self.adapters:
+            if strange := sorted(set(lora.vectors) - self._asked):
+                raise ModelFileError(
+                    f"{lora.name} updates {strange[0]}, which this model does not have; use its own adapter"
+                )
 
     def _layer(self, layer: Layer) -> Layer:
         parts: dict[str, Any] = {}
@@ -177,13 +183,18 @@ class AdaptedWeights:
 
     def _vector(self, own: Any, name: str) -> Any:
         """One of the base's vectors with what adapters have learnt of it: itself where they have nothing."""
+        if own is None:
+            return None
+        self._asked.add(name)
         found = own
         for lora, scale in self.adapters:
             if (learnt := lora.vectors.get(name)) is None or scale == 0.0:
                 continue
-            if own is None or tuple(learnt.shape) != tuple(own.shape):
-                has = "does not have" if own is None else f"has in shape {tuple(own.shape)}, not {tuple(learnt.shape)}"
-                raise ModelFileError(f"{lora.name} updates {name}, which this model {has}; use its own adapter")
+            if tuple(learnt.shape) != tuple(own.shape):
+                has = f"{tuple(own.shape)}, not {tuple(learnt.shape)}"
+                raise ModelFileError(
+                    f"{lora.name} updates {name}, which this model has in shape {has}; use its own adapter"
+                )
             found = learnt if scale == 1.0 and found is own else found + scale * (learnt - own)
         return found
 

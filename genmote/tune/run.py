@@ -21,7 +21,7 @@ import numpy as np
 from genmote import __version__, records
 from genmote.device.meter import Meter, Reading
 from genmote.digest import sha256
-from genmote.errors import SpecError
+from genmote.errors import SpecError, TrainingError
 from genmote.models import store
 from genmote.models.gguf import ModelFile
 from genmote.models.gguf_write import check_target
@@ -35,7 +35,7 @@ from genmote.tune import memory as memory_plan
 from genmote.tune.examples import Examples
 from genmote.tune.memory import Need
 from genmote.tune.settings import Tuning
-from genmote.tune.trainer import DivergedError, Trainer
+from genmote.tune.trainer import Trainer
 
 if TYPE_CHECKING:
     from genmote.tune.learnt import Numbers
@@ -124,7 +124,7 @@ def tune(
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
     `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
-    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; DivergedError
+    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
     where the loss is no number any more, after the best adapter so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
@@ -198,7 +198,7 @@ class _Run:
                 self._keep()
                 kept = time.monotonic()
             bar("training, steps", tuning.steps, tuning.steps)
-        except DivergedError as fault:
+        except FloatingPointError as fault:
             raise self._diverged(fault) from None
         self._finish()
 
@@ -234,7 +234,7 @@ class _Run:
             return
         progress, loss = self.progress, self.trainer.judge(self.judge)
         if not np.isfinite(loss):
-            raise DivergedError(f"step {progress.step}: the held-out loss is {loss}")
+            raise FloatingPointError(f"step {progress.step}: the held-out loss is {loss}")
         progress.judged.append((progress.step, loss))
         if progress.step == 0:
             self.note(f"held out: {loss:.4f} nats a token")
@@ -270,7 +270,7 @@ class _Run:
         self._write(self.output, self._best())
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _diverged(self, fault: DivergedError) -> DivergedError:
+    def _diverged(self, fault: FloatingPointError) -> TrainingError:
         """Write the best adapter so far, if it is better than the base, and say what happened."""
         best = self.progress.best
         if best is not None and best[1] < self.progress.judged[0][1]:
@@ -280,7 +280,7 @@ class _Run:
         else:
             told = "no adapter was written"
         shutil.rmtree(self.work, ignore_errors=True)
-        return DivergedError(f"{fault}: training stopped, {told}; use a lower --rate")
+        return TrainingError(f"{fault}: training stopped, {told}; use a lower --rate")
 
     def _write(self, path: Path, numbers: Numbers) -> None:
         alpha = self.tuning.factor * self.tuning.rank

@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import GenmoteError
+from genmote.errors import TrainingError
 from genmote.home import atomic_write
 from genmote.ops.exact import Float32
 
 VERSION = 1
-
-
-class DiskFullError(GenmoteError):
-    """A run's state cannot be written."""
 
 
 @dataclass
@@ -45,7 +41,7 @@ class Progress:
 def save(
     path: Path, run: str, progress: Progress, numbers: dict[str, Float32], states: dict[str, dict[str, NDArray[Any]]]
 ) -> None:
-    """Write all of it, whole or not at all. `run` names what the run is of. DiskFullError where that fails."""
+    """Write all of it, whole or not at all. `run` names what the run is of. TrainingError where that fails."""
     about = json.dumps({"version": VERSION, "run": run, **asdict(progress)}).encode()
     arrays: dict[str, NDArray[Any]] = {"about": np.frombuffer(about, np.uint8)}
     arrays |= {f"numbers/{name}": array for name, array in numbers.items()}
@@ -55,7 +51,7 @@ def save(
         with atomic_write(path) as out:
             np.savez(out, **arrays)  # type: ignore[arg-type]
     except OSError as fault:
-        raise DiskFullError(
+        raise TrainingError(
             f"{path} cannot be written ({fault.strerror}): what was kept before is whole; make room and give the "
             "same command again"
         ) from None

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from genmote.errors import GenmoteError
 from genmote.models.backward import Backward
 from genmote.models.decoder import Decoder
 from genmote.ops.exact import Float32
@@ -18,10 +17,6 @@ from genmote.tune.adamw import AdamW
 from genmote.tune.examples import Examples
 from genmote.tune.learnt import Learnt, Numbers, fresh
 from genmote.tune.settings import Tuning
-
-
-class DivergedError(GenmoteError):
-    """The loss or a gradient is no number any more."""
 
 
 class Trainer:
@@ -63,7 +58,7 @@ class Trainer:
     def step(self, examples: Examples, some: Sequence[int], step: int) -> float:
         """Learn from some examples as step number `step`, the first is 1; the mean loss of their tokens before it, in
         nats. Where they go through the model in one pass, each gradient is used as it comes and is not kept. Raises
-        DivergedError, after which the numbers are of no use."""
+        FloatingPointError where a number is none any more, after which the numbers are of no use."""
         tokens = batches.learnt_tokens(examples, some)
         passes = list(batches.passes(examples, some, self.rows, 1 / max(1, tokens)))
         rate = self.rate(step)
@@ -71,7 +66,7 @@ class Trainer:
         def apply(name: str, gradient: Float32) -> None:
             length = float(np.sqrt(np.square(gradient, dtype=np.float32).sum(dtype=np.float64)))
             if not math.isfinite(length):
-                raise DivergedError(f"step {step}: the gradient of {name} is {length}")
+                raise FloatingPointError(f"step {step}: the gradient of {name} is {length}")
             if length > self.tuning.clip:
                 gradient *= np.float32(self.tuning.clip / length)
             self.adam.update(name, self.numbers[name], gradient, rate, step)
@@ -85,7 +80,7 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):  # told by the loss
             loss = sum(self.backward.step(each, apply if len(passes) == 1 else gather) for each in passes)
             if not math.isfinite(loss):
-                raise DivergedError(f"step {step}: the loss is {loss}")
+                raise FloatingPointError(f"step {step}: the loss is {loss}")
             for name in list(self._sums):
                 apply(name, self._sums.pop(name))
         return float(loss)

@@ -18,6 +18,7 @@ from genmote.models.gguf_write import write_gguf
 from genmote.models.lora import AdaptedWeights, base_shapes, read_lora
 from genmote.models.make_model import make_model
 from genmote.models.weights import GgufWeights
+from genmote.models.write_lora import merge
 from genmote.ops.numpy_ops import NumpyOps
 from genmote.ops.protocol import Ops, Span
 
@@ -170,3 +171,74 @@ def test_a_gate_that_the_model_lacks(tmp_path: Path) -> None:
         ModelFileError, match="an adapter updates blk.0.ffn_gate.weight, which this model does not have"
     ):
         AdaptedWeights(weights, [(read_lora(adapter, weights.config, ops), 1.0)])
+
+
+# -- merged files, and vectors of norms and biases ---------------------------------------------------------------------
+
+
+def test_merge_adds_the_update_at_its_scale(base: ModelFile, tmp_path: Path) -> None:
+    tensors = pairs(base, EVERY, seed=4)
+    adapter = adapter_file(tmp_path / "a.gguf", tensors)
+    changed = merge(base.path, adapter.path, tmp_path / "m.gguf", scale=0.5)
+    wanted = merged(base, tmp_path / "w.gguf", [(tensors, 0.5 * 8.0 / RANK)])
+    found = ModelFile.open(tmp_path / "m.gguf")
+    assert set(changed) == set(EVERY) and set(changed.values()) == {"F32"}
+    assert found.metadata.keys() == base.metadata.keys() and list(found.tensors) == list(base.tensors)
+    for name in base.tensors:
+        np.testing.assert_allclose(found.tensor(name), wanted.tensor(name), rtol=1e-5, atol=1e-6)
+    merge(base.path, adapter.path, tmp_path / "m.gguf", type="Q8_0")
+    found = ModelFile.open(tmp_path / "m.gguf")
+    assert {found.tensors[name].type for name in EVERY} == {"Q8_0"}
+    assert {found.tensors[name].type for name in base.tensors if name not in EVERY} == {"F32"}
+
+
+def vectors_file(path: Path, vectors: dict[str, np.ndarray], **about: Any) -> ModelFile:
+    return adapter_file(path, vectors, **{"adapter.type": "genmote.lora", **about})
+
+
+def test_vectors_stand_for_the_base_s_own_at_their_scale(base: ModelFile, tmp_path: Path) -> None:
+    rng, names = np.random.default_rng(2), ["blk.1.ffn_norm.weight", "output_norm.weight"]
+    vectors = {
+        name: base.tensor(name) + rng.standard_normal(base.tensors[name].shape).astype(np.float32) for name in names
+    }
+    file = vectors_file(tmp_path / "v.gguf", vectors)
+    ops, config = NumpyOps(), read_config(base)
+    lora = read_lora(file, config, ops)
+    for scale in (1.0, 0.25):
+        adapted = AdaptedWeights(GgufWeights(base, ops), [(lora, scale)])
+        whole = {
+            n: base.tensor(n) + (scale * (vectors[n] - base.tensor(n)) if n in vectors else 0) for n in base.tensors
+        }
+        path = tmp_path / "whole.gguf"
+        write_gguf(path, base.typed_metadata(), [(n, "F32", x.shape, x.astype(np.float32)) for n, x in whole.items()])
+        wanted = logits(GgufWeights(ModelFile.open(path), ops), config, ops)
+        np.testing.assert_allclose(logits(adapted, config, ops), wanted, rtol=1e-4, atol=1e-4)
+        assert adapted.layers[0] is adapted.base.layers[0]  # nothing of it has changed
+    merge(base.path, file.path, tmp_path / "m.gguf", scale=0.25)
+    np.testing.assert_allclose(
+        logits(GgufWeights(ModelFile.open(tmp_path / "m.gguf"), ops), config, ops), wanted, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_vectors_that_do_not_fit_are_refused(base: ModelFile, tmp_path: Path) -> None:
+    ops, config = NumpyOps(), read_config(base)
+    weights = GgufWeights(base, ops)
+
+    def attach(vectors: dict[str, np.ndarray], **about: Any) -> None:
+        AdaptedWeights(weights, [(read_lora(vectors_file(tmp_path / "v.gguf", vectors, **about), config, ops), 1.0)])
+
+    attach({"output_norm.weight": np.ones(64, np.float32)})
+    with pytest.raises(ModelFileError, match="output_norm.weight, which cannot be adapted"):
+        attach({"output_norm.weight": np.ones(64, np.float32)}, **{"adapter.type": "lora"})
+    with pytest.raises(ModelFileError, match=r"output_norm.weight, which this model has in shape \(64,\), not \(63,\)"):
+        attach({"output_norm.weight": np.ones(63, np.float32)})
+    with pytest.raises(ModelFileError, match=r"blk.0.attn_q.bias, which this model does not have"):
+        attach({"blk.0.attn_q.bias": np.ones(64, np.float32)})
+    with pytest.raises(ModelFileError, match=r"blk.7.attn_norm.weight, which this model does not have"):
+        attach({"blk.7.attn_norm.weight": np.ones(64, np.float32)})
+    with pytest.raises(ModelFileError, match="has another shape"):
+        file = vectors_file(tmp_path / "v.gguf", {"output_norm.weight": np.ones(63, np.float32)})
+        merge(base.path, file.path, tmp_path / "m.gguf")
+    with pytest.raises(ModelFileError, match=r"which is no tensor of .*: it cannot be merged"):
+        file = vectors_file(tmp_path / "v.gguf", {"blk.7.attn_norm.weight": np.ones(64, np.float32)})
+        merge(base.path, file.path, tmp_path / "m.gguf")

@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 
 from genmote import Engine, home
-from genmote.errors import BudgetError, ModelFileError, SpecError
+from genmote.errors import BudgetError, ModelFileError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.tune.run import CARD, tune
 from genmote.tune.settings import Tuning
-from genmote.tune.state import DiskFullError
-from genmote.tune.trainer import DivergedError, Trainer
+from genmote.tune.trainer import Trainer
 
 QUICK = Tuning(steps=24, batch=2, context=32, rate=0.02, judge_every=8)
 
@@ -183,7 +182,7 @@ def test_a_full_disk_stops_it_and_what_was_there_stays(
         replace(source, target)
 
     monkeypatch.setattr(home.os, "replace", no_room)
-    with pytest.raises(DiskFullError, match=r"No space left.*make room and give the same command again"):
+    with pytest.raises(TrainingError, match=r"No space left.*make room and give the same command again"):
         tune(tiny, data, output, QUICK)
     assert output.read_bytes() == b"the one before"
     full[0] = False
@@ -203,7 +202,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_adapter(
     output = tmp_path / "mine.gguf"
     output.write_bytes(b"the one before")
     with pytest.raises(
-        DivergedError, match=r"step \d+: .*training stopped, no adapter was written; use a lower --rate"
+        TrainingError, match=r"step \d+: .*training stopped, no adapter was written; use a lower --rate"
     ):
         tune(tiny, data, output, Tuning(**{**vars(QUICK), "rate": 1e30, "on": "head"}))  # norms would tame the rest
     assert output.read_bytes() == b"the one before"
@@ -216,7 +215,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_adapter(
         return step(self, *args)
 
     monkeypatch.setattr(Trainer, "step", breaks)
-    with pytest.raises(DivergedError, match=r"step 13: .*training stopped, .*mine.gguf is the adapter of step 8"):
+    with pytest.raises(TrainingError, match=r"step 13: .*training stopped, .*mine.gguf is the adapter of step 8"):
         tune(tiny, data, output, QUICK)
     monkeypatch.undo()
     tune(tiny, data, tmp_path / "until.gguf", Tuning(**{**vars(QUICK), "patience": 0}))

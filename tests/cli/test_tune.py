@@ -1,0 +1,112 @@
+"""`genmote tune` and `genmote merge`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from genmote import records
+from genmote.models.gguf import ModelFile
+from tests.cli.conftest import Genmote
+
+
+@pytest.fixture
+def model(tmp_path: Path, genmote: Genmote) -> Path:
+    path = tmp_path / "tiny.gguf"
+    assert genmote("make-model", "tiny-llama", str(path), "--type", "Q8_0").status == 0
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.jsonl"
+    letters = "abcdefghij"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"{a}{b}", "completion": b}) + "\n" for a in letters for b in letters)
+    )
+    return path
+
+
+QUICK = ("--steps", "8", "--batch", "2", "--context", "16", "--rate", "0.01", "--judge-every", "4", "--threads", "1")
+
+
+def test_an_adapter_that_generate_takes(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:
+    output, plot, record = (tmp_path / name for name in ("mine.gguf", "mine.svg", "records.jsonl"))
+    beside = ("--plot", str(plot), "--record", str(record))
+    ran = genmote("tune", str(model), str(data), "-o", str(output), *QUICK, *beside)
+    assert ran.status == 0 and ran.out.startswith(f"{output} (") and "held out: " in ran.out and "tokens/s" in ran.out
+    assert "step 4: learning " in ran.err and "step 8: learning " in ran.err
+    assert ET.parse(plot).getroot().tag.endswith("svg")
+    assert plot.read_text().count('class="panel"') == 3
+    kept = next(iter(records.read(record)))
+    assert kept.what == "tune" and kept.values["steps"] == 8 and kept.model_sha256 == ModelFile.open(model).sha256()
+    told = genmote("tune", str(model), str(data), "-o", str(output), *QUICK, "--json").json
+    assert told["steps"] == 8 and len(told["judged"]) == 3 and told["card"]["examples"] == 90
+    assert told["peak_rss_bytes"] > 0 and told["planned_bytes"] > 0 and told["held_out_after"] > 0
+    ran = genmote("generate", str(model), "--adapter", str(output), "--prompt", "ab", "--max-tokens", "2")
+    assert ran.status == 0
+
+    whole = tmp_path / "whole.gguf"
+    ran = genmote("merge", str(model), str(output), "-o", str(whole), "--json")
+    assert ran.json["matrices"] == 14 and ran.json["types"] == ["Q8_0"] and ran.json["size_bytes"] > 0
+    assert "stored as F16" in genmote("merge", str(model), str(output), "-o", str(whole), "--type", "F16").out
+    assert genmote("generate", str(whole), "--prompt", "ab", "--max-tokens", "2").status == 0
+
+
+def test_a_budget_is_told_and_one_that_is_too_small_refused(
+    genmote: Genmote, model: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ("tune", str(model), str(data), "-o", str(tmp_path / "mine.gguf"), *QUICK, "--memory")
+    assert "1000 MB: " in genmote(*words, "1GB").err
+    ran = genmote(*words, "20MB")
+    assert ran.status == 2 and "to train on this model takes at least" in ran.err and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--on", "attn_z"), "on=attn_z: attn_z cannot be learnt"),
+        (("--rank", "0", "--steps", "0"), "rank=0: use 1 to 1024, such as 8; steps=0"),
+        (("--held-out", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
+        (("--plot", "/nowhere/p.svg"), "no folder: make it first, or choose another --plot"),
+        (("--ops", "torch"), "'torch' has no backward operations"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: tuple[str, ...], said: str, genmote: Genmote, model: Path, data: Path, tmp_path: Path
+) -> None:
+    ran = genmote("tune", str(model), str(data), "-o", str(tmp_path / "mine.gguf"), *QUICK, *words)
+    assert ran.status == 2 and said in ran.err and not (tmp_path / "mine.gguf").exists()
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_faulty_examples_and_places(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(b'{"text": "\xff"}\n')
+    ran = genmote("tune", str(model), str(bad), "-o", str(tmp_path / "mine.gguf"), *QUICK)
+    assert ran.status == 2 and "line 1: byte 0xff is not UTF-8" in ran.err
+    ran = genmote("tune", str(model), str(data), "-o", str(tmp_path / "mine.bin"), *QUICK)
+    assert ran.status == 2 and "wanted a name that ends in .gguf" in ran.err
+    ran = genmote("tune", str(model), str(data), "-o", str(model), *QUICK)
+    assert ran.status == 2 and "is the model itself" in ran.err
+
+
+def test_a_training_that_stops_is_told(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "mine.gguf")
+    ran = genmote("tune", str(model), str(data), "-o", output, *QUICK, "--on", "head", "--rate", "1e30")
+    assert ran.status == 1 and "training stopped, no adapter was written; use a lower --rate" in ran.err
+
+
+def test_merge_of_what_does_not_fit(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:
+    assert genmote("tune", str(model), str(data), "-o", str(tmp_path / "mine.gguf"), *QUICK).status == 0
+    other = tmp_path / "other.gguf"
+    assert genmote("make-model", "tiny-llama-256", str(other)).status == 0
+    ran = genmote("merge", str(other), str(tmp_path / "mine.gguf"), "-o", str(tmp_path / "w.gguf"))
+    assert ran.status == 2 and "do not fit the model's" in ran.err
+    ran = genmote("merge", str(model), str(model), "-o", str(tmp_path / "w.gguf"))
+    assert ran.status == 2 and "is not a LoRA adapter" in ran.err
+    ran = genmote("merge", str(model), str(tmp_path / "mine.gguf"), "-o", str(model))
+    assert ran.status == 2 and "is the model itself" in ran.err
