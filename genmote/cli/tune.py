@@ -1,8 +1,10 @@
-"""Adapt a model to examples of your own, on the device: an adapter that generate, chat and serve take.
+"""Adapt a model to examples of your own, on the device: learn an adapter.
 
     genmote tune smollm2-135m mine.jsonl -o mine.gguf
     genmote tune smollm2-135m mine.jsonl -o mine.gguf --memory 250MB --steps 400 --plot mine.svg
-    genmote generate smollm2-135m --adapter mine.gguf --prompt "Turn on the light"
+    genmote tune smollm2-135m more.jsonl -o better.gguf --from mine.gguf
+
+The adapter is given to generate, chat and serve with --adapter mine.gguf, or worked into the model by merge.
 
 Each line of a .jsonl file is an example: {"prompt": …, "completion": …}, {"messages": [...]} in the model's own chat
 format, of which the assistant's turns are learnt, or {"text": …}. Any other file is one text. The model's weights stay

@@ -264,6 +264,7 @@ class Backward:
                 if said is not None:
                     logits = self.gradients.soft_cap(logits, said, cap)
                 d[rows] = back_norm(back_head(logits))
+            del logits, said  # before the next are made
         self._give = give
         for name, gradient in found.items():
             give(name, gradient)

@@ -6,6 +6,7 @@ A file with a name that ends in .jsonl has one example a line, in any of these f
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}   the assistant's turns
     {"text": "All of this."}                                                          all of it
 
+Texts are read as `generate` reads a prompt: names of control tokens are these tokens; in messages they are text.
 Instead of a text there may be a list of token ids. Any other file is one text, which is cut into windows.
 """
 
@@ -188,9 +189,9 @@ def _conversation(messages: Any, model: Reader) -> tuple[list[int], list[bool]]:
 
 
 def _encode(model: Reader, value: Any, *, start: bool, what: str) -> list[int]:
-    """A text, or token ids as they are. What a text says is text: control tokens' names in it are no control tokens."""
+    """A text as `generate` reads a prompt (control tokens' names in it are these tokens), or token ids as they are."""
     if isinstance(value, str):
-        tokens = model.tokenizer.encode(value, bos=False, start=start, special=False)
+        tokens = model.tokenizer.encode(value, bos=False, start=start)
         return [model.begin_token, *tokens] if start and model.begin_token is not None else tokens
     size = model.config.vocab_size
     right = isinstance(value, list) and all(type(token) is int and 0 <= token < size for token in value)

@@ -6,6 +6,7 @@ the op set's matrices when the layer is asked for, so that memory holds them twi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -15,7 +16,8 @@ import numpy as np
 
 from genmote.errors import SpecError
 from genmote.models.config import Config
-from genmote.models.lora import HEAD, NORMS, OUTPUT_NORM, PARTS, base_shapes
+from genmote.models.gguf import ModelFile
+from genmote.models.lora import HEAD, NORMS, OUTPUT_NORM, PARTS, base_shapes, check_lora
 from genmote.ops.exact import Float32
 from genmote.ops.layer import Adapter, Layer, Linear, Norm
 from genmote.ops.protocol import Ops
@@ -49,6 +51,25 @@ def fresh(weights: Any, config: Config, tuning: Tuning) -> Numbers:
     if not numbers:
         raise SpecError(f"on={tuning.on}: this {config.architecture} model has none of these; use all, or norms")
     return numbers
+
+
+def go_on(numbers: Numbers, path: str | os.PathLike[str], config: Config, factor: float) -> None:
+    """Begin with the numbers of an adapter file instead of fresh ones. SpecError where it learns something else, or
+    with another rank; ModelFileError where it is no adapter of this model's."""
+    file = ModelFile.open(path)
+    alpha, _ = check_lora(file, config)
+    shapes = {name: tuple(info.shape) for name, info in file.tensors.items()}
+    wanted = {name: array.shape for name, array in numbers.items()}
+    if shapes != wanted:
+        one = sorted(set(shapes.items()) ^ set(wanted.items()))[0][0]
+        raise SpecError(
+            f"{file.path.name} is of other matrices or another rank ({one}): it is gone on from with the --on and "
+            "--rank that it was made with"
+        )
+    for name, array in numbers.items():
+        array[...] = file.tensor(name)
+        if name.endswith(".lora_b"):
+            array *= np.float32((alpha / array.shape[1] if alpha else 1.0) / factor)  # what it counts stays the same
 
 
 def _linears(weights: Any) -> dict[str, Linear]:

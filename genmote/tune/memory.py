@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from genmote.models.gguf import ModelFile
 
 # Beside `footprint.INTERPRETER_BYTES`, as measured: the modules of a training, the tokenizer, the meter.
-MODULE_BYTES = 9 << 20
+MODULE_BYTES = 5 << 20
 FEW_LOGITS = 8  # rows
 
 

@@ -180,7 +180,9 @@ class _Run:
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
-        settings = {key: str(value) for key, value in vars(self.tuning).items() if key != "held_out"}
+        settings = {key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base")}
+        if self.tuning.base is not None:
+            settings["base"] = ModelFile.open(self.tuning.base).sha256()
         about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])
         self.name = sha256(about.encode()).hexdigest()
 
@@ -265,7 +267,7 @@ class _Run:
         progress, best = self.progress, self.progress.best
         if best is not None and best[1] >= progress.judged[0][1]:
             self.note(
-                "no better than the base on what was held out: more or other examples, fewer steps, a lower rate?"
+                "no better than the base on what was held out: use more or other examples, fewer steps, a lower rate?"
             )
         self._write(self.output, self._best())
         shutil.rmtree(self.work, ignore_errors=True)

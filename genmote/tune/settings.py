@@ -40,6 +40,7 @@ class Tuning:
     decay: float = setting("weight decay", default=0.0)
     clip: float = setting("a longer gradient of a matrix is shortened to this length", default=1.0)
     seed: int = setting("seed of the adapter's first numbers and of the order of examples", default=0)
+    base: Path | None = setting("an adapter to go on from (default: begin anew)", default=None, flag="--from")
     held_out: Path | None = setting("examples to judge by (default: a tenth of the file's)", default=None)
     judge_every: int = setting("steps between two judgements", default=25)
     patience: int = setting("stop after so many judgements without a better one (0: never)", default=0)

@@ -15,7 +15,7 @@ from genmote.ops.gradients import Gradients, of
 from genmote.tune import batches
 from genmote.tune.adamw import AdamW
 from genmote.tune.examples import Examples
-from genmote.tune.learnt import Learnt, Numbers, fresh
+from genmote.tune.learnt import Learnt, Numbers, fresh, go_on
 from genmote.tune.settings import Tuning
 
 
@@ -25,11 +25,14 @@ class Trainer:
     def __init__(
         self, decoder: Decoder, tuning: Tuning, *, numbers: Numbers | None = None, gradients: Gradients | None = None
     ) -> None:
-        """`decoder` gives the base, and stays as it is. `numbers`: to go on from, None for fresh ones. Raises SpecError
-        where the model has nothing of what is to be learnt, OpsError for an op set without backward operations."""
+        """`decoder` gives the base, and stays as it is. `numbers`: to go on from; None: those of `tuning.base`, or fresh
+        ones. Raises SpecError where the model has nothing of what is to be learnt, OpsError for an op set without
+        backward operations."""
         self.tuning = tuning
         base, ops = decoder.weights, decoder.ops
         self.numbers = fresh(base, decoder.config, tuning) if numbers is None else numbers
+        if numbers is None and tuning.base is not None:
+            go_on(self.numbers, tuning.base, decoder.config, tuning.factor)
         self.weights: Any = Learnt(base, ops, self.numbers, tuning.factor)
         self.decoder = Decoder(decoder.config, self.weights, ops, fused=False)
         self.backward = Backward(

@@ -303,6 +303,19 @@ def test_other_families(shape: str, data: Path, tmp_path: Path) -> None:
     assert made.after is not None and made.before is not None and made.after < made.before
 
 
+def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> None:
+    first = tune(tiny, data, tmp_path / "a.gguf", QUICK)
+    told: list[str] = []
+    more = Tuning(**{**vars(QUICK), "base": tmp_path / "a.gguf", "alpha": 4.0, "rate": 1e-9})
+    second = tune(tiny, data, tmp_path / "b.gguf", more, tell=told.append)
+    assert second.before == pytest.approx(first.after, rel=1e-5)  # though the update counts otherwise
+    assert second.card["settings"]["base"] == str(tmp_path / "a.gguf")
+    with pytest.raises(SpecError, match=r"a.gguf is of other matrices or another rank \(blk.0.attn_k.weight.lora_a\)"):
+        tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "rank": 4}))
+    with pytest.raises(ModelFileError, match="is not a LoRA adapter"):
+        tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "base": tiny}))
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
