@@ -45,6 +45,16 @@ class Batch:
     weights: Float32  # (N,) what a row's loss counts; rows of 0 say nothing
 
 
+def states(decoder: Decoder, batch: Batch) -> Float32:
+    """What the last block gives for each row of a batch, (N, D). Keys and values are held of one layer at a time."""
+    sessions = _sessions(decoder, batch.lengths)
+    x: Float32
+    x, tables = decoder.start(batch.tokens, sessions(decoder.weights.layers[0]))
+    for layer in decoder.weights.layers:
+        x = decoder.block(x, _alone(layer), _rotary(layer, tables), sessions(layer))
+    return x
+
+
 class Backward:
     """Losses and gradients of a decoder. An adapter that is learnt is the last of its linear's."""
 
@@ -72,18 +82,14 @@ class Backward:
 
     def loss(self, batch: Batch) -> float:
         """Sum over the rows of weight * -log p(target), in nats."""
-        x, tables = self._start(batch)
-        sessions = self._sessions(batch.lengths)
-        for layer in self.decoder.weights.layers:
-            x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
-        return self._head(x, batch, back=False)[0]
+        return self._head(states(self.decoder, batch), batch, back=False)[0]
 
     def step(self, batch: Batch, give: Give) -> float:
         """The loss, as `loss` has it; `give` is told each wanted gradient, the last layer's first. It may at once
         change the vector that it is told of, and an adapter's matrices with the second of the two."""
         self._give = give
-        x, tables = self._start(batch)
-        sessions = self._sessions(batch.lengths)
+        sessions = _sessions(self.decoder, batch.lengths)
+        x, tables = self.decoder.start(batch.tokens, sessions(self.decoder.weights.layers[0]))
         layers, inputs = self.decoder.weights.layers, []
         for layer in layers:
             if layer.spec.index >= self.lowest:
@@ -224,27 +230,6 @@ class Backward:
 
     # -- the beginning and the end --------------------------------------------------------------------------------
 
-    def _start(self, batch: Batch) -> tuple[Float32, list[Rotary]]:
-        """The first layer's input, and the rotations."""
-        spans = self._sessions(batch.lengths)(self.decoder.weights.layers[0])
-        return self.decoder.start(batch.tokens, spans)
-
-    def _sessions(self, lengths: Sequence[int]) -> Callable[[Layer], list[Span]]:
-        """The texts' spans, whose caches hold the keys and values of one layer, the one that is computed."""
-        made: dict[int, list[Span]] = {}
-
-        def of(layer: Layer) -> list[Span]:
-            heads = layer.spec.n_kv_heads
-            if heads not in made:
-                starts = np.cumsum([0, *lengths]).tolist()
-                made[heads] = [
-                    Span(self.decoder.ops.cache(1, heads, layer.spec.head_dim, count), start, count)
-                    for start, count in zip(starts, lengths, strict=False)
-                ]
-            return made[heads]
-
-        return of
-
     def _head(self, x: Float32, batch: Batch, *, back: bool) -> tuple[float, Float32]:
         """The loss, and the gradient of what the last layer gave (N, D); rows of weight 0 are left out."""
         decoder, head, cap = self.decoder, self.decoder.weights.head, self.decoder.config.logit_cap
@@ -269,6 +254,23 @@ class Backward:
         for name, gradient in found.items():
             give(name, gradient)
         return loss, d
+
+
+def _sessions(decoder: Decoder, lengths: Sequence[int]) -> Callable[[Layer], list[Span]]:
+    """The texts' spans, whose caches hold the keys and values of one layer, the one that is computed."""
+    made: dict[int, list[Span]] = {}
+
+    def of(layer: Layer) -> list[Span]:
+        heads = layer.spec.n_kv_heads
+        if heads not in made:
+            starts = np.cumsum([0, *lengths]).tolist()
+            made[heads] = [
+                Span(decoder.ops.cache(1, heads, layer.spec.head_dim, count), start, count)
+                for start, count in zip(starts, lengths, strict=False)
+            ]
+        return made[heads]
+
+    return of
 
 
 def _alone(layer: Layer) -> Layer:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Beside `footprint.INTERPRETER_BYTES`, as measured: the modules of a training, the tokenizer, the meter.
 MODULE_BYTES = 5 << 20
+WRITERS = ("attn_output", "ffn_down")  # the matrices that write into the residual stream
 FEW_LOGITS = 8  # rows
 
 
@@ -59,6 +60,37 @@ def need(model: ModelFile, tuning: Tuning, threads: int) -> Need:
             "scratch": threads * (1 << 20) + footprint.HEAP_BYTES,
         }
     )
+
+
+def need_forward(model: ModelFile, tuning: Tuning, threads: int) -> Need:
+    """What passes forward alone take, all weights in memory (`tune/forward.py`)."""
+    config = read_config(model)
+    rows = tuning.rows or 2 * tuning.context
+    numbers, exact = 0, 0
+    for tensor, (out, cols) in base_shapes(config).items():
+        if tensor in model.tensors and writes(tensor, config, tuning):
+            numbers += tuning.rank * (out + cols)
+            exact = tuning.rank * out  # the last one's
+    passing = footprint.activation_bytes(config, rows, rows, threads, rank=footprint.rank(model), steps=True)
+    return Need(
+        {
+            "interpreter": footprint.INTERPRETER_BYTES + footprint.CODE_BYTES + MODULE_BYTES,
+            "weights": footprint.weights(model, config).total,
+            "adapter": 4 * numbers + 4 * exact,
+            "averages": int(STATE_BYTES * exact),
+            "a pass": passing + 4 * rows * (max(config.kv_heads) * config.head_dim + config.width),
+            "logits": (tuning.logit_rows - 1) * footprint.logits_bytes(config),
+            "scratch": threads * (1 << 20) + footprint.HEAP_BYTES,
+        }
+    )
+
+
+def writes(tensor: str, config: Config, tuning: Tuning) -> bool:
+    """Whether passes forward alone learn this matrix: what writes into the residual stream in the upper half."""
+    if not tensor.startswith("blk.") or not tuning.learns(tensor):
+        return False
+    _, index, part, _ = tensor.split(".")
+    return part in WRITERS and int(index) >= config.n_layers // 2
 
 
 def _learnt(model: ModelFile, config: Config, tuning: Tuning) -> tuple[int, int]:
