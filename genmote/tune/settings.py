@@ -79,8 +79,6 @@ class Tuning:
                 f"rate={self.highest_rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
                 "use such as 0.0005, 0.05, 0 and 1"
             )
-        if self.method == "forward" and self.base is not None:
-            yield "method=forward: goes on from no adapter (directions come from the base): leave out --from"
         if not 0 <= self.seed < 1 << 32:
             yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
         if self.rows < 0 or self.logit_rows < 1:

@@ -21,8 +21,8 @@ from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.ops.gradients import of
-from genmote.tune import batches, examples
-from genmote.tune.forward import GUIDES, MOVE, STATE, ForwardTrainer
+from genmote.tune import batches, examples, forward
+from genmote.tune.forward import GUIDES, STATE, ForwardTrainer
 from genmote.tune.learnt import Learnt
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
@@ -65,9 +65,12 @@ def true_gradients(trainer: ForwardTrainer, engine: Engine, batch: Any) -> dict[
 
 
 @pytest.mark.parametrize("shape", ["tiny-llama", "tiny-gemma3", "tiny-opt"])
-def test_the_estimate_is_the_gradient_on_average(shape: str, data: Path, tmp_path: Path) -> None:
+def test_the_estimate_is_the_gradient_on_average(
+    shape: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over many draws the estimate's mean comes to the gradient that goes the way back, along the guides, within what
-    so many draws leave; and it is no nearer to another example's."""
+    so many draws leave, and stands out of it. The move is small here: what is left over goes with its square."""
+    monkeypatch.setattr(forward, "MOVE", 0.02)
     make_model(shape, "F32", tmp_path / "m.gguf", seed=5)
     with Engine.load(tmp_path / "m.gguf", ops="native", threads=1) as engine:
         trainer, found = trained(engine, data, Tuning(method="forward", context=32, batch=2, rank=2, rows=64), 3)
@@ -79,20 +82,21 @@ def test_the_estimate_is_the_gradient_on_average(shape: str, data: Path, tmp_pat
             differences=differences
         )
         trainer.adam.update = lambda *_: None  # type: ignore[method-assign]
-        draws, sums, squares = 1500, dict[str, Any](), dict[str, Any]()
+        draws, sums, squares = 1000, dict[str, Any](), dict[str, Any]()
         for step in range(100, 100 + draws):
             trainer.step(found, some, step)
             for tensor, one in trainer.estimate(caught["differences"], step).items():
                 sums[tensor] = sums.get(tensor, 0) + one.astype(np.float64)
                 squares[tensor] = squares.get(tensor, 0) + np.square(one, dtype=np.float64)
         assert len(sums) == len(trainer.estimated) >= 1
+        off, clear = list[Any](), list[Any]()  # in standard errors of the mean
         for scale, (tensor, total) in zip(state["scales"], sums.items(), strict=True):
-            mean = total / draws
-            error = np.sqrt(squares[tensor] / draws / draws)  # of the mean
+            error = np.sqrt(squares[tensor]) / draws
             wanted = state["guides"] @ true[f"{tensor}.lora_b"] * scale
-            off = (mean - wanted) / error
-            assert np.abs(off).max() < 5 and np.square(off).mean() < 1.6, tensor
-            assert np.square(wanted / error).mean() > 3, "the gradient stands out of the noise"
+            off.append((total / draws - wanted) / error)
+            clear.append(wanted / error)
+        assert np.abs(off).max() < 5 and np.square(off).mean() < 1.5
+        assert np.square(clear).mean() > 5
 
 
 def test_where_nothing_is_estimated_the_gradient_is_exact(tiny: Path, data: Path) -> None:
@@ -119,7 +123,7 @@ def trainer_loss(engine: Engine, batch: Any) -> float:
 
 
 def test_examples_do_not_feel_each_other_nor_how_they_are_passed(tiny: Path, data: Path) -> None:
-    """Each example's two losses are those it has alone, and how many go through at once changes no bit of them."""
+    """How many texts go through at once changes only the last bits of what is learnt."""
     with Engine.load(tiny, threads=1) as engine:
         steps = []
         for rows in (1, 1000):
@@ -221,8 +225,7 @@ def test_a_loss_that_is_no_number_keeps_the_best_adapter(
     ("changes", "told"),
     [
         ({"on": "attn_q"}, "on=attn_q: passes forward alone learn attn_output and ffn_down"),
-        ({"base": Path("a.gguf")}, "method=forward: goes on from no adapter"),
-        ({"method": "sideways"}, "method"),
+        ({"base": Path("a.gguf")}, r"an adapter to go on from \(a.gguf\): passes forward alone begin anew"),
     ],
 )
 def test_what_cannot_be_learnt_is_told(
@@ -257,5 +260,5 @@ def test_guides_are_orthonormal_and_few(tiny: Path, data: Path) -> None:
     with Engine.load(tiny, threads=1) as engine:
         trainer, _ = trained(engine, data, QUICK, 0)
         guides = trainer.adam.states[STATE]["guides"]
-        assert 1 <= len(guides) <= GUIDES and MOVE > 0
+        assert 1 <= len(guides) <= GUIDES
         assert np.allclose(guides @ guides.T, np.eye(len(guides)), atol=1e-4)

@@ -1,0 +1,1 @@
+"""The tune set: what adapting a model on a device takes and gives."""
