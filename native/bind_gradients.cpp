@@ -30,6 +30,15 @@ void outer(Machine& s, Floats a, Floats b, FloatsOut y) {
     s.outer(a.data(), size(a, 1), b.data(), size(b, 1), size(a, 0), y.data());
 }
 
+void adapt_back(Machine& s, const PyMatrix& down, const PyMatrix& up, float scale, Floats dy, Floats x, FloatsOut dx, FloatsOut da, FloatsOut db) {
+    need(!down.m.quantised() && !up.m.quantised() && down.m.data && up.m.data && up.m.cols == down.m.rows && down.m.cols % 16 == 0, "adapt_back: wrong matrices");
+    need(dy.ndim() == 2 && x.ndim() == 2 && da.ndim() == 2 && db.ndim() == 2 && size(dy, 1) == up.m.rows && size(x, 1) == down.m.cols && dy.shape(0) == x.shape(0) && x.shape(0) > 0 && dx.size() == x.size()
+             && int64_t(da.shape(0)) == down.m.rows && int64_t(da.shape(1)) == down.m.cols && db.shape(0) == da.shape(0) && int64_t(db.shape(1)) == up16(up.m.rows), "adapt_back: wrong shapes");
+    nb::gil_scoped_release free;
+    std::lock_guard<std::mutex> lock(s.busy);
+    s.adapt_back(down.m, up.m, scale, dy.data(), x.data(), size(x, 0), dx.data(), da.data(), db.data());
+}
+
 void norm_back(Machine& s, Floats dy, Floats x, Floats gain, float eps, bool centre, FloatsOut dx, FloatsOut dgain, std::optional<FloatsOut> dbias) {
     need(gain.size() > 0 && x.ndim() > 0 && x.shape(x.ndim() - 1) == gain.size() && dy.size() == x.size() && dx.size() == x.size() && dgain.size() == gain.size() && (!dbias || dbias->size() == gain.size()),
          "norm_back: wrong shapes");
@@ -69,6 +78,7 @@ double cross_entropy(Machine& s, FloatsOut logits, Ints targets, Floats weights)
 void bind_gradients(nb::class_<Machine>& machine) {
     machine.def("matmul_back", &matmul_back)
         .def("outer", &outer)
+        .def("adapt_back", &adapt_back)
         .def("norm_back", &norm_back, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
         .def("attend_back", &attend_back)
         .def("cross_entropy", &cross_entropy)

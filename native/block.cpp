@@ -128,6 +128,17 @@ void Machine::panels_of(const Linear& l, const Input& in, int64_t rows, float* y
     });
 }
 
+void Machine::adapt(const Matrix& down, const Matrix& up, float scale, const float* x, int64_t rows, float* y) {
+    const int64_t per = 32, low = up16(down.rows), wide = up16(up.rows);  // what few rows are on their way through stays in the caches
+    pool.run(static_cast<int>((rows + per - 1) / per), [&](int task, int worker) {
+        const int64_t t = task * per, n = std::min(per, rows - t);
+        float *inner = scratch_[worker].floats.get<float>(static_cast<size_t>(per * (low + wide))), *update = inner + per * low;
+        kernels.matmul_float(down, x + t * down.cols, down.cols, n, inner, low, 0, down.panels());
+        kernels.matmul_float(up, inner, low, n, update, wide, 0, up.panels());
+        for (int64_t i = 0; i < n; i++) kernels.add_scaled(update + i * wide, up.rows, scale, y + (t + i) * up.rows);
+    });
+}
+
 void Machine::norm(const Norm& n, const float* x, int64_t rows, float* y) {
     each_row(rows, [&](int64_t i) {
         if (n.centre) kernels.layer_norm(x + i * n.size, n.gain, n.bias, n.size, n.eps, y + i * n.size);

@@ -76,6 +76,8 @@ class Machine {
 
     void quantise(const float* x, int64_t rows, int64_t ld, int64_t n, Group* out);
     void linear(const Linear& w, const float* x, int64_t rows, float* y, int64_t ldy);
+    // y += scale * up(down(x)), of two matrices of floats: y (rows, up.rows).
+    void adapt(const Matrix& down, const Matrix& up, float scale, const float* x, int64_t rows, float* y);
     void norm(const Norm& n, const float* x, int64_t rows, float* y);
     void embed(const Matrix& w, const int32_t* tokens, int64_t rows, float* y);
     void rope(float* x, int64_t ld, int64_t rows, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
@@ -92,6 +94,9 @@ class Machine {
     void matmul_back(const Matrix& w, const float* dy, int64_t rows, float* dx);
     // a^T b of (rows, p) and (rows, q): (p, q rounded up to 16).
     void outer(const float* a, int64_t p, const float* b, int64_t q, int64_t rows, float* y);
+    // The way back through `adapt`: dx (rows, in) += scale * dy up down, and the gradients of both matrices: da (rank, in rounded up
+    // to 16), db (rank, out likewise), turned over. `in` is a multiple of 16.
+    void adapt_back(const Matrix& down, const Matrix& up, float scale, const float* dy, const float* x, int64_t rows, float* dx, float* da, float* db);
     void norm_back(const Norm& n, const float* dy, const float* x, int64_t rows, float* dx, float* dgain, float* dbias);
     // Sessions of `lengths` rows, one after another; as AttendBack, with heads and kv_heads heads.
     void attend_back(const AttendBack& a, int kv_heads, const std::vector<int64_t>& lengths);
@@ -129,7 +134,7 @@ class Machine {
 
     struct Worker { Buffer spelt, gate, up, scores, floats; };
     std::vector<Worker> scratch_;
-    Buffer normed_, quantised_, q_, k_, v_, attended_, hidden_, hidden_q_, branch_;
+    Buffer normed_, quantised_, q_, k_, v_, attended_, hidden_, hidden_q_, branch_, spelt_;
     Low low_[2];
 };
 

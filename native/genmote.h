@@ -105,10 +105,10 @@ struct AttendBack {
     float* scratch;                 // attend_back_floats() floats
 };
 
-// What a product with a matrix from the other side spells out at a time: panels, and columns of them.
-constexpr int64_t kBackPanels = 16, kBackColumns = 128, kBackFloats = kBackPanels * kPanel * kBackColumns;
+constexpr int64_t kBackColumns = 128, kBackFloats = 256 * kBackColumns;  // of a matrix, that are spelt out at a time
 constexpr int64_t kBackQueries = 32;  // rows of queries whose probabilities are held at a time
 size_t attend_back_floats(int64_t rows, int64_t dim);
+size_t spelt_floats(const Matrix& w);
 
 // One instruction set's kernels.
 struct Kernels {
@@ -123,6 +123,7 @@ struct Kernels {
     void (*glu)(const float* gate, const float* up, int64_t n, Act act, float* y);
     void (*activate)(const float* x, int64_t n, Act act, float* y);
     void (*add)(const float* x, int64_t n, float* y);  // y += x
+    void (*add_scaled)(const float* x, int64_t n, float factor, float* y);  // y += factor * x, rounded twice
     // Rotate pairs of each of the heads, (i, i + half) or, interleaved, (2i, 2i + 1), by half cosines and sines.
     void (*rope)(float* x, int heads, int dim, const float* cos, const float* sin, int64_t half, bool interleaved);
     void (*soft_cap)(const float* x, int64_t n, float cap, float* y);
@@ -136,8 +137,12 @@ struct Kernels {
     // dx has room for a multiple of 16 columns. Scratch of kBackFloats.
     void (*matmul_back)(const Matrix& w, const float* dy, int64_t ldy, int64_t T, float* dx, int64_t ldx, int64_t p0, int64_t p1, int64_t first, int64_t end,
                         float* scratch);
-    // y[i][j] = sum over n < N of a[n][i] * b[n][j], for i < p and j < q; y has room for a multiple of 16 columns. Scratch likewise.
-    void (*outer)(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, float* scratch);
+    // y[i][j] (+)= sum over n < N of a[n][i] * b[n][j], for i < p and j < q; y has room for a multiple of 16 columns. Scratch likewise.
+    void (*outer)(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, bool fresh, float* scratch);
+    // All of a matrix as floats, in strips as `product` takes it: spelt_floats() of them.
+    void (*spell_out)(const Matrix& w, float* out);
+    // y[t][c] (+)= sum over o < w.rows of a[t][o] * w[o][c], t < T; w is spelt out, y has room for a multiple of 16 columns.
+    void (*product)(const float* a, int64_t lda, const Matrix& w, const float* spelt, float* y, int64_t ldy, int64_t T, bool fresh);
     void (*attend_back)(const AttendBack& a);
     // dx, and what the row was centred by and multiplied with: mean and inverse of its deviation.
     void (*norm_back)(const float* dy, const float* x, const float* gain, int64_t n, float eps, bool centre, float* dx, float* mean, float* inverse);

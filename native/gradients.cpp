@@ -10,11 +10,17 @@ size_t attend_back_floats(int64_t rows, int64_t dim) {
     return static_cast<size_t>(2 * dim * whole + 3 * wide * whole + kBackQueries * (3 * wide + 2 * whole) + whole);
 }
 
+size_t spelt_floats(const Matrix& w) { return static_cast<size_t>(w.panels() * kPanel * ((w.cols + 31) / 32 * 32)); }
+
+namespace {
+
+// Columns that a task takes of so many: all where there is one thread, else whole strips, a few tasks a thread.
+int64_t share(int64_t columns, int threads) { return threads == 1 ? columns : std::max<int64_t>(32, columns / (threads * 3) / 32 * 32); }
+
+}  // namespace
+
 void Machine::matmul_back(const Matrix& w, const float* dy, int64_t rows, float* dx) {
-    const int64_t ldx = up16(w.cols), blocks = (w.cols + kGroup - 1) / kGroup;
-    // Columns that a task takes: as many as are spelt out at once, or fewer where there are too few tasks for the threads.
-    const int64_t most = kBackColumns / kGroup, even = std::max<int64_t>(1, blocks / (pool.threads() * 3));
-    const int64_t per = (pool.threads() == 1 ? most : std::min(most, even)) * kGroup;
+    const int64_t ldx = up16(w.cols), per = share(w.cols, pool.threads());
     each_part_of(w, [&](const Matrix& part, int64_t p0, int64_t p1) {
         pool.run(static_cast<int>((w.cols + per - 1) / per), [&](int task, int worker) {
             const int64_t first = task * per, end = std::min(w.cols, first + per);
@@ -24,11 +30,41 @@ void Machine::matmul_back(const Matrix& w, const float* dy, int64_t rows, float*
 }
 
 void Machine::outer(const float* a, int64_t p, const float* b, int64_t q, int64_t rows, float* y) {
-    const int64_t per = std::min(kBackColumns, std::max<int64_t>(32, q / (pool.threads() * 3) / 32 * 32)), ldy = up16(q);
+    const int64_t per = share(q, pool.threads()), ldy = up16(q);
     pool.run(static_cast<int>((q + per - 1) / per), [&](int task, int worker) {
         const int64_t c = task * per;
-        kernels.outer(a, p, p, b + c, q, std::min(per, q - c), rows, y + c, ldy, scratch_[worker].floats.get<float>(kBackFloats));
+        kernels.outer(a, p, p, b + c, q, std::min(per, q - c), rows, y + c, ldy, true, scratch_[worker].floats.get<float>(kBackFloats));
     });
+}
+
+void Machine::adapt_back(const Matrix& down, const Matrix& up, float scale, const float* dy, const float* x, int64_t rows, float* dx, float* da, float* db) {
+    const int64_t in = down.cols, out = up.rows, rank = down.rows, ld = up16(rank);
+    constexpr int64_t block = 128, per = 32;  // rows that are gone through while they are in a cache, and those of a task
+    float *ups = spelt_.get<float>(spelt_floats(up) + spelt_floats(down) + static_cast<size_t>(2 * block * ld));
+    float *downs = ups + spelt_floats(up), *low = downs + spelt_floats(down), *dlow = low + block * ld;
+    kernels.spell_out(up, ups);
+    kernels.spell_out(down, downs);
+    const int64_t some = share(in, pool.threads()), others = share(out, pool.threads());
+    const int64_t first = (in + some - 1) / some, second = (out + others - 1) / others;
+    for (int64_t t0 = 0; t0 < rows; t0 += block) {
+        const int64_t n = std::min(block, rows - t0);
+        pool.run(static_cast<int>((n + per - 1) / per), [&](int task, int) {
+            const int64_t i = task * per, t = t0 + i, m = std::min(per, n - i);
+            kernels.matmul_float(down, x + t * in, in, m, low + i * ld, ld, 0, down.panels());
+            kernels.product(dy + t * out, out, up, ups, dlow + i * ld, ld, m, true);
+            for (int64_t at = i * ld; at < (i + m) * ld; at++) {
+                low[at] *= scale;
+                dlow[at] *= scale;
+            }
+            kernels.product(dlow + i * ld, ld, down, downs, dx + t * in, in, m, false);
+        });
+        pool.run(static_cast<int>(first + second), [&](int task, int worker) {
+            float* free = scratch_[worker].floats.get<float>(kBackFloats);
+            const int64_t c = task < first ? task * some : (task - first) * others;
+            if (task < first) kernels.outer(dlow, ld, rank, x + t0 * in + c, in, std::min(some, in - c), n, da + c, up16(in), t0 == 0, free);
+            else kernels.outer(low, ld, rank, dy + t0 * out + c, out, std::min(others, out - c), n, db + c, up16(out), t0 == 0, free);
+        });
+    }
 }
 
 void Machine::norm_back(const Norm& n, const float* dy, const float* x, int64_t rows, float* dx, float* dgain, float* dbias) {

@@ -12,13 +12,16 @@ inline VF half_rounded(VF v) {  // as keys and values are stored
     return load_half(h);
 }
 
-// Keys or values (rows, dim) rounded to float16 and turned over: (dim, rows) in strips, rows up to `whole` zero.
-inline void turned(const float* x, int64_t ld, int64_t rows, int64_t whole, int64_t dim, float* out) {
+// Keys or values (rows, dim) rounded to float16 and turned over: (dim, rows) in strips, rows up to `whole` zero. `lines`, where it is
+// wanted: the same as they are, in strips, with zeros up to whole vectors.
+inline void turned(const float* x, int64_t ld, int64_t rows, int64_t whole, int64_t dim, float* out, float* lines) {
     std::memset(out, 0, static_cast<size_t>(dim * whole) * 4);
     for (int64_t t = 0; t < rows; t++)
         for (int64_t d = 0; d < dim; d += LANES) {
             alignas(64) float line[LANES];
-            store(line, half_rounded(load_tail(x + t * ld, d, dim)));
+            const VF v = half_rounded(load_tail(x + t * ld, d, dim));
+            store(line, v);
+            if (lines) store(in_strips(lines, rows, t, d), v);
             for (int64_t i = 0; i < LANES && d + i < dim; i++) *in_strips(out, dim, d + i, t) = line[i];
         }
 }
@@ -73,10 +76,8 @@ inline void softmax_back(float* p, float* dp, int64_t b0, int64_t b1, int64_t be
     }
 }
 
-inline int64_t strips(int64_t n) { return (n + 31) / 32 * 32; }  // whole strips on every instruction set
-
 void attend_back(const AttendBack& a) {
-    const int64_t rows = a.rows, dim = a.dim, whole = strips(rows), wide = strips(dim);
+    const int64_t rows = a.rows, dim = a.dim, whole = in_whole_strips(rows), wide = in_whole_strips(dim);
     float* free = a.scratch;
     auto take = [&](int64_t n) { float* at = free; free += n; return at; };
     float *keys = take(dim * whole), *values = take(dim * whole);                 // turned: (dim, rows)
@@ -85,11 +86,9 @@ void attend_back(const AttendBack& a) {
     float *q = take(kBackQueries * wide), *dout = take(kBackQueries * wide);      // (queries, dim) in strips
     float *dq = take(kBackQueries * wide);                                        // (queries, wide)
     float *p = take(kBackQueries * whole), *dp = take(kBackQueries * whole), *slopes = take(whole);
-    turned(a.k, a.ldk, rows, whole, dim, keys);
-    turned(a.v, a.ldk, rows, whole, dim, values);
     std::memset(lines, 0, static_cast<size_t>(wide * whole) * 4);
-    for (int64_t d = 0; d < dim; d++)
-        for (int64_t t = 0; t < rows; t++) *in_strips(lines, rows, t, d) = *in_strips(keys, dim, d, t);
+    turned(a.k, a.ldk, rows, whole, dim, keys, lines);
+    turned(a.v, a.ldk, rows, whole, dim, values, nullptr);
     const int64_t vectors = wide / LANES;
     for (int h = 0; h < a.heads; h++)
         for (int64_t i0 = 0; i0 < rows; i0 += kBackQueries) {
@@ -161,20 +160,16 @@ void gain_back(const float* dy, const float* x, const float* means, const float*
 
 struct Curve { VF value, slope; };
 
+// Both are of the form v * share, share = 1 / (1 + exp(-u)), whose slope in u is share * (1 - share).
 inline Curve curve(VF v, Act kind) {
-    const VF one = splat(1.0f), half = splat(0.5f);
-    switch (kind) {
-        case Act::silu: {
-            const VF share = one / (one + exp(VF{} - v));
-            return {v * share, share * (one + v * (one - share))};
-        }
-        case Act::gelu: {
-            const VF c = splat(0.7978845608f), t = tanh(c * (v + splat(0.044715f) * v * v * v)), flat = one - t * t;
-            // Where the curve is flat, the square of v may be beyond all numbers.
-            return {half * v * (one + t), half * (one + t + (flat > VF{} ? v * flat * (c * (one + splat(0.134145f) * v * v)) : VF{}))};
-        }
-        default: return {vmax(v, VF{}), v > VF{} ? one : VF{}};
-    }
+    const VF one = splat(1.0f), two = splat(2.0f), most = splat(128.0f);
+    if (kind == Act::relu) return {vmax(v, VF{}), v > VF{} ? one : VF{}};
+    const VF c = splat(0.7978845608f);
+    const VF u = kind == Act::silu ? v : two * c * (v + splat(0.044715f) * v * v * v);
+    const VF power = exp(VF{} - u), share = one / (one + power), flat = share * (power * share);
+    const VF w = VF{} - vmax(VF{} - vmax(v, VF{} - most), VF{} - most);  // beyond, shares are 0 or 1
+    const VF steep = kind == Act::silu ? one : two * c * (one + splat(0.134145f) * w * w);
+    return {v * share, share + w * flat * steep};
 }
 
 void glu_back(const float* d, const float* gate, const float* up, int64_t n, Act kind, float* dgate, float* dup) {

@@ -35,6 +35,8 @@ template <int TYPE, int NP, int NT> void float_tile(const Matrix& w, const float
 
 template <int TYPE> void float_type(const Matrix& w, const float* x, int64_t ldx, int64_t T, float* y, int64_t ldy, int64_t p0, int64_t p1) {
     int64_t t = 0;
+    if (p1 - p0 == 1)
+        for (; t + 8 <= T; t += 8) float_tile<TYPE, 1, 8>(w, x + t * ldx, ldx, y + t * ldy, ldy, p0);
     for (; t + 4 <= T; t += 4)
         for (int64_t p = p0; p < p1;) {
             if (p + 2 <= p1) { float_tile<TYPE, 2, 4>(w, x + t * ldx, ldx, y + t * ldy, ldy, p); p += 2; }
@@ -184,6 +186,10 @@ void glu(const float* gate, const float* up, int64_t n, Act kind, float* y) {
 
 void add(const float* x, int64_t n, float* y) {
     for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+void add_scaled(const float* x, int64_t n, float factor, float* y) {
+    for (int64_t i = 0; i < n; i++) y[i] += factor * x[i];
 }
 
 template <bool INTERLEAVED> inline void rope_heads(float* __restrict x, int heads, int dim, const float* __restrict cos, const float* __restrict sin, int64_t half) {
@@ -413,7 +419,7 @@ void attend(const AttendTile* tiles, int count) {
     namespace genmote {                                                                                                    \
     extern const Kernels VARIABLE;                                                                                         \
     const Kernels VARIABLE = {NAME, quantise_row, matmul, matmul_float, dequantise_row, rms_norm, layer_norm, glu,         \
-                              activate, add, rope, soft_cap, softmax, attend, to_half, rotate, encode_row, matmul_back,     \
-                              outer, attend_back, norm_back, gain_back, glu_back, activate_back, soft_cap_back,             \
-                              cross_entropy};                                                                               \
+                              activate, add, add_scaled, rope, soft_cap, softmax, attend, to_half, rotate, encode_row,       \
+                              matmul_back, outer, spell_all, product_with, attend_back, norm_back, gain_back, glu_back,     \
+                              activate_back, soft_cap_back, cross_entropy};                                                 \
     }

@@ -189,6 +189,13 @@ NB_MODULE(_native, m) {
             std::lock_guard<std::mutex> lock(s.busy);
             s.linear({&w.m, bias ? bias->data() : nullptr}, x.data(), static_cast<int64_t>(x.shape(0)), y.data(), static_cast<int64_t>(y.shape(1)));
         }, nb::arg(), nb::arg().none(), nb::arg(), nb::arg())
+        .def("adapt", [](Machine& s, const PyMatrix& down, const PyMatrix& up, float scale, Floats x, FloatsOut y) {
+            need(!down.m.quantised() && !up.m.quantised() && down.m.data && up.m.data && up.m.cols == down.m.rows, "adapt: wrong matrices");
+            need(x.ndim() == 2 && y.ndim() == 2 && x.shape(0) == y.shape(0) && int64_t(x.shape(1)) == down.m.cols && int64_t(y.shape(1)) == up.m.rows, "adapt: wrong shapes");
+            nb::gil_scoped_release free;
+            std::lock_guard<std::mutex> lock(s.busy);
+            s.adapt(down.m, up.m, scale, x.data(), static_cast<int64_t>(x.shape(0)), y.data());
+        })
         .def("embed", [](Machine& s, const PyMatrix& w, Ints tokens, FloatsOut y) {
             need(y.ndim() == 2 && y.shape(0) == tokens.shape(0) && int64_t(y.shape(1)) == w.m.cols, "embed: wrong shapes");
             for (size_t i = 0; i < tokens.shape(0); i++) need(tokens.data()[i] >= 0 && tokens.data()[i] < w.m.rows, "embed: token out of range");

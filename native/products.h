@@ -9,6 +9,7 @@ namespace {
 constexpr int kWide = 2;                        // vectors of columns that are held at a time
 constexpr int kTall = LANES == 8 ? 6 : 12;      // rows that meet them: as many sums as there are registers
 constexpr int64_t kStrip = kWide * LANES;       // columns of a strip
+inline int64_t in_whole_strips(int64_t n) { return (n + 31) / 32 * 32; }  // on every instruction set
 
 // Where a(t, o) lies: `row` floats from one t to the next, and a float from one o to the next (ALONG), or the other way round.
 template <bool ALONG> inline float at(const float* a, int64_t row, int64_t t, int64_t o) { return ALONG ? a[t * row + o] : a[o * row + t]; }
@@ -16,6 +17,7 @@ template <bool ALONG> inline float at(const float* a, int64_t row, int64_t t, in
 // y[t][c] (+)= sum over o < steps of a(t, o) * w[o][c]: NT rows, NV vectors of columns.
 template <bool ALONG, int NT, int NV> inline void product_tile(const float* a, int64_t row, const float* w, int64_t ldw, int64_t steps, float* y, int64_t ldy, bool fresh) {
     VF sum[NT][NV];
+#pragma GCC unroll 12
     for (int t = 0; t < NT; t++)
         for (int v = 0; v < NV; v++) sum[t][v] = fresh ? VF{} : load(y + t * ldy + v * LANES);
     for (int64_t o = 0; o < steps; o++) {
@@ -27,6 +29,7 @@ template <bool ALONG, int NT, int NV> inline void product_tile(const float* a, i
             for (int v = 0; v < NV; v++) sum[t][v] = fma(each, c[v], sum[t][v]);
         }
     }
+#pragma GCC unroll 12
     for (int t = 0; t < NT; t++)
         for (int v = 0; v < NV; v++) store(y + t * ldy + v * LANES, sum[t][v]);
 }
@@ -111,39 +114,48 @@ void spell_out(const Matrix& w, int64_t p0, int64_t p1, int64_t first, int64_t e
 }
 
 void matmul_back(const Matrix& w, const float* dy, int64_t ldy, int64_t T, float* dx, int64_t ldx, int64_t p0, int64_t p1, int64_t first, int64_t end, float* scratch) {
-    for (int64_t p = p0; p < p1; p += kBackPanels) {
-        const int64_t next = p + kBackPanels < p1 ? p + kBackPanels : p1;
+    const int64_t columns = end - first < kBackColumns ? end - first : kBackColumns;
+    const int64_t panels = kBackFloats / (in_whole_strips(columns) * kPanel);  // the fewer columns, the longer the runs of dy
+    for (int64_t p = p0; p < p1; p += panels) {
+        const int64_t next = p + panels < p1 ? p + panels : p1;
         const int64_t held = (next - p) * kPanel, left = w.rows - p * kPanel, steps = held < left ? held : left;
-        for (int64_t c = first; c < end; c += kBackColumns) {
-            const int64_t stop = c + kBackColumns < end ? c + kBackColumns : end;
+        for (int64_t c = first; c < end; c += columns) {
+            const int64_t stop = c + columns < end ? c + columns : end;
             spell_out(w, p, next, c, stop, scratch);
             product<true>(dy + p * kPanel, ldy, scratch, kStrip, held * kStrip, steps, dx + c, ldx, T, (stop - c + 15) / 16 * UNITS, p == 0);
         }
     }
 }
 
-// Columns [c, c + n) of rows of b, in strips; what is missing of the last 16 is zero.
+// The n columns of rows of b, in strips; what is missing of the last strip is zero.
 inline void copy_strips(const float* b, int64_t ldb, int64_t rows, int64_t n, float* out) {
-    for (int64_t c = 0; c < n; c += kStrip) {
-        const int64_t here = n - c < kStrip ? n - c : kStrip;
-        for (int64_t r = 0; r < rows; r++) {
-            float* line = in_strips(out, rows, r, c);
-            std::memcpy(line, b + r * ldb + c, static_cast<size_t>(here) * 4);
-            if (here < kStrip) std::memset(line + here, 0, static_cast<size_t>(kStrip - here) * 4);
+    for (int64_t r = 0; r < rows; r++, b += ldb) {
+        int64_t c = 0;
+        for (; c + kStrip <= n; c += kStrip)
+            for (int64_t v = 0; v < kStrip; v += LANES) store(in_strips(out, rows, r, c) + v, load(b + c + v));
+        if (c == n) continue;
+        float* line = in_strips(out, rows, r, c);
+        std::memcpy(line, b + c, static_cast<size_t>(n - c) * 4);
+        std::memset(line + n - c, 0, static_cast<size_t>(c + kStrip - n) * 4);
+    }
+}
+
+void outer(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, bool fresh, float* scratch) {
+    constexpr int64_t most = 2048;  // columns
+    for (int64_t c = 0; c < q; c += most) {
+        const int64_t n = q - c < most ? q - c : most, rows = kBackFloats / in_whole_strips(n);
+        for (int64_t t = 0; t < N; t += rows) {
+            const int64_t steps = N - t < rows ? N - t : rows;
+            copy_strips(b + t * ldb + c, ldb, steps, n, scratch);
+            product<false>(a + t * lda, lda, scratch, kStrip, steps * kStrip, steps, y + c, ldy, p, (n + 15) / 16 * UNITS, fresh && t == 0);
         }
     }
 }
 
-void outer(const float* a, int64_t lda, int64_t p, const float* b, int64_t ldb, int64_t q, int64_t N, float* y, int64_t ldy, float* scratch) {
-    constexpr int64_t rows = kBackPanels * kPanel;
-    for (int64_t c = 0; c < q; c += kBackColumns) {
-        const int64_t n = q - c < kBackColumns ? q - c : kBackColumns;
-        for (int64_t t = 0; t < N; t += rows) {
-            const int64_t steps = N - t < rows ? N - t : rows;
-            copy_strips(b + t * ldb + c, ldb, steps, n, scratch);
-            product<false>(a + t * lda, lda, scratch, kStrip, steps * kStrip, steps, y + c, ldy, p, (n + 15) / 16 * UNITS, t == 0);
-        }
-    }
+void spell_all(const Matrix& w, float* out) { spell_out(w, 0, w.panels(), 0, w.cols, out); }
+
+void product_with(const float* a, int64_t lda, const Matrix& w, const float* spelt, float* y, int64_t ldy, int64_t T, bool fresh) {
+    product<true>(a, lda, spelt, kStrip, w.panels() * kPanel * kStrip, w.rows, y, ldy, T, (w.cols + 15) / 16 * UNITS, fresh);
 }
 
 }  // namespace

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import SpecError
 from genmote.models import decoder as forward
 from genmote.models.decoder import Decoder
 from genmote.models.lora import HEAD, OUTPUT_NORM
 from genmote.ops.exact import Float32
 from genmote.ops.gradients import Gradients
-from genmote.ops.layer import Layer, Linear, Norm
+from genmote.ops.layer import Activation, Experts, Layer, Linear, Norm, taken
 from genmote.ops.protocol import Rotary, Span
 
 LOGIT_ROWS = 32  # rows whose logits are held at a time
@@ -32,6 +32,8 @@ LOGIT_ROWS = 32  # rows whose logits are held at a time
 # Called with a gradient's name and the gradient: for the adapter of tensor T `T.lora_a` (rank, in) and `T.lora_b`
 # (out, rank); for a norm's or a linear's vector its own name in the file, such as `blk.0.attn_norm.weight`.
 Give = Callable[[str, Float32], None]
+# Told of each layer before it is computed, and of the one after it, if any: for weights that come from the disk.
+BeforeLayer = Callable[[int, int | None], None]
 Back = Callable[[Float32], Float32]  # the gradient of a step's result → of its input
 
 
@@ -45,12 +47,14 @@ class Batch:
     weights: Float32  # (N,) what a row's loss counts; rows of 0 say nothing
 
 
-def states(decoder: Decoder, batch: Batch) -> Float32:
+def states(decoder: Decoder, batch: Batch, before_layer: BeforeLayer = lambda index, following: None) -> Float32:
     """What the last block gives for each row of a batch, (N, D). Keys and values are held of one layer at a time."""
     sessions = _sessions(decoder, batch.lengths)
     x: Float32
     x, tables = decoder.start(batch.tokens, sessions(decoder.weights.layers[0]))
-    for layer in decoder.weights.layers:
+    count = len(decoder.weights.layers)
+    for index, layer in enumerate(decoder.weights.layers):
+        before_layer(index, index + 1 if index + 1 < count else None)
         x = decoder.block(x, _alone(layer), _rotary(layer, tables), sessions(layer))
     return x
 
@@ -69,20 +73,18 @@ class Backward:
     ) -> None:
         """`wanted`: names of gradients, as `Give` is told them; an adapter's two come together. `half`: keep layers'
         inputs rounded to float16, in half the memory; a layer is then computed again from the rounded input.
-        `logit_rows`: of how many rows logits are held at a time. Raises SpecError for a mixture of experts, through
-        which no gradient goes."""
-        if decoder.config.n_experts:
-            raise SpecError("a mixture of experts: no gradient goes through the choice of experts; use a model without")
+        `logit_rows`: of how many rows logits are held at a time."""
         self.decoder, self.gradients, self.wanted = decoder, gradients, frozenset(wanted)
         self.kept = np.float16 if half else np.float32
         self.logit_rows = logit_rows
         of_layers = [int(name.split(".")[1]) for name in self.wanted if name.startswith("blk.")]
         self.lowest = min(of_layers, default=decoder.config.n_layers)  # below it nothing is wanted: no way back
         self._give: Give = lambda name, gradient: None
+        self.before_layer: BeforeLayer = lambda index, following: None
 
     def loss(self, batch: Batch) -> float:
         """Sum over the rows of weight * -log p(target), in nats."""
-        return self._head(states(self.decoder, batch), batch, back=False)[0]
+        return self._head(states(self.decoder, batch, self.before_layer), batch, back=False)[0]
 
     def step(self, batch: Batch, give: Give) -> float:
         """The loss, as `loss` has it; `give` is told each wanted gradient, the last layer's first. It may at once
@@ -91,13 +93,15 @@ class Backward:
         sessions = _sessions(self.decoder, batch.lengths)
         x, tables = self.decoder.start(batch.tokens, sessions(self.decoder.weights.layers[0]))
         layers, inputs = self.decoder.weights.layers, []
-        for layer in layers:
-            if layer.spec.index >= self.lowest:
+        for index, layer in enumerate(layers):
+            self.before_layer(index, min(index + 1, len(layers) - 1))
+            if index >= self.lowest:
                 inputs.append(_rounded(x, self.kept))
             x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
         loss, d = self._head(x, batch, back=True)
         del x
         for index in reversed(range(self.lowest, len(layers))):
+            self.before_layer(index, index - 1 if index > self.lowest else None)
             layer = layers[index]
             x = inputs.pop().astype(np.float32)
             rotary, spans = _rotary(layer, tables), sessions(layer)
@@ -137,8 +141,12 @@ class Backward:
 
     def _feed_forward(self, x: Float32, layer: Layer) -> Back:
         ops, activation, block = self.decoder.ops, layer.spec.activation, f"blk.{layer.spec.index}"
-        assert layer.up is not None and layer.down is not None
         h, back_norm = self._norm(x, layer.ffn_norm, f"{block}.ffn_norm")
+        if layer.experts is not None:
+            mixed, experts = ops.experts(h, layer.experts, activation), layer.experts
+            _, back_mixed = self._post(mixed, layer.post_ffn_norm, f"{block}.post_ffw_norm")
+            return lambda d: d + back_norm(self._experts(back_mixed(d), h, experts, activation))
+        assert layer.up is not None and layer.down is not None
         up, back_up = self._linear(h, layer.up, f"{block}.ffn_up")
         gate, back_gate = None, None
         if layer.gate is None:
@@ -166,6 +174,35 @@ class Backward:
             return dx
 
         return back
+
+    def _experts(self, d: Float32, h: Float32, experts: Experts, activation: Activation) -> Float32:
+        """Through a mixture of experts to its input: through the chosen ones, and through what each of them counts.
+        Which ones are chosen stays as it is."""
+        ops, gradients = self.decoder.ops, self.gradients
+        scores = ops.linear(h, experts.router)  # (N, E)
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : experts.used]
+        weights = np.take_along_axis(shares, chosen, axis=-1)
+        total = weights.sum(axis=-1, keepdims=True) if experts.normalise else np.ones((len(h), 1), np.float32)
+        weights /= total
+        dh, dweights = np.zeros_like(h), np.zeros_like(weights)
+        for expert, (gate, up, down) in chain.from_iterable(taken(h, chosen, experts)):
+            rows, places = np.nonzero(chosen == expert)
+            own = h[rows]
+            gated, wide = ops.linear(own, Linear(gate)), ops.linear(own, Linear(up))
+            said = ops.linear(ops.glu(gated, wide, activation), Linear(down))
+            dweights[rows, places] = (d[rows] * said).sum(axis=-1)
+            dinner = gradients.matrix(d[rows] * weights[rows, places, None], down)
+            dgate, dup = gradients.glu(dinner, gated, wide, activation)
+            dh[rows] += gradients.matrix(dgate, gate) + gradients.matrix(dup, up)
+        if experts.normalise:
+            dweights = (dweights - (dweights * weights).sum(axis=-1, keepdims=True)) / total
+        dshares = np.zeros_like(shares)
+        np.put_along_axis(dshares, chosen, dweights, axis=-1)
+        dscores = shares * (dshares - (dshares * shares).sum(axis=-1, keepdims=True))
+        dh += gradients.matrix(dscores, experts.router.matrix)
+        return dh
 
     def _heads(
         self, h: Float32, linear: Linear, norm: Norm | None, rotary: Rotary | None, count: int, layer: Layer, part: str
@@ -200,13 +237,12 @@ class Backward:
             if linear.down is not None:
                 dx = gradients.matrix(dx, linear.down)
             for adapter in linear.adapters:
-                scaled = d * np.float32(adapter.scale)
-                dlow = gradients.matrix(scaled, adapter.up)  # (N, rank)
-                dx += gradients.matrix(dlow, adapter.down)
-                if kept is not None and adapter is linear.adapters[-1]:
-                    low = ops.linear(kept, Linear(adapter.down))
-                    self._give(f"{tensor}.lora_a", gradients.outer(dlow, kept))
-                    self._give(f"{tensor}.lora_b", gradients.outer(scaled, low))
+                if kept is None or adapter is not linear.adapters[-1]:
+                    dx += gradients.matrix(gradients.matrix(d * np.float32(adapter.scale), adapter.up), adapter.down)
+                    continue
+                da, db = gradients.adapter(d, kept, adapter, dx)
+                self._give(f"{tensor}.lora_a", da)
+                self._give(f"{tensor}.lora_b", db)
             if f"{name}.bias" in self.wanted:
                 self._give(f"{name}.bias", d.sum(axis=0))
             return dx

@@ -16,15 +16,18 @@ from typing import Any, Protocol
 
 from genmote.errors import OpsError
 from genmote.ops.exact import Float32
-from genmote.ops.layer import Activation, LayerSpec, Norm
+from genmote.ops.layer import Activation, Adapter, LayerSpec, Norm
 from genmote.ops.protocol import Ops, Rotary
 
 
 class Gradients(Protocol):
     """One implementation. Shapes: N rows, H heads, Hkv key-value heads, D width of a row or of a head, V vocabulary.
 
-    No argument is changed, save the logits of `cross_entropy`. What is returned is the caller's to change.
+    No argument is changed, save the logits of `cross_entropy` and the dx of `adapter`. What is returned is the caller's
+    to change.
     """
+
+    ops: Any  # the op set whose backward operations these are
 
     def matrix(self, dy: Float32, matrix: Any) -> Float32:
         """Through y = x W^T to x: dy (N, out) → dy W (N, in), W the dequantised numbers of what `Ops.matrix` gave."""
@@ -32,6 +35,11 @@ class Gradients(Protocol):
 
     def outer(self, a: Float32, b: Float32) -> Float32:
         """a^T b, (N, p) and (N, q) → (p, q): a weight's gradient out of its output's and its input."""
+        ...
+
+    def adapter(self, dy: Float32, x: Float32, adapter: Adapter, dx: Float32) -> tuple[Float32, Float32]:
+        """Through y += scale * up(down(x)): dx (N, in) += the gradient of x; gradients of down (rank, in) and up
+        (out, rank)."""
         ...
 
     def norm(self, dy: Float32, x: Float32, norm: Norm) -> tuple[Float32, Float32, Float32 | None]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from genmote.ops.exact import Float32
-from genmote.ops.layer import Activation, LayerSpec, Norm
-from genmote.ops.native_ops import ACTIVATIONS, NativeOps
+from genmote.ops.layer import Activation, Adapter, LayerSpec, Norm
+from genmote.ops.native_ops import ACTIVATIONS, FLOATS, NativeOps
+from genmote.ops.numpy_gradients import adapter_back
 from genmote.ops.protocol import Rotary
 
 
@@ -41,6 +42,14 @@ class NativeGradients:
         product = _padded(a.shape[1], b.shape[1])
         self.machine.outer(_whole(a), _whole(b), product)
         return _cut(product, b.shape[1])
+
+    def adapter(self, dy: Float32, x: Float32, adapter: Adapter, dx: Float32) -> tuple[Float32, Float32]:
+        (rank, cols), (out, _) = adapter.down.shape, adapter.up.shape
+        if not len(x) or cols % 16 or not {adapter.down.type, adapter.up.type} <= FLOATS or not dx.flags.c_contiguous:
+            return adapter_back(self, dy, x, adapter, dx)
+        da, db = _padded(rank, cols), _padded(rank, out)
+        self.machine.adapt_back(adapter.down, adapter.up, adapter.scale, _whole(dy), _whole(x), dx, da, db)
+        return da, np.ascontiguousarray(db[:, :out].T)
 
     def norm(self, dy: Float32, x: Float32, norm: Norm) -> tuple[Float32, Float32, Float32 | None]:
         x = _whole(x)

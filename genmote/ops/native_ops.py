@@ -43,6 +43,7 @@ except ImportError as error:  # built without a compiler, or for another Python
 
 Float32 = NDArray[np.float32]
 ACTIVATIONS: dict[str, int] = {"silu": 0, "gelu": 1, "relu": 2}
+FLOATS = {quant.by_name(name).ggml_id for name in ("F32", "F16", "BF16")}
 MAX_HEAD_DIM = 1024
 MAX_THREADS = 1024
 
@@ -259,9 +260,10 @@ class NativeOps:
         low = x if weight.down is None else self._product(x, weight.down)
         y = self._product(low, weight.matrix, weight.bias)
         for adapter in weight.adapters:
-            update = self._product(self._product(x, adapter.down), adapter.up)
-            update *= np.float32(adapter.scale)
-            y += update
+            if {adapter.down.type, adapter.up.type} <= FLOATS:
+                self.machine.adapt(adapter.down, adapter.up, adapter.scale, np.ascontiguousarray(x), y)
+            else:
+                y += np.float32(adapter.scale) * self._product(self._product(x, adapter.down), adapter.up)
         return y
 
     def norm(self, x: Float32, norm: Norm) -> Float32:

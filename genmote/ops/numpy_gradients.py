@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from genmote.ops.exact import Float32
-from genmote.ops.layer import Activation, LayerSpec, Norm
+from genmote.ops.gradients import Gradients
+from genmote.ops.layer import Activation, Adapter, LayerSpec, Linear, Norm
 from genmote.ops.numpy_cache import within_half
 from genmote.ops.protocol import Ops, Rotary
 
@@ -41,6 +42,9 @@ class NumpyGradients:
     def outer(self, a: Float32, b: Float32) -> Float32:
         product: Float32 = a.T @ b
         return product
+
+    def adapter(self, dy: Float32, x: Float32, adapter: Adapter, dx: Float32) -> tuple[Float32, Float32]:
+        return adapter_back(self, dy, x, adapter, dx)
 
     def norm(self, dy: Float32, x: Float32, norm: Norm) -> tuple[Float32, Float32, Float32 | None]:
         if norm.centre:
@@ -120,6 +124,16 @@ class NumpyGradients:
         logits *= (weights / total)[:, None]
         logits[rows, targets] -= weights
         return loss
+
+
+def adapter_back(
+    gradients: Gradients, dy: Float32, x: Float32, adapter: Adapter, dx: Float32
+) -> tuple[Float32, Float32]:
+    """`Gradients.adapter` out of products with its matrices."""
+    scaled = dy * np.float32(adapter.scale)
+    dlow, low = gradients.matrix(scaled, adapter.up), gradients.ops.linear(x, Linear(adapter.down))  # (N, rank)
+    dx += gradients.matrix(dlow, adapter.down)
+    return gradients.outer(dlow, x), gradients.outer(scaled, low)
 
 
 def _attend_head(

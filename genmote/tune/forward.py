@@ -93,8 +93,6 @@ class ForwardTrainer:
         """`decoder` gives the base, and stays as it is; some of `learn` go through it to find the components. Raises
         SpecError where the model has nothing of what is to be learnt, OpsError for an op set without the backward
         operations of a head."""
-        if tuning.base is not None:
-            raise SpecError(f"an adapter to go on from ({tuning.base}): passes forward alone begin anew, leave it out")
         self.tuning, self.base, ops = tuning, decoder.weights, decoder.ops
         self.gradients = of(ops) if gradients is None else gradients
         self.estimated, self.exact = _places(decoder, tuning)

@@ -13,6 +13,7 @@ from genmote.models.config import Config, read_config
 from genmote.models.lora import HEAD, base_shapes
 from genmote.runtime import footprint
 from genmote.tune.adamw import STATE_BYTES
+from genmote.tune.from_disk import LAYERS
 from genmote.tune.settings import NORMS_PART, Tuning
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def need(model: ModelFile, tuning: Tuning, threads: int) -> Need:
     return Need(
         {
             "interpreter": footprint.INTERPRETER_BYTES + footprint.CODE_BYTES + MODULE_BYTES,
-            "weights": footprint.weights(model, config).total,
+            "weights": _weights(model, config, tuning),
             "adapter": 4 * numbers + (0 if one_pass else 4 * numbers),
             "averages": int(STATE_BYTES * numbers),
             "inputs of layers": (config.n_layers - lowest) * rows * width * kept,
@@ -60,6 +61,16 @@ def need(model: ModelFile, tuning: Tuning, threads: int) -> Need:
             "scratch": threads * (1 << 20) + footprint.HEAP_BYTES,
         }
     )
+
+
+def _weights(model: ModelFile, config: Config, tuning: Tuning) -> int:
+    found = footprint.weights(model, config)
+    if tuning.weights == "memory":
+        return found.total
+    each = max(1, len(found.stages) // config.n_layers)
+    largest = max(sum(found.stages[start : start + each]) for start in range(0, len(found.stages), each))
+    experts = found.experts // config.n_layers
+    return LAYERS * (largest + experts) + found.head + found.vectors
 
 
 def need_forward(model: ModelFile, tuning: Tuning, threads: int) -> Need:
@@ -139,3 +150,5 @@ def _ladder(tuning: Tuning) -> Iterator[tuple[Tuning, str]]:
     yield replace(tuning, logit_rows=few), f"one example at a time, logits of {few} rows"
     half = replace(tuning, logit_rows=few, inputs="f16")
     yield half, f"one example at a time, logits of {few} rows, layers' inputs as float16"
+    told = f"one example at a time, logits of {few} rows, layers' inputs as float16, weights from the disk"
+    yield replace(half, weights="disk"), told

@@ -30,7 +30,7 @@ from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import resident_bytes, trim
 from genmote.runtime.loading import budget_bytes
 from genmote.runtime.threads import checked_threads
-from genmote.tune import batches, examples, state
+from genmote.tune import batches, examples, from_disk, state
 from genmote.tune import memory as memory_plan
 from genmote.tune.examples import Examples
 from genmote.tune.forward import ForwardTrainer
@@ -124,11 +124,13 @@ def tune(
     What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
-    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps,
-    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
-    where the loss is no number any more, after the best adapter so far was written, if there is one.
+    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps, `tell` a line now and then. Raises
+    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any
+    more, after the best adapter so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
+    if faults := list(tuning.faults()):
+        raise SpecError("; ".join(faults))
     notes: list[str] = []
 
     def note(line: str) -> None:
@@ -157,7 +159,12 @@ def tune(
             if engine.streaming is not None:
                 engine.streaming.rearrange(trainer.weights)
         else:
-            trainer = Trainer(engine.decoder, tuning)
+            decoder, told_of_layers = engine.decoder, None
+            if tuning.weights == "disk":
+                decoder, told_of_layers = from_disk.decoder(file, engine.decoder.ops)
+            trainer = Trainer(decoder, tuning)
+            if told_of_layers is not None:
+                trainer.backward.before_layer = told_of_layers
         engine.tokenizer.release()
         trim()
         run = _Run(engine, trainer, learn, judge, output, note)
@@ -217,7 +224,9 @@ class _Run:
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
-        settings = {key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base")}
+        settings = {
+            key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base", "weights")
+        }
         if self.tuning.base is not None:
             settings["base"] = ModelFile.open(self.tuning.base).sha256()
         about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])
@@ -237,6 +246,8 @@ class _Run:
                 self._keep()
                 kept = time.monotonic()
             bar("training, steps", tuning.steps, tuning.steps)
+            if progress.step < tuning.steps:
+                self.note(f"stopped after step {progress.step}: {tuning.patience} judgements without a better one")
         except FloatingPointError as fault:
             raise self._diverged(fault) from None
         self._finish()

@@ -59,6 +59,10 @@ class Tuning:
     rows: int = setting("tokens that go through the model at once (0: one example of --context)", default=0)
     logit_rows: int = setting("rows whose logits are held at once", default=32)
 
+    weights: Literal["memory", "disk"] = setting(
+        "where the model's weights are: in memory, or read from the disk as they are needed", default="memory"
+    )
+
     def faults(self) -> Iterable[str]:
         unknown = [part for part in self.parts if part not in PLACES]
         if unknown or not self.parts:
@@ -79,6 +83,8 @@ class Tuning:
                 f"rate={self.highest_rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
                 "use such as 0.0005, 0.05, 0 and 1"
             )
+        if self.method == "forward" and (self.base is not None or self.weights == "disk"):
+            yield "method=forward: begins anew (no --from) and reads weights from the disk by --memory (no --weights disk)"
         if not 0 <= self.seed < 1 << 32:
             yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
         if self.rows < 0 or self.logit_rows < 1:

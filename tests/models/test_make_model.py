@@ -88,6 +88,7 @@ def test_large_shapes_are_the_published_models() -> None:
     assert parameters("llama-3.2-1b") == 1_235_814_400
     assert parameters("llama-7b") == 6_738_415_616
     assert parameters("olmoe-1b-7b") == 6_919_161_856
+    assert parameters("opt-1.3b") == 1_315_758_080 - 2 * 2048  # without two rows of positions that nothing uses
 
 
 def test_smollm2_s_shape_is_the_real_file_s(tmp_path: Path, smollm2: Path) -> None:

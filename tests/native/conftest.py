@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from genmote import ops as op_sets
-from genmote.ops import quant
+from genmote.ops import gradients, quant
 from genmote.ops.cache import KINDS
 from genmote.ops.layer import Layer, LayerSpec, Linear, Norm
 from genmote.ops.protocol import Rotary, Span
@@ -113,6 +113,7 @@ def _cases() -> Iterator[Case]:
     yield from _rounding(normal)
     yield from _rows(ops, normal)
     yield from _attention(ops, normal)
+    yield from _backward(ops, normal)
     yield from _samples(random)
     yield from _rotations(ops, normal)
 
@@ -170,6 +171,9 @@ def _matrices(ops: Any, random: np.random.Generator, type_name: str) -> Iterator
             y = np.zeros((count, (rows + 15) // 16 * 16), np.float32)
             y[:, :rows] = ops.linear(x, Linear(matrix))
             yield Case("linear", (raw, x), (y,), (type_.ggml_id, rows, cols, count))
+        dy = random.standard_normal((14, rows)).astype(np.float32)
+        dx = gradients.of(ops).matrix(dy, matrix)
+        yield Case("matmul_back", (raw, dy), (dx,), (type_.ggml_id, rows, cols, len(dy)))
     yield from _extremes(ops, random, type_name)
 
 
@@ -255,6 +259,30 @@ def _attention(ops: Any, normal: Any) -> Iterator[Case]:
                 cache.advance(b - a)
             integers = (heads, kv, dim, window or 0, first, second, KINDS.index(kind))
             yield Case("attend", (q, k, v), tuple(out), integers, (0.2, cap))
+
+
+def _backward(ops: Any, normal: Any) -> Iterator[Case]:
+    g = gradients.of(ops)
+    for n, p, q in ((5, 3, 16), (300, 8, 80)):
+        a, b = normal(n, p), normal(n, q)
+        yield Case("outer", (a, b), (g.outer(a, b),), (n, p, q))
+    for n in (7, 100):
+        x, dy, norm = normal(5, n), normal(5, n), Norm(normal(n), normal(n), 1e-5, True)
+        dx, dgain, dbias = g.norm(dy, x, norm)
+        assert dbias is not None
+        yield Case("norm_back", (dy, x, norm.gain), (dx, dgain, dbias), (n, 1), (1e-5,))
+        d, gate, up = normal(n), normal(n) * 12, normal(n)
+        for number, activation in enumerate(("silu", "gelu", "relu")):
+            yield Case("glu_back", (d, gate, up), g.glu(d, gate, up, activation), (n, number))
+        logits, targets, weights = normal(3, n) * 5, np.array([0, n - 1, 2], np.int32), np.float32([1, 0, 0.5])
+        after = logits.copy()
+        g.cross_entropy(after, targets, weights)
+        yield Case("cross_entropy", (logits, targets, weights), (after,), (n,))
+    for heads, kv, dim, window, cap in ((4, 2, 32, 0, 0.0), (3, 1, 24, 9, 20.0)):
+        spec = LayerSpec(index=0, n_heads=heads, n_kv_heads=kv, head_dim=dim, scale=0.2, window=window, score_cap=cap)
+        q, k, v, do = normal(50, heads, dim), normal(50, kv, dim), normal(50, kv, dim), normal(50, heads * dim)
+        found = g.attend(do, q, k, v, (40, 10), spec)
+        yield Case("attend_back", (do, q, k, v), found, (heads, kv, dim, window, 40, 10), (0.2, cap))
 
 
 def _rotations(ops: Any, normal: Any) -> Iterator[Case]:

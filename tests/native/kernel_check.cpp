@@ -70,11 +70,12 @@ Bytes result(Machine& m, const Case& c) {
     if (name == "pack") {
         auto all = packed(static_cast<int>(p[0]), p[1], p[2], c.in<uint8_t>(0));
         return Bytes(all.begin(), all.end());
-    } else if (name == "linear" || name == "embed") {
+    } else if (name == "linear" || name == "embed" || name == "matmul_back") {
         const int type = static_cast<int>(p[0]);
         auto data = packed(type, p[1], p[2], c.in<uint8_t>(0));
         const Matrix w{type, p[1], p[2], data.data()};
-        if (name == "linear") m.linear({&w, nullptr}, c.in<float>(1), p[3], out, w.panels() * kPanel);
+        if (name == "matmul_back") m.matmul_back(w, c.in<float>(1), p[3], out);
+        else if (name == "linear") m.linear({&w, nullptr}, c.in<float>(1), p[3], out, w.panels() * kPanel);
         else m.embed(w, c.in<int32_t>(1), p[3], out);
     } else if (name == "round") {
         m.kernels.quantise_row(c.in<float>(0), static_cast<int64_t>(c.size<float>(0)), reinterpret_cast<Group*>(out));
@@ -124,6 +125,21 @@ Bytes result(Machine& m, const Case& c) {
             m.attend(c.in<float>(0) + first * heads * dim, heads * dim, out + first * heads * dim, heads * dim, spans, b);
             cache.move(n);
         }
+    } else if (name == "outer") {  // p: rows, and the columns of both
+        m.outer(c.in<float>(0), p[1], c.in<float>(1), p[2], p[0], out);
+    } else if (name == "norm_back") {  // out: dx, dgain, dbias
+        const auto n = static_cast<int64_t>(c.size<float>(1));
+        m.norm_back({c.in<float>(2), nullptr, p[0], c.f[0], p[1] != 0}, c.in<float>(0), c.in<float>(1), n / p[0], out, out + n, out + n + p[0]);
+    } else if (name == "glu_back") {
+        m.glu_back(c.in<float>(0), c.in<float>(1), c.in<float>(2), p[0], static_cast<Act>(p[1]), out, out + p[0]);
+    } else if (name == "cross_entropy") {
+        std::memcpy(out, c.in<float>(0), bytes.size());
+        m.cross_entropy(out, static_cast<int64_t>(c.size<float>(2)), p[0], c.in<int32_t>(1), c.in<float>(2));
+    } else if (name == "attend_back") {  // p: heads, key-value heads, dimensions, window, rows of both sessions; out: dq, dk, dv
+        const int64_t q = p[0] * p[2], k = p[1] * p[2], rows = p[4] + p[5];
+        const AttendBack a{c.in<float>(1), c.in<float>(0), c.in<float>(2), c.in<float>(3), out, out + rows * q, out + rows * (q + k), q, k, rows, p[3],
+                           static_cast<int>(p[0]), static_cast<int>(p[2]), c.f[0], c.f[1], nullptr};
+        m.attend_back(a, static_cast<int>(p[1]), {p[4], p[5]});
     } else if (name == "rope") {  // p: rows, frequencies, heads, dimensions, interleaved; out: cos, sin, rotated
         float *cos = out, *sin = cos + p[0] * p[1], *x = sin + p[0] * p[1];
         rotary(c.in<int32_t>(0), p[0], c.in<double>(1), p[1], c.f[0], cos, sin);

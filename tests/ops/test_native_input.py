@@ -65,6 +65,21 @@ def block(**change: Any) -> Any:
     return native.Block(*args.values())
 
 
+def attend_back(machine: Any, **change: Any) -> Any:
+    """Five rows of four heads over two, of 8 dimensions."""
+    args: dict[str, Any] = {"do": floats(5, 32), "q": floats(5, 4, 8), "k": floats(5, 2, 8), "v": floats(5, 2, 8)}
+    args |= {"lengths": [3, 2]} | change
+    outs = [np.empty_like(args[name]) for name in ("q", "k", "v")]
+    return machine.attend_back(*args.values(), 0.3, 0.0, 0, *outs)
+
+
+def adapt_back(machine: Any, **change: Any) -> Any:
+    """Two rows through an adapter of rank 8 from 32 to 9."""
+    args: dict[str, Any] = {"down": matrix(8, 32), "up": matrix(9, 8), "scale": 1.0, "dy": floats(2, 9)}
+    args |= {"x": floats(2, 32), "dx": floats(2, 32), "da": floats(8, 32), "db": floats(8, 16)} | change
+    return machine.adapt_back(*args.values())
+
+
 @pytest.fixture(scope="module")
 def machine() -> Any:
     return native.Machine(native.best_isa(), 2)
@@ -96,6 +111,10 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("linear: wrong shapes", lambda m: m.linear(matrix(17, 32), None, floats(2, 32), floats(2, 17))),
     ("linear: wrong shapes", lambda m: m.linear(matrix(16, 32), None, floats(32), floats(2, 16))),
     ("linear: wrong bias", lambda m: m.linear(matrix(16, 32), floats(15), floats(2, 32), floats(2, 16))),
+    ("adapt: wrong matrices", lambda m: m.adapt(matrix(8, 32), matrix(9, 7), 1.0, floats(2, 32), floats(2, 9))),
+    ("adapt: wrong matrices", lambda m: m.adapt(matrix(32, 32, Q8_0), matrix(9, 32), 1.0, floats(2, 32), floats(2, 9))),
+    ("adapt: wrong shapes", lambda m: m.adapt(matrix(8, 32), matrix(9, 8), 1.0, floats(2, 32), floats(2, 16))),
+    ("adapt: wrong shapes", lambda m: m.adapt(matrix(8, 32), matrix(9, 8), 1.0, floats(3, 32), floats(2, 9))),
     ("embed: wrong shapes", lambda m: m.embed(matrix(16, 32), np.zeros(2, np.int32), floats(3, 32))),
     ("token out of range", lambda m: m.embed(matrix(16, 32), np.array([16], np.int32), floats(1, 32))),
     ("token out of range", lambda m: m.embed(matrix(16, 32), np.array([-1], np.int32), floats(1, 32))),
@@ -113,6 +132,39 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("soft_cap: wrong shapes", lambda m: m.soft_cap(floats(8), 0.0, floats(8))),
     ("softmax: wrong shape", lambda m: m.softmax(floats(3, 0))),
     ("round_q8: wrong shapes", lambda m: m.round_q8(floats(33), np.zeros(33, np.int8), floats(1))),
+    ("matmul_back: wrong shapes", lambda m: m.matmul_back(matrix(17, 32), floats(2, 16), floats(2, 32))),
+    ("matmul_back: wrong shapes", lambda m: m.matmul_back(matrix(17, 32), floats(2, 17), floats(3, 32))),
+    ("matmul_back: wrong shapes", lambda m: m.matmul_back(matrix(17, 33), floats(2, 17), floats(2, 33))),
+    ("outer: wrong shapes", lambda m: m.outer(floats(3, 2), floats(4, 16), floats(2, 16))),
+    ("outer: wrong shapes", lambda m: m.outer(floats(0, 2), floats(0, 16), floats(2, 16))),
+    ("outer: wrong shapes", lambda m: m.outer(floats(3, 2), floats(3, 17), floats(2, 17))),
+    ("adapt_back: wrong matrices", lambda m: adapt_back(m, down=matrix(8, 33), x=floats(2, 33), dx=floats(2, 33))),
+    ("adapt_back: wrong matrices", lambda m: adapt_back(m, down=matrix(9, 32))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, x=floats(3, 32))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, dx=floats(2, 16))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, da=floats(9, 32))),
+    ("adapt_back: wrong shapes", lambda m: adapt_back(m, db=floats(8, 9))),
+    ("norm_back: wrong", lambda m: m.norm_back(*[floats(3, 8)] * 2, floats(7), 1e-5, False, *[floats(3, 8)] * 2, None)),
+    (
+        "norm_back: wrong",
+        lambda m: m.norm_back(*[floats(3, 8)] * 2, floats(8), 1e-5, False, floats(2, 8), floats(8), None),
+    ),
+    (
+        "norm_back: wrong",
+        lambda m: m.norm_back(*[floats(3, 8)] * 2, floats(8), 1e-5, True, floats(3, 8), *[floats(8), floats(7)]),
+    ),
+    ("attend_back: wrong shapes", lambda m: attend_back(m, k=floats(5, 3, 8))),
+    ("attend_back: wrong shapes", lambda m: attend_back(m, v=floats(5, 2, 7))),
+    ("attend_back: wrong shapes", lambda m: attend_back(m, q=floats(5, 4, 1025))),
+    ("attend_back: the sessions", lambda m: attend_back(m, lengths=[2, 2])),
+    ("attend_back: a session's", lambda m: attend_back(m, lengths=[6, -1])),
+    ("glu_back: wrong shapes", lambda m: m.glu_back(*[floats(8)] * 3, 0, floats(8), floats(7))),
+    ("glu_back: wrong shapes", lambda m: m.glu_back(*[floats(8)] * 3, 3, floats(8), floats(8))),
+    ("activate_back: wrong shapes", lambda m: m.activate_back(floats(8), floats(7), 0, floats(8))),
+    ("soft_cap_back: wrong shapes", lambda m: m.soft_cap_back(floats(8), floats(8), 0.0, floats(8))),
+    ("cross_entropy: wrong", lambda m: m.cross_entropy(floats(2, 8), np.zeros(3, np.int32), floats(2))),
+    ("a target is out of range", lambda m: m.cross_entropy(floats(2, 8), np.array([0, 8], np.int32), floats(2))),
+    ("a target is out of range", lambda m: m.cross_entropy(floats(2, 8), np.array([0, -1], np.int32), floats(2))),
     ("block: wrong parts", lambda m: block(norms=[None] * 5)),
     ("block: wrong parts", lambda m: block(act=3)),
     ("block: wrong parts", lambda m: block(index=-1)),

@@ -225,7 +225,8 @@ def test_a_loss_that_is_no_number_keeps_the_best_adapter(
     ("changes", "told"),
     [
         ({"on": "attn_q"}, "on=attn_q: passes forward alone learn attn_output and ffn_down"),
-        ({"base": Path("a.gguf")}, r"an adapter to go on from \(a.gguf\): passes forward alone begin anew"),
+        ({"base": Path("a.gguf")}, "method=forward: begins anew"),
+        ({"weights": "disk"}, "method=forward: .* by --memory"),
     ],
 )
 def test_what_cannot_be_learnt_is_told(

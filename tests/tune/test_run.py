@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from genmote import Engine, home
-from genmote.errors import BudgetError, ModelFileError, SpecError, TrainingError
+from genmote.errors import BudgetError, ModelFileError, OpsError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.tune.run import CARD, tune
@@ -234,6 +235,7 @@ def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny: Path, lines: A
         asked, answer = engine.rows("a").ids, [*engine.tokenizer.encode("zyxw", bos=False), engine.tokenizer.eos_id]
         assert -np.mean(engine.score(asked, answer).logprobs) == pytest.approx(made.after, rel=1e-4)
     assert made.after is not None and made.before is not None
+    assert f"stopped after step {made.progress.step}: 2 judgements without a better one" in told
     assert ("no better than the base" in told[-1]) == (made.after >= made.before)
 
 
@@ -250,6 +252,8 @@ def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None
         tune(tiny, data, tmp_path / "a.gguf", Tuning(context=4096))
     with pytest.raises(SpecError, match="on=biases: this llama model has none of these"):
         tune(tiny, data, tmp_path / "a.gguf", Tuning(on="biases"))
+    with pytest.raises(SpecError, match="rank=0: use 1 to 1024"):
+        tune(tiny, data, tmp_path / "a.gguf", Tuning(rank=0))
     told = list(Tuning(on="attn_z,", rank=0, alpha=-1.0, steps=0, context=1, rate=0.0, seed=-1, logit_rows=0).faults())
     wanted = ("on=attn_z,: attn_z cannot be learnt", "rank=0", "alpha=-1", "steps=0", "context=1:", "rate=0", "seed=-1")
     assert all(any(line.startswith(start) for line in told) for start in wanted) and "rows=0, logit_rows=0" in told[-1]
@@ -291,7 +295,7 @@ def test_what_is_asked_for_is_learnt_and_nothing_else(on: str, tiny: Path, data:
         assert sum(after) > sum(sum(engine.score(asked, answer).logprobs) for asked, answer in judged)
 
 
-@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3"])
+@pytest.mark.parametrize("shape", ["tiny-gemma3", "tiny-opt", "tiny-qwen3", "tiny-olmoe"])
 def test_other_families(shape: str, data: Path, tmp_path: Path) -> None:
     make_model(shape, "Q8_0", tmp_path / "m.gguf", seed=2)
     made = tune(
@@ -333,9 +337,37 @@ def test_a_budget_chooses_the_fastest_that_fits_and_says_why(tiny: Path) -> None
     assert planned.total < sizes[1] and lean.logit_rows == 8 and "logits of 8 rows" in why
     leanest, least, why = fitted(file, tuning, 1, planned.total - 1)
     assert leanest.inputs == "f16" and "float16" in why
+    assert need(file, replace(leanest, weights="disk"), 1).total > least.total - 10**6  # two layers: nothing is gained
     with pytest.raises(BudgetError, match=r"at least \d+ MB, most of it for interpreter") as fault:
         fitted(file, tuning, 1, least.total - 1)
     assert fault.value.least_bytes == least.total
+
+
+def test_weights_from_the_disk_give_the_same_bits_and_are_not_kept(
+    data: Path, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    from genmote.tune import from_disk
+
+    make_model("smollm2-135m", "Q4_0", tmp_path / "m.gguf", seed=3)
+    held: list[int] = []
+    call = from_disk.FromDisk.__call__
+
+    def resident(self: Any, index: int, following: int | None) -> None:
+        call(self, index, following)
+        found = Path("/proc/self/smaps").read_text().split("\n")
+        at = [n for n, line in enumerate(found) if str(own_home) in line and ".packed" in line]
+        held.append(sum(int(found[n + 3].split()[1]) for n in at if found[n + 3].startswith("Rss:")) // 1000)
+
+    tuning = Tuning(steps=1, batch=1, context=16, judge_every=1)
+    one = tune(tmp_path / "m.gguf", data, tmp_path / "a.gguf", tuning)
+    monkeypatch.setattr(from_disk.FromDisk, "__call__", resident)
+    two = tune(tmp_path / "m.gguf", data, tmp_path / "b.gguf", replace(tuning, weights="disk"))
+    assert same(tmp_path / "a.gguf", tmp_path / "b.gguf") and one.after == two.after
+    whole = ModelFile.open(tmp_path / "m.gguf").nbytes / 1e6
+    assert len(held) > 60 and max(held) < 0.55 * whole  # the output matrix is a third of it
+    with pytest.raises(OpsError, match="weights from the disk need the native op set"):
+        tune(tmp_path / "m.gguf", data, tmp_path / "b.gguf", replace(tuning, weights="disk"), ops="numpy")
 
 
 def test_a_budget_is_kept_on_the_command_s_way(tiny: Path, data: Path, tmp_path: Path) -> None:
