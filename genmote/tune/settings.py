@@ -84,7 +84,7 @@ class Tuning:
                 "use such as 0.0005, 0.05, 0 and 1"
             )
         if self.method == "forward" and (self.base is not None or self.weights == "disk"):
-            yield "method=forward: begins anew (no --from) and reads weights from the disk by --memory (no --weights disk)"
+            yield "method=forward: begins anew (no --from), and has weights on the disk by --memory (no --weights)"
         if not 0 <= self.seed < 1 << 32:
             yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
         if self.rows < 0 or self.logit_rows < 1:
