@@ -43,13 +43,23 @@ template <bool ALONG, int NT> inline void product_rows(const float* a, int64_t r
 
 // The same for any number of rows and of vectors of columns; the strips of w lie `strip` floats apart.
 template <bool ALONG> void product(const float* a, int64_t row, const float* w, int64_t ldw, int64_t strip, int64_t steps, float* y, int64_t ldy, int64_t rows, int64_t vectors, bool fresh) {
+    // Rows that are a multiple of 32 KB apart (logits often are) drive each other out of the caches: they are gone through as copies.
+    constexpr int64_t most = 256, apart = most + 16;
+    alignas(64) float copy[kTall * apart];
+    const bool copied = ALONG && row % 8192 == 0 && steps <= most && vectors > 2 * kWide;
     int64_t t = 0;
-    auto from = [&] { return a + (ALONG ? t * row : t); };
-    for (; t + kTall <= rows; t += kTall) product_rows<ALONG, kTall>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+    auto next = [&](auto tall) {
+        constexpr int NT = tall.value;
+        const float* from = a + (ALONG ? t * row : t);
+        for (int i = 0; copied && i < NT; i++) std::memcpy(copy + i * apart, from + i * row, static_cast<size_t>(steps) * 4);
+        product_rows<ALONG, NT>(copied ? copy : from, copied ? apart : row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+        t += NT;
+    };
+    while (t + kTall <= rows) next(std::integral_constant<int, kTall>{});
     if constexpr (kTall > 8)
-        for (; t + 8 <= rows; t += 8) product_rows<ALONG, 8>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
-    for (; t + 4 <= rows; t += 4) product_rows<ALONG, 4>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
-    for (; t < rows; t++) product_rows<ALONG, 1>(from(), row, w, ldw, strip, steps, y + t * ldy, ldy, vectors, fresh);
+        while (t + 8 <= rows) next(std::integral_constant<int, 8>{});
+    while (t + 4 <= rows) next(std::integral_constant<int, 4>{});
+    while (t < rows) next(std::integral_constant<int, 1>{});
 }
 
 // ---- weights as floats -----------------------------------------------------------------------------------------------
