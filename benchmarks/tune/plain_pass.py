@@ -19,7 +19,8 @@ def main() -> int:
     model, text, batch, context = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     with Engine.load(model, threads=1) as engine:
         rows = batch * context
-        tokens = np.array(engine.rows(text.read_text(encoding="utf-8")[: 8 * rows]).ids[:rows], np.int32)
+        said = text.read_text(encoding="utf-8")[: 8 * rows]
+        tokens = np.array(engine.tokenizer.encode(said, bos=False)[:rows], np.int32)
         assert len(tokens) == rows, "the text is too short"
         decoder = engine.decoder
         spans = [Span(decoder.cache(context), start, context) for start in range(0, rows, context)]
