@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Beside `footprint.INTERPRETER_BYTES`, as measured: the modules of a training, the tokenizer, the meter.
 MODULE_BYTES = 5 << 20
+PRODUCT_BYTES = 18 << 20  # what NumPy's own products and eigenvectors take at their first use, as measured
 WRITERS = ("attn_output", "ffn_down")  # the matrices that write into the residual stream
 FEW_LOGITS = 8  # rows
 
@@ -85,11 +86,11 @@ def need_forward(model: ModelFile, tuning: Tuning, threads: int) -> Need:
     passing = footprint.activation_bytes(config, rows, rows, threads, rank=footprint.rank(model), steps=True)
     return Need(
         {
-            "interpreter": footprint.INTERPRETER_BYTES + footprint.CODE_BYTES + MODULE_BYTES,
+            "interpreter": footprint.INTERPRETER_BYTES + footprint.CODE_BYTES + MODULE_BYTES + PRODUCT_BYTES,
             "weights": footprint.weights(model, config).total,
             "adapter": 4 * numbers + 4 * exact,
             "averages": int(STATE_BYTES * exact),
-            "a pass": passing + 4 * rows * (max(config.kv_heads) * config.head_dim + config.width),
+            "a pass": passing + 4 * rows * (max(config.kv_heads) * config.head_dim + 3 * config.width),
             "logits": (tuning.logit_rows - 1) * footprint.logits_bytes(config),
             "scratch": threads * (1 << 20) + footprint.HEAP_BYTES,
         }

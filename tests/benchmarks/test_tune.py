@@ -13,7 +13,7 @@ from benchmarks.run import available
 from benchmarks.signals.sets import NAMED
 from benchmarks.tune import forward, intents
 from genmote.models.make_model import make_model
-from genmote.tune.memory import MODULE_BYTES
+from genmote.tune.memory import MODULE_BYTES, PRODUCT_BYTES
 
 
 def test_the_set_has_its_measures() -> None:
@@ -49,4 +49,4 @@ def test_a_step_takes_the_memory_of_a_plain_pass_and_the_trainer_s_modules(
     monkeypatch.setattr(forward, "corpus", lambda: text)
     (row,) = forward.peak(Bench(quick=True))
     assert row.ours is not None and row.peer is not None, row.note
-    assert row.ours - row.peer < 1.5 * MODULE_BYTES / 1e6
+    assert row.ours - row.peer < (MODULE_BYTES + PRODUCT_BYTES) / 1e6

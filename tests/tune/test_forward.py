@@ -263,3 +263,13 @@ def test_guides_are_orthonormal_and_few(tiny: Path, data: Path) -> None:
         guides = trainer.adam.states[STATE]["guides"]
         assert 1 <= len(guides) <= GUIDES
         assert np.allclose(guides @ guides.T, np.eye(len(guides)), atol=1e-4)
+
+
+def test_a_process_takes_what_was_planned(lines: Any, tmp_path: Path) -> None:
+    make_model("tiny-llama-256", "Q8_0", tmp_path / "m.gguf", seed=3)
+    data = lines(*({"text": "All day long the light was on. " * (8 + n)} for n in range(8)))
+    words = [str(tmp_path / "m.gguf"), str(data), "-o", str(tmp_path / "a.gguf"), "--method", "forward", "--json"]
+    words += ["--steps", "2", "--judge-every", "2", "--threads", "1", "--context", "256"]
+    done = subprocess.run([sys.executable, "-m", "genmote.cli", "tune", *words], capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    assert 0.85 * told["planned_bytes"] < told["peak_rss_bytes"] < 1.1 * told["planned_bytes"]
