@@ -1,7 +1,8 @@
-"""Weights that are read from the disk as they are needed: only a few layers of them are in memory at a time.
+"""Weights that are read from the disk as they are needed: one layer of them is in memory at a time.
 
-The packed weights are a mapped file. Pages of a layer that has been passed are let go of, and the next layer's are
-asked for while one is computed, so that the disk reads beside the kernels. Both ways through the model read all layers.
+The packed weights are a mapped file. Pages of a layer that has been passed are let go of, and the system is asked to
+read the next layer's into its cache while one is computed, so that the disk works beside the kernels. Both ways through
+the model read all layers.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.packed import Packed
 from genmote.models.weights import GgufWeights
-
-LAYERS = 3  # most that are in memory: the one before is on its way out
 
 
 class FromDisk:

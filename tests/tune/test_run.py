@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -324,23 +325,28 @@ def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> N
 
 
 def test_a_budget_chooses_the_fastest_that_fits_and_says_why(tiny: Path) -> None:
-    from genmote.tune.memory import fitted, need
+    from genmote.tune.memory import SPARE, fitted, need
 
     file, tuning = ModelFile.open(tiny), Tuning(context=200, batch=8)
+
+    def fits(bytes_planned: int) -> tuple[Tuning, Any, str]:
+        return fitted(file, tuning, 1, math.ceil(SPARE * bytes_planned))
+
     roomy, _, why = fitted(file, tuning, 1, 10**9)
     assert roomy.rows == 1600 and "8 examples in one pass" in why
     sizes = [found.total for found in (need(file, roomy, 1), need(file, tuning, 1))]
     assert sizes[0] > sizes[1]
-    chosen, planned, why = fitted(file, tuning, 1, sizes[1])
+    chosen, planned, why = fits(sizes[1])
     assert chosen == tuning and planned.total == sizes[1] and "one example at a time" in why
-    lean, planned, why = fitted(file, tuning, 1, sizes[1] - 1)
+    lean, planned, why = fits(sizes[1] - 10)
     assert planned.total < sizes[1] and lean.logit_rows == 8 and "logits of 8 rows" in why
-    leanest, least, why = fitted(file, tuning, 1, planned.total - 1)
-    assert leanest.inputs == "f16" and "float16" in why
-    assert need(file, replace(leanest, weights="disk"), 1).total > least.total - 10**6  # two layers: nothing is gained
+    leanest, half, why = fits(planned.total - 10)
+    assert leanest.inputs == "f16" and leanest.weights == "memory" and "float16" in why
+    disk, least, why = fits(half.total - 10)
+    assert disk.weights == "disk" and "weights from the disk" in why
     with pytest.raises(BudgetError, match=r"at least \d+ MB, most of it for interpreter") as fault:
-        fitted(file, tuning, 1, least.total - 1)
-    assert fault.value.least_bytes == least.total
+        fits(least.total - 10)
+    assert fault.value.least_bytes == math.ceil(SPARE * least.total)
 
 
 def test_weights_from_the_disk_give_the_same_bits_and_are_not_kept(
