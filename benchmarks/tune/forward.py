@@ -20,8 +20,8 @@ FILE = "smollm2-q4_1"
 BATCH, CONTEXT = 4, 256
 COMMON = ("--batch", "8", "--context", "64", "--rows", "512", "--threads", "1")
 METHODS = {
-    "backward": ("--steps", "174", "--judge-every", "58", "--rate", "0.001"),
-    "forward": ("--method", "forward", "--steps", "500", "--judge-every", "125", "--rate", "0.04"),
+    "backward": ("--steps", "116", "--judge-every", "58", "--rate", "0.001"),
+    "forward": ("--method", "forward", "--steps", "120", "--judge-every", "60", "--rate", "0.06"),
 }
 PATIENCE_S = 4 * 3600
 

@@ -37,7 +37,7 @@ from genmote.tune import batches
 from genmote.tune.adamw import AdamW
 from genmote.tune.examples import Examples
 from genmote.tune.learnt import Learnt, Numbers
-from genmote.tune.memory import WRITERS, writes
+from genmote.tune.memory import EXACT_RANKS, WRITERS, writes
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import scheduled
 
@@ -62,12 +62,13 @@ class _Named(Learnt):
     def _linear(self, linear: Linear, tensor: str) -> Linear:
         if f"{tensor}.lora_a" not in self.numbers:
             return linear
-        own = _Own(self._matrix(self.numbers[f"{tensor}.lora_a"]), None, self.factor, tensor)
+        down = self._matrix(self.numbers[f"{tensor}.lora_a"])
+        own = _Own(down, None, self.alpha / down.shape[0], tensor)
         return replace(linear, adapters=(*linear.adapters, own))
 
 
 class _Steered:
-    """An op set whose products with an own adapter are another's to end: `steer(tensor, x, low, y)` may change y."""
+    """An op set whose products with an own adapter are another's to end: `steer(adapter, x, low, y)` may change y."""
 
     def __init__(self, ops: Any, steer: Any) -> None:
         self._ops, self._steer = ops, steer
@@ -80,7 +81,7 @@ class _Steered:
             plain: Float32 = self._ops.linear(x, weight)
             return plain
         y: Float32 = self._ops.linear(x, replace(weight, adapters=weight.adapters[:-1]))
-        self._steer(own.tensor, x, self._ops.linear(x, Linear(own.down)), y)
+        self._steer(own, x, self._ops.linear(x, Linear(own.down)), y)
         return y
 
 
@@ -96,14 +97,15 @@ class ForwardTrainer:
         self.tuning, self.base, ops = tuning, decoder.weights, decoder.ops
         self.gradients = of(ops) if gradients is None else gradients
         self.estimated, self.exact = _places(decoder, tuning)
-        shapes, rank = base_shapes(decoder.config), tuning.rank
+        shapes, alpha = base_shapes(decoder.config), tuning.factor * tuning.rank
         self.numbers: Numbers = {}
         for tensor in (*self.estimated, *self.exact):
             out, cols = shapes[tensor]
+            rank = min(tuning.rank * (EXACT_RANKS if tensor in self.exact else 1), cols)
             self.numbers[f"{tensor}.lora_a"] = np.zeros((rank, cols), np.float32)
             self.numbers[f"{tensor}.lora_b"] = np.zeros((out, rank), np.float32)
-        self.judged = Decoder(decoder.config, Learnt(self.base, ops, self.numbers, tuning.factor), ops)
-        self.weights: Any = _Named(self.base, ops, self.numbers, tuning.factor)
+        self.judged = Decoder(decoder.config, Learnt(self.base, ops, self.numbers, alpha), ops)
+        self.weights: Any = _Named(self.base, ops, self.numbers, alpha)
         self.decoder = Decoder(decoder.config, self.weights, _Steered(ops, self._steer))
         self.decoder.before_pass = self.judged.before_pass = decoder.before_pass
         self.adam = AdamW(decay=tuning.decay, seed=tuning.seed)
@@ -129,10 +131,10 @@ class ForwardTrainer:
         (batch,) = batches.passes(learn, some, 1 << 40, 1 / batches.learnt_tokens(learn, some))
         said, sizes = np.flatnonzero(batch.weights), dict[str, float]()
 
-        def look(tensor: str, x: Float32, low: Float32, y: Float32) -> None:
-            parts, lengths = _components(x[said], self.tuning.rank)
-            self.numbers[f"{tensor}.lora_a"][: len(parts)] = parts * (math.sqrt(len(said)) / lengths)[:, None]
-            sizes[tensor] = _length(y[said])
+        def look(own: _Own, x: Float32, low: Float32, y: Float32) -> None:
+            parts, lengths = _components(x[said], low.shape[1])
+            self.numbers[f"{own.tensor}.lora_a"][: len(parts)] = parts * (math.sqrt(len(said)) / lengths)[:, None]
+            sizes[own.tensor] = _length(y[said])
 
         looking = Decoder(self.decoder.config, self.weights, _Steered(self.judged.ops, look))
         looking.before_pass = self.decoder.before_pass
@@ -176,9 +178,10 @@ class ForwardTrainer:
             self._move(2 * (losses[0::2] - losses[1::2]) / (2 * MOVE), rate, step)
         for tensor, gradient in sums.items():
             name = f"{tensor}.lora_b"
-            length = float(self.adam.states[STATE]["stream"]) / math.sqrt(gradient.size) / self.tuning.factor
             # By how long the residual stream is: the same rate for every model.
-            self.adam.update(name, self.numbers[name], gradient * np.float32(self.tuning.factor), rate * length, step)
+            counts = self.weights.alpha / gradient.shape[1]
+            length = float(self.adam.states[STATE]["stream"]) / math.sqrt(gradient.size) / counts
+            self.adam.update(name, self.numbers[name], gradient, rate * length, step)
         return loss
 
     def judge(self, examples: Examples) -> float:
@@ -213,14 +216,14 @@ class ForwardTrainer:
         for scale, (tensor, estimate) in zip(state["scales"], estimates.items(), strict=True):
             self.numbers[f"{tensor}.lora_b"] -= state["guides"].T @ (estimate * np.float32(far * scale))
 
-    def _steer(self, tensor: str, x: Float32, low: Float32, y: Float32) -> None:
+    def _steer(self, own: _Own, x: Float32, low: Float32, y: Float32) -> None:
         """What an adapter adds to its product in a step: its numbers', and each row's move."""
-        factor = np.float32(self.tuning.factor)
-        y += low @ (self.numbers[f"{tensor}.lora_b"] * factor).T
-        if tensor in self.exact:
-            self._low[tensor] = low
+        low = low * np.float32(own.scale)
+        y += low @ self.numbers[f"{own.tensor}.lora_b"].T
+        if own.tensor in self.exact:
+            self._low[own.tensor] = low
         elif self._moves is not None:
-            self._moves.add(tensor, low, y)
+            self._moves.add(own.tensor, low, y)
 
     def _run(self, decoder: Decoder, batch: Batch, *, back: bool) -> tuple[Float32, NDArray[np.float64], Float32]:
         """What the last block gives (N, D), each row's part of the loss (N,), and with `back` the gradient of the
@@ -262,7 +265,7 @@ class _Moves:
         self.scales = dict(zip(trainer.estimated, self.state["scales"], strict=True))
 
     def add(self, tensor: str, low: Float32, y: Float32) -> None:
-        """Add the moves to a product y (N, D) whose adapter's first half gave `low` (N, rank)."""
+        """Add the moves to a product y (N, D) whose adapter's first half, scaled, gave `low` (N, rank)."""
         signs = self.trainer.signs(tensor, self.count, self.step).astype(np.float32)
         along, start = np.empty((len(low), signs.shape[1]), np.float32), 0
         for text, length in enumerate(self.lengths, self.first):
@@ -270,7 +273,7 @@ class _Moves:
             along[rows] = low[rows] @ signs[text // 2].T
             along[rows] *= -1 if text % 2 else 1
             start += length
-        along *= np.float32(MOVE * self.trainer.tuning.factor) * self.scales[tensor]
+        along *= np.float32(MOVE) * self.scales[tensor]
         y += along @ self.state["guides"]
 
 

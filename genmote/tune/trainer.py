@@ -42,7 +42,7 @@ class Trainer:
         self.numbers = fresh(base, decoder.config, tuning) if numbers is None else numbers
         if numbers is None and tuning.base is not None:
             go_on(self.numbers, tuning.base, decoder.config, tuning.factor)
-        self.weights: Any = Learnt(base, ops, self.numbers, tuning.factor)
+        self.weights: Any = Learnt(base, ops, self.numbers, tuning.factor * tuning.rank)
         self.decoder = Decoder(decoder.config, self.weights, ops, fused=False)
         self.backward = Backward(
             self.decoder,

@@ -57,7 +57,7 @@ def trained(engine: Engine, data: Path, tuning: Tuning, steps: int) -> tuple[For
 
 
 def true_gradients(trainer: ForwardTrainer, engine: Engine, batch: Any) -> dict[str, np.ndarray]:
-    weights = Learnt(engine.decoder.weights, engine.decoder.ops, trainer.numbers, trainer.tuning.factor)
+    weights = Learnt(engine.decoder.weights, engine.decoder.ops, trainer.numbers, trainer.weights.alpha)
     decoder = Decoder(engine.config, weights, engine.decoder.ops, fused=False)
     found: dict[str, np.ndarray] = {}
     Backward(decoder, of(engine.decoder.ops), trainer.numbers).step(batch, found.__setitem__)
