@@ -155,8 +155,8 @@ class ForwardTrainer:
 
     def step(self, examples: Examples, some: Sequence[int], step: int) -> float:
         """Learn from some examples as step number `step`, the first is 1; the mean loss of their tokens before it, in
-        nats, as the moved models have it. Raises FloatingPointError where the loss is no number any more, after which the
-        numbers are of no use."""
+        nats, as the moved models have it. Raises FloatingPointError where the loss is no number any more, after which
+        the numbers are of no use."""
         share = 1 / max(1, batches.learnt_tokens(examples, some))
         sides = [index for index in some for _ in range(2)] if self.estimated else list(some)
         losses, sums = np.zeros(len(sides)), {tensor: self._zeros(tensor) for tensor in self.exact}
