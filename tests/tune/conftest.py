@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from genmote.models.make_model import make_model
@@ -32,3 +33,11 @@ def lines(tmp_path: Path) -> Write:
         return path
 
     return write
+
+
+@pytest.fixture
+def data(lines: Write) -> Path:
+    """A rule: the completion is the prompt's last letter, twice."""
+    rng = np.random.default_rng(4)
+    words = ["".join(rng.choice(list("abcdefgh"), 5)) for _ in range(60)]
+    return lines(*({"prompt": word, "completion": word[-1] * 2} for word in words))

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 import pytest
 
 from genmote import Engine, home
-from genmote.errors import BudgetError, ModelFileError, OpsError, SpecError, TrainingError
+from genmote.errors import ModelFileError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.tune.run import CARD, tune
@@ -27,14 +25,6 @@ from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
 
 QUICK = Tuning(steps=24, batch=2, context=32, rate=0.02, judge_every=8)
-
-
-@pytest.fixture
-def data(lines: Any) -> Path:
-    """A rule: the completion is the prompt's last letter, twice."""
-    rng = np.random.default_rng(4)
-    words = ["".join(rng.choice(list("abcdefgh"), 5)) for _ in range(60)]
-    return lines(*({"prompt": word, "completion": word[-1] * 2} for word in words))  # type: ignore[no-any-return]
 
 
 def adapter(path: Path) -> dict[str, np.ndarray]:
@@ -112,6 +102,13 @@ def test_clipping_and_passes_add_up_to_the_mean(tiny: Path, data: Path) -> None:
         for name, numbers in many.numbers.items():
             assert np.abs(numbers - once.numbers[name]).max() < 0.02 * 5e-4 / 10 + 1e-7 or "lora_b" in name
         assert not many._sums
+
+
+def test_threads_change_no_bit(tiny: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
+    for threads in (1, 3):
+        tune(tiny, data, tmp_path / f"{threads}.gguf", Tuning(**{**vars(QUICK), "steps": 8}), threads=threads)
+    assert same(tmp_path / "1.gguf", tmp_path / "3.gguf")
 
 
 # -- going on --------------------------------------------------------------------------------------------------------
@@ -193,6 +190,28 @@ def test_a_full_disk_stops_it_and_what_was_there_stays(
     assert told[0] == "goes on after step 8 of 24"
     tune(tiny, data, tmp_path / "whole.gguf", QUICK)
     assert same(output, tmp_path / "whole.gguf")
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_step(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "mine.gguf"
+    output.write_bytes(b"the one before")
+    replace_file = os.replace
+
+    def no_room(source: Any, target: Any) -> None:
+        if Path(target) == output:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.os, "replace", no_room)
+        with pytest.raises(ModelFileError, match="No space left"):
+            tune(tiny, data, output, QUICK)
+    assert output.read_bytes() == b"the one before"
+    made = tune(tiny, data, output, QUICK)
+    assert made.notes[0] == "goes on after step 24 of 24" and made.reading.tokens == 0
+    assert ModelFile.open(output).metadata[CARD] == json.dumps(made.card)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
@@ -319,66 +338,3 @@ def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> N
         tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "rank": 4}))
     with pytest.raises(ModelFileError, match="is not a LoRA adapter"):
         tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "base": tiny}))
-
-
-# -- memory ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_budget_chooses_the_fastest_that_fits_and_says_why(tiny: Path) -> None:
-    from genmote.tune.memory import SPARE, fitted, need
-
-    file, tuning = ModelFile.open(tiny), Tuning(context=200, batch=8)
-
-    def fits(bytes_planned: int) -> tuple[Tuning, Any, str]:
-        return fitted(file, tuning, 1, math.ceil(SPARE * bytes_planned))
-
-    roomy, _, why = fitted(file, tuning, 1, 10**9)
-    assert roomy.rows == 1600 and "8 examples in one pass" in why
-    sizes = [found.total for found in (need(file, roomy, 1), need(file, tuning, 1))]
-    assert sizes[0] > sizes[1]
-    chosen, planned, why = fits(sizes[1])
-    assert chosen == tuning and planned.total == sizes[1] and "one example at a time" in why
-    lean, planned, why = fits(sizes[1] - 10)
-    assert planned.total < sizes[1] and lean.logit_rows == 8 and "logits of 8 rows" in why
-    leanest, half, why = fits(planned.total - 10)
-    assert leanest.inputs == "f16" and leanest.weights == "memory" and "float16" in why
-    disk, least, why = fits(half.total - 10)
-    assert disk.weights == "disk" and "weights from the disk" in why
-    with pytest.raises(BudgetError, match=r"at least \d+ MB, most of it for interpreter") as fault:
-        fits(least.total - 10)
-    assert fault.value.least_bytes == math.ceil(SPARE * least.total)
-
-
-def test_weights_from_the_disk_give_the_same_bits_and_are_not_kept(
-    data: Path, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("genmote.ops._native", exc_type=ImportError)
-    from genmote.tune import from_disk
-
-    make_model("smollm2-135m", "Q4_0", tmp_path / "m.gguf", seed=3)
-    held: list[int] = []
-    call = from_disk.FromDisk.__call__
-
-    def resident(self: Any, index: int, following: int | None) -> None:
-        call(self, index, following)
-        found = Path("/proc/self/smaps").read_text().split("\n")
-        at = [n for n, line in enumerate(found) if str(own_home) in line and ".packed" in line]
-        held.append(sum(int(found[n + 3].split()[1]) for n in at if found[n + 3].startswith("Rss:")) // 1000)
-
-    tuning = Tuning(steps=1, batch=1, context=16, judge_every=1)
-    one = tune(tmp_path / "m.gguf", data, tmp_path / "a.gguf", tuning)
-    monkeypatch.setattr(from_disk.FromDisk, "__call__", resident)
-    two = tune(tmp_path / "m.gguf", data, tmp_path / "b.gguf", replace(tuning, weights="disk"))
-    assert same(tmp_path / "a.gguf", tmp_path / "b.gguf") and one.after == two.after
-    whole = ModelFile.open(tmp_path / "m.gguf").nbytes / 1e6
-    assert len(held) > 60 and max(held) < 0.55 * whole  # the output matrix is a third of it
-    with pytest.raises(OpsError, match="weights from the disk need the native op set"):
-        tune(tmp_path / "m.gguf", data, tmp_path / "b.gguf", replace(tuning, weights="disk"), ops="numpy")
-
-
-def test_a_budget_is_kept_on_the_command_s_way(tiny: Path, data: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    made = tune(tiny, data, tmp_path / "a.gguf", QUICK, memory="1GB", tell=told.append)
-    assert told[0].startswith("1000 MB: ") and made.card["settings"]["rows"] == 64
-    with pytest.raises(SpecError, match="memory='much'|memory 'much'"):
-        tune(tiny, data, tmp_path / "a.gguf", QUICK, memory="much")
