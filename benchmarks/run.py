@@ -1,10 +1,11 @@
 """Measure genmote beside its peers and keep the records.
 
-    python -m benchmarks [--set speed|memory|compress|signals] [--quick] [--only MEASURE,...] [--seeds N] [--no-record]
-        [--json]
+    python -m benchmarks [--set speed|memory|compress|signals|tune] [--quick] [--only MEASURE,...] [--seeds N]
+        [--no-record] [--json]
 
-Four sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups, and
-`compress` (`benchmarks/compress/`), which keeps what takes long, and `signals` (`benchmarks/signals/`).
+Five sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups,
+`compress` (`benchmarks/compress/`), which keeps what takes long, `signals` (`benchmarks/signals/`), and `tune`
+(`benchmarks/tune/`).
 `--quick` (about three minutes once the peers are built) asks the same questions with fewer repeats. The peers are
 built on the first run, which takes minutes. Every number that was asked for prints one line: asked, measured, met or
 not. The exit status is 0 also where a number is missed: this is a measuring instrument, not a test.
@@ -25,13 +26,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compress, fit, measures, peers, record, signals
+from benchmarks import compress, fit, measures, peers, record, signals, tune
 from benchmarks.bench import Bench
 from benchmarks.record import Row, disturbed
 from genmote import records
 
-VARIANTS: dict[str, Iterable[str]] = {"speed": peers.VARIANTS, "signals": ()}  # llama.cpp builds that a set needs
-SETS = {"speed": measures, "memory": fit, "compress": compress, "signals": signals}
+# llama.cpp builds that a set needs
+VARIANTS: dict[str, Iterable[str]] = {"speed": peers.VARIANTS, "signals": (), "tune": ()}
+SETS = {"speed": measures, "memory": fit, "compress": compress, "signals": signals, "tune": tune}
 
 
 def available(name: str = "speed") -> list[str]:

@@ -139,7 +139,7 @@ def held(folder: Path) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):  # whoever had it has just removed it
             descriptor = os.open(place, os.O_CREAT | os.O_RDWR, 0o666)
             try:
-                if not _lock(descriptor) and _has_locks():
+                if not lock(descriptor) and _has_locks():
                     who = os.read(descriptor, 20).decode("ascii", "replace").strip()
                     raise SpecError(
                         f"{folder} is in use by process {who or 'unknown'}: wait until that is done, or name another"

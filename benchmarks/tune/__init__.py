@@ -1,1 +1,1 @@
-"""What tuning is worth: the choice of examples."""
+"""The tune set: what adapting a model on a device takes and gives."""

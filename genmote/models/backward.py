@@ -32,6 +32,8 @@ LOGIT_ROWS = 32  # rows whose logits are held at a time
 # Called with a gradient's name and the gradient: for the adapter of tensor T `T.lora_a` (rank, in) and `T.lora_b`
 # (out, rank); for a norm's or a linear's vector its own name in the file, such as `blk.0.attn_norm.weight`.
 Give = Callable[[str, Float32], None]
+# Told of each layer before it is computed, and of the one after it, if any: for weights that come from the disk.
+BeforeLayer = Callable[[int, int | None], None]
 Back = Callable[[Float32], Float32]  # the gradient of a step's result → of its input
 
 
@@ -43,6 +45,18 @@ class Batch:
     lengths: tuple[int, ...]  # rows of each text; their sum is N
     targets: NDArray[np.int32]  # (N,) the token after each row
     weights: Float32  # (N,) what a row's loss counts; rows of 0 say nothing
+
+
+def states(decoder: Decoder, batch: Batch, before_layer: BeforeLayer = lambda index, following: None) -> Float32:
+    """What the last block gives for each row of a batch, (N, D). Keys and values are held of one layer at a time."""
+    sessions = _sessions(decoder, batch.lengths)
+    x: Float32
+    x, tables = decoder.start(batch.tokens, sessions(decoder.weights.layers[0]))
+    count = len(decoder.weights.layers)
+    for index, layer in enumerate(decoder.weights.layers):
+        before_layer(index, index + 1 if index + 1 < count else None)
+        x = decoder.block(x, _alone(layer), _rotary(layer, tables), sessions(layer))
+    return x
 
 
 class Backward:
@@ -66,25 +80,18 @@ class Backward:
         of_layers = [int(name.split(".")[1]) for name in self.wanted if name.startswith("blk.")]
         self.lowest = min(of_layers, default=decoder.config.n_layers)  # below it nothing is wanted: no way back
         self._give: Give = lambda name, gradient: None
-        # Told of each layer before it is computed, and of the one after it: for weights that come from the disk.
-        self.before_layer: Callable[[int, int | None], None] = lambda index, following: None
+        self.before_layer: BeforeLayer = lambda index, following: None
 
     def loss(self, batch: Batch) -> float:
         """Sum over the rows of weight * -log p(target), in nats."""
-        x, tables = self._start(batch)
-        sessions = self._sessions(batch.lengths)
-        count = len(self.decoder.weights.layers)
-        for index, layer in enumerate(self.decoder.weights.layers):
-            self.before_layer(index, index + 1 if index + 1 < count else None)
-            x = forward.block(self.decoder.ops, x, _alone(layer), _rotary(layer, tables), sessions(layer))
-        return self._head(x, batch, back=False)[0]
+        return self._head(states(self.decoder, batch, self.before_layer), batch, back=False)[0]
 
     def step(self, batch: Batch, give: Give) -> float:
         """The loss, as `loss` has it; `give` is told each wanted gradient, the last layer's first. It may at once
         change the vector that it is told of, and an adapter's matrices with the second of the two."""
         self._give = give
-        x, tables = self._start(batch)
-        sessions = self._sessions(batch.lengths)
+        sessions = _sessions(self.decoder, batch.lengths)
+        x, tables = self.decoder.start(batch.tokens, sessions(self.decoder.weights.layers[0]))
         layers, inputs = self.decoder.weights.layers, []
         for index, layer in enumerate(layers):
             self.before_layer(index, min(index + 1, len(layers) - 1))
@@ -259,27 +266,6 @@ class Backward:
 
     # -- the beginning and the end --------------------------------------------------------------------------------
 
-    def _start(self, batch: Batch) -> tuple[Float32, list[Rotary]]:
-        """The first layer's input, and the rotations."""
-        spans = self._sessions(batch.lengths)(self.decoder.weights.layers[0])
-        return self.decoder.start(batch.tokens, spans)
-
-    def _sessions(self, lengths: Sequence[int]) -> Callable[[Layer], list[Span]]:
-        """The texts' spans, whose caches hold the keys and values of one layer, the one that is computed."""
-        made: dict[int, list[Span]] = {}
-
-        def of(layer: Layer) -> list[Span]:
-            heads = layer.spec.n_kv_heads
-            if heads not in made:
-                starts = np.cumsum([0, *lengths]).tolist()
-                made[heads] = [
-                    Span(self.decoder.ops.cache(1, heads, layer.spec.head_dim, count), start, count)
-                    for start, count in zip(starts, lengths, strict=False)
-                ]
-            return made[heads]
-
-        return of
-
     def _head(self, x: Float32, batch: Batch, *, back: bool) -> tuple[float, Float32]:
         """The loss, and the gradient of what the last layer gave (N, D); rows of weight 0 are left out."""
         decoder, head, cap = self.decoder, self.decoder.weights.head, self.decoder.config.logit_cap
@@ -304,6 +290,23 @@ class Backward:
         for name, gradient in found.items():
             give(name, gradient)
         return loss, d
+
+
+def _sessions(decoder: Decoder, lengths: Sequence[int]) -> Callable[[Layer], list[Span]]:
+    """The texts' spans, whose caches hold the keys and values of one layer, the one that is computed."""
+    made: dict[int, list[Span]] = {}
+
+    def of(layer: Layer) -> list[Span]:
+        heads = layer.spec.n_kv_heads
+        if heads not in made:
+            starts = np.cumsum([0, *lengths]).tolist()
+            made[heads] = [
+                Span(decoder.ops.cache(1, heads, layer.spec.head_dim, count), start, count)
+                for start, count in zip(starts, lengths, strict=False)
+            ]
+        return made[heads]
+
+    return of
 
 
 def _alone(layer: Layer) -> Layer:

@@ -129,16 +129,19 @@ class Decoder:
     def run(self, inputs: Any, spans: Sequence[Span], *, head: int = 0) -> Array:
         """All blocks, inputs as `forward` takes them → (N, D) before the final norm; no cache's length is moved.
         `head`: of how many rows at once the output matrix will be wanted next."""
-        ops = self.ops
         self._check(len(inputs), spans)
         if self.before_pass is not None:
             self.before_pass(head, sum(span.count for span in spans))
         x, tables = self.start(inputs, spans)
         for layer in self.weights.layers:
             rotary = tables[layer.spec.rope] if layer.spec.rope >= 0 else None
-            fused = self._block(x, layer, rotary, spans) if self._block else None
-            x = block(ops, x, layer, rotary, spans) if fused is None else fused
+            x = self.block(x, layer, rotary, spans)
         return x
+
+    def block(self, x: Array, layer: Layer, rotary: Rotary | None, spans: Sequence[Span]) -> Array:
+        """One block, in the op set's own form where it has one, possibly in place of `x`."""
+        fused = self._block(x, layer, rotary, spans) if self._block else None
+        return block(self.ops, x, layer, rotary, spans) if fused is None else fused
 
     def start(self, inputs: Any, spans: Sequence[Span]) -> tuple[Array, list[Rotary]]:
         """What the first block is given: the states (N, D) of the inputs (as `forward` takes them), and the rotations

@@ -94,8 +94,9 @@ def _norms(weights: Any) -> dict[str, Norm]:
 class Learnt:
     """A `WeightSource`: another's weights with what is learnt. An adapter of these numbers is its linear's last."""
 
-    def __init__(self, base: Any, ops: Ops, numbers: Mapping[str, Float32], factor: float) -> None:
-        self.base, self.ops, self.numbers, self.factor = base, ops, numbers, factor
+    def __init__(self, base: Any, ops: Ops, numbers: Mapping[str, Float32], alpha: float) -> None:
+        """An adapter counts `alpha` by its own rank, as in its file."""
+        self.base, self.ops, self.numbers, self.alpha = base, ops, numbers, alpha
         self.embedding = base.embedding
         self.position_embedding = base.position_embedding
         self.layers = _Layers(self)
@@ -124,7 +125,7 @@ class Learnt:
         if f"{tensor}.lora_a" not in self.numbers:
             return replace(linear, bias=bias)
         down, up = (self._matrix(self.numbers[f"{tensor}.lora_{part}"]) for part in "ab")
-        return replace(linear, bias=bias, adapters=(*linear.adapters, Adapter(down, up, self.factor)))
+        return replace(linear, bias=bias, adapters=(*linear.adapters, Adapter(down, up, self.alpha / down.shape[0])))
 
     def _matrix(self, numbers: Float32) -> Any:
         rows, cols = numbers.shape

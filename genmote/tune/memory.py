@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # Beside `footprint.INTERPRETER_BYTES`, as measured: the modules of a training, the tokenizer, the meter.
 MODULE_BYTES = 5 << 20
+PRODUCT_BYTES = 18 << 20  # what NumPy's own products and eigenvectors take at their first use, as measured
+EXACT_RANKS = 4  # the rank of what is learnt exactly by passes forward alone, in ranks of what is estimated
+WRITERS = ("attn_output", "ffn_down")  # the matrices that write into the residual stream
 FEW_LOGITS = 8  # rows
 SPARE = 1.05  # of what is planned is kept free within a budget: plans came out up to 3% below what was taken
 
@@ -72,6 +75,37 @@ def _weights(model: ModelFile, config: Config, tuning: Tuning) -> int:
     largest = max(sum(found.stages[start : start + each]) for start in range(0, len(found.stages), each))
     experts = found.experts // config.n_layers
     return largest + experts + found.head + found.vectors  # what is read ahead is the system's, not this process's
+
+
+def need_forward(model: ModelFile, tuning: Tuning, threads: int) -> Need:
+    """What passes forward alone take, all weights in memory (`tune/forward.py`)."""
+    config = read_config(model)
+    rows = tuning.rows or 2 * tuning.context
+    numbers, last = 0, (0, 0)
+    for tensor, (out, cols) in base_shapes(config).items():
+        if tensor in model.tensors and writes(tensor, config, tuning):
+            numbers += tuning.rank * (out + cols)
+            last = (EXACT_RANKS - 1) * tuning.rank * (out + cols), EXACT_RANKS * tuning.rank * out
+    passing = footprint.activation_bytes(config, rows, rows, threads, rank=footprint.rank(model), steps=True)
+    return Need(
+        {
+            "interpreter": footprint.INTERPRETER_BYTES + footprint.CODE_BYTES + MODULE_BYTES + PRODUCT_BYTES,
+            "weights": footprint.weights(model, config).total,
+            "adapter": 4 * (numbers + sum(last)),
+            "averages": int(STATE_BYTES * last[1]),
+            "a pass": passing + 4 * rows * (max(config.kv_heads) * config.head_dim + 3 * config.width),
+            "logits": (tuning.logit_rows - 1) * footprint.logits_bytes(config),
+            "scratch": threads * (1 << 20) + footprint.HEAP_BYTES,
+        }
+    )
+
+
+def writes(tensor: str, config: Config, tuning: Tuning) -> bool:
+    """Whether passes forward alone learn this matrix: what writes into the residual stream in the upper half."""
+    if not tensor.startswith("blk.") or not tuning.learns(tensor):
+        return False
+    _, index, part, _ = tensor.split(".")
+    return part in WRITERS and int(index) >= config.n_layers // 2
 
 
 def _learnt(model: ModelFile, config: Config, tuning: Tuning) -> tuple[int, int]:

@@ -34,6 +34,7 @@ from genmote.tune import batches, examples, from_disk, state
 from genmote.tune import memory as memory_plan
 from genmote.tune.choosing import chosen
 from genmote.tune.examples import Examples
+from genmote.tune.forward import ForwardTrainer
 from genmote.tune.memory import Need
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
@@ -139,27 +140,57 @@ def tune(
 
     path = store.resolve(model)
     check_target(output, path)
-    planned = memory_plan.need(file := ModelFile.open(path), tuning, checked_threads(threads))
-    if memory is not None:
-        budget = budget_bytes(memory)
-        tuning, planned, told = memory_plan.fitted(file, tuning, checked_threads(threads), budget)
+    file, count = ModelFile.open(path), checked_threads(threads)
+    loading: dict[str, Any] = {"ops": ops, "isa": isa, "threads": threads}
+    if tuning.method == "forward":
+        planned = memory_plan.need_forward(file, tuning, count)
+        if memory is not None:
+            loading |= {"memory": budget_bytes(memory), "context": tuning.context}
+    elif memory is None:
+        planned = memory_plan.need(file, tuning, count)
+    else:
+        tuning, planned, told = memory_plan.fitted(file, tuning, count, budget_bytes(memory))
         note(told)
-    with Meter() as meter, Engine.load(path, ops=ops, isa=isa, threads=threads) as engine:
+    with Meter() as meter, Engine.load(path, **loading) as engine:
         learn, judge = _examples(engine, data, tuning, note)
         if tuning.select is not None:
             learn = chosen(engine.decoder, learn, tuning, note, progress)
-        decoder, told_of_layers = engine.decoder, None
-        if tuning.weights == "disk":
-            decoder, told_of_layers = from_disk.decoder(file, engine.decoder.ops)
-        trainer = Trainer(decoder, tuning)
-        if told_of_layers is not None:
-            trainer.backward.before_layer = told_of_layers
+        trainer: Trainer | ForwardTrainer
+        if tuning.method == "forward":
+            planned = _make_room(engine, planned, note)
+            trainer = ForwardTrainer(engine.decoder, tuning, learn)
+            if engine.streaming is not None:
+                engine.streaming.rearrange(trainer.weights)
+        else:
+            decoder, told_of_layers = engine.decoder, None
+            if tuning.weights == "disk":
+                decoder, told_of_layers = from_disk.decoder(file, engine.decoder.ops)
+            trainer = Trainer(decoder, tuning)
+            if told_of_layers is not None:
+                trainer.backward.before_layer = told_of_layers
         engine.tokenizer.release()
         trim()
         run = _Run(engine, trainer, learn, judge, output, note)
         run.go(progress)
         meter.tokens = run.done
     return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned)
+
+
+def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:
+    """Within a budget, have weights make room for a training of passes forward; what is planned then."""
+    if engine.plan is None or engine.streaming is None or engine.extras is None:
+        return planned
+    beside = planned.total - planned.parts["weights"]
+    known = engine.plan.predicted_bytes - engine.plan.parts["weights"] - engine.plan.parts["ring"]
+    engine.extras.take("a training's passes and numbers", max(0, beside - known))
+    held = min(planned.parts["weights"], engine.streaming.pinned_bytes)
+    streamed = engine.streaming.streamed_bytes
+    note(
+        f"{(engine.plan.budget_bytes or 0) / 1e6:.0f} MB: "
+        + (f"each pass reads {streamed / 1e6:.0f} MB of weights from the disk" if streamed else "all weights fit")
+    )
+    ring = engine.streaming.ring_bytes if streamed else 0
+    return Need(planned.parts | {"weights": held + ring})
 
 
 def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[Examples, Examples]:
@@ -182,7 +213,13 @@ class _Run:
     """One training, and what it keeps."""
 
     def __init__(
-        self, engine: Engine, trainer: Trainer, learn: Examples, judge: Examples, output: Path, note: Tell
+        self,
+        engine: Engine,
+        trainer: Trainer | ForwardTrainer,
+        learn: Examples,
+        judge: Examples,
+        output: Path,
+        note: Tell,
     ) -> None:
         self.engine, self.trainer, self.learn, self.judge = engine, trainer, learn, judge
         self.output, self.note, self.tuning = output, note, trainer.tuning

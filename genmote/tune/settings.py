@@ -16,6 +16,8 @@ GROUPS = {
     "ffn": ("ffn_gate", "ffn_up", "ffn_down"),
 }
 HEAD_PART, NORMS_PART, BIASES_PART = "head", "norms", "biases"
+Method = Literal["backward", "forward"]
+RATES: dict[str, float] = {"backward": 5e-4, "forward": 0.02}
 PLACES = (*GROUPS, *PARTS, HEAD_PART, NORMS_PART, BIASES_PART)
 
 
@@ -28,12 +30,21 @@ class Tuning:
         "such as attn_q, with commas between",
         default="all",
     )
+    method: Method = setting(
+        "backward: gradients by the way back through the model; forward: passes forward alone, in the memory that "
+        "inference takes, also of weights that are read from the disk",
+        default="backward",
+    )
     rank: int = setting("rank of the adapter", default=8)
     alpha: float | None = setting("the update counts alpha / rank (default: twice the rank)", default=None)
     steps: int = setting("steps of training", default=200)
     batch: int = setting("examples of a step", default=4)
     context: int = setting("most tokens of an example", default=256)
-    rate: float = setting("learning rate, the highest", default=5e-4)
+    rate: float | None = setting(
+        f"learning rate, the highest (default: {RATES['backward']:g}; forward {RATES['forward']:g}, a part of the "
+        "residual stream's length)",
+        default=None,
+    )
     warmup: float = setting(
         "part of the steps in which the rate rises; then it falls to nothing as a cosine", default=0.05
     )
@@ -73,11 +84,13 @@ class Tuning:
             )
         if not 8 <= self.context <= 1 << 20:
             yield f"context={self.context}: use 8 or more, such as 256"
-        if not self.rate > 0 or not 0 <= self.warmup <= 1 or not 0 <= self.decay < 10 or not self.clip > 0:
+        if not self.highest_rate > 0 or not 0 <= self.warmup <= 1 or not 0 <= self.decay < 10 or not self.clip > 0:
             yield (
-                f"rate={self.rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
+                f"rate={self.highest_rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
                 "use such as 0.0005, 0.05, 0 and 1"
             )
+        if self.method == "forward" and (self.base is not None or self.weights == "disk"):
+            yield "method=forward: begins anew (no --from), and has weights on the disk by --memory (no --weights)"
         if not 0 <= self.seed < 1 << 32:
             yield f"seed={self.seed}: use 0 to {(1 << 32) - 1}"
         if self.rows < 0 or self.logit_rows < 1:
@@ -86,6 +99,10 @@ class Tuning:
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.on.split(",") if part.strip())
+
+    @property
+    def highest_rate(self) -> float:
+        return RATES[self.method] if self.rate is None else self.rate
 
     @property
     def factor(self) -> float:

@@ -71,11 +71,10 @@ def restore(
             progress = Progress(**about)
             found = {name: arrays[f"numbers/{name}"] for name in numbers}
             averages: dict[str, dict[str, NDArray[Any]]] = {}
-            for name in numbers:
-                prefix = f"adam/{name}/"
-                own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-                if own:
-                    averages[name] = own
+            for key, array in arrays.items():
+                if key.startswith("adam/"):
+                    name, part = key.removeprefix("adam/").rsplit("/", 1)
+                    averages.setdefault(name, {})[part] = array
             if any(found[name].shape != numbers[name].shape for name in numbers):
                 return "its arrays have other shapes"
     except FileNotFoundError:

@@ -19,6 +19,15 @@ from genmote.tune.learnt import Learnt, Numbers, fresh, go_on
 from genmote.tune.settings import Tuning
 
 
+def scheduled(tuning: Tuning, step: int) -> float:
+    """The learning rate of step `step`, the first is 1: up in a line, then down as a cosine."""
+    warm = max(1, math.ceil(tuning.warmup * tuning.steps))
+    if step <= warm:
+        return tuning.highest_rate * step / warm
+    done = (step - warm) / max(1, tuning.steps - warm)
+    return tuning.highest_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
 class Trainer:
     """A model and what is learnt of it. `numbers` are changed in place; whoever keeps them copies them."""
 
@@ -33,7 +42,7 @@ class Trainer:
         self.numbers = fresh(base, decoder.config, tuning) if numbers is None else numbers
         if numbers is None and tuning.base is not None:
             go_on(self.numbers, tuning.base, decoder.config, tuning.factor)
-        self.weights: Any = Learnt(base, ops, self.numbers, tuning.factor)
+        self.weights: Any = Learnt(base, ops, self.numbers, tuning.factor * tuning.rank)
         self.decoder = Decoder(decoder.config, self.weights, ops, fused=False)
         self.backward = Backward(
             self.decoder,
@@ -50,21 +59,13 @@ class Trainer:
         """Rows of a pass, at most (an example of more goes alone)."""
         return self.tuning.rows or self.tuning.context
 
-    def rate(self, step: int) -> float:
-        """The learning rate of step `step`, the first is 1: up in a line, then down as a cosine."""
-        warm = max(1, math.ceil(self.tuning.warmup * self.tuning.steps))
-        if step <= warm:
-            return self.tuning.rate * step / warm
-        done = (step - warm) / max(1, self.tuning.steps - warm)
-        return self.tuning.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
     def step(self, examples: Examples, some: Sequence[int], step: int) -> float:
         """Learn from some examples as step number `step`, the first is 1; the mean loss of their tokens before it, in
         nats. Where they go through the model in one pass, each gradient is used as it comes and is not kept. Raises
         FloatingPointError where a number is none any more, after which the numbers are of no use."""
         tokens = batches.learnt_tokens(examples, some)
         passes = list(batches.passes(examples, some, self.rows, 1 / max(1, tokens)))
-        rate = self.rate(step)
+        rate = scheduled(self.tuning, step)
 
         def apply(name: str, gradient: Float32) -> None:
             length = float(np.sqrt(np.square(gradient, dtype=np.float32).sum(dtype=np.float64)))
