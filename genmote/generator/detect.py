@@ -123,16 +123,30 @@ class Scorer:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """(n,) each: smoothed scores, and which of them are alarms: above the threshold, and not at the very beginning;
-    `most`: which of the `channels` has the largest part in the score, where it is of channels."""
+    """(n,) each: smoothed scores, and which of them are alarms: above the threshold, and not at the very beginning.
+    `own` (k + n,): each sample's or row's own score, those of the k before the piece that its scores are of, too;
+    `most`: which of the `channels` has the largest part in that, where it is of channels."""
 
     scores: Floats
     alarms: NDArray[np.bool_]
+    own: Floats
     most: NDArray[np.intp]
+    smooth: int
     channels: tuple[str, ...] = ()
 
+    @property
+    def before(self) -> int:
+        """k"""
+        return len(self.own) - len(self.scores)
+
+    def oddest(self, start: int, stop: int) -> int:
+        """Of the rows that the scores [start, stop) are of, the one whose own is the highest; below 0 before the
+        piece. A smoothed score stays high after what is odd, so it does not tell the row."""
+        first = max(-self.before, start - self.smooth + 1)
+        return first + int(self.own[first + self.before : stop + self.before].argmax())
+
     def channel(self, row: int) -> str | None:
-        return self.channels[self.most[row]] if self.channels else None
+        return self.channels[self.most[row + self.before]] if self.channels else None
 
 
 class Detector:
@@ -153,13 +167,13 @@ class Detector:
         sums = np.cumsum(np.concatenate([np.zeros((1, own.shape[1])), both]), axis=0)
         at = np.arange(len(before) + 1, len(both) + 1)
         begin = np.maximum(0, at - self.smooth)
-        parts = (sums[at] - sums[begin]) / (at - begin)[:, None]
-        scores = parts.mean(axis=1).astype(np.float32)
+        scores = ((sums[at] - sums[begin]) / (at - begin)[:, None]).mean(axis=1).astype(np.float32)
         self._last = both[max(0, len(both) - self.smooth + 1) :] if self.smooth > 1 else both[:0]
         place = self._seen + np.arange(len(scores))
         self._seen += len(scores)
         alarms = (scores > self.threshold) & (place >= SETTLES)
-        return Found(scores, alarms, parts.argmax(axis=1), self.scorer.channels(piece))
+        alone = both.mean(axis=1).astype(np.float32)
+        return Found(scores, alarms, alone, both.argmax(axis=1), self.smooth, self.scorer.channels(piece))
 
 
 def threshold(model: Generator, clean: list[Signal], quantile: float = 0.999, smooth: int = 1) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from genmote.signals import chart
 from genmote.signals.chart import Panel
 from genmote.signals.kinds import Series, Signal
+from genmote.signals.writing import is_date, moment
 
 if TYPE_CHECKING:
     from genmote.generator.forecast import Forecast
@@ -68,22 +69,28 @@ def detected(
     threshold: float,
     stretches: Sequence[tuple[int, int, str | None]],
     above: int,
+    times: NDArray[np.float64] | None = None,
 ) -> str:
     """A series, or just the scores of rows, with the stretches [start, stop) that are told, each in the channel that
-    it is of; `above`: alarms."""
+    it is of; `above`: alarms; `times` (T,): when samples or rows were taken, where that is known."""
     panels = []
-    x = np.arange(len(scores), dtype=np.float64)
+    edges, label = np.arange(len(scores) + 1, dtype=np.float64), "sample or row"
+    if times is not None and len(times) > 1 and (np.diff(times) >= 0).all():  # not where they run backwards
+        step = float(np.median(np.diff(times)))
+        each, unit = _unit(step)
+        zero, since = (float(times[0]), f" since {moment(float(times[0]))}") if is_date(float(times[0])) else (0.0, "")
+        edges, label = (np.append(times, times[-1] + step) - zero) / each, f"time, {unit}{since}"
+    x, spans = edges[:-1], [(float(edges[start]), float(edges[stop])) for start, stop, _ in stretches]
     if isinstance(signal, Series):
         odd = {channel for _, _, channel in stretches}
         drawn = sorted(range(len(signal.channels)), key=lambda n: signal.channels[n] not in odd)[:MOST]
         for n in sorted(drawn):
             there, channel = np.isfinite(signal.values[:, n]), signal.channels[n]
-            own = [(float(start), float(stop)) for start, stop, one in stretches if one in (None, channel)]
+            own = [span for span, (_, _, one) in zip(spans, stretches, strict=True) if one in (None, channel)]
             if there.any():
-                panels.append(Panel(channel, x[there], signal.values[there, n], "sample", signal.units[n], shades=own))
-    shades = [(float(start), float(stop)) for start, stop, _ in stretches]
+                panels.append(Panel(channel, x[there], signal.values[there, n], label, signal.units[n], shades=own))
     line = (x[[0, -1]], np.full(2, threshold), np.full(2, threshold))
-    panels.append(Panel("how unlikely", x, scores, "sample or row", "nats", shades=shades, band=line))
+    panels.append(Panel("how unlikely", x, scores, label, "nats", shades=spans, band=line))
     return chart.svg(signal.name, f"{above} of {len(scores)} above {threshold:.3g}, shaded", panels)
 
 
@@ -95,6 +102,12 @@ def _step(series: Series) -> tuple[float, str]:
         seconds = float(np.median(np.diff(series.times_s)))
     else:
         return 1.0, "steps"
+    each, unit = _unit(seconds)
+    return seconds / each, unit
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    """What steps of so long are told in, and how long that is."""
     if seconds >= 600:
-        return seconds / 3600, "h"
-    return (seconds / 60, "min") if seconds >= 10 else (seconds, "s")
+        return 3600.0, "h"
+    return (60.0, "min") if seconds >= 10 else (1.0, "s")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
@@ -76,15 +77,13 @@ def table(
     `done` samples of it came before. `dates`: as of `write`."""
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    times = piece.times_s
+    times = timed(piece, began_s, done)
     if isinstance(piece, Records):
         named = [(field.name, field.unit) for field in piece.fields]
         cells = [[_word(x) for x in column] for column in piece.columns]
     else:
         named = list(zip(piece.channels, piece.units, strict=True))
         cells = [_cells(piece, n) for n in range(len(piece.channels))]
-        if times is None:
-            times = np.round(began_s + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
     dates = dates and times is not None and len(times) > 0 and is_date(float(times[0]))
     if heads:
         names = [_word(f"{name} ({unit})" if unit else name) for name, unit in named]
@@ -97,6 +96,13 @@ def table(
         )
     )
     return text.getvalue().encode(errors="replace")
+
+
+def timed(piece: Series | Records, began_s: float = 0.0, done: int = 0) -> NDArray[np.float64] | None:
+    """(n,) when each sample or row was taken, as of `table`; None for rows of which nobody knows."""
+    if piece.times_s is not None or isinstance(piece, Records):
+        return piece.times_s
+    return np.round(began_s + (done + np.arange(len(piece))) / piece.rate_hz, TIME_DIGITS)
 
 
 def _word(x: object) -> str:

@@ -201,6 +201,44 @@ def test_detect(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -
     assert "0 of 200 samples above 1000" in capsys.readouterr().out
 
 
+def test_detect_tells_when(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The spike, not the normal row at which the smoothed score is highest; with dates, where there are any."""
+    dated, out, svg = folder / "when.csv", folder / "when-scores.csv", folder / "when.svg"
+    began = np.datetime64("2020-09-13T12:26:40")
+    times = [str(began + 900 * n) for n in range(200)]
+    lines = [f"{t},{'9.5' if n == 120 else f'{np.sin(n / 3):.3f}'}" for n, t in enumerate(times)]
+    dated.write_text("\n".join(["time,level (mV)", *lines]) + "\n")
+    words = ["detect", str(model), str(dated), "--threshold", "3", "--smooth", "6"]
+    found = told(capsys, *words, "-o", str(out), "--svg", str(svg))["stretches"]
+    (stretch,) = [one for one in found if one["start"] <= 120 < one["stop"]]  # type: ignore[attr-defined]
+    assert stretch["oddest"] == 120 and stretch["oddest_s"] == 1.6e9 + 900 * 120
+    assert stretch["start_s"] == 1.6e9 + 900 * stretch["start"]
+    assert stretch["last_s"] == 1.6e9 + 900 * (stretch["stop"] - 1)
+    table = [line.split(",") for line in out.read_text().splitlines()]
+    assert table[0] == ["signal", "sample", "time", "score"] and [row[2] for row in table[1:]] == times
+    assert "time, h since 2020-09-13T12:26:40" in svg.read_text() and ">45</text>" in svg.read_text()
+    assert main(["signal", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line.split() for line in lines if times[120] in line)
+    assert lines[2].split() == "signal from time to time oddest time highest".split()
+    start, stop = stretch["start"], stretch["stop"]
+    assert row[1:7] == [str(start), times[start], str(stop), times[stop - 1], "120", times[120]]
+
+
+def test_detect_of_rows_without_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out, svg = tmp_path / "doors.csv", tmp_path / "scores.csv", tmp_path / "rows.svg"
+    path.write_text("what,kind\n" + "\n".join(f"{'open' if n % 2 else 'close'},{n % 3}x" for n in range(300)) + "\n")
+    model = str(tmp_path / "m.gguf")
+    assert main(["signal", "train", str(path), "-o", model, *TRAIN, "--steps", "2"]) == 0
+    capsys.readouterr()
+    words = ["detect", model, str(path), "--threshold", "-9", "-o", str(out), "--svg", str(svg)]
+    (one,) = told(capsys, *words)["stretches"]  # type: ignore[misc]
+    assert one["start_s"] is one["last_s"] is one["oddest_s"] is None
+    assert out.read_text().splitlines()[0] == "signal,sample,score" and "sample or row" in svg.read_text()
+    assert main(["signal", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["signal", "from", "to", "oddest", "highest"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -376,11 +414,13 @@ def test_stretches_that_touch_are_one() -> None:
     from genmote.cli.signal.detect import _stretches
 
     scores, alarms = np.arange(20.0), np.isin(np.arange(20), (5, 6, 9, 18))
-    assert _stretches(scores, alarms, 4) == [
-        (9, {"start": 2, "stop": 10, "highest": 9.0}),
-        (18, {"start": 15, "stop": 19, "highest": 18.0}),
+    own = np.isin(np.arange(20), (3, 17)) * 1.0  # no alarms themselves, but what the averages of alarms are of
+    assert _stretches(scores, own, alarms, 4) == [
+        {"start": 2, "stop": 10, "oddest": 3, "highest": 9.0},
+        {"start": 15, "stop": 19, "oddest": 17, "highest": 18.0},
     ]
-    assert _stretches(scores[::-1], alarms, 4)[0] == (5, {"start": 2, "stop": 10, "highest": 14.0})
+    first = _stretches(scores[::-1], own, alarms, 4)[0]
+    assert first == {"start": 2, "stop": 10, "oddest": 3, "highest": 14.0}
 
 
 def test_which_channel_an_alarm_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +442,8 @@ def test_which_channel_an_alarm_is_of(tmp_path: Path, capsys: pytest.CaptureFixt
     assert svg.read_text().count('class="shade"') == 4  # each in its channel, and both in the scores
     assert main(["signal", *words]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[2] == ["signal", "from", "to", "highest", "channel"]
+    assert " ".join(lines[2]) == "signal from time (s) to time (s) oddest time (s) highest channel"
+    assert lines[3][1:7] == ["50", "2.5", "51", "2.5", "50", "2.5"]
     assert [line[-1] for line in lines[3:]] == ["left", "right"]
 
 

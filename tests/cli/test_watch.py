@@ -323,6 +323,34 @@ def test_an_alarm_that_goes_on_is_told_once(model: Path) -> None:
     ]
 
 
+def test_an_alarm_tells_the_row_that_is_odd_by_itself(model: Path) -> None:
+    """A spike of one row makes the smoothed scores of the rows after it high, too, and one of those the highest."""
+    from genmote.cli.signal._alarms import Alarm, Alarms
+    from genmote.generator.detect import Detector
+    from genmote.generator.model import Generator
+
+    values = np.full((60, 1), 20, np.float32)
+    values[30], values[33] = 60, 23
+    series = Series("pump", values, 1.0, ("temp",), ("°C",), start_s=100.0)
+    smoothed = Detector(Generator.load(model), 0.0, 6).push(series).scores[20:]
+    assert 10 < smoothed.argmax() < 16
+
+    def told(cuts: list[int], threshold: float) -> Alarm:
+        alarms = Alarms(model, threshold, None, 0.999, 6)
+        found = [one for a, b in pairwise(cuts) for one in alarms.push("pump", series.part(a, b))]
+        return max((one for one in found if not one.over), key=lambda one: one.score)
+
+    highest = float(smoothed.max())
+    begins_with_it = (float(smoothed[:10].max()) + float(smoothed[10])) / 2
+    begins_after_it = (float(smoothed[10]) + highest) / 2  # what is told may lie in a piece before
+    for threshold in (begins_with_it, begins_after_it):
+        for cuts in ([0, 60], [0, 29, 32, 60], [0, 31, 32, 33, 60], list(range(61))):
+            one = told(cuts, threshold)
+            assert isinstance(one.piece, Series) and one.piece.start_s is not None
+            assert (one.piece.start_s + one.row, one.piece.values[one.row, 0], one.channel) == (130.0, 60.0, "temp")
+    assert told([0, 60], begins_after_it).score == pytest.approx(highest)
+
+
 def test_lines_of_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
     from genmote.cli._output import Output
     from genmote.cli.signal._alarms import Alarm
@@ -332,8 +360,8 @@ def test_lines_of_an_alarm(capsys: pytest.CaptureFixture[str]) -> None:
     for json_too in (False, True):
         any_of: Any = SimpleNamespace(threshold=4.5)
         desk = Desk(Output(json=json_too), any_of, None, any_of, 1.0)
-        desk._alarm("hall", two, Alarm(1, 3, 7.25, "temp"))
-        desk._alarm("hall", two, Alarm(0, 9, 8.0, "temp", over=True))
+        desk._alarm("hall", Alarm(two, 1, 3, 7.25, 9.0, "temp"))
+        desk._alarm("hall", Alarm(two, 0, 9, 8.0, 9.0, "temp", over=True))
         assert desk.alarmed == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [

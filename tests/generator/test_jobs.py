@@ -292,14 +292,34 @@ def test_the_channel_with_the_largest_part_in_a_score(model: Generator, of_rows:
     each = model.scorer().each(signal)
     np.testing.assert_allclose(each.mean(axis=1), model.scores(signal), rtol=1e-6)
     whole = detect.Detector(model, 1.0, smooth=4).push(signal)
-    assert [whole.channel(row) for row in range(40, 46)] == ["b"] * 6
-    for row in (20, 43, 60):  # against the plain mean over the last four samples
-        assert whole.channel(row) == signal.channels[int(each[row - 3 : row + 1].mean(axis=0).argmax())]
+    assert [whole.channel(row) for row in range(40, 44)] == ["b"] * 4
+    assert [whole.channel(row) for row in range(80)] == [signal.channels[int(n)] for n in each.argmax(axis=1)]
     assert {"a", "b"} == {whole.channel(row) for row in range(80)}
     cut = detect.Detector(model, 1.0, smooth=4)
     parts = [cut.push(signal.part(a, b)) for a, b in ((0, 41), (41, 42), (42, 80))]
-    assert np.array_equal(np.concatenate([part.most for part in parts]), whole.most)
+    assert np.array_equal(np.concatenate([part.most[part.before :] for part in parts]), whole.most)
     assert detect.Detector(of_rows, 1.0).push(doors(9)).channel(5) is None
+
+
+def test_the_oddest_row_of_an_alarm(model: Generator) -> None:
+    """One spike: smoothed scores stay high after it, and highest where another row adds a little."""
+    signal = known(model, steps=80)
+    values = signal.values.copy()
+    values[40] = 30.0
+    signal = replace(signal, values=values)
+    own = model.scores(signal)
+    whole = detect.Detector(model, 1.0, smooth=8).push(signal)
+    np.testing.assert_allclose(whole.own, own, rtol=1e-6)
+    assert whole.oddest(40, 48) == whole.oddest(47, 48) == 40  # row 47's score is of row 40, too
+    assert whole.oddest(48, 60) == 41 + int(own[41:60].argmax())
+    assert whole.oddest(2, 4) == int(own[:4].argmax())
+    cut = detect.Detector(model, 1.0, smooth=8)
+    for start, stop in pairwise((0, 3, 44, 45, 80)):
+        part = cut.push(signal.part(start, stop))
+        assert part.before == min(start, 7)
+        for row in range(stop - start):
+            assert start + part.oddest(row, stop - start) == whole.oddest(start + row, stop)
+            assert part.channel(part.oddest(row, row + 1)) == whole.channel(whole.oddest(start + row, start + row + 1))
 
 
 def test_scores_are_what_the_model_says(model: Generator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,15 @@ from genmote.signals.kinds import Records, Series
 
 @dataclass(frozen=True)
 class Alarm:
-    """`rows` one after another were too odd, the oddest, at `row` of the piece, with `score` nats, of which `channel`
-    has the largest part. `over`: an alarm that went on from piece to piece has ended before `row`; it is of all its
-    rows."""
+    """`rows` one after another were too odd, with a smoothed score of up to `score` nats. The oddest of what that is
+    of is `row` of `piece`, which may lie before them: its `own` score is the highest, and `channel` has the largest
+    part in it. `over`: an alarm that went on from piece to piece has ended before `row`; it is of all its rows."""
 
+    piece: Series | Records
     row: int
     rows: int
     score: float
+    own: float
     channel: str | None = None
     over: bool = False
 
@@ -45,7 +48,9 @@ class Alarms:
         self.threshold = float(threshold)
         self.unjudged: dict[str, str] = {}  # topics that the model does not know, and why
         self._made: Callable[[], Any] = lambda: detect.Detector(generator, self.threshold, smooth)
+        self._smooth = smooth
         self._detectors: dict[str, tuple[str, Any]] = {}  # by topic: the recording, and what judges it
+        self._last: dict[str, deque[tuple[Series | Records, int]]] = {}  # by topic: rows that later scores are of, too
         self._open: dict[str, Alarm] = {}  # by topic: what has been told, and reaches the end of the last piece
 
     def push(self, topic: str, piece: Series | Records) -> Iterator[Alarm]:
@@ -54,9 +59,10 @@ class Alarms:
             return
         if topic not in self._detectors or self._detectors[topic][0] != piece.name:  # another recording begins
             self._detectors[topic] = piece.name, self._made()
+            self._last[topic] = deque(maxlen=self._smooth - 1)
             before = self._open.pop(topic, None)
             if before is not None and before.over and len(piece):
-                yield replace(before, row=0)
+                yield replace(before, piece=piece, row=0)
         try:
             found = self._detectors[topic][1].push(fitting(self._generator, piece))
         except GenmoteError as fault:
@@ -65,14 +71,18 @@ class Alarms:
         edges = np.flatnonzero(np.diff(found.alarms.astype(np.int8), prepend=0, append=0)).reshape(-1, 2).tolist()
         before = self._open.pop(topic, None) if len(piece) else None
         if before is not None and before.over and (not edges or edges[0][0]):
-            yield replace(before, row=0)  # it ended with the piece before
+            yield replace(before, piece=piece, row=0)  # it ended with the piece before
+        last = self._last[topic]
         for start, stop in edges:
-            row = start + int(np.argmax(found.scores[start:stop]))
-            alarm = Alarm(row, stop - start, float(found.scores[row]), found.channel(row))
+            row, score = found.oddest(start, stop), float(found.scores[start:stop].max())
+            of, at = (piece, row) if row >= 0 else last[row]
+            alarm = Alarm(of, at, stop - start, score, float(found.own[row + found.before]), found.channel(row))
             if before is not None and start == 0:  # it has been told
-                highest = max(before, alarm, key=lambda one: one.score)
-                alarm = replace(highest, row=stop, rows=before.rows + alarm.rows, over=True)
+                oddest, score = max(before, alarm, key=lambda one: one.own), max(before.score, score)
+                rows = before.rows + alarm.rows
+                alarm = replace(oddest, piece=piece, row=stop, rows=rows, score=score, over=True)
             if stop == len(piece):
                 self._open[topic] = alarm
             if not alarm.over or stop < len(piece):
                 yield alarm
+        last.extend((piece, row) for row in range(max(0, len(piece) - self._smooth), len(piece)))

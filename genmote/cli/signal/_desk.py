@@ -89,13 +89,13 @@ class Desk:
                 except SignalError as fault:
                     self.watch.tally.add("{n} rows are not recorded", str(fault), len(piece))
             for alarm in self.alarms.push(topic, piece) if self.alarms is not None else ():
-                self._alarm(topic, piece, alarm)
+                self._alarm(topic, alarm)
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
-    def _alarm(self, topic: str, piece: Series | Records, alarm: Alarm) -> None:
+    def _alarm(self, topic: str, alarm: Alarm) -> None:
         assert self.alarms is not None
-        at_s, values = _at(piece, alarm.row)
+        at_s, values = _at(alarm.piece, alarm.row)
         rows, score, limit = alarm.rows, alarm.score, self.alarms.threshold
         told = {
             "topic": topic,
