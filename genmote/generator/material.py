@@ -57,8 +57,8 @@ def read(
 ) -> list[Signal]:
     """All signals in files and folders. `labels`: what is said of them, or channels that are taken out and said of the
     samples instead, so that each stretch of which one thing is said is a series of its own; where some have none, that
-    is told. `channels`: of series, only these; `modality`: what they are of; `missing`: numbers that stand for none. In
-    a folder, files that no reader knows are left out and told."""
+    is told. `channels`: only these, of records fields, which are a series where all are numbers; `modality`: what they
+    are of; `missing`: numbers that stand for none. In a folder, files that no reader knows are left out and told."""
     told: list[str] = [] if notes is None else notes
     if modality is not None:
         modality = known.named(modality)
@@ -78,7 +78,7 @@ def read(
     found = [prepared(signal, missing=missing) for signal in whole]
     for label in labels:
         found = by_label(found, label, told)
-    return [prepared(signal, channels, modality) for signal in found]
+    return [prepared(signal, channels, modality, missing) for signal in found]
 
 
 def prepared(
@@ -88,14 +88,16 @@ def prepared(
     missing: Sequence[float] = (),
 ) -> Signal:
     """The signal with what else `read` is asked for."""
+    if channels and isinstance(signal, Records):
+        signal = fields(signal, channels)
+    elif channels and isinstance(signal, Series):
+        signal = chosen(signal, channels)
     if missing and isinstance(signal, Series):
         gone = np.isin(signal.values, np.array(missing, np.float32))
         grid = signal.grid
         if grid is not None:
             grid = replace(grid, integers=np.where(gone, MISSING, grid.integers))
         signal = replace(signal, values=np.where(gone, np.float32(np.nan), signal.values), grid=grid)
-    if channels and isinstance(signal, Series):
-        signal = chosen(signal, channels)
     if modality is not None:
         known.fits(modality, signal)
         signal = replace(signal, labels={**signal.labels, MODALITY: modality})
@@ -156,6 +158,20 @@ def runs(words: Sequence[str]) -> list[tuple[int, int, str]]:
     edges = [n for n in range(1, len(words)) if words[n] != words[n - 1]]
     bounds = [0, *edges, len(words)]
     return [(a, b, words[a]) for a, b in pairwise(bounds) if b > a]
+
+
+def fields(records: Records, names: Sequence[str]) -> Signal:
+    """The records with these fields alone: a series, where all are numbers and rows have times that go up. SignalError
+    for one that there is not."""
+    columns = tuple(records.column(name) for name in names)
+    known = {field.name: field for field in records.fields}
+    kept, times = tuple(known[name] for name in names), records.times_s
+    numbers = all(field.type in ("number", "integer") for field in kept)
+    if not numbers or times is None or not (np.diff(times) > 0).all():
+        return replace(records, fields=kept, columns=columns)
+    values = np.stack([column.astype(np.float32) for column in columns], axis=1)
+    units = tuple(field.unit for field in kept)
+    return Series(records.name, values, 0.0, tuple(names), units, times, labels=records.labels)
 
 
 def chosen(series: Series, channels: Sequence[str]) -> Series:

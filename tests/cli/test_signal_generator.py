@@ -513,3 +513,23 @@ def test_recordings_of_a_table_are_judged(tmp_path: Path) -> None:
         ("long.csv: long b", "", 40),
     ]
     assert [one.whole for one in data.load([path], label="who", said=Said(group="who"))] == ["a", "b"]
+
+
+def test_numbers_of_a_table_with_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table with a column of words is records; the numbers that --channels names are a series, for every job."""
+    rows = [f"{1.7e9 + 60 * n:.0f},{'night' if n % 40 < 20 else 'day'},{20 + n % 7},{n % 3}" for n in range(400)]
+    table = tmp_path / "mixed.csv"
+    table.write_text("time,shift,T,door\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "m.gguf"
+    words = ("train", table, "-o", out, "--size", "tiny", "--steps", "3", "--context", "64")
+    made = told(capsys, *map(str, words), "--channels", "T", "--missing", "26")
+    assert made["kind"] == "Series" and made["channels"] == ["T"] and made["missing"] == [26.0]
+    ahead = told(capsys, "forecast", str(out), str(table), "--steps", "4")
+    assert list(ahead["quantiles"]) == ["T"]
+    assert main(["signal", *map(str, words), "--channels", "Wrong"]) == 2
+    assert "has no field 'Wrong'" in capsys.readouterr().err
+    whole = tmp_path / "whole.gguf"
+    words = ("train", table, "-o", whole, "--size", "tiny", "--steps", "3", "--context", "128")
+    assert told(capsys, *map(str, words), "--channels", "shift", "T")["kind"] == "Records"
+    assert main(["signal", "forecast", str(whole), str(table), "--steps", "4"]) == 2
+    assert "train on numbers alone, with signal train --channels NAME" in capsys.readouterr().err

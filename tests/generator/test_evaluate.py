@@ -537,3 +537,11 @@ def test_what_is_not_whole_numbers_is_left_out_or_rounded() -> None:
     coarse = compress.evaluate([one], max_error=0.1).values["sides"]["ours"]["bytes"]
     fine = compress.evaluate([one], max_error=0.001).values["sides"]["ours"]["bytes"]
     assert coarse < fine
+
+
+def test_numbers_that_stand_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "air.csv"
+    path.write_text("time,T\n" + "".join(f"{60 * n},{-200 if n == 3 else n}\n" for n in range(8)))
+    (plain,), (cleaned,) = data.load([path]), data.load([path], missing=(-200.0,))
+    assert isinstance(plain.signal, Series) and isinstance(cleaned.signal, Series)
+    assert plain.signal.values[3, 0] == -200 and np.flatnonzero(np.isnan(cleaned.signal.values[:, 0])).tolist() == [3]

@@ -42,11 +42,14 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 def fitting(model: Generator, signal: Signal, notes: list[str] | None = None) -> Signal:
     """The signal as the model knows it: its channels alone, and of a modality that it was trained on. `notes`: which
     channels are left out."""
-    from genmote.generator.material import placed, prepared
+    from genmote.generator.material import fields, placed, prepared
     from genmote.registry import listed
-    from genmote.signals.kinds import Series
+    from genmote.signals.kinds import Records, Series
 
     head = model.codec.head
+    if isinstance(signal, Records) and model.codec.KIND is Series:
+        names = [field.name for field in signal.fields if field.name in head.channels]
+        signal = fields(signal, names) if names else signal
     if isinstance(signal, Series) and model.codec.KIND is Series:
         known = [n for n, name in enumerate(signal.channels) if name in head.channels]
         if known and len(known) < len(signal.channels):
@@ -69,7 +72,10 @@ def series(model: Generator, path: Path, reader: str | None, number: int, notes:
         raise SpecError(f"number={number}: {path} has {len(found)} signals")
     one = fitting(model, found[number - 1], notes)
     if not isinstance(one, Series):
-        raise SpecError(f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for series")
+        raise SpecError(
+            f"{path}: holds {type(one).__name__.lower()}; forecast and impute are for "
+            "series: of a table with words train on numbers alone, with signal train --channels NAME"
+        )
     return one
 
 

@@ -33,7 +33,7 @@ class Settings(Training, Said):
         many=True,
         flag="--label",
     )
-    channels: tuple[str, ...] = setting("of series, only these", default=(), many=True)
+    channels: tuple[str, ...] = setting("only these channels, or fields of a table", default=(), many=True)
     missing: tuple[float, ...] = setting("numbers that stand for a missing sample, such as -200", default=(), many=True)
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
     reader: str | None = setting("the reader of the files (default: found by name and first bytes)", default=None)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
+from genmote.generator import material
 from genmote.generator.material import NONE as NONE
 from genmote.generator.material import inside, word
 from genmote.generator.scores.forecast import forward_filled
@@ -60,6 +61,7 @@ def load(
     *,
     label: str | None = None,
     drop: Sequence[str] = (),
+    missing: Sequence[float] = (),
     notes: list[str] | None = None,
     progress: Progress = quiet,
     said: Said | None = None,
@@ -79,7 +81,8 @@ def load(
             continue
         if said is not None and said.group != label:  # a group is no class, but where it is asked for
             signals = [replace(s, labels={k: v for k, v in s.labels.items() if k != said.group}) for s in signals]
-        found += [prepared(signal, file, label, drop) for signal in signals if len(signal)]
+        signals = [material.prepared(signal, missing=missing) for signal in signals if len(signal)]
+        found += [prepared(signal, file, label, drop) for signal in signals]
         progress("reading", number + 1, len(files))
     if not found:
         raise SignalError(f"{', '.join(map(str, paths))}: holds no signal; name files of recordings, or their folders")

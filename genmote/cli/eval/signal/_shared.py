@@ -29,6 +29,7 @@ class Files(Said):
         "the column or label that tells what rows are (default: marks, or the only label)", default=None
     )
     drop: tuple[str, ...] = setting("channels or fields that are left out", default=(), many=True)
+    missing: tuple[float, ...] = setting("numbers that stand for a missing sample, such as -200", default=(), many=True)
     output: Path | None = setting("where each thing that was judged is written, a JSON object a line", default=None)
     svg: Path | None = setting("a picture of it", default=None)
     seed: int = setting("number that fixes all that is drawn", default=0)
@@ -82,7 +83,15 @@ def check(settings: Files) -> None:
 def recordings(settings: Files, paths: tuple[Path, ...], notes: list[str], bar: Bar) -> list[Recording]:
     from genmote.generator.evaluate import data
 
-    return data.load(paths, label=settings.label, drop=settings.drop, notes=notes, progress=bar, said=settings)
+    return data.load(
+        paths,
+        label=settings.label,
+        drop=settings.drop,
+        missing=settings.missing,
+        notes=notes,
+        progress=bar,
+        said=settings,
+    )
 
 
 def both(settings: Trained, notes: list[str], bar: Bar) -> tuple[list[Recording], list[Recording], Make]:
