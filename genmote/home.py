@@ -71,6 +71,8 @@ def check_layout() -> None:
 
 def usable(folder: Path) -> bool:
     """Make `folder` if it is absent and tell whether files can be written there (False on a read-only root)."""
+    with contextlib.suppress(OSError):  # another process may just have removed a folder that it lies in
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         inside = home() in (folder, *folder.parents)

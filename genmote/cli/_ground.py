@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from genmote import home
 from genmote.cli._model import find
 from genmote.cli._output import note
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genmote.compress import Recipe
-    from genmote.signals.reading import Said
+    from genmote.signals.said import Said
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +30,8 @@ class Ground:
 
     @classmethod
     def of(cls, model: str, recordings: Sequence[Path], said: Said, recipe: Recipe, work: Path) -> Ground:
+        import numpy as np
+
         from genmote.cli.signal._series import merged
         from genmote.compress.run import without_text
         from genmote.generator import calibrate

@@ -28,7 +28,7 @@ from genmote.cli._compress import Around
 from genmote.cli._ground import Ground
 from genmote.cli._output import Bar, Output, note, save, size
 from genmote.errors import BudgetError
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from genmote.generator.windows import Windows, recordings
 from genmote.ops.protocol import Span
 from genmote.signals.header import END
 from genmote.signals.kinds import Series, Signal
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 
 Int = NDArray[np.int32]
 SHORTEST = 16  # rows of a stretch

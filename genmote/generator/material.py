@@ -16,7 +16,7 @@ from genmote.signals import modality as known
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 
 NONE = ""  # the label of what nothing is said of
 

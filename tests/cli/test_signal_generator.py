@@ -503,7 +503,7 @@ def test_a_table_of_many_recordings(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_recordings_of_a_table_are_judged(tmp_path: Path) -> None:
     from genmote.generator.evaluate import data
-    from genmote.signals.reading import Said
+    from genmote.signals.said import Said
 
     path = tmp_path / "long.csv"
     path.write_text("time,who,x\n" + "".join(f"{n},{who},{n}\n" for n in range(40) for who in "ab"))

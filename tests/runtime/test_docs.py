@@ -12,7 +12,11 @@ from genmote.runtime.engine import Engine
 from genmote.runtime.fake import fake_engine
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
-BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "adapter=" not in block]
+BLOCKS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    if "adapter=" not in block and "tune(" not in block
+]
 
 
 def test_the_blocks_run_as_they_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from genmote.errors import SignalError
 from genmote.signals import reading
 from genmote.signals.kinds import Records, Series, Signal
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 
 DRAW = np.random.default_rng(3)
 Row = tuple[str, str, str]  # the time, the user, the rest

@@ -13,7 +13,7 @@ from genmote.errors import SpecError
 if TYPE_CHECKING:
     from genmote.generator.model import Generator
     from genmote.signals.kinds import Grid, Series, Signal
-    from genmote.signals.reading import Said
+    from genmote.signals.said import Said
 
 COUNTS = re.compile(r"(\d+)(?: of (\d+))?(?= )")  # not the year of a date, nor a number with decimals
 MOST_STEPS = 1 << 53  # from zero, that a number with a point tells apart

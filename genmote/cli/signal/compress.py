@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmote.cli._output import Bar, Output, check_place, note, size
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:

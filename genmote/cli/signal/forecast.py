@@ -13,7 +13,7 @@ from typing import Any
 
 from genmote.cli._output import Output, check_place, columns, note, save
 from genmote.cli.signal import _series
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 SHOWN = 24  # steps that are printed

@@ -14,7 +14,7 @@ from typing import Any
 from genmote.cli._output import Output, check_place, note
 from genmote.cli._output import save as save_text
 from genmote.cli.signal import _series
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 

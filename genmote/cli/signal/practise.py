@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genmote.cli._output import Bar, Output, check_place, note, size
 from genmote.cli.signal import _series
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save, shown
 from genmote.errors import SpecError
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:

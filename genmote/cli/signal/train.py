@@ -19,7 +19,7 @@ from typing import Any
 from genmote.cli._output import Bar, Output, check_place, note, save, size
 from genmote.cli.signal import _series
 from genmote.generator.train import Training
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 

@@ -26,7 +26,7 @@ from genmote.registry import listed
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import Records, Series, Signal
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 
 Floats = NDArray[np.float32]
 MARKS = "marks"  # what the label is called that is taken from marks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from genmote.cli._output import Bar, Output, check_place, columns, note, save
 from genmote.cli.signal._series import merged
-from genmote.signals.reading import Said
+from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
 if TYPE_CHECKING:
