@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +43,22 @@ SETTINGS = Training(
 )
 
 
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A file that is made once for all processes of a test run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    base = tmp_path_factory.getbasetemp()
+    folder = base / "generator" if run is None else base.parent / f"generator-{run}"
+    folder.mkdir(exist_ok=True)
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (path := folder / name).exists():
+            make(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("generator") / "waves.gguf"
-    train(waves(), path, SETTINGS)
-    return path
+    return once(tmp_path_factory, "waves.gguf", lambda path: train(waves(), path, SETTINGS))
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +68,6 @@ def model(trained: Path) -> Generator:
 
 @pytest.fixture(scope="session")
 def of_rows(tmp_path_factory: pytest.TempPathFactory) -> Generator:
-    path = tmp_path_factory.mktemp("generator") / "doors.gguf"
-    train([doors(seed) for seed in range(4)], path, Training(size="tiny", context=128, steps=60, batch=1024, rate=4e-3))
+    training = Training(size="tiny", context=128, steps=60, batch=1024, rate=4e-3)
+    path = once(tmp_path_factory, "doors.gguf", lambda path: train([doors(n) for n in range(4)], path, training))
     return Generator.load(path, threads=1)
