@@ -92,7 +92,7 @@ def test_smollm2_learns_as_by_pytorch_in_full(smollm2: Path, data: Path, tmp_pat
     from genmote.tune import batches, examples
     from genmote.tune.learnt import Learnt
     from genmote.tune.settings import Tuning
-    from genmote.tune.trainer import Trainer
+    from genmote.tune.trainer import Trainer, scheduled
 
     torch.set_num_threads(1)
     tuning = Tuning(steps=12, batch=4, rate=1e-3, clip=1e9)
@@ -132,7 +132,7 @@ def test_smollm2_learns_as_by_pytorch_in_full(smollm2: Path, data: Path, tmp_pat
             some = batches.chosen(len(learn), tuning.batch, step - 1, tuning.seed)
             ours.step(learn, some, step)
             for group in adam.param_groups:
-                group["lr"] = ours.rate(step)
+                group["lr"] = scheduled(tuning, step)
             adam.zero_grad()
             nats(learn, some, 1 / batches.learnt_tokens(learn, some)).backward()
             adam.step()
