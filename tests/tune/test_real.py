@@ -107,7 +107,7 @@ def test_smollm2_learns_as_by_pytorch_in_full(smollm2: Path, data: Path, tmp_pat
             def _matrix(self, numbers: Any) -> Any:
                 return Matrix(numbers, False)
 
-        decoder = Decoder(config, Held(base, ops, theirs, tuning.factor), ops)
+        decoder = Decoder(config, Held(base, ops, theirs, tuning.factor * tuning.rank), ops)
         adam = torch.optim.AdamW(theirs.values(), lr=tuning.rate, weight_decay=0.0)
 
         def nats(found: Any, some: Any, share: float) -> Any:
