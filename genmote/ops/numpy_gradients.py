@@ -27,7 +27,8 @@ def create(ops: Ops) -> NumpyGradients:
 
 
 class NumpyGradients:
-    """Implements `ops.gradients.Gradients`. Of the op set only `embed` is used, which dequantises rows of a matrix."""
+    """Implements `ops.gradients.Gradients`. Of the op set `embed`, which dequantises rows of a
+    matrix, and `rope` are used."""
 
     def __init__(self, ops: Ops) -> None:
         self.ops = ops
@@ -59,16 +60,7 @@ class NumpyGradients:
         return dx, (dy * unit).sum(axis=rows), None if norm.bias is None else dy.sum(axis=rows)
 
     def rope(self, dy: Float32, rotary: Rotary, interleaved: bool) -> Float32:
-        half = rotary.cos.shape[1]
-        cos, sin = rotary.cos[:, None], rotary.sin[:, None]  # (N, 1, rot/2)
-        if interleaved:
-            first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
-        else:
-            first, second = slice(half), slice(half, 2 * half)
-        a, b = dy[..., first], dy[..., second]
-        dx = dy.copy()
-        dx[..., first] = a * cos + b * sin
-        dx[..., second] = b * cos - a * sin
+        dx: Float32 = self.ops.rope(dy, Rotary(rotary.cos, -rotary.sin), interleaved)
         return dx
 
     def attend(
