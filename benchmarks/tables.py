@@ -4,8 +4,8 @@
 
 A table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a measure (`decode`, `memory`, …),
 several of them with commas, `speed` (the whole speed set), `fit` (the memory set), `compress`, `signals` or `tune`
-(those sets). Of each row the newest record of each CPU is shown. `--check` changes nothing and exits with 1 where a file
-is not what the records say.
+(those sets). Of each row the newest record of each CPU is shown. `--check` changes nothing and exits with 1 where a
+file is not what the records say.
 """
 
 from __future__ import annotations
