@@ -12,7 +12,6 @@ import numpy as np
 from genmote.errors import SignalError
 from genmote.fetch import Progress, quiet
 from genmote.registry import listed
-from genmote.signals import modality as known
 from genmote.signals import reading
 from genmote.signals.header import MODALITY
 from genmote.signals.kinds import MISSING, Grid, Mark, Records, Series, Signal
@@ -61,7 +60,9 @@ def read(
     are of; `missing`: numbers that stand for none. In a folder, files that no reader knows are left out and told."""
     told: list[str] = [] if notes is None else notes
     if modality is not None:
-        modality = known.named(modality)
+        from genmote.signals.modality import named  # here: it takes `numpy.random`, 6 MB that a forecast has no use for
+
+        modality = named(modality)
     all_files = files(paths)
     whole: list[Signal] = []
     for n, path in enumerate(all_files):
@@ -99,7 +100,9 @@ def prepared(
             grid = replace(grid, integers=np.where(gone, MISSING, grid.integers))
         signal = replace(signal, values=np.where(gone, np.float32(np.nan), signal.values), grid=grid)
     if modality is not None:
-        known.fits(modality, signal)
+        from genmote.signals.modality import fits
+
+        fits(modality, signal)
         signal = replace(signal, labels={**signal.labels, MODALITY: modality})
     return signal
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -418,3 +420,22 @@ def test_drawing_keeps_to_the_shares() -> None:
     found = np.concatenate([sampled(logits, allowed, draw) for _ in range(4000)])
     assert (found < 2).all()
     assert abs((found == 0).mean() - 7 / 9) < 0.03
+
+
+def test_jobs_leave_the_large_modules_of_numpy_alone(trained: Path) -> None:
+    """`numpy.random` takes 6 MB of a small device, and OpenSSL with it."""
+    code = """
+import sys
+import numpy as np
+from genmote.generator.model import Generator
+from genmote.signals.kinds import Series
+model = Generator.load(sys.argv[1], threads=1)
+values = np.sin(np.arange(80) / 3).astype(np.float32)[:, None].repeat(2, axis=1)
+history = Series("wave", values, 20.0, ("a", "b"), ("mV", "mV"))
+model.forecast(history, 3, paths=2)
+model.scores(history)
+model.generate(1, steps=3)
+print(*sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code, str(trained)], capture_output=True, text=True, check=True)
+    assert not {"numpy.random", "hashlib", "torch"} & set(ran.stdout.split())
