@@ -25,6 +25,7 @@ from typing import IO, Any
 from genmote.errors import SpecError
 
 LAYOUT = 1
+AGAIN = 100  # times that a folder is made, which another process may remove at once
 
 
 def home() -> Path:
@@ -71,17 +72,22 @@ def check_layout() -> None:
 
 def usable(folder: Path) -> bool:
     """Make `folder` if it is absent and tell whether files can be written there (False on a read-only root)."""
-    with contextlib.suppress(OSError):  # another process may just have removed a folder that it lies in
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        inside = home() in (folder, *folder.parents)
-        if inside and os.access(home(), os.W_OK) and not (home() / "layout").exists():
-            with atomic_write(home() / "layout", "w") as out:
-                out.write(f"{LAYOUT}\n")
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
+    for _ in range(AGAIN):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            inside = home() in (folder, *folder.parents)
+            if inside and os.access(home(), os.W_OK) and not (home() / "layout").exists():
+                with atomic_write(home() / "layout", "w") as out:
+                    out.write(f"{LAYOUT}\n")
+        except FileNotFoundError:
+            continue  # another process has just removed it, or a folder that it lies in
+        except OSError:
+            return False
+        if os.access(folder, os.W_OK | os.X_OK):
+            return True
+        if folder.exists():
+            return False
+    return False
 
 
 def target(path: str | os.PathLike[str]) -> Path:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,20 @@ def test_a_newer_layout_is_refused(own_home: Path) -> None:
     (own_home / "layout").write_text("99\n")
     with pytest.raises(SpecError, match="layout 99, this genmote knows up to 1: update genmote"):
         home.check_layout()
+
+
+def test_a_folder_that_another_process_sweeps_away_is_made_again(own_home: Path, monkeypatch: Any) -> None:
+    folder, ask, swept = home.models_dir() / ".staging" / "tiny.gguf", os.access, []
+
+    def sweep_first(path: Path, mode: int) -> bool:
+        if path == folder and len(swept) < 3:
+            folder.rmdir()
+            folder.parent.rmdir()
+            swept.append(path)
+        return ask(path, mode)
+
+    monkeypatch.setattr(os, "access", sweep_first)
+    assert home.usable(folder) and folder.is_dir() and len(swept) == 3
 
 
 def test_a_folder_that_cannot_be_made_is_not_usable(tmp_path: Path) -> None:
