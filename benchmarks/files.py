@@ -30,6 +30,7 @@ RECIPES = {
     "smollm2-tuned": Recipe("SmolLM2-135M fine-tuned, F16", "smollm2-135m", "F16", tuned=True),
     "smollm2-q8_0": Recipe("SmolLM2-135M Q8_0", "smollm2-135m", "Q8_0"),
     "llama1b-q4_0": Recipe("Llama-3.2-1B shape Q4_0", "llama-3.2-1b", "Q4_0", shape=True),
+    "opt1.3b-q4_0": Recipe("OPT-1.3B shape Q4_0", "opt-1.3b", "Q4_0", shape=True),
     "llama7b-q4_0": Recipe("LLaMA-7B shape Q4_0", "llama-7b", "Q4_0", shape=True),
     "llama160m-q4_0": Recipe("LLaMA-160M shape Q4_0", "llama-160m", "Q4_0", shape=True),
     "olmoe-q4_0": Recipe("OLMoE-1B-7B shape Q4_0", "olmoe-1b-7b", "Q4_0", shape=True),

@@ -10,9 +10,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
-import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench import Bench
-from benchmarks.peers import ROOT, PeerError, run, say
+from benchmarks.environment import interpreter
 from benchmarks.process import REPOSITORY, ContestantError
 from genmote.generator.model import Generator
 from genmote.signals.kinds import Series, Signal
@@ -53,26 +51,9 @@ def trained(bench: Bench, name: str, signals: Sequence[Signal], training: Mappin
     return Generator.load(path)
 
 
-def environment() -> Path:
-    """The Python of the peers' environment, made on first use. `ContestantError` where it cannot be had."""
-    folder = ROOT / "signals"
-    python = folder / "bin" / "python"
-    told = folder / "made"  # written last, with what is in it
-    wanted = NEEDS.read_text() + sys.version
-    if not told.exists() or told.read_text() != wanted:
-        say("making an environment for the peers of signals' models")
-        venv.create(folder, with_pip=True, clear=True)
-        try:
-            run([str(python), "-m", "pip", "install", "-q", "-r", str(NEEDS)], ROOT / "signals.log")
-        except PeerError as why:
-            raise ContestantError(str(why)) from why
-        told.write_text(wanted)
-    return python
-
-
 def others(what: str, given: Mapping[str, Any], timeout_s: float = 7200) -> dict[str, NDArray[np.float64]]:
     """What the peers give for `others.py`'s job `what`, or gave for the same numbers before."""
-    python = environment()
+    python = interpreter("signals", NEEDS)
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "in.npz", Path(place) / "out.npz"
         np.savez(source, **given)
