@@ -13,7 +13,7 @@ from benchmarks.bench import Bench, about, missing
 from benchmarks.peers import cpu_flags
 from benchmarks.process import ContestantError, busy_s
 from benchmarks.record import AT_MOST, Row, compare
-from benchmarks.tune.peft import FILE, LORA, peer, prepared, talking
+from benchmarks.tune.beside import FILE, LORA, peer, prepared, talking
 
 PAIRS = 6
 
@@ -26,7 +26,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     other: list[float] = []
     try:
         with tempfile.TemporaryDirectory() as room:
-            given = prepared(bench, Path(room))
+            given = prepared(bench, Path(room), 1 + PAIRS)
             bench.say(name)
             command = [sys.executable, "-m", "benchmarks.tune.ours", str(bench.file(FILE)), str(given.arrays), "1"]
             with talking(command) as ours, peer(given, "float32", 1) as theirs:

@@ -3,6 +3,7 @@ windows of text, the same order, the same rates. Peak of memory, and what was le
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from benchmarks.environment import interpreter
 from benchmarks.measures.perplexity import corpus
 from benchmarks.process import REPOSITORY, ContestantError
 from benchmarks.record import AT_MOST, Row
+from genmote import home
 
 FILE = "smollm2-q4_1"
 RANK, FACTOR, BATCH, CONTEXT, STEPS, RATE = 8, 2.0, 4, 256, 200, 5e-4
@@ -43,50 +45,41 @@ class Given:
 
 def measure(bench: Bench) -> Iterator[Row]:
     """Rows of the peak and of the loss."""
+    steps = bench.pick(STEPS, 8)
     asked: dict[str, dict[str, Any]] = {
         f"peak of training, {LORA}, over PEFT's in float32": {"asked": 0.10, "aim": 0.06},
-        f"held-out loss after {STEPS} steps, {LORA}, over PEFT's": {"asked": 1.01},
+        f"held-out loss after {steps} steps, {LORA}, over PEFT's": {"asked": 1.01},
         f"peak of training, {LORA}, over PEFT's with the base in 4 bits (QLoRA)": {"asked": 0.5},
     }
     peak, loss, four_bits = asked
     try:
-        with tempfile.TemporaryDirectory() as room:
-            given = prepared(bench, Path(room))
-            bench.say(f"{STEPS} steps of ours")
-            ours = trained(bench, given)
-            with peer(given, "float32", bench.cores) as theirs:
-                losses = [theirs("judge")["loss"]]
-                for done in range(0, STEPS, EVERY):
-                    bench.say(f"step {done} of {STEPS} of PEFT's, held out {losses[-1]:.4f}")
-                    theirs(f"steps {EVERY}")
-                    losses.append(theirs("judge")["loss"])
-                theirs_peak = theirs("end")["peak_rss_bytes"]
-            details: dict[str, Any] = {"steps": STEPS, "judged": ours["judged"], "peer_judged": losses}
-            shared: dict[str, Any] = {"threads": bench.cores, "peer_name": "PEFT, float32", **about(FILE)}
-            yield row(peak, ours["peak_rss_bytes"] / 1e6, theirs_peak / 1e6, "MB", asked[peak], details, shared)
-            yield row(loss, ours["held_out_after"], min(losses), "nats a token", asked[loss], details, shared)
-            yield from in_four_bits(bench, given, four_bits, asked[four_bits], ours["peak_rss_bytes"])
+        given = prepared(bench, KEPT / f"beside-{steps}", steps)
+        few = theirs(bench, given, "nf4", 4)
+        many = theirs(bench, given, "float32", steps)
+        bench.say(f"{steps} steps of ours")
+        ours = trained(bench, given, steps)
     except ContestantError as why:
         for name, wanted in asked.items():
-            yield missing(name, "tune_peft", why, asked=wanted["asked"], sense=AT_MOST)
+            yield missing(name, "tune_beside", why, asked=wanted["asked"], sense=AT_MOST)
+        return
+    details = {"steps": steps, "judged": ours["judged"], "peer_judged": many["judged"]}
+    shared: dict[str, Any] = {"threads": bench.cores, "details": details, **about(FILE)}
+    plain = shared | {"peer_name": "PEFT, float32"}
+    packed = shared | {"peer_name": "PEFT, bitsandbytes NF4, layers computed again"}
+    own = ours["peak_rss_bytes"] / 1e6
+    yield row(peak, own, many["peak_rss_bytes"] / 1e6, "MB", asked[peak], plain)
+    yield row(loss, ours["held_out_after"], min(many["judged"]), "nats a token", asked[loss], plain)
+    yield row(four_bits, own, few["peak_rss_bytes"] / 1e6, "MB", asked[four_bits], packed)
 
 
-def row(
-    name: str,
-    ours: float,
-    peer: float,
-    unit: str,
-    asked: dict[str, Any],
-    details: dict[str, Any],
-    shared: dict[str, Any],
-) -> Row:
+def row(name: str, ours: float, peer: float, unit: str, asked: dict[str, Any], shared: dict[str, Any]) -> Row:
     return Row(
-        name=name, measure="tune_peft", value=ours / peer, value_unit="x", sense=AT_MOST, unit=unit,
-        ours=ours, peer=peer, details=details, **asked, **shared,
+        name=name, measure="tune_beside", value=ours / peer, value_unit="x", sense=AT_MOST, unit=unit,
+        ours=ours, peer=peer, **asked, **shared,
     )  # fmt: skip
 
 
-def prepared(bench: Bench, room: Path) -> Given:
+def prepared(bench: Bench, room: Path, steps: int) -> Given:
     """Windows of a text, its end held out, and the peer's copy of the base."""
     from genmote import Engine
     from genmote.tune import batches
@@ -96,17 +89,18 @@ def prepared(bench: Bench, room: Path) -> Given:
     python, model, whole = interpreter("tune", OTHERS.with_suffix(".txt")), bench.file(FILE), KEPT / "smollm2-float32"
     if not (whole / "model.safetensors").exists():
         bench.say("writing the base in float32 for PEFT")
-        KEPT.mkdir(parents=True, exist_ok=True)
-        process.run([str(python), str(OTHERS), "whole", str(model), str(whole)], timeout_s=PATIENCE_S)
+        whole.mkdir(parents=True, exist_ok=True)
+        process.run([str(python), "-P", str(OTHERS), "whole", str(model), str(whole)], timeout_s=PATIENCE_S)
     with Engine.load(model, threads=1) as engine:
         tokens = np.array(engine.tokenizer.encode(corpus().read_text(encoding="utf-8"), bos=False), np.int32)
     windows = tokens[: len(tokens) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
-    learn, judge = windows[: BATCH * STEPS], windows[-JUDGED:]
+    learn, judge = windows[: BATCH * steps], windows[-JUDGED:]
     if len(windows) < len(learn) + len(judge):
         raise ContestantError(f"the text has {len(windows)} windows, wanted {len(learn) + len(judge)}")
-    tuning = Tuning(rank=RANK, steps=STEPS, batch=BATCH, context=CONTEXT, rate=RATE)
-    order = [batches.chosen(len(learn), BATCH, step, tuning.seed) for step in range(STEPS)]
-    rates = [scheduled(tuning, step + 1) for step in range(STEPS)]
+    room.mkdir(parents=True, exist_ok=True)
+    tuning = Tuning(rank=RANK, steps=steps, batch=BATCH, context=CONTEXT, rate=RATE)
+    order = [batches.chosen(len(learn), BATCH, step, tuning.seed) for step in range(steps)]
+    rates = [scheduled(tuning, step + 1) for step in range(steps)]
     found = Given(room / "learn.jsonl", room / "judge.jsonl", room / "given.npz", whole)
     for path, some in ((found.learn, learn), (found.judge, judge)):
         path.write_text("".join(json.dumps({"text": one.tolist()}) + "\n" for one in some), encoding="utf-8")
@@ -114,35 +108,41 @@ def prepared(bench: Bench, room: Path) -> Given:
     return found
 
 
-def trained(bench: Bench, given: Given) -> dict[str, Any]:
-    """What `genmote tune` tells of its training."""
+def trained(bench: Bench, given: Given, steps: int) -> dict[str, Any]:
+    """What `genmote tune` tells of its training; one that was cut short goes on."""
     words = [str(bench.file(FILE)), str(given.learn), "-o", str(given.learn.with_name("ours.gguf"))]
-    words += ["--held-out", str(given.judge), "--rank", str(RANK), "--steps", str(STEPS), "--batch", str(BATCH)]
+    words += ["--held-out", str(given.judge), "--rank", str(RANK), "--steps", str(steps), "--batch", str(BATCH)]
     words += ["--context", str(CONTEXT), "--rate", str(RATE), "--judge-every", str(EVERY), "--json"]
     words += ["--threads", str(bench.cores)]
     found = process.run([sys.executable, "-m", "genmote.cli", "tune", *words], timeout_s=PATIENCE_S).json()
     return dict(found)
 
 
-def in_four_bits(bench: Bench, given: Given, name: str, asked: dict[str, Any], ours: float) -> Iterator[Row]:
-    """Its peak shows after a few steps; its loss is of another base, and is no yardstick."""
-    bench.say("PEFT with the base in four bits")
-    try:
-        with peer(given, "nf4", bench.cores) as theirs:
-            theirs("steps 4")
-            found = theirs("end")["peak_rss_bytes"]
-    except ContestantError as why:
-        yield missing(name, "tune_peft", why, asked=asked["asked"], sense=AT_MOST)
-        return
-    shared = {"threads": bench.cores, "peer_name": "PEFT, bitsandbytes NF4, layers computed again", **about(FILE)}
-    yield row(name, ours / 1e6, found / 1e6, "MB", asked, {}, shared)
+def theirs(bench: Bench, given: Given, kind: str, steps: int) -> dict[str, Any]:
+    """The peak of PEFT's training and its held-out losses, or what they were in the same training before."""
+    parts = (OTHERS.read_bytes(), OTHERS.with_suffix(".txt").read_bytes(), given.arrays.read_bytes())
+    key = hashlib.sha256(b"".join(parts) + f"{kind} {steps} {bench.cores}".encode()).hexdigest()
+    kept = KEPT / f"peft-{kind}-{steps}-{key[:12]}.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    with peer(given, kind, bench.cores) as ask:
+        losses: list[float] = []
+        for done in range(0, steps, EVERY):
+            bench.say(f"PEFT, {kind}: step {done} of {steps}")
+            ask(f"steps {min(EVERY, steps - done)}")
+            if kind == "float32":  # the other is of another base: its loss is no yardstick
+                losses.append(ask("judge")["loss"])
+        found = {"judged": losses, **ask("end")}
+    with home.atomic_write(kept, "w") as out:
+        json.dump(found, out)
+    return found
 
 
 @contextmanager
 def peer(given: Given, kind: str, threads: int) -> Iterator[Any]:
     python = interpreter("tune", OTHERS.with_suffix(".txt"))
     with talking(
-        [str(python), str(OTHERS), "learn", str(given.whole), str(given.arrays), kind, str(threads)]
+        [str(python), "-P", str(OTHERS), "learn", str(given.whole), str(given.arrays), kind, str(threads)]
     ) as answer:
         yield answer
 
