@@ -213,9 +213,11 @@ class _Run:
         windows = self.windows() if step.calibrates else None
         if windows is not None and not step.any_vocabulary:
             windows = calibration.in_tokens_of(file, self.source, windows)
-        if windows is not None and step is next(step for step in self.recipe.steps if step.calibrates):
+        learning = (each for each in self.recipe.steps if each.calibrates and not each.any_vocabulary)
+        if windows is not None and step is next(learning, None):
             inputs = max(info.shape[-1] for info in file.tensors.values() if info.name.startswith("blk."))
-            notes += calibration.notes(calibration.ids(windows), inputs)
+            signals = self.recipe.calibration.tokens is not None
+            notes += calibration.notes(calibration.ids(windows), inputs, signals=signals)
         if isinstance(step, LayerStep):
             original = comparable(ModelFile.open(self._compared), file).path
             found = compress_layers(
