@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,8 @@ BETWEEN = re.compile(
 
 @dataclass(frozen=True)
 class Compressed:
-    """What came out. `steps`: for each its name, settings and figures (of each tensor, or the step's own)."""
+    """What came out. `steps`: for each its name, settings and figures (of each tensor, or the step's own). `loose`: the
+    matrices that a step has left as plain numbers."""
 
     path: Path
     source: Path
@@ -52,6 +53,7 @@ class Compressed:
     bits_per_weight: float  # all tensors' bytes over all tensors' numbers
     seconds: float
     steps: list[dict[str, Any]]
+    loose: tuple[str, ...] = ()
 
 
 def compress(
@@ -91,9 +93,16 @@ def compress(
     made = ModelFile.open(target)
     stored = sum(info.nbytes for info in made.tensors.values())
     numbers = sum(int(np.prod(info.shape)) for info in made.tensors.values())
-    return Compressed(
-        target, path, made.nbytes, source.nbytes, 8 * stored / numbers, time.perf_counter() - started, steps
-    )
+    bits, seconds = 8 * stored / numbers, time.perf_counter() - started
+    return Compressed(target, path, made.nbytes, source.nbytes, bits, seconds, steps, tuple(_loose(made, source)))
+
+
+def _loose(made: ModelFile, source: ModelFile) -> Iterator[str]:
+    """Matrices of plain numbers that in `source` are none, or are not there."""
+    for name, info in made.tensors.items():
+        before = source.tensors.get(name)
+        if info.type == "F32" and len(info.shape) > 1 and (before is None or before.type != "F32"):
+            yield name
 
 
 def without_text(recipe: Recipe) -> None:

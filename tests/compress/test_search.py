@@ -20,7 +20,7 @@ from genmote.compress.block import Block
 from genmote.compress.check import Check, corrected
 from genmote.compress.goal import Goal, choose, speed
 from genmote.compress.recipe import step_name
-from genmote.compress.search import Found, search, written
+from genmote.compress.search import Found, search, smallest, written
 from genmote.compress.shapes import restored
 from genmote.compress.steps._base import LayerStep
 from genmote.compress.steps.rtn import Rtn
@@ -75,6 +75,15 @@ def test_its_recipe_makes_the_same_file_again(model: Path, tmp_path: Path) -> No
     ours = found(model, tmp_path / "ours.gguf", Goal(bytes=200_000), rounds=1)
     again = compress(model, tmp_path / "again.gguf", Recipe.of(ours.recipe.values()))
     assert again.path.read_bytes() == ours.made.path.read_bytes()
+
+
+@pytest.mark.parametrize(("shape", "tied"), [("tiny-llama", True), ("tiny-mixtral", False)])
+def test_what_types_make_at_least_leaves_an_embedding_that_is_no_head(shape: str, tied: bool, tmp_path: Path) -> None:
+    make_model(shape, "F16", tmp_path / "model.gguf", 1)
+    made = compress(tmp_path / "model.gguf", tmp_path / "q4.gguf", Recipe((Rtn(type="Q4_0", head_type="Q4_0"),)))
+    source = ModelFile.open(tmp_path / "model.gguf")
+    assert ("output.weight" not in source.tensors) == tied
+    assert smallest(source, ["Q4_0"]) == pytest.approx(made.size_bytes, rel=0.02)
 
 
 def test_a_target_out_of_reach_gives_the_smallest_file(model: Path, tmp_path: Path) -> None:
