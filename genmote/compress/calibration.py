@@ -259,9 +259,9 @@ def _spread(tokens: list[int], begin: list[int], count: int, length: int) -> Tok
 
 
 def text_of(model: ModelFile, tokens: Tokens) -> str:
-    """Windows (N, T) of token ids as text, a line's end between them."""
+    """Windows (N, T) or (N, T, A) of token ids as text, a line's end between them."""
     tokenizer = load_tokenizer(model)
-    return "\n".join(tokenizer.decode(row.tolist()) for row in tokens)
+    return "\n".join(tokenizer.decode(row.tolist()) for row in ids(tokens))
 
 
 def in_tokens_of(model: ModelFile, original: ModelFile, tokens: Tokens) -> Tokens:

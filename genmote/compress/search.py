@@ -361,6 +361,6 @@ class _Search:
 
 def written(source: ModelFile, settings: Calibration, windows: int, progress: Progress, after: int = 1) -> str:
     """Text that the model writes with another seed than that of `settings`, `after` after it."""
-    other = replace(settings, seed=settings.seed + after, text=None, windows=windows)
+    other = replace(settings, seed=settings.seed + after, text=None, tokens=None, windows=windows)
     tokens = calibration.windows(source.path, source.sha256(), other, progress)
     return calibration.text_of(source, tokens)

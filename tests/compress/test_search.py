@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -270,6 +270,16 @@ def test_everything_may_be_kept(tmp_path: Path) -> None:
         a, b = ModelFile.open(tmp_path / f"{stored}.gguf"), ModelFile.open(tmp_path / "o.gguf")
         assert all((a.raw(name) == b.raw(name)).all() for name in a.tensors)
         assert ours.rounds[0].measured == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_measured_on_is_not_what_was_learned_from(model: Path, tmp_path: Path) -> None:
+    """Not where that is windows of ids or a text, either."""
+    np.save(tmp_path / "ids.npy", np.tile(np.arange(100, 164), (6, 1)))
+    (tmp_path / "text.txt").write_text("the cat and the other cat " * 100)
+    file = ModelFile.open(model)
+    wanted = written(file, SMALL, 2, nothing)
+    for given in ({"tokens": tmp_path / "ids.npy"}, {"text": tmp_path / "text.txt"}):
+        assert written(file, replace(SMALL, **given), 2, nothing) == wanted  # type: ignore[arg-type]
 
 
 def test_nothing_to_choose_is_told(model: Path, tmp_path: Path) -> None:
