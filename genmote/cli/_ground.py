@@ -97,8 +97,8 @@ def refuse(model: str, recipe: Recipe, text: Sequence[str]) -> None:
         return
     if text:
         raise UserError(
-            f"{path.name} is a generator of signals, which reads no text, as {', '.join(text)} would have it: leave that "
-            "out, name recordings to learn from with --signals, and measure with genmote eval signal"
+            f"{path.name} is a generator of signals, which reads no text, as {', '.join(text)} would have it: leave "
+            "that out, name recordings to learn from with --signals, and measure with genmote eval signal"
         )
     without_text(recipe)
     if any(step.calibrates for step in recipe.steps) and recipe.calibration.tokens is None:

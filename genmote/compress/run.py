@@ -85,8 +85,9 @@ def compress(
         last, steps = run.all()
     finally:
         if work is None:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing was done yet, nothing stays
+            for each in (*folder.iterdir(), folder):
+                with contextlib.suppress(OSError):
+                    each.rmdir()  # where nothing was done yet, nothing stays
     _finish(last, target, source, about)
     if work is None:
         clear(folder)

@@ -63,9 +63,9 @@ class Round:
 @dataclass(frozen=True)
 class Found:
     """What the search ended with. `missed`: what of the goal cannot be met, in words; the file is then the best there
-    is. `tokens_per_s`, `tokens_per_s_before`: what the roofline tells of it, and of the original, on the machine that was
-    named; None where none was, or that one's memory does not hold the model. `alone`: what of the goal types alone cannot
-    meet, where shapes were searched, too."""
+    is. `tokens_per_s`, `tokens_per_s_before`: what the roofline tells of it, and of the original, on the machine that
+    was named; None where none was, or that one's memory does not hold the model. `alone`: what of the goal types alone
+    cannot meet, where shapes were searched, too."""
 
     goal: Goal
     made: Compressed

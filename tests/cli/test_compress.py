@@ -110,7 +110,9 @@ def test_plain_numbers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
         recipe.write_text(prune + more)
         assert main([*words, "-o", str(tmp_path / f"{number}.gguf")]) == 0
         told = capsys.readouterr().err
-        line = "14 matrices are left as plain numbers (F32), such as blk.0.attn_q.weight: end the recipe with a step that"
+        line = (
+            "14 matrices are left as plain numbers (F32), such as blk.0.attn_q.weight: end the recipe with a step that"
+        )
         assert (line in told) == (not more), told
 
 
@@ -122,7 +124,10 @@ def test_plain_numbers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--method", "nothing"], "no step is called 'nothing'"),
         (["--type", "Q7"], "tensor type 'Q7' is unknown"),
         (["--samples", "0"], "windows=0: use 1 or more"),
-        (["--method", "vocabulary"], "--method vocabulary takes size, which only a recipe can say: give one (--recipe)"),
+        (
+            ["--method", "vocabulary"],
+            "--method vocabulary takes size, which only a recipe can say: give one (--recipe)",
+        ),
     ],
 )
 def test_bad_input_is_one_line(

@@ -111,7 +111,9 @@ def test_a_pace_on_a_device_is_told(genmote: Any, model: Path, tmp_path: Path) -
     ours, before = found["expected_tokens_per_s"], found["original_expected_tokens_per_s"]
     # The model was small enough as it was: nothing is lost, and the file is no faster.
     assert ours == pytest.approx(before, rel=0.05) and ours >= 10
-    line = f"Expected: {ours:.3g} tokens/s on Raspberry Pi Zero 2 W, the original {before:.3g} tokens/s; by that machine's"
+    line = (
+        f"Expected: {ours:.3g} tokens/s on Raspberry Pi Zero 2 W, the original {before:.3g} tokens/s; by that machine's"
+    )
     assert f"{line} figures, not measured." in html.unescape(page.read_text(encoding="utf-8"))
     ran = genmote(*words, "--pace", "1e9")
     assert ran.status == 2
@@ -154,7 +156,10 @@ def test_flags_that_do_not_go_together(genmote: Any, tmp_path: Path, words: tupl
         (("--target", "much"), "target 'much': wanted an amount above 0"),
         (("--target", "75"), "target=75: that is bytes, too few for a model; give a unit, such as 75MB"),
         (("--target", "1MB", "--choices", "Q7"), "tensor type 'Q7' is unknown"),
-        (("--pace", "1", "--device", "pi-4b-4gb", "--choices", "F32"), "no matrix can be stored in fewer bits with F32"),
+        (
+            ("--pace", "1", "--device", "pi-4b-4gb", "--choices", "F32"),
+            "no matrix can be stored in fewer bits with F32",
+        ),
         (("--target", "1MB", "--shapes", "width"), "shapes: 'width' is none; name some of channels, heads, ranks"),
         (("--target", "1MB", "--device", "toaster"), "toaster"),
         (("--pace", "0", "--device", "pi-zero-2w"), "pace=0: wanted tokens a second, above 0"),

@@ -178,7 +178,9 @@ def test_a_device_stands_on_the_page_and_in_the_summary() -> None:
     search = {"goal": "at most 60 MB", "missed": None, "rounds": [], "device": "a board"}
     search |= {"expected_tokens_per_s": 12.34, "original_expected_tokens_per_s": None}
     told = made_up.report(search=search)
-    line = "Expected: 12.3 tokens/s on a board, the original does not fit its memory; by that machine's figures, not meas"
+    line = (
+        "Expected: 12.3 tokens/s on a board, the original does not fit its memory; by that machine's figures, not meas"
+    )
     assert line in read(page(told)) and line in summary(told)
     for none in (None, {**search, "device": None}):
         assert "Expected:" not in summary(made_up.report(search=none))

@@ -64,7 +64,7 @@ def test_a_text_too_short_to_choose_by_is_told(llama: Path, tmp_path: Path) -> N
         made = compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=290, text=text),), SMALL))
         found.append((made.steps[0]["figures"]["covered_elsewhere"], made.steps[0].get("note")))
     share, note = found[0]
-    assert share < 0.9 and f"little to choose by: what half of it would keep is " in note
+    assert share < 0.9 and "little to choose by: what half of it would keep is " in note
     assert f"of that half and {share:.1%} of the other; give more of it (text in the recipe's step" in note
     assert found[1][0] > share and found[1][1] is None
 
@@ -128,11 +128,18 @@ def test_another_text_under_the_same_name_makes_another_file(llama: Path, tmp_pa
     assert found[0] != found[1]
 
 
+def test_too_small_a_vocabulary_is_told_before_any_text_is_made(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genmote.compress.calibration.windows", None)
+    with pytest.raises(SpecError, match="size=3: .* of which at least"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=3),), SMALL))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_is_told(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="size=0: use 1 or more"):
         Recipe.of({"step": [{"use": "vocabulary", "size": 0}]})
-    with pytest.raises(SpecError, match="size=3: .* of which at least"):
-        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=3),), SMALL))
     with pytest.raises(SpecError, match="nowhere.txt: cannot be read"):
         compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=300, text=tmp_path / "nowhere.txt"),), SMALL))
     short = Distill(tokens=512, batch=2, length=32, measured=2)

@@ -43,21 +43,25 @@ class Vocabulary(ModelStep):
         if self.size < 1:
             yield f"size={self.size}: use 1 or more"
 
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        most_used(model, np.zeros(_size(model)), self.size)  # raises where so few cannot stay
+
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
         tokens = self._tokens(file, sight)
         first = np.arange(len(tokens)) // max(1, min(RUN, len(tokens) // 2)) % 2 == 0
-        size = len(file.metadata["tokenizer.ggml.tokens"])  # a matrix may have more rows, which pad it
+        size = _size(file)
         counts, half, other = (np.bincount(some, minlength=size) for some in (tokens, tokens[first], tokens[~first]))
         kept = prune_vocabulary(source, target, most_used(file, counts, self.size), progress=sight.progress)
         chosen = most_used(file, half, self.size)
         own, elsewhere = (float(found[chosen].sum() / max(1, found.sum())) for found in (half, other))
         covered = float(counts[kept].sum() / max(1, counts.sum()))
-        found = {"tokens": len(kept), "of": size, "covered": covered, "covered_elsewhere": elsewhere}
+        found: dict[str, Any] = {"tokens": len(kept), "of": size, "covered": covered, "covered_elsewhere": elsewhere}
         if own - elsewhere > LOST:
             found["note"] = (
-                f"a text of {len(tokens)} tokens is little to choose by: what half of it would keep is {own:.1%} of that "
-                f"half and {elsewhere:.1%} of the other; give more of it (text in the recipe's step, or --samples)"
+                f"a text of {len(tokens)} tokens is little to choose by: what half of it would keep is {own:.1%} of "
+                f"that half and {elsewhere:.1%} of the other; give more of it (text in the recipe's step, or --samples)"
             )
         return found
 
@@ -72,6 +76,11 @@ class Vocabulary(ModelStep):
         new[np.searchsorted(before, left)] = np.arange(len(left))
         tokens = new[sight.windows.reshape(-1)]
         return tokens[tokens >= 0]
+
+
+def _size(file: ModelFile) -> int:
+    """Tokens of the tokenizer: a matrix may have more rows, which pad it."""
+    return len(file.metadata.get("tokenizer.ggml.tokens", ()))
 
 
 def _ids(file: ModelFile) -> NDArray[Any]:
