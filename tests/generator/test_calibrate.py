@@ -194,9 +194,9 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     ):
         for method in ((), ("--method", "rtn")):
             assert main([*plain, *method, flag, value]) == 2
-            told = capsys.readouterr().err
-            assert f"is a generator of signals, which reads no text, as {flag} would have it: leave that out" in told
-            assert len(told.splitlines()) == 1
+            line = capsys.readouterr().err
+            assert f"is a generator of signals, which reads no text, as {flag} would have it: leave that out" in line
+            assert len(line.splitlines()) == 1
     for given in ([], ["--signals", str(recording)]):  # nobody is told first to name recordings
         assert main([*plain, *given, "--method", "distill"]) == 2
         assert "distill learns from text, not from signals" in capsys.readouterr().err
