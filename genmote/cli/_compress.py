@@ -101,6 +101,8 @@ def goal_of(settings: Around, model: Path) -> Goal:
 
 def found_text(found: Found) -> str:
     """What the search chose, and what that costs, for people."""
+    from genmote.compress.report import expected_on
+
     chosen = sorted(found.types.items(), key=lambda item: -item[1])
     last = next(one for one in found.rounds if one.recipe == found.recipe)
     other = "the original" if not found.before else "what the steps before left"
@@ -110,12 +112,8 @@ def found_text(found: Found) -> str:
         f"cost      {last.measured:.4f} nats a token of KL divergence to {other}, measured; {last.expected:.4f} "
         f"were expected, and no choice of {last.of} was below {last.bound:.4f}",
     ]
-    if found.tokens_per_s is not None and found.goal.machine is not None:
-        lines.append(
-            f"expected  {found.tokens_per_s:.3g} tokens/s on {found.goal.machine.source}, by its figures; not measured"
-        )
-    elif found.goal.machine is not None:
-        lines.append(f"expected  it does not fit the memory of {found.goal.machine.source}")
+    if (device := expected_on(found.values())) is not None:
+        lines.append(f"expected  {device}")
     return "\n".join(lines)
 
 

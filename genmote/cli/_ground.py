@@ -57,6 +57,12 @@ class Ground:
                 work.rmdir()  # where nothing was written
         return cls(path, others)
 
+    def forget(self) -> None:
+        """Nothing stays of a run that was refused before a step was begun."""
+        if self.path.exists() and list(self.path.parent.iterdir()) == [self.path]:
+            self.path.unlink()
+            self.path.parent.rmdir()
+
     def judged(self, before: Path, after: Path) -> dict[str, Any]:
         """What both models lose on the other stretches, in nats a token."""
         from genmote.generator import calibrate
@@ -79,19 +85,21 @@ def text(values: dict[str, Any]) -> str:
     )
 
 
-def refuse(model: str, recipe: Recipe, measured: bool) -> None:
-    """UserError, before the work, for a generator of signals that a step would have write text, or that would be
-    measured on one."""
+def refuse(model: str, recipe: Recipe, text: Sequence[str]) -> None:
+    """UserError, before the work, for a generator of signals that a step would have write text; `text`: flags that
+    were given and are about text, too."""
+    from genmote.compress.run import without_text
     from genmote.generator.file import OWN
     from genmote.models.gguf import ModelFile
 
     path = find(model)
     if OWN + "version" not in ModelFile.open(path).metadata:
         return
-    if measured:
+    if text:
         raise UserError(
-            f"{path.name} is a generator of signals, which reads no text: a search and --report measure on text; leave "
-            "them out, and measure with genmote eval signal"
+            f"{path.name} is a generator of signals, which reads no text, as {', '.join(text)} would have it: leave "
+            "that out, name recordings to learn from with --signals, and measure with genmote eval signal"
         )
-    if any(step.calibrates or step.reads_text for step in recipe.steps) and recipe.calibration.tokens is None:
+    without_text(recipe)
+    if any(step.calibrates for step in recipe.steps) and recipe.calibration.tokens is None:
         raise UserError(f"{path.name} is a generator of signals: name recordings to learn from with --signals")

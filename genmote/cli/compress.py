@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from genmote.cli import _compress, _ground
 from genmote.cli._compress import Around
 from genmote.cli._ground import Ground
 from genmote.cli._output import Bar, Output, note, save, size
-from genmote.errors import BudgetError
+from genmote.errors import BudgetError, GenmoteError, UserError
 from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SCRATCH_BYTES = 32 << 20  # a text's activations come and go in such pieces, a matrix's scratch in smaller ones
 OWN = "GM"  # how types of our own are called
+ABOUT_TEXT = ("text", "text_out", "report", "target", "pace")
 BEFORE = {"round": "gptq"}  # what goes before a step that needs stored codes, when it is named by itself
 
 
@@ -67,7 +68,7 @@ class Settings(Around, Said):
         if (self.model is None) != bool(self.frontier):
             yield "model: name one to compress, or give reports with --frontier, not both"
         if self.signals:
-            for name in ("text", "text_out", "report", "target", "pace"):
+            for name in ABOUT_TEXT:
                 if getattr(self, name) is not None:
                     yield f"{name}: is about text, which a generator of signals does not read; leave out either"
         elif self.group is not None or self.names or self.sample_rate:
@@ -117,7 +118,8 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
     without_holes(SCRATCH_BYTES)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch takes huge pages then, where the system has them
     if not settings.signals:
-        _ground.refuse(model, recipe_of(settings), settings.searches or settings.report is not None)
+        flags = [f"--{name.replace('_', '-')}" for name in ABOUT_TEXT if getattr(settings, name) is not None]
+        _ground.refuse(model, recipe_of(settings), flags)
     _compress.check_text(settings, model, text_to_measure)
     found, ground = None, None
     if settings.signals:
@@ -134,6 +136,10 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
     except KeyboardInterrupt:
         note("what is done is kept: the same command goes on from there")
         raise
+    except GenmoteError:
+        if ground is not None:
+            ground.forget()
+        raise
     values: dict[str, Any] = {
         "path": made.path,
         "source": made.source if model == settings.model else settings.model,
@@ -145,6 +151,11 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
     }
     for told in dict.fromkeys(f"{step['use']}: {step['note']}" for step in made.steps if step.get("note")):
         note(told)
+    if loose := made.loose:
+        note(
+            f"{len(loose)} {'matrix is' if len(loose) == 1 else 'matrices are'} left as plain numbers (F32), such as "
+            f"{loose[0]}: end the recipe with a step that stores types, such as gptq"
+        )
     if settings.text_out is not None:
         _compress.save_text(settings.text_out, made.source, recipe)
         values["text"] = settings.text_out
@@ -212,6 +223,8 @@ def recipe_of(settings: Settings, ground: Ground | None = None) -> Recipe:
         recipe = Recipe.read(settings.recipe)
         return Recipe.of({**recipe.values(), "calibration": {**recipe.calibration.values(), **given}})
     method = settings.method or "gptq"
+    if asked := [each.name for each in fields(step_class(method)) if each.default is MISSING]:
+        raise UserError(f"--method {method} takes {', '.join(asked)}, which only a recipe can say: give one (--recipe)")
     step = {"use": BEFORE.get(method, method), "type": settings.type, "head_type": settings.head_type}
     steps: list[dict[str, Any]] = [{key: value for key, value in step.items() if value is not None}]
     if method in BEFORE:

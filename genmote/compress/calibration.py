@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from genmote import home
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
+from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
 from genmote.models.tokenizer import load_tokenizer
 from genmote.spec import setting
@@ -127,7 +128,7 @@ def windows(model: Path, model_sha256: str, settings: Calibration, progress: Pro
     SpecError where a text is too short, or windows are no such file.
     """
     if settings.tokens is not None:
-        return _given(settings.tokens)
+        return _given(settings.tokens, ModelFile.open(model))
     folder = home.cache_dir() / "calibration"
     path = folder / f"{settings.key(model_sha256)[:32]}.npy"
     if settings.text is None and (kept := _kept(path, settings)) is not None:
@@ -146,25 +147,27 @@ def windows(model: Path, model_sha256: str, settings: Calibration, progress: Pro
     return found
 
 
-def notes(tokens: Tokens, inputs: int) -> Iterator[str]:
-    """What is wrong with token ids (N, T) as a text to learn from, for matrices of up to `inputs` inputs.
+def notes(tokens: Tokens, inputs: int, *, signals: bool = False) -> Iterator[str]:
+    """What is wrong with token ids (N, T) as something to learn from, for matrices of up to `inputs` inputs; `signals`:
+    they are no text.
 
     >>> next(notes(np.zeros((4, 20), np.int32), 64))
     'the text repeats itself, only 2% of its runs of 8 tokens differ: give a better one (--text FILE)'
     """
+    what, better, more = ("text", "a better one (--text FILE)", "more of it (--samples)")
+    if signals:
+        what, better, more = ("signal", "recordings in which more happens", "more of it (--samples, longer recordings)")
     run = min(RUN, tokens.shape[1])
     runs = np.lib.stride_tricks.sliding_window_view(tokens, run, axis=1).reshape(-1, run)
     different = len(np.unique(runs, axis=0))
     if different < FRESH * len(runs):
-        yield (
-            f"the text repeats itself, only {different / len(runs):.0%} of its runs of {run} tokens differ: give a "
-            "better one (--text FILE)"
-        )
+        share = f"{different / len(runs):.0%}"
+        yield f"the {what} repeats itself, only {share} of its runs of {run} tokens differ: give {better}"
     # Fewer rows than a matrix has inputs: in some direction of these its errors are weighed by the damping alone.
     if different < inputs:
         yield (
-            f"the text has {different} different places, fewer than the {inputs} inputs of the "
-            "widest matrix: give more of it (--samples)"
+            f"the {what} has {different} different places, fewer than the {inputs} inputs of the widest matrix: give "
+            f"{more}"
         )
 
 
@@ -181,10 +184,17 @@ def digest(path: Path) -> str:
         raise SpecError(f"{path}: cannot be read ({fault.strerror}): wanted what to calibrate on") from None
 
 
-def _given(path: Path) -> Tokens:
+def _given(path: Path, model: ModelFile) -> Tokens:
     found = _load(path)
     if found is None or found.ndim not in (2, 3) or found.dtype.kind not in "iu" or min(found.shape) < 1:
         raise SpecError(f"{path}: wanted windows of token ids, whole numbers (N, T) or (N, T, A) as NumPy saves them")
+    rows, context = model.tensors[TABLE].shape[0], read_config(model).context_length
+    columns = found.reshape(found.shape[0] * found.shape[1], -1)
+    least = np.append(0, np.full(columns.shape[1] - 1, -1))  # past the first column -1 is none (`Decoder.embed`)
+    if (wrong := columns[(columns < least) | (columns >= rows)]).size:
+        raise SpecError(f"{path}: {wrong[0]} is no token of the model, whose ids are 0 to {rows - 1}")
+    if found.shape[1] > context:
+        raise SpecError(f"{path}: windows of {found.shape[1]} tokens, the model's context is {context}: cut them")
     return found.astype(np.int32)
 
 
@@ -249,9 +259,9 @@ def _spread(tokens: list[int], begin: list[int], count: int, length: int) -> Tok
 
 
 def text_of(model: ModelFile, tokens: Tokens) -> str:
-    """Windows (N, T) of token ids as text, a line's end between them."""
+    """Windows (N, T) or (N, T, A) of token ids as text, a line's end between them."""
     tokenizer = load_tokenizer(model)
-    return "\n".join(tokenizer.decode(row.tolist()) for row in tokens)
+    return "\n".join(tokenizer.decode(row.tolist()) for row in ids(tokens))
 
 
 def in_tokens_of(model: ModelFile, original: ModelFile, tokens: Tokens) -> Tokens:

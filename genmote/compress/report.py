@@ -185,6 +185,8 @@ def summary(record: Record) -> str:
         for row in table
     ]
     lines += ["", measured_on(record)]
+    if (device := expected_on(told["search"])) is not None:
+        lines.append(f"Expected: {device}.")
     for step in told["steps"]:
         lines.append(f"step {step['use']}: {step['seconds']:.0f} s" + (f"; {step['note']}" if step.get("note") else ""))
     return "\n".join(lines)
@@ -199,6 +201,17 @@ def measured_on(record: Record) -> str:
         f"tokens read and {told['compressed']['decode_tokens']} written on {record.device['cpu']}, "
         f"{record.threads} threads."
     )
+
+
+def expected_on(search: Mapping[str, Any] | None) -> str | None:
+    """What a search expects of the device that it was for, in words; None where none was named."""
+    if search is None or search.get("device") is None:
+        return None
+    after, before = (
+        "does not fit its memory" if speed is None else f"{speed:.3g} tokens/s"
+        for speed in (search["expected_tokens_per_s"], search["original_expected_tokens_per_s"])
+    )
+    return f"{after} on {search['device']}, the original {before}; by that machine's figures, not measured"
 
 
 def _mb(count: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from genmote.compress.report import measured_on, rows
+from genmote.compress.report import expected_on, measured_on, rows
 from genmote.ops import quant
 from genmote.records import Record
 from genmote.signals.chart import STYLE, ticks
@@ -81,6 +81,13 @@ def frontier(found: Sequence[Record]) -> str:
     table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
     texts = sorted({f"{one.values['text']} ({one.values['windows']} windows)" for one in found})
     named = f"<p>Measured on {escape('; '.join(texts))}.</p>"
+    if len(texts) > 1:
+        named += "<p><b>These texts differ: losses on one say nothing about those on another.</b></p>"
+    machines = sorted({f"{one.device['cpu']}, {one.threads} threads" for one in found})
+    table += (
+        "<p>Each speed is of its result's own run, with whatever else ran there then, on "
+        f"{escape('; '.join(machines))}: small differences say nothing.</p>"
+    )
     parts = [_section("Loss over size", _frontier(found), named), _section("All results", table)]
     return _page("Results side by side", f"{len(found)} results; those on the line are beaten by none", parts)
 
@@ -236,6 +243,7 @@ def _search(told: Mapping[str, Any]) -> str:
     )
     scales = next((one["scales"] for one in told["rounds"] if one["scales"]), None)
     goal = f"<p>{escape(told['goal'])}</p>" + (f"<p><b>{escape(told['missed'])}</b></p>" if told["missed"] else "")
+    goal += f"<p>Expected: {escape(device)}.</p>" if (device := expected_on(told)) is not None else ""
     if not scales:
         return goal + table
     drawn, span = [], WIDTH - LEFT - RIGHT

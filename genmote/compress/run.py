@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,8 @@ BETWEEN = re.compile(
 
 @dataclass(frozen=True)
 class Compressed:
-    """What came out. `steps`: for each its name, settings and figures (of each tensor, or the step's own)."""
+    """What came out. `steps`: for each its name, settings and figures (of each tensor, or the step's own). `loose`: the
+    matrices that a step has left as plain numbers."""
 
     path: Path
     source: Path
@@ -52,6 +53,7 @@ class Compressed:
     bits_per_weight: float  # all tensors' bytes over all tensors' numbers
     seconds: float
     steps: list[dict[str, Any]]
+    loose: tuple[str, ...] = ()
 
 
 def compress(
@@ -83,17 +85,25 @@ def compress(
         last, steps = run.all()
     finally:
         if work is None:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing was done yet, nothing stays
+            for each in (*folder.iterdir(), folder):
+                with contextlib.suppress(OSError):
+                    each.rmdir()  # where nothing was done yet, nothing stays
     _finish(last, target, source, about)
     if work is None:
         clear(folder)
     made = ModelFile.open(target)
     stored = sum(info.nbytes for info in made.tensors.values())
     numbers = sum(int(np.prod(info.shape)) for info in made.tensors.values())
-    return Compressed(
-        target, path, made.nbytes, source.nbytes, 8 * stored / numbers, time.perf_counter() - started, steps
-    )
+    bits, seconds = 8 * stored / numbers, time.perf_counter() - started
+    return Compressed(target, path, made.nbytes, source.nbytes, bits, seconds, steps, tuple(_loose(made, source)))
+
+
+def _loose(made: ModelFile, source: ModelFile) -> Iterator[str]:
+    """Matrices of plain numbers that in `source` are none, or are not there."""
+    for name, info in made.tensors.items():
+        before = source.tensors.get(name)
+        if info.type == "F32" and len(info.shape) > 1 and (before is None or before.type != "F32"):
+            yield name
 
 
 def without_text(recipe: Recipe) -> None:
@@ -213,9 +223,11 @@ class _Run:
         windows = self.windows() if step.calibrates else None
         if windows is not None and not step.any_vocabulary:
             windows = calibration.in_tokens_of(file, self.source, windows)
-        if windows is not None and step is next(step for step in self.recipe.steps if step.calibrates):
+        learning = (each for each in self.recipe.steps if each.calibrates and not each.any_vocabulary)
+        if windows is not None and step is next(learning, None):
             inputs = max(info.shape[-1] for info in file.tensors.values() if info.name.startswith("blk."))
-            notes += calibration.notes(calibration.ids(windows), inputs)
+            signals = self.recipe.calibration.tokens is not None
+            notes += calibration.notes(calibration.ids(windows), inputs, signals=signals)
         if isinstance(step, LayerStep):
             original = comparable(ModelFile.open(self._compared), file).path
             found = compress_layers(

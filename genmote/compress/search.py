@@ -36,7 +36,7 @@ from genmote.compress.shapes import KEEP, Settled, Shapes, items, known, settled
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.home import atomic_write
-from genmote.models.config import read_config
+from genmote.models.config import is_tied, read_config
 from genmote.models.gguf import ModelFile
 from genmote.ops import quant
 from genmote.spec import build
@@ -63,7 +63,8 @@ class Round:
 @dataclass(frozen=True)
 class Found:
     """What the search ended with. `missed`: what of the goal cannot be met, in words; the file is then the best there
-    is. `tokens_per_s`: what the roofline tells of it, where a machine was named. `alone`: what of the goal types alone
+    is. `tokens_per_s`, `tokens_per_s_before`: what the roofline tells of it, and of the original, on the machine that
+    was named; None where none was, or that one's memory does not hold the model. `alone`: what of the goal types alone
     cannot meet, where shapes were searched, too."""
 
     goal: Goal
@@ -74,6 +75,7 @@ class Found:
     tokens_per_s: float | None
     missed: str | None
     seconds: float
+    tokens_per_s_before: float | None = None
     before: int = 0  # steps of the recipe that were done first: the rounds' figures compare with what those left
     alone: str | None = None
 
@@ -97,7 +99,9 @@ class Found:
             "types_alone": self.alone,
             "rounds": rounds,
             "types_bytes": self.types,
+            "device": None if self.goal.machine is None else self.goal.machine.source,
             "expected_tokens_per_s": self.tokens_per_s,
+            "original_expected_tokens_per_s": self.tokens_per_s_before,
             "seconds": self.seconds,
         }
 
@@ -133,7 +137,12 @@ def search(
         shutil.copyfileobj(made, written)
     if work is None:
         clear(folder)
-    return replace(best, made=replace(best.made, path=target), seconds=time.perf_counter() - started)
+    return replace(
+        best,
+        made=replace(best.made, path=target),
+        seconds=time.perf_counter() - started,
+        tokens_per_s_before=speed(source, {}, goal),
+    )
 
 
 def offered() -> tuple[str, ...]:
@@ -142,13 +151,15 @@ def offered() -> tuple[str, ...]:
 
 
 def smallest(source: ModelFile, types: Sequence[str] = ()) -> int:
-    """About the bytes that a model takes at least with these types (none: all offered)."""
+    """About the bytes that a model takes at least with these types (none: all offered), where what is looked up in,
+    not multiplied, stays as it is."""
     from genmote.compress.sensitivity import choices
     from genmote.models.requantise import KEPT
 
     kinds, total = tuple(types) or offered(), source.nbytes
+    looked_up = () if is_tied(source.tensors) else ("token_embd.weight",)
     for info in source.tensors.values():
-        if len(info.shape) > 1 and not info.name.endswith(KEPT):
+        if len(info.shape) > 1 and not info.name.endswith((*KEPT, *looked_up)):
             fitting = choices(info.shape[-1], info.type, kinds)
             total -= info.nbytes - min([info.nbytes, *(quant.nbytes(name, info.shape) for name in fitting)])
     return total
@@ -182,6 +193,8 @@ class _Search:
             raise SpecError("types: a search chooses them; leave them out of the recipe's last step")
         self.quantiser = replace(last, type=KEEP, head_type=KEEP, types=())
         self.source = self._begun()  # what the types are chosen for
+        if smallest(self.source, types) == self.source.nbytes:
+            raise SpecError(f"{self.source.path.name}: no matrix can be stored in fewer bits with {', '.join(types)}")
         config = read_config(self.source)
         self.blocks, self.length = config.n_layers, min(self.settings.length, config.context_length)
         self.over = 0  # bytes that files were found to have beside their matrices, more than was expected
@@ -309,7 +322,7 @@ class _Search:
         key = "-".join((code(), self.source.sha256(), self.settings.key(self.original.sha256()), *self.types))
         part = self.folder / f"sensitivity-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         with Farm(self.ray) as farm:
-            found = measure(
+            return measure(
                 self.source.path,
                 self.windows(),
                 self.types,
@@ -318,11 +331,6 @@ class _Search:
                 compensated=self.quantiser.calibrates,
                 progress=self.progress,
             )
-        if not any(len(each) > 1 for each in found.values()):
-            raise SpecError(
-                f"{self.source.path.name}: no matrix can be stored in fewer bits with {', '.join(self.types)}"
-            )
-        return found
 
     def recipe(self, what: Settled) -> Recipe:
         """The steps before, those that make the shapes, and the one that stores the types."""
@@ -353,6 +361,6 @@ class _Search:
 
 def written(source: ModelFile, settings: Calibration, windows: int, progress: Progress, after: int = 1) -> str:
     """Text that the model writes with another seed than that of `settings`, `after` after it."""
-    other = replace(settings, seed=settings.seed + after, text=None, windows=windows)
+    other = replace(settings, seed=settings.seed + after, text=None, tokens=None, windows=windows)
     tokens = calibration.windows(source.path, source.sha256(), other, progress)
     return calibration.text_of(source, tokens)

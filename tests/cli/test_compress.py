@@ -100,6 +100,22 @@ def test_what_a_step_has_to_say_is_told_once(model: Path, tmp_path: Path, capsys
     assert said.err.count(f"rtn: {note}\n") == 1 and "which Q4_K's blocks of 256 do not fit: stored as Q5_0" in note
 
 
+def test_plain_numbers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, recipe = tmp_path / "m.gguf", tmp_path / "recipe.toml"
+    make_model("tiny-llama", "F16", made, 1)
+    prune = '[[step]]\nuse = "prune"\nmethod = "magnitude"\n'
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog " * 200)
+    words = ["compress", str(made), "--recipe", str(recipe), "--samples", "2", "--text", str(tmp_path / "text.txt")]
+    for number, more in enumerate(("", '[[step]]\nuse = "rtn"\ntype = "Q4_0"\n')):
+        recipe.write_text(prune + more)
+        assert main([*words, "-o", str(tmp_path / f"{number}.gguf")]) == 0
+        told = capsys.readouterr().err
+        line = (
+            "14 matrices are left as plain numbers (F32), such as blk.0.attn_q.weight: end the recipe with a step that"
+        )
+        assert (line in told) == (not more), told
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -108,6 +124,10 @@ def test_what_a_step_has_to_say_is_told_once(model: Path, tmp_path: Path, capsys
         (["--method", "nothing"], "no step is called 'nothing'"),
         (["--type", "Q7"], "tensor type 'Q7' is unknown"),
         (["--samples", "0"], "windows=0: use 1 or more"),
+        (
+            ["--method", "vocabulary"],
+            "--method vocabulary takes size, which only a recipe can say: give one (--recipe)",
+        ),
     ],
 )
 def test_bad_input_is_one_line(

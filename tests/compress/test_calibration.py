@@ -161,6 +161,16 @@ def test_a_text_with_fewer_places_than_inputs_is_told() -> None:
     assert told in next(calibration.notes(tokens, 53)) and not list(calibration.notes(tokens, 52))
 
 
+def test_what_is_no_text_is_called_otherwise() -> None:
+    """Nobody is told to give a text to a generator of signals."""
+    told = list(calibration.notes(np.zeros((4, 20), np.int32), 53, signals=True))
+    assert [line.partition(":")[2] for line in told] == [
+        " give recordings in which more happens",
+        " give more of it (--samples, longer recordings)",
+    ]
+    assert all(line.startswith("the signal ") for line in told)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read .*: wanted a text to calibrate on"):
         replace(SMALL, text=tmp_path / "none").key("")

@@ -177,9 +177,14 @@ def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> N
         (LowRank(share=0.99, multiple=8), "share=0.99: with multiple=8 at most 0."),
     ],
 )
-def test_what_cannot_be_is_told(llama: Path, tmp_path: Path, step: LowRank, message: str) -> None:
+def test_what_cannot_be_is_told(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: LowRank, message: str
+) -> None:
+    """Before any text is made."""
+    monkeypatch.setattr("genmote.compress.calibration.windows", None)
     with pytest.raises(SpecError, match=message):
         compress(llama, tmp_path / "out.gguf", Recipe((step,), SMALL))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_of_low_rank_is_not_pruned_after(llama: Path, tmp_path: Path) -> None:

@@ -174,6 +174,26 @@ def test_a_missed_goal_stands_on_the_page() -> None:
     assert "no choice of types takes less than 69.4 MB" in read(page(made_up.report(search=search)))
 
 
+def test_a_device_stands_on_the_page_and_in_the_summary() -> None:
+    search = {"goal": "at most 60 MB", "missed": None, "rounds": [], "device": "a board"}
+    search |= {"expected_tokens_per_s": 12.34, "original_expected_tokens_per_s": None}
+    told = made_up.report(search=search)
+    line = (
+        "Expected: 12.3 tokens/s on a board, the original does not fit its memory; by that machine's figures, not meas"
+    )
+    assert line in read(page(told)) and line in summary(told)
+    for none in (None, {**search, "device": None}):
+        assert "Expected:" not in summary(made_up.report(search=none))
+
+
+def test_a_frontier_tells_what_does_not_compare() -> None:
+    alike = read(frontier([made_up.report("a.gguf"), made_up.report("b.gguf")]))
+    assert "These texts differ" not in alike
+    assert "Each speed is of its result's own run, with whatever else ran there then, on " in alike
+    other = made_up.report("b.gguf", text="another text")
+    assert "These texts differ: losses on one say nothing" in read(frontier([made_up.report("a.gguf"), other]))
+
+
 def test_names_cannot_break_a_page() -> None:
     nasty = 'a<script>&".gguf'
     assert nasty in read(page(made_up.report(nasty)))

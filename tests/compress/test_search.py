@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from genmote.compress.block import Block
 from genmote.compress.check import Check, corrected
 from genmote.compress.goal import Goal, choose, speed
 from genmote.compress.recipe import step_name
-from genmote.compress.search import Found, search, written
+from genmote.compress.search import Found, search, smallest, written
 from genmote.compress.shapes import restored
 from genmote.compress.steps._base import LayerStep
 from genmote.compress.steps.rtn import Rtn
@@ -75,6 +75,15 @@ def test_its_recipe_makes_the_same_file_again(model: Path, tmp_path: Path) -> No
     ours = found(model, tmp_path / "ours.gguf", Goal(bytes=200_000), rounds=1)
     again = compress(model, tmp_path / "again.gguf", Recipe.of(ours.recipe.values()))
     assert again.path.read_bytes() == ours.made.path.read_bytes()
+
+
+@pytest.mark.parametrize(("shape", "tied"), [("tiny-llama", True), ("tiny-mixtral", False)])
+def test_what_types_make_at_least_leaves_an_embedding_that_is_no_head(shape: str, tied: bool, tmp_path: Path) -> None:
+    make_model(shape, "F16", tmp_path / "model.gguf", 1)
+    made = compress(tmp_path / "model.gguf", tmp_path / "q4.gguf", Recipe((Rtn(type="Q4_0", head_type="Q4_0"),)))
+    source = ModelFile.open(tmp_path / "model.gguf")
+    assert ("output.weight" not in source.tensors) == tied
+    assert smallest(source, ["Q4_0"]) == pytest.approx(made.size_bytes, rel=0.02)
 
 
 def test_a_target_out_of_reach_gives_the_smallest_file(model: Path, tmp_path: Path) -> None:
@@ -261,6 +270,16 @@ def test_everything_may_be_kept(tmp_path: Path) -> None:
         a, b = ModelFile.open(tmp_path / f"{stored}.gguf"), ModelFile.open(tmp_path / "o.gguf")
         assert all((a.raw(name) == b.raw(name)).all() for name in a.tensors)
         assert ours.rounds[0].measured == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_measured_on_is_not_what_was_learned_from(model: Path, tmp_path: Path) -> None:
+    """Not where that is windows of ids or a text, either."""
+    np.save(tmp_path / "ids.npy", np.tile(np.arange(100, 164), (6, 1)))
+    (tmp_path / "text.txt").write_text("the cat and the other cat " * 100)
+    file = ModelFile.open(model)
+    wanted = written(file, SMALL, 2, nothing)
+    for given in ({"tokens": tmp_path / "ids.npy"}, {"text": tmp_path / "text.txt"}):
+        assert written(file, replace(SMALL, **given), 2, nothing) == wanted  # type: ignore[arg-type]
 
 
 def test_nothing_to_choose_is_told(model: Path, tmp_path: Path) -> None:

@@ -22,12 +22,16 @@ SMALL = Calibration(windows=4, length=32)
 TABLE = "token_embd.weight"
 
 
-def test_what_a_text_uses_stays_and_reads_as_before(llama: Path, tmp_path: Path) -> None:
+def test_what_a_text_uses_stays_and_reads_as_before(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genmote.compress.calibration.windows", None)  # no other text is made
     text = tmp_path / "text.txt"
     text.write_text("the cat and the other cat are there " * 20, encoding="utf-8")
     made = compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=290, text=text),), SMALL))
     figures = made.steps[0]["figures"]
-    assert figures == {"tokens": 290, "of": 320, "covered": 1.0}
+    assert figures == {"tokens": 290, "of": 320, "covered": 1.0, "covered_elsewhere": 1.0}
+    assert "note" not in made.steps[0]
     before, after = (load_tokenizer(ModelFile.open(path)) for path in (llama, made.path))
     line = "the cat and the other cat"
     assert len(before.encode(line, bos=False)) == len(after.encode(line, bos=False))
@@ -47,6 +51,22 @@ def test_the_calibration_text_counts_where_no_other_is_named(llama: Path, tmp_pa
     assert np.array_equal(
         ModelFile.open(made.path).tensor("token_embd.weight"), ModelFile.open(llama).tensor("token_embd.weight")[ids]
     )
+
+
+def test_a_text_too_short_to_choose_by_is_told(llama: Path, tmp_path: Path) -> None:
+    """Half of it has words that the other has not: what stays, stays by chance."""
+    text = tmp_path / "text.txt"
+    tokenizer = load_tokenizer(ModelFile.open(llama))
+    words = [tokenizer.decode([token]) for token in range(300, 320)]
+    found = []
+    for often in (1, 40):
+        text.write_text(" ".join(words[:10] * often) + " " + " ".join(words[10:] * often), encoding="utf-8")
+        made = compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=290, text=text),), SMALL))
+        found.append((made.steps[0]["figures"]["covered_elsewhere"], made.steps[0].get("note")))
+    share, note = found[0]
+    assert share < 0.9 and "little to choose by: what half of it would keep is " in note
+    assert f"of that half and {share:.1%} of the other; give more of it (text in the recipe's step" in note
+    assert found[1][0] > share and found[1][1] is None
 
 
 @pytest.fixture
@@ -108,11 +128,18 @@ def test_another_text_under_the_same_name_makes_another_file(llama: Path, tmp_pa
     assert found[0] != found[1]
 
 
+def test_too_small_a_vocabulary_is_told_before_any_text_is_made(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genmote.compress.calibration.windows", None)
+    with pytest.raises(SpecError, match="size=3: .* of which at least"):
+        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=3),), SMALL))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_is_told(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="size=0: use 1 or more"):
         Recipe.of({"step": [{"use": "vocabulary", "size": 0}]})
-    with pytest.raises(SpecError, match="size=3: .* of which at least"):
-        compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=3),), SMALL))
     with pytest.raises(SpecError, match="nowhere.txt: cannot be read"):
         compress(llama, tmp_path / "out.gguf", Recipe((Vocabulary(size=300, text=tmp_path / "nowhere.txt"),), SMALL))
     short = Distill(tokens=512, batch=2, length=32, measured=2)

@@ -127,6 +127,10 @@ def test_recordings_help(model: Generator, trained: Path, tmp_path: Path) -> Non
     [
         (np.zeros((2, 3)), "wanted windows of token ids"),
         (np.zeros(4, np.int32), "wanted windows"),
+        (np.full((2, 32), 1 << 40), "1099511627776 is no token of the model, whose ids are 0 to "),
+        (np.full((2, 32), -1), "-1 is no token of the model"),
+        (np.full((2, 32, 2), -2), "-2 is no token of the model"),
+        (np.zeros((1, 1 << 14), np.int32), "windows of 16384 tokens, the model's context is "),
         ("no windows", "wanted"),
         ("", "wanted"),
         ("cut", "wanted"),
@@ -148,7 +152,7 @@ def test_windows_that_are_none(held: object, told: str, trained: Path, tmp_path:
     recipe = Recipe.of({"calibration": {"tokens": path}, "step": [{"use": "gptq"}]})
     with pytest.raises(SpecError, match=told):
         compress(trained, tmp_path / "out.gguf", recipe)
-    assert not (tmp_path / "out.gguf").exists()
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith("out.gguf")]
 
 
 def test_windows_that_are_not_there_or_go_with_text(trained: Path, tmp_path: Path) -> None:
@@ -179,9 +183,23 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     assert Generator.load(tmp_path / "small.gguf").forecast(wave(71), 5).samples.shape[1:] == (5, 2)
     assert main(words) == 2
     assert "name recordings to learn from with --signals" in capsys.readouterr().err
-    for flags in (["--target", "1MB"], ["--report", str(tmp_path / "report.html")]):
-        assert main([*[word for word in words if word not in ("--type", "Q4_0")], *flags]) == 2
-        assert "which reads no text: a search and --report measure on text" in capsys.readouterr().err
+    plain = [word for word in words if word not in ("--type", "Q4_0")]
+    text = tmp_path / "text.txt"
+    text.write_text("of no use")
+    for flag, value in (
+        ("--target", "1MB"),
+        ("--report", str(tmp_path / "report.html")),
+        ("--text", str(text)),
+        ("--text-out", str(tmp_path / "written.txt")),
+    ):
+        for method in ((), ("--method", "rtn")):
+            assert main([*plain, *method, flag, value]) == 2
+            line = capsys.readouterr().err
+            assert f"is a generator of signals, which reads no text, as {flag} would have it: leave that out" in line
+            assert len(line.splitlines()) == 1
+    for given in ([], ["--signals", str(recording)]):  # nobody is told first to name recordings
+        assert main([*plain, *given, "--method", "distill"]) == 2
+        assert "distill learns from text, not from signals" in capsys.readouterr().err
     assert main([*words, "--signals", str(recording), "--target", "1MB"]) == 2
     assert "target: is about text" in capsys.readouterr().err
     recording.write_text(recording.read_text().replace("a [mV],b", "p [mV],q"))
@@ -195,6 +213,11 @@ def test_on_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.Captu
     before = sorted(tmp_path.iterdir())
     assert main([*words, "--signals", str(recording), "--method", "round"]) == 2
     assert "round learns from text, not from signals" in capsys.readouterr().err
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[step]]\nuse = "gptq"\ntypes = ["*none*=Q4_0"]\n')
+    assert main([*plain, "--signals", str(recording), "--recipe", str(recipe)]) == 2
+    assert "types: no matrix fits *none*" in capsys.readouterr().err
+    recipe.unlink()
     assert sorted(tmp_path.iterdir()) == before  # no work folder either
     assert main([*words, "--signals", str(recording), "--samples", "1000"]) == 0
     assert json.loads(capsys.readouterr().out)["judged_windows"] >= 1

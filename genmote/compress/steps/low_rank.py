@@ -55,13 +55,19 @@ class LowRank(ModelStep):
             yield f"damp={self.damp:g}: use more than 0, such as 0.01"
         yield from _named.faults("ranks", self.ranks, "blk.3.attn_q.weight=96")
 
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        if self.ranks:
+            self._named(model)
+        else:
+            self._goal(model)
+
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
+        gradients = self._gradients(source, sight)
         if self.ranks:
-            chosen = _named.bounded("ranks", self.ranks, self._most(file), "ranks")
-            gradients = self._gradients(source, sight)
+            chosen = self._named(file)
         else:
-            gradients = self._gradients(source, sight)
             chosen = self._ranks(file, self._damages(source, sight, gradients))
         paths = self._factors(source, sight, gradients, chosen)
         factors = [ModelFile.open(path) for path in paths]
@@ -79,14 +85,31 @@ class LowRank(ModelStep):
         """Of each matrix that may become two: nats a token for each of its `ranks`."""
         return self._damages(source, sight, self._gradients(source, sight))
 
-    def _most(self, file: ModelFile) -> dict[str, int]:
-        """The highest rank at which two factors are smaller, of each matrix that has one."""
-        found = {}
+    def _named(self, file: ModelFile) -> dict[str, int]:
+        """The ranks that are named, each low enough that two factors are smaller."""
+        most = {}
         for name, info in file.tensors.items():
             if linear(name):
                 out, cols = info.shape
-                found[name] = (out * cols - 1) // (out + cols)
-        return found
+                most[name] = (out * cols - 1) // (out + cols)
+        return _named.bounded("ranks", self.ranks, most, "ranks")
+
+    def _goal(self, file: ModelFile) -> int:
+        """How many numbers go."""
+        total = most = 0
+        for name, info in file.tensors.items():
+            if self._may(name):
+                out, cols = info.shape
+                total += out * cols
+                most += max((out * cols - rank * (out + cols) for rank in ranks(out, cols, self.multiple)), default=0)
+        if not total:
+            raise SpecError(f"only={self.only!r}: fits no linear layer of a block; try *ffn* or *attn*")
+        goal = round(self.share * total)
+        if goal > most:
+            raise SpecError(
+                f"share={self.share}: with multiple={self.multiple} at most {most / total:.3f} of the numbers can go"
+            )
+        return goal
 
     def _gradients(self, source: Path, sight: Sight) -> dict[str, Any]:
         """Of each matrix that may go: the mean square of its outputs' gradients (out,)."""
@@ -94,8 +117,6 @@ class LowRank(ModelStep):
         path = sight.folder / "gradients.npz"
         if not path.exists():
             found = output_moments(source, sight.windows, self._may, sight.progress, diagonal=True)
-            if not found:
-                raise SpecError(f"only={self.only!r}: fits no linear layer of a block; try *ffn* or *attn*")
             with atomic_write(path) as out:
                 np.savez(out, **{name: values.numpy() for name, values in found.items()})  # type: ignore[arg-type]
         with np.load(path, allow_pickle=False) as stored:
@@ -132,20 +153,13 @@ class LowRank(ModelStep):
 
     def _ranks(self, file: ModelFile, damages: dict[str, list[float]]) -> dict[str, int]:
         """The rank of each matrix that does not stay whole."""
-        curves, options, total = [], [], 0
+        curves, options = [], []
         for name, costs in damages.items():
             out, cols = file.tensors[name].shape
             options.append([0, *ranks(out, cols, self.multiple)])  # 0: whole
             saved = [out * cols - rank * (out + cols) for rank in options[-1][1:]]
             curves.append([(0, 0.0), *zip(saved, costs, strict=True)])
-            total += out * cols
-        goal = round(self.share * total)
-        most = sum(curve[-1][0] for curve in curves)
-        if goal > most:
-            raise SpecError(
-                f"share={self.share}: with multiple={self.multiple} at most {most / total:.3f} of the numbers can go"
-            )
-        taken = shared_out(curves, goal)
+        taken = shared_out(curves, self._goal(file))
         return {name: choice[n] for name, choice, n in zip(damages, options, taken, strict=True) if n}
 
     def _factors(self, source: Path, sight: Sight, gradients: dict[str, Any], chosen: dict[str, int]) -> list[Path]:

@@ -16,6 +16,7 @@ from genmote.compress.block import Block, Inputs, Site
 from genmote.compress.steps._base import LayerStep
 from genmote.compress.surgeon import factored
 from genmote.errors import SpecError
+from genmote.models.gguf import ModelFile
 from genmote.models.requantise import KEPT
 from genmote.spec import setting
 
@@ -40,6 +41,15 @@ class Prune(LayerStep):
         if not 0 < self.damp < math.inf:
             yield f"damp={self.damp:g}: use more than 0, such as 0.01"
 
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        if (pattern := sparse.neighbours(self.pattern)) is None:
+            return
+        for name, info in model.tensors.items():
+            matrix = name.startswith("blk.") and len(info.shape) > 1 and not name.endswith(KEPT)
+            if matrix and info.shape[-1] % pattern[1]:
+                raise SpecError(f"pattern={self.pattern}: {name} has rows of {info.shape[-1]}, no multiple")
+
     def compress_layer(self, block: Block) -> None:
         block.sweep(self._visit)
 
@@ -47,8 +57,6 @@ class Prune(LayerStep):
         if site.tensor.endswith(KEPT):
             return
         before, pattern = site.weight, sparse.neighbours(self.pattern)
-        if pattern is not None and before.shape[1] % pattern[1]:
-            raise SpecError(f"pattern={self.pattern}: {site.name} has rows of {before.shape[1]}, no multiple")
         if self.method == "magnitude":
             after = sparse.magnitude(before, self.share, pattern)
         elif self.method == "wanda":

@@ -44,22 +44,24 @@ class PruneChannels(ModelStep):
                 yield f"{name}={getattr(self, name)}: use 1 or more"
         yield from _named.faults("widths", self.widths, "blk.0=1216")
 
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        config = read_config(model)
+        check(model, config)
+        if self.widths:
+            self._named(config)
+        else:
+            self._goal(self._choices(config))
+
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
         config = read_config(file)
-        check(file, config)
-        choices = [_widths(width, self.multiple) for width in config.ffn_widths]
-        if self.widths:
-            whole = {f"blk.{index}": width for index, width in enumerate(config.ffn_widths)}
-            widths = list((whole | _named.bounded("widths", self.widths, whole, "channels")).values())
-        elif max(map(len, choices)) == 1:
-            raise SpecError(
-                f"multiple={self.multiple}: the blocks have {max(config.ffn_widths)} channels; use a smaller one"
-            )
         found = self.measure(source, sight)
-        if not self.widths:
-            taken = self._taken(choices, found)
-            widths = [choice[n] for choice, n in zip(choices, taken, strict=True)]
+        if self.widths:
+            widths = self._named(config)
+        else:
+            choices = self._choices(config)
+            widths = [choice[n] for choice, n in zip(choices, self._taken(choices, found), strict=True)]
         gone = [old - new for old, new in zip(config.ffn_widths, widths, strict=True)]
         kept = [r.without(n) for r, n in zip(found, gone, strict=True)]
         damage = sum(float(r.damage[n]) for r, n in zip(found, gone, strict=True))
@@ -70,8 +72,22 @@ class PruneChannels(ModelStep):
         """In which order each block's channels go, and what that costs."""
         return removals(source, sight, "ffn_down.weight", lambda _: 1, self.at_once)
 
-    def _taken(self, choices: Sequence[Sequence[int]], found: Sequence[Removal]) -> list[int]:
-        """How many steps down its widths each block goes."""
+    def _named(self, config: Config) -> list[int]:
+        """The width of each block where it is said what some keep."""
+        whole = {f"blk.{index}": width for index, width in enumerate(config.ffn_widths)}
+        return list((whole | _named.bounded("widths", self.widths, whole, "channels")).values())
+
+    def _choices(self, config: Config) -> list[list[int]]:
+        """The widths that each block may have."""
+        choices = [_widths(width, self.multiple) for width in config.ffn_widths]
+        if max(map(len, choices)) == 1:
+            raise SpecError(
+                f"multiple={self.multiple}: the blocks have {max(config.ffn_widths)} channels; use a smaller one"
+            )
+        return choices
+
+    def _goal(self, choices: Sequence[Sequence[int]]) -> int:
+        """How many channels go."""
         total, least = (sum(choice[n] for choice in choices) for n in (0, -1))
         goal = round(self.share * total / self.multiple) * self.multiple
         if not goal:
@@ -80,6 +96,10 @@ class PruneChannels(ModelStep):
             raise SpecError(
                 f"share={self.share}: with multiple={self.multiple} at most {(total - least) / total:.3f} can go"
             )
+        return goal
+
+    def _taken(self, choices: Sequence[Sequence[int]], found: Sequence[Removal]) -> list[int]:
+        """How many steps down its widths each block goes."""
         if self.even:
             wanted = 1 - self.share
             return [min(range(len(c)), key=lambda n, c=c: abs(c[n] - wanted * c[0])) for c in choices]  # type: ignore[misc]
@@ -87,7 +107,7 @@ class PruneChannels(ModelStep):
             [(choice[0] - width, float(r.damage[choice[0] - width])) for width in choice]
             for choice, r in zip(choices, found, strict=True)
         ]
-        return shared_out(curves, goal)
+        return shared_out(curves, self._goal(choices))
 
 
 def check(file: ModelFile, config: Config) -> None:

@@ -38,19 +38,20 @@ class PruneHeads(ModelStep):
             yield f"share={self.share}: use a share between 0 and 1, such as 0.1"
         yield from _named.faults("heads", self.heads, "blk.0=2")
 
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        config = read_config(model)
+        check(model, config)
+        if self.heads:
+            self._named(config)
+        else:
+            self._units(config)
+
     def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
         file = ModelFile.open(source)
         config = read_config(file)
-        check(file, config)
-        if self.heads:
-            whole = {f"blk.{index}": heads for index, heads in enumerate(config.kv_heads)}
-            left = whole | _named.bounded("heads", self.heads, whole, "key-value heads")
-            gone = [old - new for old, new in zip(config.kv_heads, left.values(), strict=True)]
-            found = self.measure(source, sight)
-        else:
-            units = self._units(config)
-            found = self.measure(source, sight)
-            gone = self._gone(config, found, units)
+        found = self.measure(source, sight)
+        gone = self._named(config) if self.heads else self._gone(config, found)
         kept = [r.without(n) for r, n in zip(found, gone, strict=True)]
         refitted(source, target, sight, lambda cut: cut_groups(file, cut, kept))
         damage = sum(float(r.damage[n]) for r, n in zip(found, gone, strict=True))
@@ -61,6 +62,12 @@ class PruneHeads(ModelStep):
         layers = read_config(ModelFile.open(source)).layers
         size = [spec.n_heads // spec.n_kv_heads * spec.head_dim for spec in layers]
         return removals(source, sight, "attn_output.weight", lambda index: size[index])
+
+    def _named(self, config: Config) -> list[int]:
+        """How many key-value heads of each block go where it is said what some keep."""
+        whole = {f"blk.{index}": heads for index, heads in enumerate(config.kv_heads)}
+        left = whole | _named.bounded("heads", self.heads, whole, "key-value heads")
+        return [old - new for old, new in zip(config.kv_heads, left.values(), strict=True)]
 
     def _units(self, config: Config) -> int:
         """How many key-value heads go."""
@@ -75,7 +82,8 @@ class PruneHeads(ModelStep):
             )
         return units
 
-    def _gone(self, config: Config, found: list[Removal], units: int) -> list[int]:
+    def _gone(self, config: Config, found: list[Removal]) -> list[int]:
+        units = self._units(config)
         if self.even:
             each = round(units / config.n_layers)
             return [min(each, heads - 1) for heads in config.kv_heads]

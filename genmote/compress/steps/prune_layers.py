@@ -52,12 +52,20 @@ class PruneLayers(ModelStep):
         if not 0 < self.damp < math.inf:
             yield f"damp={self.damp:g}: use more than 0, such as 0.01"
 
-    def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
-        file = ModelFile.open(source)
-        count = read_config(file).n_layers
-        goal = round(self.share * count)
+    def begin(self, model: ModelFile) -> Iterable[str]:
+        yield from super().begin(model)
+        count, goal = self._counts(model)
         if not 0 < goal < count:
             raise SpecError(f"share={self.share}: {goal} of {count} blocks would go; at least one goes and one stays")
+
+    def _counts(self, file: ModelFile) -> tuple[int, int]:
+        """How many blocks there are, and how many go."""
+        count = read_config(file).n_layers
+        return count, round(self.share * count)
+
+    def compress_model(self, source: Path, target: Path, sight: Sight) -> dict[str, Any]:
+        file = ModelFile.open(source)
+        count, goal = self._counts(file)
         assert sight.windows is not None
         gone, damage = self._chosen(source, sight, goal)
         kept = np.setdiff1d(np.arange(count), gone)
