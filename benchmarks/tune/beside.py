@@ -27,6 +27,7 @@ from genmote import home
 FILE = "smollm2-q4_1"
 RANK, FACTOR, BATCH, CONTEXT, STEPS, RATE = 8, 2.0, 4, 256, 200, 5e-4
 JUDGED, EVERY = 40, 50  # windows held out; steps between two judgements
+THREADS = 1
 OTHERS = Path(__file__).with_name("others.py")
 KEPT = REPOSITORY / "build" / "bench-tune"
 PATIENCE_S = 3 * 3600
@@ -45,7 +46,7 @@ class Given:
 
 def measure(bench: Bench) -> Iterator[Row]:
     """Rows of the peak and of the loss."""
-    steps = bench.pick(STEPS, 8)
+    steps = bench.pick(STEPS, 50)
     asked: dict[str, dict[str, Any]] = {
         f"peak of training, {LORA}, over PEFT's in float32": {"asked": 0.10, "aim": 0.06},
         f"held-out loss after {steps} steps, {LORA}, over PEFT's": {"asked": 1.01},
@@ -63,7 +64,7 @@ def measure(bench: Bench) -> Iterator[Row]:
             yield missing(name, "tune_beside", why, asked=wanted["asked"], sense=AT_MOST)
         return
     details = {"steps": steps, "judged": ours["judged"], "peer_judged": many["judged"]}
-    shared: dict[str, Any] = {"threads": bench.cores, "details": details, **about(FILE)}
+    shared: dict[str, Any] = {"threads": THREADS, "details": details, **about(FILE)}
     plain = shared | {"peer_name": "PEFT, float32"}
     packed = shared | {"peer_name": "PEFT, bitsandbytes NF4, layers computed again"}
     own = ours["peak_rss_bytes"] / 1e6
@@ -113,7 +114,7 @@ def trained(bench: Bench, given: Given, steps: int) -> dict[str, Any]:
     words = [str(bench.file(FILE)), str(given.learn), "-o", str(given.learn.with_name("ours.gguf"))]
     words += ["--held-out", str(given.judge), "--rank", str(RANK), "--steps", str(steps), "--batch", str(BATCH)]
     words += ["--context", str(CONTEXT), "--rate", str(RATE), "--judge-every", str(EVERY), "--json"]
-    words += ["--threads", str(bench.cores)]
+    words += ["--threads", str(THREADS)]
     found = process.run([sys.executable, "-m", "genmote.cli", "tune", *words], timeout_s=PATIENCE_S).json()
     return dict(found)
 
@@ -121,11 +122,11 @@ def trained(bench: Bench, given: Given, steps: int) -> dict[str, Any]:
 def theirs(bench: Bench, given: Given, kind: str, steps: int) -> dict[str, Any]:
     """The peak of PEFT's training and its held-out losses, or what they were in the same training before."""
     parts = (OTHERS.read_bytes(), OTHERS.with_suffix(".txt").read_bytes(), given.arrays.read_bytes())
-    key = hashlib.sha256(b"".join(parts) + f"{kind} {steps} {bench.cores}".encode()).hexdigest()
+    key = hashlib.sha256(b"".join(parts) + f"{kind} {steps} {THREADS}".encode()).hexdigest()
     kept = KEPT / f"peft-{kind}-{steps}-{key[:12]}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    with peer(given, kind, bench.cores) as ask:
+    with peer(given, kind, THREADS) as ask:
         losses: list[float] = []
         for done in range(0, steps, EVERY):
             bench.say(f"PEFT, {kind}: step {done} of {steps}")
