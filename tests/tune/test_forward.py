@@ -28,7 +28,7 @@ from genmote.tune.learnt import Learnt
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
 
-QUICK = Tuning(method="forward", steps=24, batch=4, context=32, judge_every=8, rate=0.1)
+QUICK = Tuning(method="forward", rank=2, steps=24, batch=4, context=32, judge_every=8, rate=0.1)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ KILLED = """
         if progress.step == 13:
             os.kill(os.getpid(), signal.SIGKILL)
     state.save = save
-    quick = Tuning(method="forward", steps=24, batch=4, context=32, judge_every=8, rate=0.1)
+    quick = Tuning(method="forward", rank=2, steps=24, batch=4, context=32, judge_every=8, rate=0.1)
     run.tune({model!r}, {data!r}, {output!r}, quick)
 """
 
