@@ -272,7 +272,7 @@ def test_guides_are_orthonormal_and_few(tiny: Path, data: Path) -> None:
 
 
 def test_the_exact_part_s_components_are_of_enough_rows_and_keep_their_sizes(tiny: Path, data: Path) -> None:
-    """A pass of 16 rows says fewer tokens than there are components. What an adapter is given has a size of 1 on average
+    """A pass of 16 rows says fewer tokens than there are components. An adapter is given a size of 1 on average
     over its components, each as large as it is."""
     with Engine.load(tiny, threads=1) as engine:
         trainer, found = trained(engine, data, Tuning(method="forward", context=32, rank=2, rows=16), 0)
