@@ -43,7 +43,7 @@ from genmote.tune.trainer import scheduled
 
 GUIDES = 8  # directions of the residual stream in which an estimated update moves
 MOVE = 0.1  # length of the random move of the residual stream, of all matrices together, as a part of its own length
-ESTIMATED = 0.25  # how far estimated updates go in a step, of what exact ones go
+ESTIMATED = 0.05  # how far estimated updates go in a step, of what exact ones go
 MEMORY = 0.9  # of the estimates' mean square in each next step
 LOST = 1e-6  # of the largest component's square: a smaller one is none
 STATE = "forward"  # the name of what a run keeps beside the numbers
