@@ -1,67 +1,50 @@
-"""Agent commands and their intents: "Shut off the lights in the den" → light.turn_off. Examples by rule out of
-home-llm's piles (MIT; `SOURCE.txt` beside the data), the same for every method, a fifth of each intent to test with."""
+"""Agent commands and their intents: "Shut off the lights in the den" → light.turn_off. Out of home-llm's piles (MIT;
+`SOURCE.txt` beside the data): each phrase that is there, and each template for one device, with a device of its kind.
+Of each intent's phrases a third is to test with, a sixth to choose settings with, the rest to learn from."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import random
-import re
-import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.signals.sets import folder
+from benchmarks.tune import answers
+from benchmarks.tune.answers import Pair
 
 SEED = 0
-TEST_SHARE = 5  # every so many-th phrase of an intent is for the test, at least one
+DEALT = ("learn", "test", "learn", "development", "learn", "test")  # an intent's phrases in turn
 
 
-def write(into: Path) -> tuple[Path, Path]:
-    """The examples to learn from and those to test with, as files for `genmote tune`. ContestantError where the data
-    are not here."""
-    intents: dict[str, list[str]] = defaultdict(list)
-    with (folder("home_llm_piles_en") / "pile_of_specific_actions.csv").open(encoding="utf-8") as file:
-        for intent, phrase in dict.fromkeys((row["service_name"], row["phrase"]) for row in csv.DictReader(file)):
-            intents[intent].append(phrase)
-    draw, learn, test = random.Random(SEED), list[tuple[str, str]](), list[tuple[str, str]]()
+def write(into: Path) -> dict[str, Path]:
+    """The files of examples. ContestantError where the data are not here."""
+    draw, intents = random.Random(SEED), defaultdict[str, list[str]](list)
+    for phrase, intent in dict.fromkeys(_phrases(draw)):
+        intents[intent].append(phrase)
+    parts: dict[str, list[Pair]] = {part: [] for part in answers.PARTS}
     for intent in sorted(intents):
-        phrases = intents[intent][:]
-        draw.shuffle(phrases)
-        count = max(1, round(len(phrases) / TEST_SHARE))
-        test += [(intent, phrase) for phrase in phrases[:count]]
-        learn += [(intent, phrase) for phrase in phrases[count:]]
-    draw.shuffle(learn)
-    found = []
-    for name, some in (("learn", learn), ("test", test)):
-        path = into / f"{name}.jsonl"
-        lines = [json.dumps({"prompt": f"{phrase} =>", "completion": f" {intent}"}) for intent, phrase in some]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        found.append(path)
-    return found[0], found[1]
+        draw.shuffle(intents[intent])
+        for n, phrase in enumerate(intents[intent]):
+            parts[DEALT[n % len(DEALT)]].append((phrase, intent))
+    for pairs in parts.values():
+        draw.shuffle(pairs)
+    return answers.write(into, **parts)
 
 
-def main() -> int:
-    """Print the share of a test's intents that a model names, with an adapter where one is given: the likeliest text
-    of those that name an intent, token by token."""
-    from genmote import Engine
-    from genmote.runtime.grammar import Grammar
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("test", type=Path)
-    parser.add_argument("--adapter")
-    chosen = parser.parse_args()
-    examples = [json.loads(line) for line in chosen.test.read_text(encoding="utf-8").splitlines()]
-    intents = sorted({each["completion"] for each in examples})
-    rule = Grammar.regex(f"({'|'.join(map(re.escape, intents))})")
-    with Engine.load(chosen.model, adapter=chosen.adapter, threads=1) as engine:
-        said = [engine.generate(each["prompt"], max_tokens=24, grammar=rule).text for each in examples]
-    right = sum(text == each["completion"] for text, each in zip(said, examples, strict=True))
-    print(json.dumps({"accuracy": right / len(examples), "examples": len(examples), "intents": len(intents)}))
-    return 0
+def _phrases(draw: random.Random) -> Iterator[Pair]:
+    for row in _rows("specific_actions"):
+        yield row["phrase"], row["service_name"]
+    devices = defaultdict[str, list[str]](list)
+    for row in _rows("device_names"):
+        devices[row["device_name"].split(".")[0]].append(row["description"])
+    for row in _rows("templated_actions"):
+        kind, phrase = row["device_type"], row["phrase"]
+        if phrase.count("<") == 1 and "<device_name>" in phrase and kind in devices:
+            yield phrase.replace("<device_name>", draw.choice(devices[kind])), f"{kind}.{row['service']}"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _rows(pile: str) -> Iterator[dict[str, str]]:
+    with (folder("home_llm_piles_en") / f"pile_of_{pile}.csv").open(encoding="utf-8") as file:
+        yield from csv.DictReader(file)

@@ -29,6 +29,7 @@ from genmote.models.contents import chat_turns
 from genmote.models.tokenizer import Tokenizer
 
 SHOWN = 3  # faults that are told of one file
+ONE_ANSWER = "all examples have the same answer: what is learnt from them is that answer alone"
 FORMS = '{"prompt": …, "completion": …}, {"messages": [...]} or {"text": …}'
 
 
@@ -103,10 +104,15 @@ def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
             kept.append((tokens, learnt))
     if cut:
         tell.append(f"{cut} of {len(found)} examples are longer than {context} tokens: cut at their end (--context)")
+    if not found:
+        raise ExamplesError(f"{path} has no examples to learn from: wanted lines of {FORMS}, or a text")
+    if not kept:
+        raise ExamplesError(
+            f"{path}: none of {len(found)} examples has anything to learn within {context} tokens: raise --context, or "
+            "give shorter prompts"
+        )
     if left := len(found) - len(kept):
         tell.append(f"{left} of {len(found)} examples have nothing to learn (within {context} tokens): left out")
-    if not kept:
-        raise ExamplesError(f"{path} has no examples to learn from: wanted lines of {FORMS}, or a text")
     dtype = np.uint16 if model.config.vocab_size <= 1 << 16 else np.int32
     examples = Examples.of(kept, dtype)
     tell.extend(_odd(examples))
@@ -217,7 +223,7 @@ def _end(model: Reader) -> list[int]:
 
 
 def _odd(examples: Examples) -> Iterator[str]:
-    """What in the examples may be a mistake: the same ones again, and other answers to the same question."""
+    """What in the examples may be a mistake: the same ones again, other answers to the same question, one to all."""
     answers: dict[bytes, set[bytes]] = {}
     again: Counter[bytes] = Counter()
     for index in range(len(examples)):
@@ -231,6 +237,8 @@ def _odd(examples: Examples) -> Iterator[str]:
         yield f"{repeated} of {len(examples)} examples are there more than once"
     if contradicting := sum(len(told) > 1 for told in answers.values()):
         yield f"{contradicting} prompts have more than one answer: the model learns to say each sometimes"
+    if len(answers) > 1 and len(set().union(*answers.values())) == 1:
+        yield ONE_ANSWER
 
 
 def held_out(examples: Examples, share: float, most: int, seed: int) -> tuple[Examples, Examples]:

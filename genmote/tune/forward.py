@@ -9,7 +9,7 @@ An estimate's error grows with the number of directions, so:
 
 - each example of a step has signs of its own, which costs nothing: a step of n examples tries n directions;
 - only what writes into the residual stream is learnt (`attn_output`, `ffn_down`), in the upper half of the layers;
-- an adapter's `lora_a` are the leading components of what the matrix is given, scaled to a size of 1 each, and stay;
+- an adapter's `lora_a` are the leading components of what the matrix is given, scaled to a size of 1, and stay;
 - B moves in `GUIDES` directions of the residual stream: the leading components of the loss's gradient at the last
   layer's output. That gradient needs no way back through a layer, and residual streams carry much of it down unchanged;
 - for the same reason the gradient of the last `ffn_down` is exact and free: there nothing is estimated.
@@ -43,7 +43,7 @@ from genmote.tune.trainer import scheduled
 
 GUIDES = 8  # directions of the residual stream in which an estimated update moves
 MOVE = 0.1  # length of the random move of the residual stream, of all matrices together, as a part of its own length
-ESTIMATED = 0.25  # how far estimated updates go in a step, of what exact ones go
+ESTIMATED = 0.05  # how far estimated updates go in a step, of what exact ones go
 MEMORY = 0.9  # of the estimates' mean square in each next step
 LOST = 1e-6  # of the largest component's square: a smaller one is none
 STATE = "forward"  # the name of what a run keeps beside the numbers
@@ -121,27 +121,39 @@ class ForwardTrainer:
     # -- before the first step ----------------------------------------------------------------------------------------
 
     def _look(self, learn: Examples) -> None:
-        """One pass of some examples, which gives the components of what the matrices are given and of the gradient at
-        the last layer's output."""
-        some: list[int] = []
-        for index in batches.chosen(len(learn), len(learn), 0, self.tuning.seed):
-            if some and sum(map(learn.rows, (*some, index))) > self.rows:
-                break
-            some.append(index)
-        (batch,) = batches.passes(learn, some, 1 << 40, 1 / batches.learnt_tokens(learn, some))
-        said, sizes = np.flatnonzero(batch.weights), dict[str, float]()
+        """Passes of some examples, which give the components of what the matrices are given and of the gradient at the
+        last layer's output: one, and more for the exact ones', until there are twice as many rows as components."""
+        order = batches.chosen(len(learn), len(learn), 0, self.tuning.seed)
+        share = 1 / batches.learnt_tokens(learn, order)
+        given, sizes = {tensor: list[Float32]() for tensor in self.exact}, dict[str, float]()
+        wanted = 2 * max([len(self.numbers[f"{tensor}.lora_a"]) for tensor in self.exact], default=0)
+        first: tuple[Float32, Float32] | None = None  # what the last layer gives where something is said, its gradient
+        looked = 0
 
         def look(own: _Own, x: Float32, low: Float32, y: Float32) -> None:
-            parts, lengths = _components(x[said], low.shape[1])
-            self.numbers[f"{own.tensor}.lora_a"][: len(parts)] = parts * (math.sqrt(len(said)) / lengths)[:, None]
-            sizes[own.tensor] = _length(y[said])
+            if own.tensor in given:
+                given[own.tensor].append(x[said])
+            elif first is None:
+                self._scaled(own.tensor, x[said])
+            if first is None:
+                sizes[own.tensor] = _length(y[said])
 
         looking = Decoder(self.decoder.config, self.weights, _Steered(self.judged.ops, look))
         looking.before_pass = self.decoder.before_pass
-        x, _, d = self._run(looking, batch, back=True)
-        guides, _ = _components(d[said], GUIDES)
+        for batch in batches.passes(learn, order, self.rows, share):
+            said = np.flatnonzero(batch.weights)
+            x, _, d = self._run(looking, batch, back=first is None)
+            if first is None:
+                first = x[said], d[said]
+            looked += len(said)
+            if looked >= wanted:
+                break
+        assert first is not None
+        for tensor, rows in given.items():
+            self._scaled(tensor, np.concatenate(rows))
+        guides, _ = _components(first[1], GUIDES)
         # A move of the residual stream is measured by the stream; where a norm follows the product, by the product.
-        stream = _length(x[said])
+        stream = _length(first[0])
         whole = math.sqrt(max(1, len(self.estimated)) * guides.shape[0] * self.tuning.rank)
         scales = [(sizes[tensor] if _post(self.base, tensor) else stream) / whole for tensor in self.estimated]
         self.adam.states[STATE] = {
@@ -150,6 +162,15 @@ class ForwardTrainer:
             "stream": np.array(stream, np.float32),
             "square": np.array(0, np.float64),  # of the estimates, a running mean
         }
+
+    def _scaled(self, tensor: str, rows: Float32) -> None:
+        """An adapter's first half: the leading components of what its matrix is given, scaled to a size of 1: each by
+        itself, or, where there are many since the gradient is exact, all by one factor: the last are noise mostly."""
+        down = self.numbers[f"{tensor}.lora_a"]
+        parts, lengths = _components(rows, len(down))
+        if tensor in self.exact:
+            lengths = np.full_like(lengths, np.sqrt(np.square(lengths).mean()))
+        down[: len(parts)] = parts * (math.sqrt(len(rows)) / lengths)[:, None]
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

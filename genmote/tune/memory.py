@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Beside `footprint.INTERPRETER_BYTES`, as measured: the modules of a training, the tokenizer, the meter.
 MODULE_BYTES = 5 << 20
 PRODUCT_BYTES = 18 << 20  # what NumPy's own products and eigenvectors take at their first use, as measured
-EXACT_RANKS = 4  # the rank of what is learnt exactly by passes forward alone, in ranks of what is estimated
+EXACT_RANKS = 16  # the rank of what is learnt exactly by passes forward alone, in ranks of what is estimated
 WRITERS = ("attn_output", "ffn_down")  # the matrices that write into the residual stream
 FEW_LOGITS = 8  # rows
 SPARE = 1.05  # of what is planned is kept free within a budget: plans came out up to 3% below what was taken

@@ -1,17 +1,18 @@
-"""What the tune set feeds its contestants: a split that shares nothing and has every intent on both sides."""
+"""What the tune set feeds its contestants: parts that share nothing and have the same answers; what its rows say."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.bench import Bench
 from benchmarks.process import ContestantError
 from benchmarks.run import available
 from benchmarks.signals.sets import NAMED
-from benchmarks.tune import forward, intents
+from benchmarks.tune import forward, intents, motions
 from genmote.models.make_model import make_model
 from genmote.tune.memory import MODULE_BYTES, PRODUCT_BYTES
 
@@ -20,23 +21,62 @@ def test_the_set_has_its_measures() -> None:
     assert "forward" in available("tune")
 
 
-def test_the_split_shares_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", forward.TASKS)
+def test_the_parts_share_nothing_and_have_the_same_answers(task: str, tmp_path: Path) -> None:
     try:
-        learn, test = intents.write(tmp_path)
+        files = forward.TASKS[task].write(tmp_path)
     except ContestantError as why:
         pytest.skip(str(why))
-    one, two = ([json.loads(line) for line in path.read_text().splitlines()] for path in (learn, test))
-    assert len(one) == 466 and len(two) == 119
-    assert not {each["prompt"] + each["completion"] for each in one} & {
-        each["prompt"] + each["completion"] for each in two
-    }
-    assert {each["completion"] for each in one} == {each["completion"] for each in two}
+    parts = {name: [json.loads(line) for line in path.read_text().splitlines()] for name, path in files.items()}
+    counts = {name: len(part) for name, part in parts.items()}
+    assert (
+        counts
+        == {
+            "agent commands": {"learn": 372, "development": 119, "test": 237},
+            "motion labels": {"learn": 439, "development": 200, "test": 182},
+        }[task]
+    )
+    every = {each["completion"] for each in parts["learn"]}
+    assert all({each["completion"] for each in part} == every for part in parts.values())
+    if task == "agent commands":  # of motions, two people may sit alike
+        pairs = [(each["prompt"], each["completion"]) for part in parts.values() for each in part]
+        assert len(set(pairs)) == len(pairs)
+
+
+def test_a_window_is_told_by_its_lowest_and_highest_samples() -> None:
+    window = np.zeros((motions.ROWS, 3))
+    window[:, 0], window[3, 1], window[-1, 2] = -9.81, 19.9, -50.0
+    assert motions.told(window) == "x22222222 y59555555 z55555505"
+
+
+def test_the_gap_is_of_the_means_over_all_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(forward, "accuracy", lambda model, test: 0.1)
+    monkeypatch.setattr(forward, "FILE", str(tmp_path / "m.gguf"))
+    (tmp_path / "m.gguf").write_bytes(b"a model")
+    right = {("forward", 0): 0.5, ("forward", 1): 0.7, ("backward", 0): 0.8, ("backward", 1): 1.0}
+    asked = []
+
+    def trained(
+        model: str, files: dict[str, Path], judge: str, method: str, steps: int, rate: float, seed: int
+    ) -> dict[str, float]:
+        asked.append((judge, steps))
+        return {"accuracy": right[method, seed]}
+
+    monkeypatch.setattr(forward, "trained", trained)
+    task = forward.Task("% right", lambda into: {"test": into}, 9, {"backward": 1e-3, "forward": 0.1})
+    monkeypatch.setitem(forward.TASKS, "made up", task)
+    row = forward.learnt(Bench(quick=True, seeds=2), "made up")
+    assert asked == [("test", 9)] * 4 and row.seeds == 2 and row.met
+    assert row.value == pytest.approx(100 * (0.6 - 0.1) / (0.9 - 0.1))
+    assert row.ours_samples == [50, 70] and row.peer_samples == [80, 100] and row.details["base"] == 0.1
 
 
 def test_where_the_data_are_not_here_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAMED, str(tmp_path))
     with pytest.raises(ContestantError, match="home_llm_piles_en"):
         intents.write(tmp_path)
+    with pytest.raises(ContestantError, match="hyperimu_har"):
+        motions.write(tmp_path)
 
 
 def test_a_step_takes_the_memory_of_a_plain_pass_and_the_trainer_s_modules(

@@ -89,7 +89,9 @@ def test_long_examples_are_cut_and_those_with_nothing_left_are_told(lines: Any, 
         "2 of 2 examples are longer than 8 tokens: cut at their end (--context)",
         "1 of 2 examples have nothing to learn (within 8 tokens): left out",
     ]
-    with pytest.raises(ExamplesError, match="no examples to learn from"):
+    with pytest.raises(
+        ExamplesError, match="none of 1 examples has anything to learn within 8 tokens: raise --context"
+    ):
         read(lines(long), model, 8, [])
 
 
@@ -101,6 +103,16 @@ def test_what_repeats_or_contradicts_is_told(lines: Any, model: Any) -> None:
         "1 of 5 examples are there more than once",
         "1 prompts have more than one answer: the model learns to say each sometimes",
     ]
+
+
+def test_one_answer_to_all_is_told(lines: Any, model: Any) -> None:
+    told: list[str] = []
+    read(lines({"prompt": "light", "completion": "on"}, {"prompt": "lamp", "completion": "on"}), model, 64, told)
+    assert told == ["all examples have the same answer: what is learnt from them is that answer alone"]
+    for few in ({"prompt": "lamp", "completion": "off"}, {"prompt": "light", "completion": "on"}, {"text": "on"}):
+        told.clear()
+        read(lines({"prompt": "light", "completion": "on"}, few), model, 64, told)
+        assert not any("same answer" in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from genmote.runtime.footprint import resident_bytes
 from genmote.tune import batches, examples, forward
 from genmote.tune.forward import GUIDES, STATE, ForwardTrainer
 from genmote.tune.learnt import Learnt
+from genmote.tune.memory import EXACT_RANKS
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
 
-QUICK = Tuning(method="forward", steps=24, batch=4, context=32, judge_every=8, rate=0.1)
+QUICK = Tuning(method="forward", rank=2, steps=24, batch=4, context=32, judge_every=8, rate=0.1)
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ KILLED = """
         if progress.step == 13:
             os.kill(os.getpid(), signal.SIGKILL)
     state.save = save
-    quick = Tuning(method="forward", steps=24, batch=4, context=32, judge_every=8, rate=0.1)
+    quick = Tuning(method="forward", rank=2, steps=24, batch=4, context=32, judge_every=8, rate=0.1)
     run.tune({model!r}, {data!r}, {output!r}, quick)
 """
 
@@ -268,6 +269,26 @@ def test_guides_are_orthonormal_and_few(tiny: Path, data: Path) -> None:
         guides = trainer.adam.states[STATE]["guides"]
         assert 1 <= len(guides) <= GUIDES
         assert np.allclose(guides @ guides.T, np.eye(len(guides)), atol=1e-4)
+
+
+def test_the_exact_part_s_components_are_of_enough_rows_and_keep_their_sizes(tiny: Path, data: Path) -> None:
+    """A pass of 16 rows says fewer tokens than there are components. An adapter is given a size of 1 on average
+    over its components, each as large as it is."""
+    with Engine.load(tiny, threads=1) as engine:
+        trainer, found = trained(engine, data, Tuning(method="forward", context=32, rank=2, rows=16), 0)
+        down = trainer.numbers[f"{trainer.exact[0]}.lora_a"]
+        assert len(down) == 2 * EXACT_RANKS
+        products = down @ down.T
+        assert np.allclose(products, products[0, 0] * np.eye(len(down)), atol=1e-3 * products[0, 0])
+        given: list[Any] = []
+        steer = trainer._steer
+        trainer.decoder.ops._steer = lambda own, x, low, y: (  # type: ignore[attr-defined]
+            given.append(low) if own.tensor in trainer.exact else None,
+            steer(own, x, low, y),
+        )
+        trainer.step(found, range(len(found)), 1)
+        squares = np.square(np.concatenate(given)).mean(axis=0)
+        assert 0.5 < squares.mean() < 1.5 and squares[0] > 4 * squares[-1]
 
 
 def test_a_process_takes_what_was_planned(lines: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from genmote import Engine, home
-from genmote.errors import ModelFileError, SpecError, TrainingError
+from genmote.errors import ExamplesError, ModelFileError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.tune.run import CARD, tune
@@ -25,6 +26,7 @@ from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
 
 QUICK = Tuning(steps=24, batch=2, context=32, rate=0.02, judge_every=8)
+METHODS = (QUICK, replace(QUICK, method="forward", rate=0.1))
 
 
 def adapter(path: Path) -> dict[str, np.ndarray]:
@@ -168,8 +170,9 @@ def test_other_settings_or_a_damaged_state_begin_anew(tiny: Path, data: Path, tm
         assert "is not gone on from: it is" in told[0] and made.progress.step == 8
 
 
+@pytest.mark.parametrize("tuning", METHODS, ids=lambda tuning: tuning.method)
 def test_a_full_disk_stops_it_and_what_was_there_stays(
-    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuning: Tuning, tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "mine.gguf"
     output.write_bytes(b"the one before")
@@ -182,13 +185,13 @@ def test_a_full_disk_stops_it_and_what_was_there_stays(
 
     monkeypatch.setattr(home.os, "replace", no_room)
     with pytest.raises(TrainingError, match=r"No space left.*make room and give the same command again"):
-        tune(tiny, data, output, QUICK)
+        tune(tiny, data, output, tuning)
     assert output.read_bytes() == b"the one before"
     full[0] = False
     told: list[str] = []
-    tune(tiny, data, output, QUICK, tell=told.append)
+    tune(tiny, data, output, tuning, tell=told.append)
     assert told[0] == "goes on after step 8 of 24"
-    tune(tiny, data, tmp_path / "whole.gguf", QUICK)
+    tune(tiny, data, tmp_path / "whole.gguf", tuning)
     assert same(output, tmp_path / "whole.gguf")
 
 
@@ -244,6 +247,41 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_adapter(
     assert not (tmp_path / "mine.gguf.work").exists()
 
 
+@pytest.mark.parametrize("tuning", METHODS, ids=lambda tuning: tuning.method)
+def test_examples_that_cannot_be_learnt_from_leave_what_was_there(
+    tuning: Tuning, tiny: Path, lines: Any, tmp_path: Path
+) -> None:
+    output, data = tmp_path / "mine.gguf", tmp_path / "data.jsonl"
+    output.write_bytes(b"the one before")
+    for written, said in (
+        (b"\n", "no examples to learn from"),
+        (b'{"text": "caf\xe9"}\n', "line 1: byte 0xe9 is not UTF-8"),
+        (
+            b'{"prompt": "' + b"a " * 99 + b'", "completion": "b"}\n',
+            "none of 1 examples has anything to learn within 32",
+        ),
+    ):
+        data.write_bytes(written)
+        with pytest.raises(ExamplesError, match=said):
+            tune(tiny, data, output, tuning)
+        assert output.read_bytes() == b"the one before" and not (tmp_path / "mine.gguf.work").exists()
+
+
+@pytest.mark.parametrize("tuning", METHODS, ids=lambda tuning: tuning.method)
+def test_one_answer_or_several_to_one_question_are_told_once_and_learnt(
+    tuning: Tuning, tiny: Path, lines: Any, tmp_path: Path
+) -> None:
+    same = [{"prompt": word, "completion": "on"} for word in ("light", "lamp", "bulb")]
+    for examples, select, said in (
+        (same, "random", "all examples have the same answer"),
+        ([{"prompt": "light", "completion": word} for word in ("on", "off", "dim")], None, "more than one answer"),
+    ):
+        asked = replace(tuning, steps=8, select=select, keep=1.0)
+        made = tune(tiny, lines(*examples), tmp_path / "mine.gguf", asked)
+        assert sum(said in line for line in made.notes) == 1
+        assert made.progress.losses[-1] < made.progress.losses[0]
+
+
 def test_it_stops_when_it_gets_no_better_and_keeps_the_best(tiny: Path, lines: Any, tmp_path: Path) -> None:
     learn = lines(*({"prompt": "a", "completion": "b" * n} for n in range(1, 4)))
     judge = lines({"prompt": "a", "completion": "zyxw"}, name="judge.jsonl")
@@ -288,6 +326,10 @@ def test_an_adapter_of_another_shape_is_refused(tiny: Path, data: Path, tmp_path
     make_model("tiny-llama-256", "Q4_0", tmp_path / "other.gguf", seed=1)
     with pytest.raises(ModelFileError, match="do not fit the model's"):
         Engine.load(tmp_path / "other.gguf", adapter=tmp_path / "a.gguf")
+    kept = (tmp_path / "a.gguf").read_bytes()
+    with pytest.raises(ModelFileError, match="do not fit the model's"):
+        tune(tmp_path / "other.gguf", data, tmp_path / "a.gguf", replace(QUICK, base=tmp_path / "a.gguf"))
+    assert (tmp_path / "a.gguf").read_bytes() == kept
 
 
 # -- what is learnt --------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from genmote import registry
 from genmote.errors import SpecError
 from genmote.spec import member
+from genmote.tune.examples import ONE_ANSWER
 
 ROOM = "genmote.tune.select"
 Floats = NDArray[np.float64]
@@ -209,7 +210,7 @@ def choose(examples: Texts, count: int, method: str = "random", *, seed: int = 0
     answers = [_answer(*examples[n]) for n in range(len(examples))]
     seen = _left_out(seen, np.flatnonzero([not answer for answer in answers]), count, "nothing in them is to be learnt")
     if len(set(answers) - {b""}) == 1 and len(seen) > 1:
-        seen.notes.append("all examples have the same answer: what is learnt from them is that answer alone")
+        seen.notes.append(ONE_ANSWER)
     while True:
         try:
             picked = way.pick(seen, count)
