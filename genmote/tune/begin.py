@@ -14,6 +14,7 @@ from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.tokenizer import load_tokenizer
 from genmote.runtime.engine import Engine
+from genmote.runtime.footprint import without_holes
 from genmote.tune.examples import Examples
 from genmote.tune.memory import Need
 from genmote.tune.settings import Tuning
@@ -37,6 +38,7 @@ def reader(file: ModelFile, threads: int) -> Engine:
     """An engine without weights: what reads examples, and names the model."""
     from genmote.tune.workbench._model import WorkbenchOps
 
+    without_holes()
     weightless: Any = None
     return Engine(
         Decoder(read_config(file), weightless, WorkbenchOps()),

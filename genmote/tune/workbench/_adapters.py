@@ -58,5 +58,3 @@ class Adapters(Method):
     def adapted(self, model: Model, tensors: dict[str, Tensor], alpha: float) -> Any:
         """The model with the adapters, each of which counts `alpha` by its rank."""
         return Adapted(model.weights, model.ops, tensors, alpha)  # type: ignore[arg-type]
-
-

@@ -7,6 +7,7 @@ what that takes (`state_bytes`). Numbers are float32 tensors by the names of the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from genmote.tune.workbench._model import TABLE, Model, WorkbenchOps
 
 Tensor = torch.Tensor
 State = dict[str, Any]  # arrays by name, which a run keeps
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = dict[str, tuple[int, ...]]
 BETAS, EPS = (0.9, 0.999), 1e-8
 ENDS = -1  # the block of what is no layer's: embedding, output matrix, last norm
 
@@ -41,6 +42,7 @@ class Method:
     adapts: ClassVar[bool] = False  # what is learnt is an adapter, and the weights stay
     writes: ClassVar[str] = "model"  # or "adapter"
     packed: ClassVar[bool] = False  # the base stays in the file's types
+    keeps_products: ClassVar[bool] = False  # what a matrix gives is kept until the way back
     applies_at_once: ClassVar[bool] = False  # a gradient is applied as it comes, also in one of several passes
     ops: ClassVar[type[WorkbenchOps]] = WorkbenchOps
 
@@ -61,11 +63,11 @@ class Method:
         nothing of what is asked for."""
         raise NotImplementedError
 
-    def active(self, names: Sequence[str], n_layers: int, tuning: Tuning, step: int) -> Iterable[str]:
+    def active(self, names: Sequence[str], tuning: Tuning, step: int) -> Iterable[str]:
         """Those that learn in step number `step`, the first is 1."""
         return names
 
-    def most_active(self, shapes: Shapes, n_layers: int) -> Shapes:
+    def most_active(self, shapes: Shapes) -> Shapes:
         """Of what learns, the most that learns in one step."""
         return shapes
 
@@ -77,7 +79,7 @@ class Method:
         """What an update of it takes for a moment."""
         return 0
 
-    def update(self, numbers: Tensor, gradient: Tensor, state: State, rate: float, step: int, decay: float) -> None:
+    def update(self, numbers: Tensor, gradient: Tensor, state: State, rate: float, decay: float) -> None:
         """One step of one array, in place; `state` is empty at first, and keeps NumPy arrays."""
         adamw(numbers, gradient, state, rate, decay)
 
@@ -120,6 +122,15 @@ def block_of(name: str) -> int:
     (3, -1)
     """
     return int(name.split(".")[1]) if name.startswith("blk.") else ENDS
+
+
+def largest_blocks(shapes: Shapes, count: int) -> Shapes:
+    """What is in the `count` blocks with the most numbers."""
+    sizes = Counter[int]()
+    for name, shape in shapes.items():
+        sizes[block_of(name)] += math.prod(shape)
+    chosen = {block for block, _ in sizes.most_common(count)}
+    return {name: shape for name, shape in shapes.items() if block_of(name) in chosen}
 
 
 def learns(name: str, dimensions: int, tied: bool, tuning: Tuning) -> bool:

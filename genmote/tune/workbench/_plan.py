@@ -49,7 +49,7 @@ def need(file: ModelFile, method: Method, tuning: Tuning, longest: int) -> Need:
     """What a training takes with these settings, out of the model's header and the longest example's rows."""
     config = read_config(file)
     shapes = method.shapes(file, tuning)
-    active = method.most_active(shapes, config.n_layers)
+    active = method.most_active(shapes)
     step_rows = tuning.batch * longest
     rows = max(longest, min(step_rows, tuning.rows or step_rows))
     at_once = method.applies_at_once or rows >= step_rows

@@ -110,7 +110,7 @@ class WorkbenchTrainer:
         """Have those learn whose turn it is; what was kept of the others is let go."""
         self._step = step
         active = frozenset(
-            self.method.active(tuple(self.tensors), self.model.config.n_layers, self.tuning, step)
+            self.method.active(tuple(self.tensors), self.tuning, step)
         )
         if active != self._active:
             self._active = active
@@ -140,7 +140,7 @@ class WorkbenchTrainer:
         with torch.no_grad():
             state = self.states.setdefault(name, {})
             rate = scheduled(self.tuning, self._step)
-            self.method.update(tensor, gradient, state, rate, self._step, self.tuning.decay)
+            self.method.update(tensor, gradient, state, rate, self.tuning.decay)
             if not state:
                 del self.states[name]
 
