@@ -42,13 +42,13 @@ def fresh(weights: Any, config: Config, tuning: Tuning) -> Numbers:
         numbers[f"{tensor}.lora_b"] = np.zeros((out, tuning.rank), np.float32)
     if NORMS_PART in tuning.parts:
         for name, norm in norms_of(weights).items():
-            numbers[f"{name}.weight"] = np.array(norm.gain, np.float32)
+            numbers[f"{name}.weight"] = np.asarray(norm.gain).astype(np.float32)
             if norm.bias is not None:
-                numbers[f"{name}.bias"] = np.array(norm.bias, np.float32)
+                numbers[f"{name}.bias"] = np.asarray(norm.bias).astype(np.float32)
     if BIASES_PART in tuning.parts:
         for tensor, linear in linears.items():
             if linear.bias is not None:
-                numbers[tensor.removesuffix("weight") + "bias"] = np.array(linear.bias, np.float32)
+                numbers[tensor.removesuffix("weight") + "bias"] = np.asarray(linear.bias).astype(np.float32)
     if not numbers:
         raise SpecError(f"on={tuning.on}: this {config.architecture} model has none of these; use all, or norms")
     return numbers

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from genmote import registry
 from genmote.device.sizes import meant
-from genmote.errors import BudgetError
-from genmote.models.config import Config, is_tied, read_config
+from genmote.errors import BudgetError, SpecError
+from genmote.models.config import Config, read_config
 from genmote.models.gguf import ModelFile
-from genmote.models.parts import HEAD
+from genmote.models.parts import NORMS
+from genmote.ops import quant
 from genmote.runtime.footprint import resident_bytes
 from genmote.spec import member
 from genmote.tune.memory import SPARE, Need
@@ -23,15 +24,8 @@ ROOM = "genmote.tune.workbench"
 # PyTorch 2.13 with NumPy, the modules of a training, and the code that a first step brings into memory, as measured on
 # x86-64 Linux. What this process has already is taken instead where it is more.
 PROCESS_BYTES = 262 << 20
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a step is made of: rows of its examples, the longest's, and the rows of one pass."""
-
-    step: int
-    longest: int
-    learnt: int  # rows of a pass whose logits are made, at most
+LOGITS = 3  # a row's logits, their softmax and its gradient are there at a time
+POSITIONS = "position_embd.weight"
 
 
 def named(text: str) -> Method:
@@ -46,61 +40,74 @@ def every() -> list[Method]:
 
 
 def need(file: ModelFile, method: Method, tuning: Tuning, longest: int) -> Need:
-    """What a training takes with these settings, out of the model's header and the longest example's rows."""
+    """What a training takes with these settings, out of the model's header and the longest example's rows: what is
+    always there, and the most of what comes and goes in a step."""
     config = read_config(file)
     shapes = method.shapes(file, tuning)
     active = method.most_active(shapes)
-    step_rows = tuning.batch * longest
-    rows = max(longest, min(step_rows, tuning.rows or step_rows))
-    at_once = method.applies_at_once or rows >= step_rows
-    tied = is_tied(file.tensors)
-    matrices = {name: info for name, info in file.tensors.items() if len(info.shape) > 1}
-    numbers = sum(math.prod(info.shape) for info in matrices.values())
-    vectors = 4 * sum(math.prod(info.shape) for info in file.tensors.values() if len(info.shape) == 1)
-    weights = vectors + (sum(info.nbytes for info in matrices.values()) if method.packed else 4 * numbers)
     sizes = {name: 4 * math.prod(shape) for name, shape in active.items()}
+    rows = max(longest, min(tuning.batch * longest, tuning.rows or tuning.batch * longest))
+    at_once = method.applies_at_once or rows >= tuning.batch * longest
+    # What the way back goes through, and what of a step is kept for it.
+    layers = {block_of(name) for name in active} - {ENDS}
+    depth = config.n_layers - (0 if {TABLE, POSITIONS} & set(active) else min(layers, default=config.n_layers))
+    graphs = [4 * rows * layer_numbers(file, config, method, active, layer) for layer in sorted(layers)[:1]]
+    graphs += [4 * rows * layer_numbers(file, config, method, {}, 0)] * (len(layers) < depth)
+    one = max(graphs, default=0)
+    kept = depth * 4 * rows * config.width if tuning.recompute else len(layers) * graphs[0] if layers else 0
+    if not tuning.recompute:
+        kept += max(0, depth - len(layers)) * graphs[-1] if graphs else 0
+    passing = 4 * rows * (3 * max(config.ffn_widths) + 4 * config.width) + (one if tuning.recompute else 0)
     ends = sum(size for name, size in sizes.items() if block_of(name) == ENDS)
-    largest = max(4 * max(math.prod(shape), 1) + method.working_bytes(shape) for shape in active.values())
-    head = ends if not at_once or tied or TABLE not in sizes else sizes.get(HEAD, 0)
-    layer_rows = _layer_numbers(file, config, method, tuning)
-    graph = 4 * rows * layer_rows
-    depth = config.n_layers - _lowest(active, config)
-    kept = depth * 4 * rows * config.width if tuning.recompute else depth * graph
-    way_back = 4 * rows * (3 * max(config.ffn_widths) + 4 * config.width)
-    one = graph if tuning.recompute else 0
-    logits = 4 * min(rows, tuning.logit_rows) * 3 * config.vocab_size
-    block = 3 * 4 * BLOCK if method.packed else 0
-    at_head = kept + logits + head + 4 * rows * 2 * config.width
-    at_first = kept + one + way_back + head
-    gathered = sum(sizes.values()) if not at_once else ends
-    at_end = gathered + one + way_back + (largest if at_once else 0)
-    at_update = gathered + largest
-    stage = max(at_head, at_first, at_end, at_update)
+    update = max((sizes[name] + method.working_bytes(active[name]) for name in active), default=0)
+    states = 2 * 4 * rows * config.width  # the last layer's, and their gradient
+    moments = (
+        kept + ends + states + tuning.logit_rows * LOGITS * 4 * config.vocab_size,
+        kept + ends + states + passing,
+        (ends if at_once else sum(sizes.values())) + states + passing,
+        (ends if at_once else sum(sizes.values())) + update,
+    )
+    floats = sum(math.prod(info.shape) for info in file.tensors.values() if len(info.shape) == 1)
+    matrices = [info for info in file.tensors.values() if len(info.shape) > 1]
+    weights = sum(info.nbytes if method.packed else 4 * math.prod(info.shape) for info in matrices)
     return Need(
         {
             "Python and PyTorch": max(PROCESS_BYTES, resident_bytes()),
-            "weights": weights,
+            "weights": weights + 4 * floats,
             "adapter": sum(4 * math.prod(shape) for shape in shapes.values()) if method.adapts else 0,
             "averages": sum(method.state_bytes(shape) for shape in active.values()),
-            "a pass and its gradients": stage + block,
+            "a pass and its gradients": max(moments) + (4 * 4 * BLOCK if method.packed else 0),
         }
     )
 
 
-def _lowest(active: Shapes, config: Config) -> int:
-    layers = [block_of(name) for name in active]
-    if TABLE in active or "position_embd.weight" in active:
-        return 0
-    return min((layer for layer in layers if layer != ENDS), default=config.n_layers)
-
-
-def _layer_numbers(file: ModelFile, config: Config, method: Method, tuning: Tuning) -> int:
-    """Numbers a row that the graph of one layer keeps, the widest: see `models/decoder.block` over the torch op set."""
-    width, inner = config.width, max(config.ffn_widths)
-    a, kv = max(config.heads) * config.head_dim, max(config.kv_heads) * config.head_dim
-    found = 4 * width + 5 * a + max(config.heads)
-    gated = "blk.0.ffn_gate.weight" in file.tensors or "blk.0.ffn_gate_a.weight" in file.tensors or config.n_experts
-    found += (4 if gated else 2) * inner * max(1, config.n_experts_used)
+def layer_numbers(file: ModelFile, config: Config, method: Method, learnt: Shapes, layer: int) -> int:
+    """Numbers a row that the graph of a layer keeps for the way back, where of it learns what is in `learnt`: the
+    inputs of `models/decoder.block`'s operations over the torch op set that their gradients take."""
+    prefix = f"blk.{layer}."
+    names = [name.removeprefix(prefix) for name in learnt if name.startswith(prefix)]
+    parts = {name.split(".")[0] for name in names if "norm" not in name and not name.endswith(".bias")}
+    norms = {name.split(".")[0] for name in names if "norm" in name}
+    spec, width, inner = config.layers[layer], config.width, config.ffn_widths[layer]
+    a, kv = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+    out = {"attn_q": a, "attn_k": kv, "attn_v": kv, "attn_output": width, "ffn_down": width}
+    out |= {"ffn_gate": inner, "ffn_up": inner}
+    there = [norm for norm in NORMS if f"{prefix}{norm}.weight" in file.tensors]
+    of_norm = {"attn_q_norm": a, "attn_k_norm": kv}
+    found = sum(of_norm.get(norm, width) * (1 + (norm in norms)) for norm in there)
+    found += 4 * a + spec.n_heads  # attention: queries, keys and values for each of their heads, what comes out
+    found += width * bool(parts & {"attn_q", "attn_k", "attn_v"}) + a * ("attn_output" in parts)
+    gated = config.n_experts or f"{prefix}ffn_gate.weight" in file.tensors or f"{prefix}ffn_gate_a.weight" in file.tensors
+    experts = {part for part in parts if "_exps" in part or part.startswith("ffn_")}
+    if config.n_experts:
+        found += config.n_experts_used * (3 * inner + 2 * width + (inner + width) * bool(experts))
+    else:
+        found += (3 if gated else 1) * inner + width * bool(parts & {"ffn_gate", "ffn_up"})
+        found += inner * ("ffn_down" in parts and (bool(gated) or spec.activation != "relu"))  # relu keeps what it gives
+    if method.adapts:
+        found += sum(learnt[prefix + name][0] for name in names if name.endswith(".lora_a"))
+    if method.keeps_products:
+        found += sum(out[part] for part in parts)
     return found
 
 
@@ -108,6 +115,8 @@ def planned(file: ModelFile, tuning: Tuning, longest: int, budget: int | None) -
     """The settings to train with, the method, what it takes, and why in words. With a budget the strongest method that
     fits, or of the one that is asked for the fastest way that fits. BudgetError where none fits."""
     asked = every() if tuning.method == WORKBENCH else [named(tuning.method)]
+    for method in asked:
+        check(method, tuning)
     if budget is None:
         tuning = settled(tuning, asked[0])
         found = need(file, asked[0], tuning, longest)
@@ -134,6 +143,16 @@ def planned(file: ModelFile, tuning: Tuning, longest: int, budget: int | None) -
         f"for {largest}; give more, or a shorter --context, or leave --method out, which needs no PyTorch",
         fewest,
     )
+
+
+def check(method: Method, tuning: Tuning) -> None:
+    """SpecError for settings that this method does not take."""
+    if tuning.base is not None and (method.writes != "adapter"):
+        raise SpecError(f"method={tuning.method}: --from goes on from an adapter; use lora, or merge it first")
+    if tuning.type is not None and method.writes == "adapter" and tuning.method != WORKBENCH:
+        raise SpecError(f"method={tuning.method}: writes an adapter, whose numbers are F32: leave --type out")
+    if tuning.type is not None and not quant.by_name(tuning.type).codec:
+        raise SpecError(f"type={tuning.type}: weights cannot be stored so; use one of {', '.join(quant.codec_names())}")
 
 
 def _why(budget: int, tuning: Tuning, found: Need, way: str, refused: list[tuple[str, int]]) -> str:
