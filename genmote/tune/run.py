@@ -103,7 +103,7 @@ class Tuned:
             "held_out_before": self.before,
             "held_out_after": self.after,
             "held_out_written": self.written,
-            "adapter_bytes": self.path.stat().st_size,
+            "output_bytes": self.path.stat().st_size,
             "planned_bytes": self.planned.total,
             **self.reading.values(),
         }

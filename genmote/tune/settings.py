@@ -93,7 +93,12 @@ class Tuning:
             )
         if not 8 <= self.context <= 1 << 20:
             yield f"context={self.context}: use 8 or more, such as 256"
-        if not (self.rate is None or self.rate > 0) or not 0 <= self.warmup <= 1 or not 0 <= self.decay < 10 or not self.clip > 0:
+        if (
+            not (self.rate is None or self.rate > 0)
+            or not 0 <= self.warmup <= 1
+            or not 0 <= self.decay < 10
+            or not self.clip > 0
+        ):
             yield (
                 f"rate={self.rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
                 "use such as 0.0005, 0.05, 0 and 1"

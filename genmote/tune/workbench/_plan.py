@@ -97,13 +97,17 @@ def layer_numbers(file: ModelFile, config: Config, method: Method, learnt: Shape
     found = sum(of_norm.get(norm, width) * (1 + (norm in norms)) for norm in there)
     found += 4 * a + spec.n_heads  # attention: queries, keys and values for each of their heads, what comes out
     found += width * bool(parts & {"attn_q", "attn_k", "attn_v"}) + a * ("attn_output" in parts)
-    gated = config.n_experts or f"{prefix}ffn_gate.weight" in file.tensors or f"{prefix}ffn_gate_a.weight" in file.tensors
+    gated = (
+        config.n_experts or f"{prefix}ffn_gate.weight" in file.tensors or f"{prefix}ffn_gate_a.weight" in file.tensors
+    )
     experts = {part for part in parts if "_exps" in part or part.startswith("ffn_")}
     if config.n_experts:
         found += config.n_experts_used * (3 * inner + 2 * width + (inner + width) * bool(experts))
     else:
         found += (3 if gated else 1) * inner + width * bool(parts & {"ffn_gate", "ffn_up"})
-        found += inner * ("ffn_down" in parts and (bool(gated) or spec.activation != "relu"))  # relu keeps what it gives
+        found += inner * (
+            "ffn_down" in parts and (bool(gated) or spec.activation != "relu")
+        )  # relu keeps what it gives
     if method.adapts:
         found += sum(learnt[prefix + name][0] for name in names if name.endswith(".lora_a"))
     if method.keeps_products:
@@ -120,7 +124,12 @@ def planned(file: ModelFile, tuning: Tuning, longest: int, budget: int | None) -
     if budget is None:
         tuning = settled(tuning, asked[0])
         found = need(file, asked[0], tuning, longest)
-        return tuning, asked[0], found, f"{asked[0].learnt} learn by {tuning.method}: {found.total / 1e6:.0f} MB planned"
+        return (
+            tuning,
+            asked[0],
+            found,
+            f"{asked[0].learnt} learn by {tuning.method}: {found.total / 1e6:.0f} MB planned",
+        )
     refused: list[tuple[str, int]] = []
     least: tuple[str, Need] | None = None
     for method in asked:

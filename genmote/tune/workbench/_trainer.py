@@ -109,9 +109,7 @@ class WorkbenchTrainer:
     def _begin(self, step: int) -> None:
         """Have those learn whose turn it is; what was kept of the others is let go."""
         self._step = step
-        active = frozenset(
-            self.method.active(tuple(self.tensors), self.tuning, step)
-        )
+        active = frozenset(self.method.active(tuple(self.tensors), self.tuning, step))
         if active != self._active:
             self._active = active
             for name, tensor in self.tensors.items():

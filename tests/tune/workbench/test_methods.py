@@ -66,7 +66,9 @@ def test_gradients_are_those_of_the_whole_pass(
         if gradient is None:
             assert found[name] is None, name
         else:
-            assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6 + 1e-4 * float(gradient.abs().max())), name
+            assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6 + 1e-4 * float(gradient.abs().max())), (
+                name
+            )
 
 
 def test_full_is_adamw(plain: ModelFile, some: Examples) -> None:
@@ -234,7 +236,9 @@ def test_dora_is_a_direction_and_a_length(plain: ModelFile, some: Examples, tmp_
     found = ours.tensors[f"{name}{LENGTH}"].grad
     assert found is not None and torch.allclose(found, factor.grad / whole.norm(dim=1), rtol=1e-3)
     ours.write(tmp_path / "m.gguf", {})
-    assert np.allclose(ModelFile.open(tmp_path / "m.gguf").tensor(name), (length[:, None] * direction).numpy(), atol=1e-5)
+    assert np.allclose(
+        ModelFile.open(tmp_path / "m.gguf").tensor(name), (length[:, None] * direction).numpy(), atol=1e-5
+    )
 
 
 def test_a_whole_model_is_written_in_the_base_s_types_or_others(some: Examples, tmp_path: Path) -> None:

@@ -222,7 +222,9 @@ def test_without_pytorch_the_extra_is_named(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
-    said = r"method=full needs PyTorch, which is not installed: run pip install 'genmote\[workbench\]', or leave --method"
+    said = (
+        r"method=full needs PyTorch, which is not installed: run pip install 'genmote\[workbench\]', or leave --method"
+    )
     with pytest.raises(OpsError, match=said):
         tune(halves, data, tmp_path / "a.gguf", quick("full"))
 
