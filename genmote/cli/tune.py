@@ -9,9 +9,10 @@ The adapter is given to generate, chat and serve with --adapter mine.gguf, or wo
 
 Each line of a .jsonl file is an example: {"prompt": …, "completion": …}, {"messages": [...]} in the model's own chat
 format, of which the assistant's turns are learnt, or {"text": …}. Any other file is one text. The model's weights stay
-as they are, quantised; what is learnt is an adapter (LoRA), and with --on norms also norms. Needs no PyTorch; with it, --method learns the
-weights themselves too (full, galore, lisa, badam, adalomo, lomo, dora: the output is a whole model then), or chooses by
-the memory (workbench).
+as they are, quantised; what is learnt is an adapter (LoRA), and with --on norms also norms. Needs no PyTorch.
+
+With PyTorch, --method learns the weights themselves too (full, galore, lisa, badam, adalomo, lomo, dora: the output is
+a whole model then), or chooses by the memory (workbench).
 
 A tenth of the examples is held out to judge by, and the adapter of the best judgement is kept. A run that was killed
 goes on where it was when the same command is given again; the file at --output stays as it is until the run is over.

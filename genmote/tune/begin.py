@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from genmote.errors import OpsError, SpecError
+from genmote.errors import OpsError
 from genmote.models.chat import ChatTemplate
 from genmote.models.config import read_config
 from genmote.models.decoder import Decoder

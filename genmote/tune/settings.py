@@ -105,7 +105,8 @@ class Tuning:
             )
         if self.method_name not in (*RATES, WORKBENCH, *(known := registry.names(ROOM))):
             close = registry.near(self.method_name, known)
-            yield f"method={self.method}: no method is called so{close}; use of {', '.join((*RATES, WORKBENCH, *known))}"
+            every = ", ".join((*RATES, WORKBENCH, *known))
+            yield f"method={self.method}: no method is called so{close}; use of {every}"
         if not self.on_workbench and (self.recompute or self.type is not None):
             yield f"recompute, type: of methods with PyTorch; method={self.method} takes neither"
         if self.on_workbench and (self.weights == "disk" or self.inputs != "f32"):

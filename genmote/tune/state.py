@@ -75,7 +75,7 @@ def restore(
                 if key.startswith("adam/"):
                     name, part = key.removeprefix("adam/").rsplit("/", 1)
                     averages.setdefault(name, {})[part] = file[key]
-            # All of it was read, and is whole; the numbers are read again, so that memory holds them twice for one only.
+            # All of it was read, and is whole. The numbers are read again, so that memory holds one of them twice only.
             for name, array in numbers.items():
                 array[...] = file[f"numbers/{name}"]
     except FileNotFoundError:

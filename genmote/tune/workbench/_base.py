@@ -19,10 +19,10 @@ from genmote.errors import SpecError
 from genmote.models.config import is_tied
 from genmote.models.gguf import ModelFile
 from genmote.models.parts import HEAD
-from genmote.tune.learnt import linears_of, norms_of
-from genmote.tune.settings import BIASES_PART, HEAD_PART, NORMS_PART, Tuning
 from genmote.ops.exact import Float32
 from genmote.ops.torch_ops import Matrix
+from genmote.tune.learnt import linears_of, norms_of
+from genmote.tune.settings import BIASES_PART, HEAD_PART, NORMS_PART, Tuning
 from genmote.tune.workbench._model import TABLE, Model, WorkbenchOps
 
 Tensor = torch.Tensor

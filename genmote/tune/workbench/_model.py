@@ -1,7 +1,7 @@
 """A model file over the torch op set, as it is trained: its matrices as floats, or in the types that the file has.
 
-Roundings of the engine's forward pass (inputs to 8 bits, keys and values to float16) are left out. Rows are whole texts,
-one after another, without caches. N rows of a pass, D model width, V vocabulary.
+Roundings of the engine's forward pass (inputs to 8 bits, keys and values to float16) are left out. Rows are whole
+texts, one after another, without caches. N rows of a pass.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _Gathered(torch.autograd.Function):
         return x @ weight.T
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
             _gather(weight).addmm_(dy.T, x)
@@ -115,7 +115,7 @@ class _Looked(torch.autograd.Function):
         return table[rows]
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> Any:
         table, rows = ctx.saved_tensors
         _gather(table).index_add_(0, rows, dy)
         return None, None
@@ -133,7 +133,7 @@ class _PackedProduct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> Any:
         dx = dy.new_zeros(len(dy), ctx.matrix.shape[1])
         for rows, numbers in ctx.matrix.blocks():
             dx.addmm_(dy[:, rows], numbers)

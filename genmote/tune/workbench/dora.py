@@ -1,8 +1,8 @@
 """Weights as a direction and a length for each output: the direction learns by an adapter, the length as it is (DoRA:
 Liu et al. 2024, arXiv 2402.09353).
 
-y = m * (W + s B A) x / |W + s B A|, the norm of each row of the matrix; its gradient does not go through the norm (their
-section 4.3). Lengths have no place in llama.cpp's adapter format, so that a whole model is written.
+y = m * (W + s B A) x / |W + s B A|, the norm of each row of the matrix; its gradient does not go through the norm
+(their section 4.3). Lengths have no place in llama.cpp's adapter format, so that a whole model is written.
 """
 
 from __future__ import annotations

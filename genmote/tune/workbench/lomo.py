@@ -1,5 +1,5 @@
-"""All weights by plain gradient descent, each gradient applied as it comes on the way back and let go of (LOMO: Lv et al.
-2023, arXiv 2306.09782): nothing is kept but the weights.
+"""All weights by plain gradient descent, each gradient applied as it comes on the way back and let go of (LOMO: Lv et
+al. 2023, arXiv 2306.09782): nothing is kept but the weights.
 
 Where a step's examples go through the model in several passes, each pass is applied by itself.
 """
