@@ -364,9 +364,7 @@ class _Run:
 
     def judge_written(self) -> float | None:
         """The held-out loss of a whole model as its file has it; None for an adapter, which is not rounded."""
-        if self.trainer.makes == "adapter" or not len(self.judge):
-            return None
-        return self.trainer.judge_file(self.output, self.judge)
+        return self.trainer.judge_file(self.output, self.judge) if len(self.judge) else None
 
     def card(self) -> dict[str, Any]:
         """What the file is, for whoever finds it."""

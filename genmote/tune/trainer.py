@@ -50,6 +50,10 @@ class AdapterTrainer:
         alpha = self.tuning.factor * self.tuning.rank
         write_lora(path, self.decoder.config.architecture, self.numbers, alpha, **about)
 
+    def judge_file(self, path: Path, examples: Examples) -> float | None:
+        """The held-out loss of what was written, where that is rounded; an adapter is not."""
+        return None
+
 
 class Trainer(AdapterTrainer):
     """A model and what is learnt of it. `numbers` are changed in place; whoever keeps them copies them."""

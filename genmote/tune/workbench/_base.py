@@ -67,7 +67,7 @@ class Method:
         """Those that learn in step number `step`, the first is 1."""
         return names
 
-    def most_active(self, shapes: Shapes) -> Shapes:
+    def most_active(self, shapes: Shapes, tuning: Tuning) -> Shapes:
         """Of what learns, the most that learns in one step."""
         return shapes
 

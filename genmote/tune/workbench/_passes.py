@@ -93,5 +93,6 @@ class Passes:
                 if not math.isfinite(loss):
                     raise FloatingPointError(f"the loss is {loss}")
                 torch.autograd.backward(nats)
+                assert own.grad is not None
                 d[torch.from_numpy(some)] = own.grad
         return loss, d

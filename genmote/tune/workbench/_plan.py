@@ -44,7 +44,7 @@ def need(file: ModelFile, method: Method, tuning: Tuning, longest: int) -> Need:
     always there, and the most of what comes and goes in a step."""
     config = read_config(file)
     shapes = method.shapes(file, tuning)
-    active = method.most_active(shapes)
+    active = method.most_active(shapes, tuning)
     sizes = {name: 4 * math.prod(shape) for name, shape in active.items()}
     rows = max(longest, min(tuning.batch * longest, tuning.rows or tuning.batch * longest))
     at_once = method.applies_at_once or rows >= tuning.batch * longest

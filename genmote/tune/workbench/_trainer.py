@@ -45,7 +45,7 @@ class WorkbenchTrainer:
         self._at_once = False
         for name, tensor in self.tensors.items():
             tensor.requires_grad_()
-            tensor.register_post_accumulate_grad_hook(partial(self._known, name))
+            tensor.register_post_accumulate_grad_hook(partial(self._known, name))  # type: ignore[no-untyped-call]
 
     @property
     def rows(self) -> int:
@@ -80,8 +80,10 @@ class WorkbenchTrainer:
         """Mean loss of all tokens that are to be learnt, in nats."""
         return self._judge(self.passes, examples)
 
-    def judge_file(self, path: Path, examples: Examples) -> float:
-        """The same with a model file that was written: what rounding costs is in it."""
+    def judge_file(self, path: Path, examples: Examples) -> float | None:
+        """The same with a model file that was written, what rounding costs in it; None for an adapter."""
+        if self.makes == "adapter":
+            return None
         model = Model(ModelFile.open(path), WorkbenchOps(), packed=True)
         decoder = Decoder(model.config, model.weights, model.ops, fused=False)
         return self._judge(Passes(decoder, recompute=False, logit_rows=self.passes.logit_rows), examples)

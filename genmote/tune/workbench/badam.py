@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,17 +18,24 @@ class Badam(Whole):
     strength: ClassVar[int] = 70
     learnt: ClassVar[str] = "one block after another"
 
-    every: int = setting("steps of a block (0: as many as have all blocks learn once)", default=0)
+    every: int = setting("steps of a block (0: so many that all blocks learn once)", default=0)
 
     def faults(self) -> Iterable[str]:
         if self.every < 0:
             yield f"every={self.every}: use 0 or more, such as 50"
 
-    def active(self, names: Sequence[str], tuning: Tuning, step: int) -> Iterable[str]:
+    def active(self, names: Iterable[str], tuning: Tuning, step: int) -> list[str]:
         blocks = sorted({block_of(name) for name in names}, reverse=True)
-        every = self.every or max(1, math.ceil(tuning.steps / len(blocks)))
-        now = blocks[(step - 1) // every % len(blocks)]
+        now = blocks[self._turn(len(blocks), tuning.steps, step)]
         return [name for name in names if block_of(name) == now]
 
-    def most_active(self, shapes: Shapes) -> Shapes:
-        return largest_blocks(shapes, 1)
+    def most_active(self, shapes: Shapes, tuning: Tuning) -> Shapes:
+        blocks = sorted({block_of(name) for name in shapes}, reverse=True)
+        turns = {self._turn(len(blocks), tuning.steps, step) for step in range(1, tuning.steps + 1)}
+        lowest_first = sorted(blocks[turn] for turn in turns)
+        reached = {name: shapes[name] for block in lowest_first for name in shapes if block_of(name) == block}
+        return largest_blocks(reached, 1)
+
+    def _turn(self, blocks: int, steps: int, step: int) -> int:
+        """Which of the blocks it is, counted from the last layer down."""
+        return (step - 1) * blocks // steps if self.every == 0 else (step - 1) // self.every % blocks

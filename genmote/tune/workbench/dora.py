@@ -37,7 +37,7 @@ class DoraOps(WorkbenchOps):
     def linear(self, x: Tensor, weight: Linear) -> Tensor:
         if not isinstance(weight, Stretched):
             return super().linear(x, weight)
-        factor = weight.length / row_lengths(weight)  # type: ignore[operator]
+        factor = weight.length / row_lengths(weight)  # type: ignore[arg-type, operator]
         y = super().linear(x, replace(weight, bias=None)) * factor
         return y if weight.bias is None else y + weight.bias
 

@@ -33,7 +33,7 @@ class Lisa(Whole):
         chosen = {ENDS, *draw.permutation(there)[: self.layers].tolist()}
         return [name for name in names if block_of(name) in chosen]
 
-    def most_active(self, shapes: Shapes) -> Shapes:
+    def most_active(self, shapes: Shapes, tuning: Tuning) -> Shapes:
         ends = {name: shape for name, shape in shapes.items() if block_of(name) == ENDS}
         layers = {name: shape for name, shape in shapes.items() if block_of(name) != ENDS}
         return ends | largest_blocks(layers, self.layers)

@@ -12,5 +12,5 @@ from genmote.tune.workbench._adapters import Adapters
 @dataclass(frozen=True)
 class Qlora(Adapters):
     strength: ClassVar[int] = 10
-    learnt: ClassVar[str] = "adapters, the base in its own types,"
+    learnt: ClassVar[str] = "adapters on a base in its own types"
     packed: ClassVar[bool] = True

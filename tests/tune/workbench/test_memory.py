@@ -59,7 +59,7 @@ def test_a_method_takes_what_was_planned(method: str, smollm2: Path, text: Path,
         {"method": "lora", "recompute": True, "context": 256},
         {"method": "qlora", "recompute": True},
         {"method": "full", "rows": 128},
-        {"method": "lora", "rows": 256, "context": 256},
+        {"method": "badam", "on": "head"},
     ],
     ids=str,
 )

@@ -294,7 +294,7 @@ def test_what_is_planned_to_learn_and_to_be_kept_is_what_does(name: str, plain: 
     assert set(ours.states) <= set(ours.method.active(tuple(shapes), ours.tuning, 1))
     kept = {name: sum(a.nbytes for a in state.values() if a.ndim) for name, state in ours.states.items()}
     assert all(kept[name] == ours.method.state_bytes(shapes[name]) for name in kept)
-    most = ours.method.most_active(shapes)
+    most = ours.method.most_active(shapes, ours.tuning)
     assert sum(kept.values()) <= sum(map(ours.method.state_bytes, most.values()))
     assert math.isfinite(ours.judge(some)) and ours.method.learnt and ours.method.rate > 0
 
