@@ -123,14 +123,14 @@ def tune(
     tell: Tell = lambda line: None,
 ) -> Tuned:
     """Learn an adapter for `model` (a name or path) from the examples in `data` (`tune/examples.py`) and write it to
-    `output`, whole or not at all.
+    `output`, whole or not at all; by some of the methods with PyTorch (`tune/workbench/`) a whole model instead.
 
     What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
-    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps, `tell` a line now and then. Raises
-    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any
-    more, after the best adapter so far was written, if there is one.
+    `ops`, `isa`, `threads`: as for `Engine.load`; methods with PyTorch have one op set. `progress` is told the steps,
+    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
+    where the loss is no number any more, after the best so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
     if faults := list(tuning.faults()):

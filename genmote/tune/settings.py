@@ -72,7 +72,9 @@ class Tuning:
         "where the model's weights are: in memory, or read from the disk as they are needed", default="memory"
     )
     recompute: bool = setting(
-        "with PyTorch: keep the inputs of layers alone, and compute each layer again on the way back", default=False
+        "with PyTorch: keep the inputs of layers alone, and compute each layer again on the way back (gradient "
+        "checkpointing)",
+        default=False,
     )
     type: str | None = setting(
         "tensor type of the matrices of a model that is written whole (default: each as in the base)", default=None
