@@ -51,13 +51,14 @@ def need(file: ModelFile, method: Method, tuning: Tuning, longest: int) -> Need:
     # What the way back goes through, and what of a step is kept for it.
     layers = {block_of(name) for name in active} - {ENDS}
     depth = config.n_layers - (0 if {TABLE, POSITIONS} & set(active) else min(layers, default=config.n_layers))
-    graphs = [4 * rows * layer_numbers(file, config, method, active, layer) for layer in sorted(layers)[:1]]
-    graphs += [4 * rows * layer_numbers(file, config, method, {}, 0)] * (len(layers) < depth)
-    one = max(graphs, default=0)
-    kept = depth * 4 * rows * config.width if tuning.recompute else len(layers) * graphs[0] if layers else 0
-    if not tuning.recompute:
-        kept += max(0, depth - len(layers)) * graphs[-1] if graphs else 0
-    passing = 4 * rows * (3 * max(config.ffn_widths) + 4 * config.width) + (one if tuning.recompute else 0)
+    learning, passed = (
+        4 * rows * layer_numbers(file, config, method, learnt, min(layers, default=0)) for learnt in (active, {})
+    )
+    kept = len(layers) * learning + (depth - len(layers)) * passed  # the graphs of all layers
+    again = 0
+    if tuning.recompute:  # or their inputs, and one graph
+        kept, again = depth * 4 * rows * config.width, learning if layers else passed
+    passing = 4 * rows * (3 * max(config.ffn_widths) + 4 * config.width) + again
     ends = sum(size for name, size in sizes.items() if block_of(name) == ENDS)
     update = max((sizes[name] + method.working_bytes(active[name]) for name in active), default=0)
     states = 2 * 4 * rows * config.width  # the last layer's, and their gradient
