@@ -3,12 +3,16 @@
     genmote tune smollm2-135m mine.jsonl -o mine.gguf
     genmote tune smollm2-135m mine.jsonl -o mine.gguf --memory 250MB --steps 400 --plot mine.svg
     genmote tune smollm2-135m more.jsonl -o better.gguf --from mine.gguf
+    genmote tune smollm2-135m mine.jsonl -o whole.gguf --method workbench --memory 2GB
 
 The adapter is given to generate, chat and serve with --adapter mine.gguf, or worked into the model by merge.
 
 Each line of a .jsonl file is an example: {"prompt": …, "completion": …}, {"messages": [...]} in the model's own chat
 format, of which the assistant's turns are learnt, or {"text": …}. Any other file is one text. The model's weights stay
 as they are, quantised; what is learnt is an adapter (LoRA), and with --on norms also norms. Needs no PyTorch.
+
+With PyTorch, --method learns the weights themselves too (full, galore, lisa, badam, adalomo, lomo, dora: the output is
+a whole model then), or chooses by the memory (workbench).
 
 A tenth of the examples is held out to judge by, and the adapter of the best judgement is kept. A run that was killed
 goes on where it was when the same command is given again; the file at --output stays as it is until the run is over.
@@ -31,7 +35,7 @@ from genmote.tune.settings import Tuning
 class Settings(Tuning):
     model: str = setting("a model's name (fetched if it is not here) or path", positional=True)
     data: Path = setting("examples (.jsonl), or a text", positional=True)
-    output: Path = setting("the adapter file to write (.gguf)", short="-o")
+    output: Path = setting("the adapter, or model, file to write (.gguf)", short="-o")
     memory: str | None = setting(
         "keep to so much memory in all, such as 250MB: what takes memory is chosen by what fits", default=None
     )
@@ -92,9 +96,11 @@ def run(settings: Settings, out: Output) -> None:
 def text(made: Any) -> str:
     """The result for people."""
     values = made.values()
-    told = [f"{made.path} ({size(values['adapter_bytes'])}), step {values['best_step']} of {values['steps']}"]
+    told = [f"{made.path} ({size(values['output_bytes'])}), step {values['best_step']} of {values['steps']}"]
     if made.before is not None and made.after is not None:
         told.append(f"held out: {made.before:.4f} nats a token before, {made.after:.4f} after")
+    if made.written is not None:
+        told.append(f"the file, rounded: {made.written:.4f} nats a token")
     speed = f"{values['tokens_per_s']:.4g} tokens/s" if values["tokens_per_s"] else "speed unknown"
     peak = made.reading.peak_rss_bytes
     memory = "memory unknown" if peak is None else f"{size(peak)} of memory at most"

@@ -39,7 +39,7 @@ from genmote.tune.examples import Examples
 from genmote.tune.learnt import Learnt, Numbers
 from genmote.tune.memory import EXACT_RANKS, WRITERS, writes
 from genmote.tune.settings import Tuning
-from genmote.tune.trainer import scheduled
+from genmote.tune.trainer import AdapterTrainer, scheduled
 
 GUIDES = 8  # directions of the residual stream in which an estimated update moves
 MOVE = 0.1  # length of the random move of the residual stream, of all matrices together, as a part of its own length
@@ -85,7 +85,7 @@ class _Steered:
         return y
 
 
-class ForwardTrainer:
+class ForwardTrainer(AdapterTrainer):
     """A model and what is learnt of it, as `trainer.Trainer`: `numbers` are changed in place."""
 
     def __init__(

@@ -32,7 +32,7 @@ def fresh(weights: Any, config: Config, tuning: Tuning) -> Numbers:
     usual, `lora_b` zero), and the base's own norms and biases. SpecError where the model has nothing of what is asked
     for."""
     numbers: Numbers = {}
-    linears = _linears(weights)
+    linears = linears_of(weights)
     for tensor, (out, cols) in base_shapes(config).items():
         if tensor not in linears or not tuning.learns(tensor):
             continue
@@ -41,14 +41,14 @@ def fresh(weights: Any, config: Config, tuning: Tuning) -> Numbers:
         numbers[f"{tensor}.lora_a"] = draw.uniform(-bound, bound, (tuning.rank, cols)).astype(np.float32)
         numbers[f"{tensor}.lora_b"] = np.zeros((out, tuning.rank), np.float32)
     if NORMS_PART in tuning.parts:
-        for name, norm in _norms(weights).items():
-            numbers[f"{name}.weight"] = np.array(norm.gain, np.float32)
+        for name, norm in norms_of(weights).items():
+            numbers[f"{name}.weight"] = np.asarray(norm.gain).astype(np.float32)
             if norm.bias is not None:
-                numbers[f"{name}.bias"] = np.array(norm.bias, np.float32)
+                numbers[f"{name}.bias"] = np.asarray(norm.bias).astype(np.float32)
     if BIASES_PART in tuning.parts:
         for tensor, linear in linears.items():
             if linear.bias is not None:
-                numbers[tensor.removesuffix("weight") + "bias"] = np.array(linear.bias, np.float32)
+                numbers[tensor.removesuffix("weight") + "bias"] = np.asarray(linear.bias).astype(np.float32)
     if not numbers:
         raise SpecError(f"on={tuning.on}: this {config.architecture} model has none of these; use all, or norms")
     return numbers
@@ -73,7 +73,8 @@ def go_on(numbers: Numbers, path: str | os.PathLike[str], config: Config, factor
             array *= np.float32((alpha / array.shape[1] if alpha else 1.0) / factor)  # what it counts stays the same
 
 
-def _linears(weights: Any) -> dict[str, Linear]:
+def linears_of(weights: Any) -> dict[str, Linear]:
+    """A model's linears that may have an adapter, by their tensors' names."""
     found = {HEAD: weights.head}
     for layer in weights.layers:
         for part, field in PARTS.items():
@@ -82,7 +83,8 @@ def _linears(weights: Any) -> dict[str, Linear]:
     return found
 
 
-def _norms(weights: Any) -> dict[str, Norm]:
+def norms_of(weights: Any) -> dict[str, Norm]:
+    """A model's norms by their tensors' names, without the `.weight`."""
     found = {OUTPUT_NORM: weights.output_norm}
     for layer in weights.layers:
         for part, field in NORMS.items():

@@ -1,4 +1,4 @@
-"""A whole training: from a model and a file of examples to an adapter file.
+"""A whole training: from a model and a file of examples to an adapter file, or a model.
 
 from genmote.tune.run import tune
 made = tune("smollm2-135m", "mine.jsonl", "mine.gguf")
@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,12 @@ from genmote.digest import sha256
 from genmote.errors import SpecError, TrainingError
 from genmote.models import store
 from genmote.models.gguf import ModelFile
-from genmote.models.gguf_write import check_target
-from genmote.models.write_lora import write_lora
+from genmote.models.gguf_write import check_target, write_gguf
 from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import resident_bytes, trim
 from genmote.runtime.loading import budget_bytes
 from genmote.runtime.threads import checked_threads
-from genmote.tune import batches, examples, from_disk, state
+from genmote.tune import batches, begin, examples, from_disk, state
 from genmote.tune import memory as memory_plan
 from genmote.tune.choosing import chosen
 from genmote.tune.examples import Examples
@@ -40,7 +39,9 @@ from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
 
 if TYPE_CHECKING:
-    from genmote.tune.learnt import Numbers
+    from genmote.tune.workbench._trainer import WorkbenchTrainer
+
+    AnyTrainer = Trainer | ForwardTrainer | WorkbenchTrainer
 
 HELD_OUT = 0.1  # share of the examples that is judged by
 MOST_HELD_OUT = 100
@@ -62,6 +63,7 @@ class Tuned:
     notes: tuple[str, ...]
     threads: int
     planned: Need  # of memory
+    written: float | None = None  # nats a token of the held-out examples with the model as the file has it, rounded
 
     @property
     def before(self) -> float | None:
@@ -100,7 +102,8 @@ class Tuned:
             "loss_last": progress.losses[-1],
             "held_out_before": self.before,
             "held_out_after": self.after,
-            "adapter_bytes": self.path.stat().st_size,
+            "held_out_written": self.written,
+            "output_bytes": self.path.stat().st_size,
             "planned_bytes": self.planned.total,
             **self.reading.values(),
         }
@@ -120,14 +123,14 @@ def tune(
     tell: Tell = lambda line: None,
 ) -> Tuned:
     """Learn an adapter for `model` (a name or path) from the examples in `data` (`tune/examples.py`) and write it to
-    `output`, whole or not at all.
+    `output`, whole or not at all; by some of the methods with PyTorch (`tune/workbench/`) a whole model instead.
 
     What was there stays until then. A run that was killed goes on when it is asked for again with the same settings,
     model and examples, to the same bits. `memory`: bytes, or an amount such as "250MB", that the process keeps to: how
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
-    `ops`, `isa`, `threads`: as for `Engine.load`. `progress` is told the steps, `tell` a line now and then. Raises
-    ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError where the loss is no number any
-    more, after the best adapter so far was written, if there is one.
+    `ops`, `isa`, `threads`: as for `Engine.load`; methods with PyTorch have one op set. `progress` is told the steps,
+    `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
+    where the loss is no number any more, after the best so far was written, if there is one.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
     if faults := list(tuning.faults()):
@@ -143,7 +146,9 @@ def tune(
     check_target(output, path)
     file, count = ModelFile.open(path), checked_threads(threads)
     loading: dict[str, Any] = {"ops": ops, "isa": isa, "threads": threads}
-    if tuning.method == "forward":
+    if tuning.on_workbench:
+        begin.check(tuning, ops)
+    elif tuning.method == "forward":
         planned = memory_plan.need_forward(file, tuning, count)
         if memory is not None:
             loading |= {"memory": budget_bytes(memory), "context": tuning.context}
@@ -152,12 +157,15 @@ def tune(
     else:
         tuning, planned, told = memory_plan.fitted(file, tuning, count, budget_bytes(memory))
         note(told)
-    with Meter() as meter, Engine.load(path, **loading) as engine:
+    with Meter() as meter, _opened(file, tuning, count, loading) as engine:
         learn, judge = _examples(engine, data, tuning, note)
         if tuning.select is not None:
-            learn = chosen(engine.decoder, learn, tuning, note, progress)
-        trainer: Trainer | ForwardTrainer
-        if tuning.method == "forward":
+            learn = _chosen(engine, learn, tuning, note, progress)
+        trainer: AnyTrainer
+        if tuning.on_workbench:
+            budget = None if memory is None else budget_bytes(memory)
+            trainer, planned = begin.trainer(file, tuning, learn, judge, budget, count, note)
+        elif tuning.method == "forward":
             planned = _make_room(engine, planned, note)
             trainer = ForwardTrainer(engine.decoder, tuning, learn)
             if engine.streaming is not None:
@@ -173,8 +181,22 @@ def tune(
         trim()
         run = _Run(engine, trainer, learn, judge, output, note)
         run.go(progress)
+        written = run.judge_written()
         meter.tokens = run.done
-    return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned)
+    return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned, written)
+
+
+def _opened(file: ModelFile, tuning: Tuning, threads: int, loading: dict[str, Any]) -> Engine:
+    return begin.reader(file, threads) if tuning.on_workbench else Engine.load(file.path, **loading)
+
+
+def _chosen(engine: Engine, learn: Examples, tuning: Tuning, note: Tell, progress: Bar) -> Examples:
+    if not tuning.on_workbench:
+        return chosen(engine.decoder, learn, tuning, note, progress)
+    assert engine.model_path is not None
+    with Engine.load(engine.model_path, threads=engine.threads) as whole:  # a choice is measured without PyTorch
+        pilot = replace(tuning, method="backward", rate=None)
+        return chosen(whole.decoder, learn, pilot, note, progress)
 
 
 def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:
@@ -216,7 +238,7 @@ class _Run:
     def __init__(
         self,
         engine: Engine,
-        trainer: Trainer | ForwardTrainer,
+        trainer: AnyTrainer,
         learn: Examples,
         judge: Examples,
         output: Path,
@@ -262,7 +284,7 @@ class _Run:
             self.work.mkdir(exist_ok=True)
         except OSError as fault:
             raise SpecError(f"{self.work} cannot be made ({fault.strerror}): name another --output") from None
-        found = state.restore(self.work / "state.npz", self.name, self.trainer.numbers, self.trainer.adam.states)
+        found = state.restore(self.work / "state.npz", self.name, self.trainer.numbers, self.trainer.states)
         if isinstance(found, state.Progress):
             self.progress = found
             self.note(f"goes on after step {found.step} of {self.tuning.steps}")
@@ -296,7 +318,8 @@ class _Run:
         learning = float(np.mean(progress.losses[-self.tuning.judge_every :]))
         self.note(f"step {progress.step}: learning {learning:.4f}, held out {loss:.4f} nats a token")
         if progress.best == progress.judged[-1]:
-            self._write(self.work / "best.gguf", self.trainer.numbers)
+            numbers = self.trainer.numbers.items()
+            write_gguf(self.work / "best.gguf", {}, [(name, "F32", array.shape, array) for name, array in numbers])
 
     def _enough(self) -> bool:
         """Whether the last judgements are all no better than one before them."""
@@ -305,15 +328,13 @@ class _Run:
         return bool(patience) and len(since) >= patience
 
     def _keep(self) -> None:
-        state.save(self.work / "state.npz", self.name, self.progress, self.trainer.numbers, self.trainer.adam.states)
+        state.save(self.work / "state.npz", self.name, self.progress, self.trainer.numbers, self.trainer.states)
 
-    def _best(self) -> Numbers:
-        """The numbers of the best judgement, or the last ones where nothing is judged."""
-        best = self.progress.best
-        if best is None or best[0] == self.progress.step:
-            return self.trainer.numbers
+    def _take_best(self) -> None:
+        """Have the numbers of the best judgement again."""
         file = ModelFile.open(self.work / "best.gguf")
-        return {name: file.tensor(name) for name in file.tensors}
+        for name, array in self.trainer.numbers.items():
+            array[...] = file.tensor(name)
 
     def _finish(self) -> None:
         progress, best = self.progress, self.progress.best
@@ -321,28 +342,33 @@ class _Run:
             self.note(
                 "no better than the base on what was held out: use more or other examples, fewer steps, a lower rate?"
             )
-        self._write(self.output, self._best())
+        if best is not None and best[0] != progress.step:
+            self._take_best()
+        self._write()
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _diverged(self, fault: FloatingPointError) -> TrainingError:
         """Write the best adapter so far, if it is better than the base, and say what happened."""
         best = self.progress.best
         if best is not None and best[1] < self.progress.judged[0][1]:
-            file = ModelFile.open(self.work / "best.gguf")
-            self._write(self.output, {name: file.tensor(name) for name in file.tensors})
-            told = f"{self.output} is the adapter of step {best[0]}"
+            self._take_best()
+            self._write()
+            told = f"{self.output} is the {self.trainer.makes} of step {best[0]}"
         else:
-            told = "no adapter was written"
+            told = f"no {self.trainer.makes} was written"
         shutil.rmtree(self.work, ignore_errors=True)
         return TrainingError(f"{fault}: training stopped, {told}; use a lower --rate")
 
-    def _write(self, path: Path, numbers: Numbers) -> None:
-        alpha = self.tuning.factor * self.tuning.rank
+    def _write(self) -> None:
         about = {"general.name": self.output.stem, CARD: json.dumps(self.card(), ensure_ascii=False)}
-        write_lora(path, self.engine.config.architecture, numbers, alpha, **about)
+        self.trainer.write(self.output, about)
+
+    def judge_written(self) -> float | None:
+        """The held-out loss of a whole model as its file has it; None for an adapter, which is not rounded."""
+        return self.trainer.judge_file(self.output, self.judge) if len(self.judge) else None
 
     def card(self) -> dict[str, Any]:
-        """What the adapter is, for whoever finds it."""
+        """What the file is, for whoever finds it."""
         progress, best = self.progress, self.progress.best
         assert self.engine.model_path is not None
         return {

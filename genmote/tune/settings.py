@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from genmote import registry
 from genmote.models.parts import HEAD, PARTS
 from genmote.spec import dataclass, setting
 
@@ -16,8 +17,9 @@ GROUPS = {
     "ffn": ("ffn_gate", "ffn_up", "ffn_down"),
 }
 HEAD_PART, NORMS_PART, BIASES_PART = "head", "norms", "biases"
-Method = Literal["backward", "forward"]
-RATES: dict[str, float] = {"backward": 5e-4, "forward": 0.02}
+RATES: dict[str, float] = {"backward": 5e-4, "forward": 0.02}  # of the methods that need no PyTorch
+WORKBENCH = "workbench"  # the method that a memory budget chooses of those in this room
+ROOM = "genmote.tune.workbench"
 PLACES = (*GROUPS, *PARTS, HEAD_PART, NORMS_PART, BIASES_PART)
 
 
@@ -30,9 +32,11 @@ class Tuning:
         "such as attn_q, with commas between",
         default="all",
     )
-    method: Method = setting(
+    method: str = setting(
         "backward: gradients by the way back through the model; forward: passes forward alone, in the memory that "
-        "inference takes, also of weights that are read from the disk",
+        "inference takes, also of weights that are read from the disk; with PyTorch: full, galore, lisa, badam, "
+        "adalomo, lomo, dora, lora, rslora or qlora, with settings as NAME:FIELD=VALUE, or workbench, the strongest of "
+        "these that --memory has room for",
         default="backward",
     )
     rank: int = setting("rank of the adapter", default=8)
@@ -42,7 +46,7 @@ class Tuning:
     context: int = setting("most tokens of an example", default=256)
     rate: float | None = setting(
         f"learning rate, the highest (default: {RATES['backward']:g}; forward {RATES['forward']:g}, a part of the "
-        "residual stream's length)",
+        "residual stream's length; methods with PyTorch have their own)",
         default=None,
     )
     warmup: float = setting(
@@ -64,9 +68,16 @@ class Tuning:
     inputs: Literal["f32", "f16"] = setting("how layers' inputs are kept until the way back", default="f32")
     rows: int = setting("tokens that go through the model at once (0: one example of --context)", default=0)
     logit_rows: int = setting("rows whose logits are held at once", default=32)
-
     weights: Literal["memory", "disk"] = setting(
         "where the model's weights are: in memory, or read from the disk as they are needed", default="memory"
+    )
+    recompute: bool = setting(
+        "with PyTorch: keep the inputs of layers alone, and compute each layer again on the way back (gradient "
+        "checkpointing)",
+        default=False,
+    )
+    type: str | None = setting(
+        "tensor type of the matrices of a model that is written whole (default: each as in the base)", default=None
     )
 
     def faults(self) -> Iterable[str]:
@@ -84,11 +95,24 @@ class Tuning:
             )
         if not 8 <= self.context <= 1 << 20:
             yield f"context={self.context}: use 8 or more, such as 256"
-        if not self.highest_rate > 0 or not 0 <= self.warmup <= 1 or not 0 <= self.decay < 10 or not self.clip > 0:
+        if (
+            not (self.rate is None or self.rate > 0)
+            or not 0 <= self.warmup <= 1
+            or not 0 <= self.decay < 10
+            or not self.clip > 0
+        ):
             yield (
-                f"rate={self.highest_rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
+                f"rate={self.rate}, warmup={self.warmup}, decay={self.decay}, clip={self.clip}: "
                 "use such as 0.0005, 0.05, 0 and 1"
             )
+        if self.method_name not in (*RATES, WORKBENCH, *(known := registry.names(ROOM))):
+            close = registry.near(self.method_name, known)
+            every = ", ".join((*RATES, WORKBENCH, *known))
+            yield f"method={self.method}: no method is called so{close}; use of {every}"
+        if not self.on_workbench and (self.recompute or self.type is not None):
+            yield f"recompute, type: of methods with PyTorch; method={self.method} takes neither"
+        if self.on_workbench and (self.weights == "disk" or self.inputs != "f32"):
+            yield f"method={self.method}: keeps weights and inputs in memory, as floats (no --weights, no --inputs)"
         if self.method == "forward" and (self.base is not None or self.weights == "disk"):
             yield "method=forward: begins anew (no --from), and has weights on the disk by --memory (no --weights)"
         if not 0 <= self.seed < 1 << 32:
@@ -99,6 +123,15 @@ class Tuning:
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.on.split(",") if part.strip())
+
+    @property
+    def method_name(self) -> str:
+        return self.method.partition(":")[0]
+
+    @property
+    def on_workbench(self) -> bool:
+        """Whether the method needs PyTorch."""
+        return self.method_name not in RATES
 
     @property
     def highest_rate(self) -> float:

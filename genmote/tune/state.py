@@ -67,22 +67,21 @@ def restore(
             about = json.loads(file["about"].tobytes())
             if about.pop("version") != VERSION or about.pop("run") != run:
                 return "it is of other settings, another model or other examples"
-            arrays = {name: file[name] for name in file.files if name != "about"}
             progress = Progress(**about)
-            found = {name: arrays[f"numbers/{name}"] for name in numbers}
+            if any(file[f"numbers/{name}"].shape != array.shape for name, array in numbers.items()):
+                return "its arrays have other shapes"
             averages: dict[str, dict[str, NDArray[Any]]] = {}
-            for key, array in arrays.items():
+            for key in file.files:
                 if key.startswith("adam/"):
                     name, part = key.removeprefix("adam/").rsplit("/", 1)
-                    averages.setdefault(name, {})[part] = array
-            if any(found[name].shape != numbers[name].shape for name in numbers):
-                return "its arrays have other shapes"
+                    averages.setdefault(name, {})[part] = file[key]
+            # All of it was read, and is whole. The numbers are read again, so that memory holds one of them twice only.
+            for name, array in numbers.items():
+                array[...] = file[f"numbers/{name}"]
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as fault:
         return f"it is damaged ({fault})"
-    for name, array in found.items():
-        numbers[name][...] = array
     states.clear()
     states.update(averages)
     progress.judged = [(int(step), float(loss)) for step, loss in progress.judged]

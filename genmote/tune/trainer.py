@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genmote.models.backward import Backward
 from genmote.models.decoder import Decoder
+from genmote.models.write_lora import write_lora
 from genmote.ops.exact import Float32
 from genmote.ops.gradients import Gradients, of
 from genmote.tune import batches
@@ -28,7 +31,31 @@ def scheduled(tuning: Tuning, step: int) -> float:
     return tuning.highest_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-class Trainer:
+class AdapterTrainer:
+    """What a run asks of a training of an adapter, beside its steps and judgements."""
+
+    makes = "adapter"
+    tuning: Tuning
+    decoder: Decoder
+    numbers: Numbers
+    adam: AdamW
+
+    @property
+    def states(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """What is kept of the numbers beside them, to go on from."""
+        return self.adam.states
+
+    def write(self, path: Path, about: dict[str, Any]) -> None:
+        """The adapter as a file, whole or not at all; `about`: more metadata."""
+        alpha = self.tuning.factor * self.tuning.rank
+        write_lora(path, self.decoder.config.architecture, self.numbers, alpha, **about)
+
+    def judge_file(self, path: Path, examples: Examples) -> float | None:
+        """The held-out loss of what was written, where that is rounded; an adapter is not."""
+        return None
+
+
+class Trainer(AdapterTrainer):
     """A model and what is learnt of it. `numbers` are changed in place; whoever keeps them copies them."""
 
     def __init__(

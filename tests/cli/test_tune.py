@@ -73,6 +73,8 @@ def test_a_budget_is_told_and_one_that_is_too_small_refused(
         (("--held-out", "nowhere.jsonl"), "nowhere.jsonl cannot be read"),
         (("--plot", "/nowhere/p.svg"), "no folder: make it first, or choose another --plot"),
         (("--ops", "torch"), "'torch' has no backward operations"),
+        (("--method", "lorra"), "method=lorra: no method is called so, did you mean lora"),
+        (("--recompute",), "recompute, type: of methods with PyTorch; method=backward takes neither"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -81,6 +83,22 @@ def test_what_cannot_be_is_one_line(
     ran = genmote("tune", str(model), str(data), "-o", str(tmp_path / "mine.gguf"), *QUICK, *words)
     assert ran.status == 2 and said in ran.err and not (tmp_path / "mine.gguf").exists()
     assert len(ran.err.splitlines()) == 1
+
+
+def test_a_method_of_the_workbench_writes_a_model_and_a_budget_chooses_one(
+    genmote: Genmote, model: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    whole = tmp_path / "whole.gguf"
+    words = ("tune", str(model), str(data), "-o", str(whole), *QUICK)
+    ran = genmote(*words, "--method", "workbench", "--memory", "2GB", "--type", "F16")
+    assert ran.status == 0 and "2000 MB: full, " in ran.err and "the file, rounded: " in ran.out
+    assert genmote("generate", str(whole), "--prompt", "ab", "--max-tokens", "2").status == 0
+    told = genmote(*words, "--method", "lomo", "--recompute", "--json").json
+    assert told["held_out_written"] > 0 and told["output_bytes"] == whole.stat().st_size
+    assert told["card"]["settings"]["method"] == "lomo" and told["card"]["settings"]["recompute"] is True
+    ran = genmote(*words, "--method", "workbench", "--memory", "100MB")
+    assert ran.status == 2 and "takes at least" in ran.err and len(ran.err.splitlines()) == 1
 
 
 def test_faulty_examples_and_places(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:
