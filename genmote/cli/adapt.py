@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,9 @@ from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
 from genmote.tune.settings import Tuning
 from genmote.tune.watch import Watch
+
+
+RATE, GENERATOR_RATE = 1e-3, 4e-3  # a small model takes larger steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,9 @@ class Settings(Watch, Said):
     steps: int = setting("steps of one training", default=60)
     batch: int = setting("examples of a step", default=4)
     context: int = setting("most tokens of an example", default=256)
-    rate: float = setting("learning rate, the highest", default=1e-3)
+    rate: float | None = setting(
+        f"learning rate, the highest (default: {RATE:g}, of a generator {GENERATOR_RATE:g})", default=None
+    )
     seed: int = setting("seed of what is drawn", default=0)
     ops: str | None = setting("op set: native or numpy (default: the fastest here)", default=None)
     threads: int | None = setting("threads (default: one a physical core)", default=None)
@@ -63,9 +68,11 @@ class Settings(Watch, Said):
         if not self.rollback and (self.model is None or self.stream is None):
             yield "a model and a stream are wanted, or --rollback"
 
-    def tuning(self) -> Tuning:
+    def tuning(self, rate: float = RATE) -> Tuning:
+        """Of one training; `rate`: where none is given."""
         names = {field.name for field in fields(Tuning)} & {field.name for field in fields(type(self))}
-        return Tuning(**{name: getattr(self, name) for name in names})
+        chosen = Tuning(**{name: getattr(self, name) for name in names})
+        return chosen if chosen.rate is not None else replace(chosen, rate=rate)
 
 
 def run(settings: Settings, out: Output) -> None:
@@ -104,8 +111,8 @@ def run(settings: Settings, out: Output) -> None:
 
             if settings.stream == Path("-"):
                 raise UserError(f"{model.name} is a generator of signals: give a recording, or a folder of them, not -")
-            stream = [settings.stream]
-            told = adapt.adapt(model, stream, settings.state, settings.tuning(), watch, said=settings, **shared)
+            tuning = settings.tuning(GENERATOR_RATE)
+            told = adapt.adapt(model, [settings.stream], settings.state, tuning, watch, said=settings, **shared)
         else:
             if settings.group is not None or settings.names or settings.sample_rate:
                 raise UserError(f"group, names, sample_rate: are said of recordings, {model.name} reads text")

@@ -53,6 +53,7 @@ def adapt(
     `tuning.context`: most tokens of a stretch. Raises SignalError where the model knows no channel of them, and what
     `Generator.load` and `follow` raise."""
     tuning, tell = tuning or Tuning(steps=STEPS), settings.get("tell", lambda line: None)
+    tuning = replace(tuning, rows=tuning.rows or tuning.batch * tuning.context)  # small models: a step in one pass
     with Meter() as meter:
         generator, notes = Generator.load(model, threads=threads, ops=ops), list[str]()
         assert generator.path is not None
