@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.signals.models import trained
-from benchmarks.signals.sets import forward_filled, folder, series_of, slower
+from benchmarks.signals.sets import folder, forward_filled, series_of, slower
 from genmote import Engine
 from genmote.generator.adapt import example, stretches
 from genmote.generator.model import Generator

@@ -31,7 +31,6 @@ from genmote.spec import dataclass, setting
 from genmote.tune.settings import Tuning
 from genmote.tune.watch import Watch
 
-
 RATE, GENERATOR_RATE = 1e-3, 4e-3  # a small model takes larger steps
 
 

@@ -275,7 +275,7 @@ class Adapting:
 
 def rolled_back(state: dict[str, Any]) -> dict[str, Any]:
     """The `state` with which to go on with another adapter: without what was read with the one before."""
-    return {**state, "recent": [], "losses": [], "changed": None, "detector": None}
+    return {**state, "recent": [], "losses": [], "changed": None, "taken": 0, "detector": None}
 
 
 def _together(some: Sequence[One]) -> Examples:

@@ -52,7 +52,8 @@ def followed(told: Followed, model: str) -> str:
     if not len(x):
         return chart.svg(told.folder.name, f"{what}; no example was read", [])
     taken = np.array([e.example for e in told.events if e.what == "accepted"], np.float64)
-    smooth = np.convolve(losses, np.ones(SMOOTH), "same") / np.convolve(np.ones(len(losses)), np.ones(SMOOTH), "same")
+    ones = np.ones(min(SMOOTH, len(losses)))
+    smooth = np.convolve(losses, ones, "same") / np.convolve(np.ones(len(losses)), ones, "same")
     own: dict[str, Any] = {"x": x, "x_label": "example", "y_label": "nats a token", "shades": _unknown(told, x[-1])}
     panels = [
         Panel("loss of each example; shaded: since a change, to an adapter that was taken", y=losses, **own),
