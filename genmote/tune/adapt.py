@@ -136,12 +136,14 @@ class Adapting:
         """The detector saw a change: of the losses upward it is one to adapt to."""
         change = self.detector.change
         assert change is not None
-        after = change.at - change.since + 1
-        since = max(self.seen - after + 1, self.seen - len(self.recent) + 1)
-        split = since - (self.seen - len(self.recent) + 1)
+        earliest = max(0, len(self.recent) - (change.at - change.since + 1))
+        split = _step(self.losses, earliest)
+        since = self.seen - len(self.recent) + 1 + split
         then, now = _mean(self.losses[:split]), _mean(self.losses[split:])
         worse = not now < then
-        if not worse:
+        if not worse and self.taken:
+            pass  # that is what was taken for
+        elif not worse:
             self.changed = None  # it was for a while
         elif self.changed is None or self.taken:
             self.changed = since
@@ -291,6 +293,24 @@ def _read(listed: list[list[int]]) -> One:
     learnt = np.zeros(len(tokens), bool)
     learnt[listed[1]] = True
     return tokens, learnt
+
+
+def _step(losses: Sequence[float], earliest: int) -> int:
+    """Where, from `earliest` on, the losses before and after lie farthest apart for a step of the mean, by least
+    squares. A detector tells of a change that began at the earliest then: what grew by chance before it counts, too.
+
+    >>> _step([1.0, 1.1, 0.9, 1.2, 3.0, 3.1], 1)
+    4
+    """
+    there = [n for n, loss in enumerate(losses) if math.isfinite(loss)]
+    values = np.array([losses[n] for n in there])
+    sums, count = np.cumsum(values), len(values)
+    best, found = 0.0, earliest
+    for k in range(1, count):
+        apart = (sums[-1] - sums[k - 1]) / (count - k) - sums[k - 1] / k
+        if there[k] >= earliest and (gain := float(apart**2) * k * (count - k)) > best:
+            best, found = gain, there[k]
+    return found
 
 
 def _mean(losses: Sequence[float]) -> float:

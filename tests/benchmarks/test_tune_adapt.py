@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.bench import Bench
 from benchmarks.signals import sets
-from benchmarks.tune import adapt
+from benchmarks.tune import adapt, delay
 from genmote.tune.adapt import Event
 from genmote.tune.follow import Followed
 
@@ -60,3 +60,11 @@ def test_what_is_missing_is_a_row_with_the_reason(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(sets.NAMED, str(tmp_path))
     rows = list(adapt.measure(Bench(quick=True)))
     assert len(rows) == len(adapt.CHANGES) and all(row.value is None and "no recordings" in row.note for row in rows)
+
+
+def test_delays_are_told_of_each_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delay, "DRAWS", 2)
+    assert all(0 < each < 15 for each in delay.delays("page-hinkley", 5.0))
+    assert list(delay.delays("adwin:every=500", 0.0)) == [delay.AFTER] * 4, "no alarm: not seen at all"
+    rows = list(delay.measure(Bench(quick=True)))
+    assert [row.value for row in rows] == sorted((row.value for row in rows), reverse=True) and len(rows) == 5

@@ -22,6 +22,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.write_lora import write_lora
 from genmote.tune import adapt, journal, picture
 from genmote.tune.adapt import Adapting
+from genmote.tune.drift._base import Change
 from genmote.tune.examples import Examples
 from genmote.tune.follow import Followed, follow, rollback
 from genmote.tune.journal import Journal
@@ -156,7 +157,7 @@ def test_what_is_no_better_is_refused_and_tried_with_more(fake: type[FakeTrainer
     since = events[0].values["since"]
     assert [event.example - since for event in events[1:]] == [23, 47, 95]
     why = events[1].values["why"]
-    assert why.startswith("loss on recent examples 3.") and why.endswith(": not better by 2%")
+    assert why.startswith("loss on recent examples 4.0") and why.endswith(": not better by 2%")
     assert model.changed is None and all(np.array_equal(before[name], model.numbers[name]) for name in before)
 
 
@@ -258,6 +259,27 @@ def test_what_was_for_a_while_only_is_not_learnt(fake: type[FakeTrainer]) -> Non
     events = run(model, [OLD] * 200 + [NEW] * 40 + [OLD] * 80)
     assert [event.what for event in events][:2] == ["drift", "postponed"] and events[-1].what == "eased"
     assert model.changed is None
+
+
+def test_easing_after_what_was_taken_does_not_end_it(fake: type[FakeTrainer]) -> None:
+    model = adapting(watch={"recent": 200})
+    events = run(model, [OLD] * 300 + [NEW] * 60)
+    model.numbers[str(NEW)][:] = 3.0
+    events += run(model, [NEW] * 3, 360)
+    model.detector.change = Change(3, 3, 0.0)
+    model.losses[-1] = 0.0
+    assert model._changed().what == "eased" and model.changed == events[0].values["since"]
+    assert [event.what for event in run(model, [NEW] * 40, 363)] == ["accepted"]
+
+
+def test_a_change_began_where_the_losses_stepped(fake: type[FakeTrainer]) -> None:
+    """A detector may think it began earlier: what grew by chance before it counts for it, too."""
+    model = adapting()
+    run(model, [OLD] * 90 + [NEW] * 5)
+    model.detector.change = Change(95, 60, 0.0)
+    assert model._changed().values["since"] == 91
+    model.detector.change = Change(95, 93, 0.0)
+    assert model._changed().values["since"] >= 93, "it is the earliest"
 
 
 def test_a_second_change_is_adapted_to_as_well(fake: type[FakeTrainer]) -> None:
