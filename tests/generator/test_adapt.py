@@ -85,7 +85,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_way(trained: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state, picture, record = tmp_path / "state", tmp_path / "p.svg", tmp_path / "r.jsonl"
     words = ["adapt", str(trained), str(recordings), "--state", str(state), "--threads", "1", "--context", "64"]
-    words += ["--enough", "24", "--recent", "60", "--steps", "30", "--json"]
+    words += ["--enough", "24", "--recent", "60", "--steps", "30", "--guard-loss", "0.4", "--json"]
     assert main([*words, "--plot", str(picture), "--record", str(record)]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
