@@ -2,7 +2,7 @@
 
 >>> import inspect
 >>> list(inspect.signature(Generator.load).parameters)
-['path', 'threads', 'ops']
+['path', 'threads', 'ops', 'adapter']
 """
 
 from __future__ import annotations
@@ -29,29 +29,42 @@ if TYPE_CHECKING:
     from genmote.generator.detect import Scorer
     from genmote.generator.forecast import Forecast
     from genmote.models.decoder import Decoder
+    from genmote.runtime.engine import Adapters
 
 
 class Generator:
     """One model of a kind of signals, and its jobs. Methods take turns, they are not for several threads at once."""
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, ops: str | None = None) -> Generator:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        ops: str | None = None,
+        adapter: Adapters | None = None,
+    ) -> Generator:
         """A model file that `genmote signal train` wrote, or the name of one that comes with the package. `ops`: the op
-        set (None: the fastest here). ModelFileError for what is no such file, ModelNameError for a name that means
-        none, OpsError for an op set that is not here."""
+        set (None: the fastest here); `adapter`: a file that `genmote adapt` made of it, or pairs (path, scale).
+        ModelFileError for what is no such file, ModelNameError for a name that means none, OpsError for an op set that
+        is not here."""
         from genmote.models import store
         from genmote.models.decoder import Decoder
         from genmote.models.gguf import ModelFile
+        from genmote.models.lora import AdaptedWeights, read_lora
         from genmote.models.weights import GgufWeights
-        from genmote.runtime.loading import choose_ops
+        from genmote.runtime.loading import choose_ops, open_adapters
         from genmote.runtime.threads import checked_threads
 
         path = store.resolve(path)
         file = ModelFile.open(path)
         layout = model_files.layout_of(file)
         opset = choose_ops(ops, None, checked_threads(threads))
-        weights = GgufWeights(file, opset)
-        made = cls(Decoder(weights.config, weights, opset), layout, model_files.card_of(file), path)
+        own = GgufWeights(file, opset)
+        weights: Any = own
+        if files := open_adapters(adapter or ()):
+            weights = AdaptedWeights(own, [(read_lora(one, own.config, opset), scale) for _, scale, one in files])
+        made = cls(Decoder(own.config, weights, opset), layout, model_files.card_of(file), path)
         file.release(0, path.stat().st_size)  # the op set has its own form of the weights
         return made
 

@@ -41,7 +41,7 @@ Back = Callable[[Float32], Float32]  # the gradient of a step's result → of it
 class Batch:
     """Whole texts, one after another, and what each row should say next."""
 
-    tokens: NDArray[np.int32]  # (N,)
+    tokens: NDArray[np.int32]  # (N,), or (N, A) as `Decoder.embed` takes them
     lengths: tuple[int, ...]  # rows of each text; their sum is N
     targets: NDArray[np.int32]  # (N,) the token after each row
     weights: Float32  # (N,) what a row's loss counts; rows of 0 say nothing

@@ -5,8 +5,9 @@ Each example of the stream is read once, with the adapter that is in use; its lo
 (`tune/drift/`). When the losses have risen, examples since then are gathered; when there are enough, and the device's
 time, battery and temperature allow, the adapter learns from three of four of them and from a few from before, against
 forgetting. It is taken if it is better by `gain` on every fourth one, which it has not learnt from, and not worse by
-more than `guard_loss` on the guard set; otherwise all stays as it was. What happens is told to a journal
-(`tune/journal.py`), which keeps every adapter.
+more than `guard_loss` on the guard set; otherwise all stays as it was. What was taken learns on when there are twice
+the examples since the change, and again, while that is better. What happens is told to a journal (`tune/journal.py`),
+which keeps every adapter.
 """
 
 from __future__ import annotations
@@ -85,6 +86,9 @@ class Adapting:
         self.left = 0  # how many examples are no longer recent
         self.changed: int | None = None  # the first example after a change that is not adapted to yet
         self.needed, self.tries = self.watch.enough, 0
+        self.taken = 0  # adapters since that change
+        self.trained = 0  # rows that went through trainings
+        self.trained_s = 0.0
         self._postponed: str | None = None
         self._sensors, self._hour, self._clock, self._progress = sensors, hour, clock, progress
 
@@ -110,12 +114,13 @@ class Adapting:
         return events
 
     def _use(self, numbers: Numbers) -> None:
-        """Go on with another adapter: what was read with the one before is past."""
+        """Go on with another adapter: the losses with the one before say nothing of it."""
         self.trainer = Trainer(self.decoder, self.tuning, numbers=numbers)
-        for one in self.recent:
-            self._leave(one)
-        self.recent, self.losses = [], []
-        self._calm()
+        self.losses = [math.nan] * len(self.recent)
+        self.detector.reset()
+        self.tries, self.taken, self.needed = 0, self.taken + 1, 2 * self.needed
+        if self.needed > self.watch.recent:
+            self.changed = None
 
     def _leave(self, one: One) -> None:
         """Keep it among those from before, with the chance that each of them had (Vitter 1985)."""
@@ -131,25 +136,20 @@ class Adapting:
         """The detector saw a change: of the losses upward it is one to adapt to."""
         change = self.detector.change
         assert change is not None
-        after = change.at - change.since + 1
-        since = max(self.seen - after + 1, self.seen - len(self.recent) + 1)
-        split = since - (self.seen - len(self.recent) + 1)
-        earlier, later = self.losses[:split], self.losses[split:]
-        now, then = float(np.mean(later)), float(np.mean(earlier)) if earlier else math.nan
+        earliest = max(0, len(self.recent) - (change.at - change.since + 1))
+        split = _step(self.losses, earliest)
+        since = self.seen - len(self.recent) + 1 + split
+        then, now = _mean(self.losses[:split]), _mean(self.losses[split:])
         worse = not now < then
-        if not worse:
+        if not worse and self.taken:
+            pass  # that is what was taken for
+        elif not worse:
             self.changed = None  # it was for a while
-        elif self.changed is None:
+        elif self.changed is None or self.taken:
             self.changed = since
-            self.needed, self.tries = self.watch.enough, 0
+            self.needed, self.tries, self.taken = self.watch.enough, 0, 0
         values = {"since": since, "chance": change.chance, "loss_before": _plain(then), "loss_since": _plain(now)}
         return Event("drift" if worse else "eased", self.seen, values)
-
-    def _calm(self) -> None:
-        """Nothing is to be adapted to; the losses' level is new."""
-        self.changed, self._postponed = None, None
-        self.needed, self.tries = self.watch.enough, 0
-        self.detector.reset()
 
     def _may_learn(self) -> Iterable[Event]:
         why = self._forbidden()
@@ -188,6 +188,7 @@ class Adapting:
             values["steps"], stopped = self._train(trainer, material, began)
         except FloatingPointError as fault:
             values["steps"], stopped = 0, str(fault)
+        self.trained_s += self._clock() - began
         figures = {
             "recent_before": self.trainer.judge(judged),
             "recent_after": trainer.judge(judged),
@@ -204,8 +205,11 @@ class Adapting:
             return Event("accepted", self.seen, values)
         self.tries += 1
         self.needed = min(2 * self.needed, self.watch.recent)
-        if self.tries > RETRIES:
-            self._calm()
+        if self.taken:
+            self.changed = None  # what was taken is as good as it gets
+        elif self.tries > RETRIES:
+            self.changed = None
+            self.detector.reset()  # the losses' level is new
         return Event("refused", self.seen, {"why": why, **values})
 
     def _train(self, trainer: Trainer, material: Examples, began: float) -> tuple[int, str | None]:
@@ -217,6 +221,7 @@ class Adapting:
                 return step - 1, why
             some = batches.chosen(len(material), self.tuning.batch, step - 1, trainer.tuning.seed)
             trainer.step(material, some, step)
+            self.trained += sum(map(material.rows, some))
             self._progress("adapting, steps", step, self.tuning.steps)
         return self.tuning.steps, None
 
@@ -248,6 +253,7 @@ class Adapting:
             "changed": self.changed,
             "needed": self.needed,
             "tries": self.tries,
+            "taken": self.taken,
             "detector": self.detector.state(),
         }
 
@@ -259,6 +265,7 @@ class Adapting:
         self.before = [_read(one) for one in state["before"]]
         self.seen, self.left = int(state["seen"]), int(state["left"])
         self.changed, self.needed, self.tries = state["changed"], int(state["needed"]), int(state["tries"])
+        self.taken = int(state.get("taken", 0))  # which folders of the first days do not have
         if state["detector"] is None:
             return True
         try:
@@ -270,7 +277,7 @@ class Adapting:
 
 def rolled_back(state: dict[str, Any]) -> dict[str, Any]:
     """The `state` with which to go on with another adapter: without what was read with the one before."""
-    return {**state, "recent": [], "losses": [], "changed": None, "detector": None}
+    return {**state, "recent": [], "losses": [], "changed": None, "taken": 0, "detector": None}
 
 
 def _together(some: Sequence[One]) -> Examples:
@@ -286,6 +293,30 @@ def _read(listed: list[list[int]]) -> One:
     learnt = np.zeros(len(tokens), bool)
     learnt[listed[1]] = True
     return tokens, learnt
+
+
+def _step(losses: Sequence[float], earliest: int) -> int:
+    """Where, from `earliest` on, the losses before and after lie farthest apart for a step of the mean, by least
+    squares. A detector tells of a change that began at the earliest then: what grew by chance before it counts, too.
+
+    >>> _step([1.0, 1.1, 0.9, 1.2, 3.0, 3.1], 1)
+    4
+    """
+    there = [n for n, loss in enumerate(losses) if math.isfinite(loss)]
+    values = np.array([losses[n] for n in there])
+    sums, count = np.cumsum(values), len(values)
+    best, found = 0.0, earliest
+    for k in range(1, count):
+        apart = (sums[-1] - sums[k - 1]) / (count - k) - sums[k - 1] / k
+        if there[k] >= earliest and (gain := float(apart**2) * k * (count - k)) > best:
+            best, found = gain, there[k]
+    return found
+
+
+def _mean(losses: Sequence[float]) -> float:
+    """Of those that are numbers; NaN for none."""
+    known = [loss for loss in losses if math.isfinite(loss)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def _plain(value: float | None) -> float | None:

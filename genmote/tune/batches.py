@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genmote.models.backward import Batch
 from genmote.tune.examples import Examples
@@ -47,11 +49,16 @@ def learnt_tokens(examples: Examples, some: Sequence[int]) -> int:
     return sum(int(examples[index][1].sum()) for index in some)
 
 
+def _said(tokens: NDArray[Any]) -> NDArray[Any]:
+    """(T,) the tokens themselves, without what is asked beside them."""
+    return tokens if tokens.ndim == 1 else tokens[:, 0]
+
+
 def _batch(examples: Examples, some: Sequence[int], share: float) -> Batch:
     parts = [examples[index] for index in some]
     return Batch(
         tokens=np.concatenate([tokens[:-1] for tokens, _ in parts]).astype(np.int32),
         lengths=tuple(len(tokens) - 1 for tokens, _ in parts),
-        targets=np.concatenate([tokens[1:] for tokens, _ in parts]).astype(np.int32),
+        targets=np.concatenate([_said(tokens)[1:] for tokens, _ in parts]).astype(np.int32),
         weights=np.concatenate([learnt[1:] for _, learnt in parts]).astype(np.float32) * np.float32(share),
     )

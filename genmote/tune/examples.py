@@ -49,7 +49,7 @@ class Reader(Protocol):
 class Examples:
     """Many examples, kept tight: example i is tokens[starts[i] : starts[i + 1]]."""
 
-    tokens: NDArray[Any]  # (T,) uint16 where the vocabulary allows, else int32
+    tokens: NDArray[Any]  # (T,) uint16 where the vocabulary allows, else int32; of a generator (T, 1 + asks)
     learnt: NDArray[np.bool_]  # (T,) whether a token is to be learnt
     starts: NDArray[np.int64]  # (n + 1,)
 
@@ -73,7 +73,7 @@ class Examples:
     def of(parts: Sequence[tuple[Any, Any]], dtype: Any) -> Examples:
         """Out of pairs of tokens and marks."""
         starts = np.cumsum([0, *(len(tokens) for tokens, _ in parts)])
-        tokens = np.concatenate([np.zeros(0, dtype), *(np.asarray(tokens, dtype) for tokens, _ in parts)])
+        tokens = np.concatenate([np.asarray(tokens, dtype) for tokens, _ in parts] or [np.zeros(0, dtype)])
         learnt = np.concatenate([np.zeros(0, bool), *(np.asarray(marks, bool) for _, marks in parts)])
         return Examples(tokens, learnt, starts)
 

@@ -15,13 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from genmote import records
+from genmote.device.meter import Meter, Reading
 from genmote.device.sensors import Sensors
 from genmote.errors import ExamplesError, SpecError
+from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.lora import check_lora
 from genmote.runtime.engine import Engine
+from genmote.runtime.footprint import resident_bytes
 from genmote.tune import examples
-from genmote.tune.adapt import Adapting, Event, Looks
+from genmote.tune.adapt import Adapting, Event, Looks, One
+from genmote.tune.examples import Examples
 from genmote.tune.journal import Journal
 from genmote.tune.learnt import Numbers
 from genmote.tune.settings import Tuning
@@ -30,20 +35,35 @@ from genmote.tune.watch import Watch
 STEPS = 60  # of one training
 KEEP_EVERY = 25  # examples after which the state is written
 
+Bar = Callable[[str, int, int], None]
+Tell = Callable[[str], None]
+
 
 @dataclass
 class Followed:
     """What happened while a stream was followed."""
 
     folder: Path
+    base: str  # the model's sha256
     adapter: Path | None = None  # in use at the end
     examples: int = 0
     left_out: int = 0  # lines that were no examples
+    first: int = 1  # number of the first example that was read
     events: list[Event] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # of each example, before it was learnt from
+    memory: list[int] = field(default_factory=list)  # resident bytes after each example
+    trained: int = 0  # rows that went through trainings
+    trained_s: float = 0.0
+    reading: Reading | None = None  # of the whole run
 
     def count(self, what: str) -> int:
         return sum(event.what == what for event in self.events)
+
+    def record(self, seed: int, threads: int | None) -> records.Record:
+        """The figures as a record."""
+        values = {key: str(v) if isinstance(v, Path) else v for key, v in self.values().items() if v is not None}
+        how = self.reading.energy.how if self.reading is not None else "unavailable"
+        return records.Record("adapt", values, model_sha256=self.base, seed=seed, threads=threads, energy=how)
 
     def values(self) -> dict[str, Any]:
         return {
@@ -54,6 +74,10 @@ class Followed:
             "refused": self.count("refused"),
             "loss": float(np.mean(self.losses)) if self.losses else None,
             "adapter": self.adapter,
+            "training_s": round(self.trained_s, 2),
+            "training_tokens": self.trained,
+            "training_tokens_per_s": round(self.trained / self.trained_s, 2) if self.trained_s else None,
+            **(self.reading.values() if self.reading is not None else {}),
         }
 
 
@@ -67,34 +91,110 @@ def follow(
     guard: Path | None = None,
     adapter: Path | None = None,
     again: bool = False,
+    total: int = 0,
     ops: str | None = None,
     threads: int | None = None,
     sensors: Looks | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Bar = lambda what, done, total: None,
+    tell: Tell = lambda line: None,
 ) -> Followed:
     """Read a stream of examples, a JSON object on each line, and adapt the model where it changes (`tune/adapt.py`).
 
     `folder` keeps the adapters and all that it takes to go on; with `again` the lines are the same stream from its
     beginning, of which those that were read are passed over. `guard`: examples that must stay known; `adapter`: the
-    first one in use, where the folder has none. Raises SpecError, ExamplesError and what `Engine.load` raises."""
+    first one in use, where the folder has none; `total`: lines that there are, where that is known. Raises SpecError,
+    ExamplesError and what `Engine.load` raises."""
     tuning = tuning or Tuning(steps=STEPS)
-    with Engine.load(model, ops=ops, threads=threads) as engine:
-        journal = Journal.open(Path(folder), engine.identity())
-        with journal.alone():
-            return _follow(
-                engine,
-                journal,
-                lines,
-                tuning,
-                adapter,
-                again,
-                tell,
-                watch=watch or Watch(),
-                guard=None if guard is None else examples.read(guard, engine, tuning.context, []),
-                sensors=sensors or Sensors(),
-                progress=progress,
-            )
+    with Meter() as meter, Engine.load(model, ops=ops, threads=threads) as engine:
+
+        def read(line: str | bytes) -> One | None:
+            try:
+                text = line if isinstance(line, str) else line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                raise ExamplesError("not UTF-8") from None
+            return examples.one(text, engine, tuning.context)
+
+        told = follow_with(
+            engine.decoder,
+            engine.identity(),
+            (line if line.strip() else None for line in lines),
+            read,
+            folder,
+            tuning,
+            watch,
+            what="line",
+            guard=None if guard is None else examples.read(guard, engine, tuning.context, []),
+            adapter=adapter,
+            again=again,
+            total=total,
+            sensors=sensors,
+            progress=progress,
+            tell=tell,
+        )
+    told.reading = meter.reading
+    return told
+
+
+def follow_with(
+    decoder: Decoder,
+    identity: str,
+    pieces: Iterable[Any],
+    read: Callable[[Any], One | None],
+    folder: str | os.PathLike[str],
+    tuning: Tuning,
+    watch: Watch | None = None,
+    *,
+    what: str = "piece",
+    guard: Examples | None = None,
+    adapter: Path | None = None,
+    again: bool = False,
+    total: int = 0,
+    sensors: Looks | None = None,
+    progress: Bar = lambda what, done, total: None,
+    tell: Tell = lambda line: None,
+) -> Followed:
+    """As `follow`, with any decoder, of which `identity` names the weights: `read` makes an example of each of the
+    stream's `pieces`, or None where nothing of it is to be learnt; it raises ExamplesError for what is none. A piece
+    that is None is nothing. `what`: how a piece is called where one is left out."""
+    journal = Journal.open(Path(folder), identity)
+    with journal.alone():
+        adapting = _begin(decoder, journal, tuning, adapter, tell, watch, guard, sensors, progress)
+        passed = 0
+        if journal.stream is not None:
+            try:
+                if not adapting.restore(journal.stream):
+                    tell("the detector begins anew: its state is of other settings")
+                passed = int(journal.stream["lines"]) if again else 0
+            except (KeyError, TypeError, ValueError, IndexError) as fault:
+                raise journal.damaged(fault) from None
+            tell(f"goes on after {adapting.seen} examples")
+        told = Followed(journal.folder, identity, first=adapting.seen + 1)
+        number = 0
+        for number, piece in enumerate(pieces, 1):
+            if number <= passed or piece is None:
+                continue
+            progress("reading the stream", number, total)
+            try:
+                example = read(piece)
+            except ExamplesError as fault:
+                tell(f"{what} {number} is left out: {fault}")
+                example = None
+            if example is None:
+                told.left_out += 1
+                continue
+            events = adapting.see(*example)
+            told.examples += 1
+            told.losses.append(adapting.loss)
+            told.memory.append(resident_bytes())
+            for event in events:
+                told.events.append(event)
+                tell(str(event))
+                _kept(journal, event, adapting)
+            if events or told.examples % KEEP_EVERY == 0:
+                journal.keep({"lines": number, **adapting.state()})
+        journal.keep({"lines": max(number, passed), **adapting.state()})
+        told.adapter, told.trained, told.trained_s = journal.adapter, adapting.trained, adapting.trained_s
+        return told
 
 
 def rollback(folder: str | os.PathLike[str]) -> Path | None:
@@ -107,76 +207,53 @@ def rollback(folder: str | os.PathLike[str]) -> Path | None:
         return journal.back()
 
 
-def _follow(
-    engine: Engine,
+def _begin(
+    decoder: Decoder,
     journal: Journal,
-    lines: Iterable[str | bytes],
     tuning: Tuning,
     start: Path | None,
-    read_before: bool,
-    tell: Callable[[str], None],
-    **settings: Any,
-) -> Followed:
+    tell: Tell,
+    watch: Watch | None,
+    guard: Examples | None,
+    sensors: Looks | None,
+    progress: Bar,
+) -> Adapting:
+    """With the adapter that is in use, or the first one."""
     if journal.adapter is not None:
         if start is not None and not start.samefile(journal.adapter):
             tell(f"{journal.adapter} is in use: {start} is not taken")
         start = journal.adapter
-    numbers, tuning = (None, tuning) if start is None else _start(engine, start, tuning)
-    adapting = Adapting(engine.decoder, tuning, numbers=numbers, **settings)
+    numbers, tuning = (None, tuning) if start is None else _start(decoder, start, tuning)
+    adapting = Adapting(
+        decoder,
+        tuning,
+        watch or Watch(),
+        numbers=numbers,
+        guard=guard,
+        sensors=sensors or Sensors(),
+        progress=progress,
+    )
     if journal.current is None and start is not None:
-        journal.take(adapting.numbers, engine.config.architecture, _alpha(tuning), {"from": str(start)}, "start")
-    passed = 0
-    if journal.stream is not None:
-        try:
-            if not adapting.restore(journal.stream):
-                tell("the detector begins anew: its state is of other settings")
-            passed = int(journal.stream["lines"]) if read_before else 0
-        except (KeyError, TypeError, ValueError, IndexError) as fault:
-            raise journal.damaged(fault) from None
-        tell(f"goes on after {adapting.seen} examples")
-    told = Followed(journal.folder)
-    number = 0
-    for number, line in enumerate(lines, 1):
-        if number <= passed or not line.strip():
-            continue
-        try:
-            text = line if isinstance(line, str) else line.decode("utf-8-sig")
-            example = examples.one(text, engine, tuning.context)
-        except UnicodeDecodeError:
-            tell(f"line {number} is left out: not UTF-8")
-            example = None
-        except ExamplesError as fault:
-            tell(f"line {number} is left out: {fault}")
-            example = None
-        if example is None:
-            told.left_out += 1
-            continue
-        events = adapting.see(*example)
-        told.examples += 1
-        told.losses.append(adapting.loss)
-        for event in events:
-            told.events.append(event)
-            tell(str(event))
-            if event.what == "accepted":
-                values = {"example": event.example, **event.values}
-                journal.take(adapting.numbers, engine.config.architecture, _alpha(tuning), values)
-            else:
-                journal.tell(event.what, {"example": event.example, **event.values})
-        if events or told.examples % KEEP_EVERY == 0:
-            journal.keep({"lines": number, **adapting.state()})
-    journal.keep({"lines": max(number, passed), **adapting.state()})
-    told.adapter = journal.adapter
-    return told
+        journal.take(adapting.numbers, decoder.config.architecture, _alpha(tuning), {"from": str(start)}, "start")
+    return adapting
+
+
+def _kept(journal: Journal, event: Event, adapting: Adapting) -> None:
+    values = {"example": event.example, **event.values}
+    if event.what == "accepted":
+        journal.take(adapting.numbers, adapting.decoder.config.architecture, _alpha(adapting.tuning), values)
+    else:
+        journal.tell(event.what, values)
 
 
 def _alpha(tuning: Tuning) -> float:
     return tuning.factor * tuning.rank
 
 
-def _start(engine: Engine, path: Path, tuning: Tuning) -> tuple[Numbers, Tuning]:
+def _start(decoder: Decoder, path: Path, tuning: Tuning) -> tuple[Numbers, Tuning]:
     """An adapter's numbers, and the settings with which it is learnt on."""
     file = ModelFile.open(path)
-    alpha, updates = check_lora(file, engine.config)
+    alpha, updates = check_lora(file, decoder.config)
     ranks = {down.shape[0] for down, _ in updates.values()}
     if len(ranks) > 1:
         raise SpecError(f"{path.name} has matrices of ranks {sorted(ranks)}: wanted one rank, as genmote tune makes it")

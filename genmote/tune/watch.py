@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Watch:
     """When to adapt, and when to take what was learnt."""
 
-    detector: str = setting("drift detector and its settings, NAME[:FIELD=VALUE,...]", default="adwin")
+    detector: str = setting("drift detector and its settings, NAME[:FIELD=VALUE,...]", default="page-hinkley")
     recent: int = setting("last examples that are kept to learn from", default=200)
     enough: int = setting("examples since a change from which learning begins", default=48)
     replay: int = setting("examples from before that are kept, half to be learnt again, half to guard", default=96)

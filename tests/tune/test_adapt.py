@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,12 @@ from genmote.cli import main
 from genmote.device.sensors import Battery, Heat, Seen
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.gguf import ModelFile
-from genmote.tune import adapt, journal
+from genmote.models.write_lora import write_lora
+from genmote.tune import adapt, journal, picture
 from genmote.tune.adapt import Adapting
+from genmote.tune.drift._base import Change
 from genmote.tune.examples import Examples
-from genmote.tune.follow import follow, rollback
+from genmote.tune.follow import Followed, follow, rollback
 from genmote.tune.journal import Journal
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
@@ -88,7 +94,7 @@ def adapting(**changed: Any) -> Adapting:
 
 def test_a_change_is_seen_learnt_and_taken(fake: type[FakeTrainer]) -> None:
     model = adapting()
-    events = run(model, [OLD] * 300 + [NEW] * 100)
+    events = run(model, [OLD] * 300 + [NEW] * 40)
     assert [event.what for event in events] == ["drift", "accepted"]
     drift, taken = events
     assert 300 < drift.example <= 320 and abs(drift.values["since"] - 301) <= 5
@@ -99,6 +105,34 @@ def test_a_change_is_seen_learnt_and_taken(fake: type[FakeTrainer]) -> None:
     assert values["recent_before"] > 3.3 and values["recent_after"] < 1
     assert values["guard_after"] <= values["guard_before"] + 0.1
     assert model.trainer.judge(Examples.of([example(NEW, 1)], np.int32)) < 1
+    assert model.trained == 8 * 4 * 2, "rows: 8 steps of 4 examples of 3 tokens"
+
+
+def test_what_was_taken_learns_on_while_that_is_better(fake: type[FakeTrainer]) -> None:
+    """With twice the examples since the change, and twice again; then it is as good as it gets."""
+    model = adapting()
+    events = run(model, [OLD] * 300 + [NEW] * 40)
+    since = events[0].values["since"]
+    model.numbers[str(NEW)][:] = 2.0  # there is more to learn
+    events += run(model, [NEW] * 20, 340)
+    fake.learns = False
+    events += run(model, [NEW] * 90, 360)
+    assert [event.what for event in events] == ["drift", "accepted", "accepted", "refused"]
+    assert [event.example - since for event in events[1:]] == [23, 47, 95]
+    assert [event.values["examples"] for event in events[1:]] == [18, 36, 72]
+    assert all(event.values["since"] == since for event in events)
+    assert events[2].values["recent_before"] > 1.8 and events[3].values["why"].endswith("not better by 2%")
+    assert model.changed is None, "the change is over"
+
+
+def test_a_change_while_it_learns_on_is_another_one(fake: type[FakeTrainer]) -> None:
+    model = adapting(watch={"recent": 200, "enough": 40})
+    events = run(model, [OLD] * 300 + [NEW] * 60)
+    model.numbers["30"] = np.array([6.0])
+    events += run(model, [30] * 60, 360)
+    assert [event.what for event in events][:4] == ["drift", "accepted", "drift", "accepted"]
+    assert abs(events[2].values["since"] - 361) <= 5 and events[3].values["since"] == events[2].values["since"]
+    assert events[3].example == events[2].values["since"] + 39
 
 
 def test_without_a_change_nothing_happens(fake: type[FakeTrainer]) -> None:
@@ -123,7 +157,7 @@ def test_what_is_no_better_is_refused_and_tried_with_more(fake: type[FakeTrainer
     since = events[0].values["since"]
     assert [event.example - since for event in events[1:]] == [23, 47, 95]
     why = events[1].values["why"]
-    assert why.startswith("loss on recent examples 3.") and why.endswith(": not better by 2%")
+    assert why.startswith("loss on recent examples 4.0") and why.endswith(": not better by 2%")
     assert model.changed is None and all(np.array_equal(before[name], model.numbers[name]) for name in before)
 
 
@@ -227,12 +261,30 @@ def test_what_was_for_a_while_only_is_not_learnt(fake: type[FakeTrainer]) -> Non
     assert model.changed is None
 
 
+def test_easing_after_what_was_taken_does_not_end_it(fake: type[FakeTrainer]) -> None:
+    model = adapting(watch={"recent": 200, "enough": 40})
+    events = run(model, [OLD] * 300 + [NEW] * 60)
+    assert [event.what for event in events] == ["drift", "accepted"]
+    model.losses[-1], model.detector.change = 0.0, Change(1, 1, 0.0)
+    assert model._changed().what == "eased" and model.changed == events[0].values["since"]
+
+
+def test_a_change_began_where_the_losses_stepped(fake: type[FakeTrainer]) -> None:
+    """A detector may think it began earlier: what grew by chance before it counts for it, too."""
+    model = adapting()
+    run(model, [OLD] * 90 + [NEW] * 5)
+    model.detector.change = Change(95, 60, 0.0)
+    assert model._changed().values["since"] == 91
+    model.detector.change = Change(95, 93, 0.0)
+    assert model._changed().values["since"] >= 93, "it is the earliest"
+
+
 def test_a_second_change_is_adapted_to_as_well(fake: type[FakeTrainer]) -> None:
     """The losses from before the first adapter do not count any more."""
     model = adapting()
-    assert [e.what for e in run(model, [OLD] * 200 + [NEW] * 100)] == ["drift", "accepted"]
+    assert [e.what for e in run(model, [OLD] * 200 + [NEW] * 120)][:2] == ["drift", "accepted"]
     model.numbers["30"] = np.array([3.0])
-    assert [e.what for e in run(model, [30] * 60, 300)] == ["drift", "accepted"]
+    assert [e.what for e in run(model, [30] * 60, 320)][:2] == ["drift", "accepted"]
     assert {int(tokens[0]) for tokens, _ in model.before} >= {OLD, NEW}
 
 
@@ -349,12 +401,17 @@ def test_the_whole_way(tiny: Path, known: Path, tmp_path: Path, capsys: pytest.C
     result = json.loads(capsys.readouterr().out)
     assert result["examples"] == len(rows) - 90
     assert result["changes"] == 1 and result["accepted"] >= 1
-    assert result["adapter"].endswith("adapters/0002.gguf")
+    last = 1 + result["accepted"]
+    assert result["adapter"].endswith(f"adapters/000{last}.gguf")
+    assert [e["what"] for e in result["events"]][:2] == ["drift", "accepted"]
+    assert result["training_tokens"] > 0 and result["training_tokens_per_s"] > 0 and result["peak_rss_bytes"] > 0
+    assert result["wall_s"] >= result["training_s"] > 0 and result["energy"] in ("measured", "unavailable")
     taken = next(r.values for r in records.read(tmp_path / "state" / "log.jsonl") if r.what == "adapt.accepted")
     assert taken["recent_after"] < taken["recent_before"] and taken["guard_after"] <= taken["guard_before"] + 0.6
     assert ModelFile.open(result["adapter"]).tensors
-    assert main(["adapt", "--state", str(tmp_path / "state"), "--rollback"]) == 0
-    assert capsys.readouterr().out.strip().endswith("adapters/0001.gguf")
+    for earlier in reversed(range(1, last)):
+        assert main(["adapt", "--state", str(tmp_path / "state"), "--rollback"]) == 0
+        assert capsys.readouterr().out.strip().endswith(f"adapters/000{earlier}.gguf")
     assert main(base) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["examples"] == 0 and result["adapter"].endswith("adapters/0001.gguf"), (
@@ -385,6 +442,86 @@ def test_a_full_disk_leaves_what_was(tiny: Path, known: Path, tmp_path: Path, mo
     monkeypatch.undo()
     told = follow(tiny, old + new, folder, TUNING, watch, again=True, threads=1)
     assert told.count("accepted") == 1 and told.adapter == folder / "adapters" / "0002.gguf"
+
+
+KILLED = """
+    import os, signal
+    from pathlib import Path
+    from genmote.tune.adapt import Trainer
+    from genmote.tune.follow import follow
+    from genmote.tune.settings import Tuning
+    from genmote.tune.watch import Watch
+    step = Trainer.step
+    def killed(self, examples, some, number):
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, examples, some, number)
+    Trainer.step = killed
+    first = Path({known!r})
+    follow({model!r}, open({stream!r}), {folder!r}, {tuning!r}, {watch!r}, adapter=first, again=True, threads=1)
+"""
+
+
+def test_after_a_kill_in_a_training_it_comes_to_the_same_adapter(tiny: Path, known: Path, tmp_path: Path) -> None:
+    rows = [json.dumps(line("old", n)) for n in range(60)] + [json.dumps(line("new", n)) for n in range(30)]
+    (tmp_path / "stream.jsonl").write_text("\n".join(rows) + "\n")
+    tuning, folder = Tuning(steps=8, rate=1e-2, context=32, rank=4), tmp_path / "state"
+    watch = Watch(detector="page-hinkley", enough=16, recent=20, gain=0.0, guard_loss=99.0)
+    given = {"model": str(tiny), "stream": str(tmp_path / "stream.jsonl"), "folder": str(folder), "known": str(known)}
+    code = textwrap.dedent(KILLED).format(**given, tuning=tuning, watch=watch)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in sorted((folder / "adapters").iterdir())] == ["0001.gguf"]
+    told: list[str] = []
+    again = follow(tiny, rows, folder, tuning, watch, again=True, threads=1, tell=told.append)
+    assert told[0] == "goes on after 75 examples", "the state of before the kill"
+    whole = follow(tiny, rows, tmp_path / "whole", tuning, watch, adapter=known, again=True, threads=1)
+    assert again.count("accepted") == whole.count("accepted") == 1 and again.adapter and whole.adapter
+    one, other = ModelFile.open(again.adapter), ModelFile.open(whole.adapter)
+    assert all(np.array_equal(one.tensor(name), other.tensor(name)) for name in one.tensors)
+
+
+def test_an_adapter_of_another_shape_begins_nothing(tiny: Path, tmp_path: Path) -> None:
+    numbers = {"blk.0.attn_q.weight.lora_a": np.ones((2, 8), np.float32)}
+    numbers["blk.0.attn_q.weight.lora_b"] = np.ones((64, 2), np.float32)
+    write_lora(tmp_path / "other.gguf", "llama", numbers, 4.0)
+    with pytest.raises(ModelFileError, match="other.gguf: .* do not fit the model's .*; use the adapter's own base"):
+        follow(tiny, [json.dumps(line("old", 1))], tmp_path / "s", TUNING, adapter=tmp_path / "other.gguf", threads=1)
+    assert not list((tmp_path / "s" / "adapters").iterdir()) and not (tmp_path / "s" / "state.json").exists()
+
+
+def test_answers_by_chance_leave_the_model_no_worse(tiny: Path, known: Path, tmp_path: Path) -> None:
+    """Examples that contradict each other: whatever is taken is better on those that it has not learnt from."""
+    draw = np.random.default_rng(3)
+    odd = [{**line("new", n % 4), "completion": f" {WORDS[draw.integers(4)].upper()}"} for n in range(60)]
+    rows = [json.dumps(each) for each in [*(line("old", n) for n in range(60)), *odd]]
+    watch = Watch(detector="page-hinkley", enough=16, recent=60)
+    told = follow(
+        tiny, rows, tmp_path / "s", Tuning(steps=8, rate=1e-2, context=32, rank=4), watch, adapter=known, threads=1
+    )
+    assert told.count("drift") >= 1 and told.count("accepted") + told.count("refused") >= 1
+    for event in told.events:
+        if event.what == "accepted":
+            assert event.values["recent_after"] < event.values["recent_before"]
+            assert event.values["guard_after"] <= event.values["guard_before"] + watch.guard_loss
+
+
+def test_the_picture_shows_what_happened() -> None:
+    told = Followed(
+        Path("state"), "sha", first=11, examples=40, losses=[1.0] * 20 + [3.0] * 20, memory=[5_000_000] * 40
+    )
+    told.events = [
+        adapt.Event("drift", 35, {"since": 31}),
+        adapt.Event("accepted", 45, {}),
+        adapt.Event("drift", 48, {"since": 47}),
+    ]
+    drawn = picture.followed(told, "m.gguf")
+    assert "m.gguf: drift at 35, accepted at 45, drift at 48" in drawn and "memory after each example" in drawn
+    assert drawn.count("<circle") == 1 and drawn.count('class="shade"') == 4, "two changes, in two panels"
+    told.losses[3] = float("nan")
+    assert "NaN" not in picture.followed(told, "m") and "nan" not in picture.followed(told, "m")
+    assert "no change" in picture.followed(Followed(Path("s"), "sha", losses=[1.0], memory=[0]), "m")
+    assert "no example was read" in picture.followed(Followed(Path("s"), "sha"), "m")
 
 
 def test_the_same_folder_tells_what_it_does_not_take(tiny: Path, known: Path, tmp_path: Path) -> None:

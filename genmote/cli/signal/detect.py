@@ -34,6 +34,7 @@ class Settings(Said):
     reader: str | None = setting("the reader of the recordings", default=None)
     output: Path | None = setting("a table of all scores (.csv)", default=None, short="-o")
     svg: Path | None = setting("a picture of it", default=None)
+    adapter: Path | None = setting("an adapter of the model, as genmote adapt makes it", default=None)
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
@@ -58,7 +59,7 @@ def run(settings: Settings, out: Output) -> None:
     for path, option in ((settings.output, "--output"), (settings.svg, "--svg")):
         if path is not None:
             check_place(path, option)
-    model = Generator.load(settings.model, threads=settings.threads)
+    model = Generator.load(settings.model, threads=settings.threads, adapter=settings.adapter)
     notes: list[str] = []
     threshold = settings.threshold
     if settings.clean is not None:

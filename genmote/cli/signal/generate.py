@@ -33,6 +33,7 @@ class Settings(Said):
     seed: int = setting("seed: the same one gives the same signals", default=0)
     reader: str | None = setting("the reader of --prefix", default=None)
     svg: Path | None = setting("a picture of the first", default=None)
+    adapter: Path | None = setting("an adapter of the model, as genmote adapt makes it", default=None)
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
@@ -57,7 +58,7 @@ def run(settings: Settings, out: Output) -> None:
     check_place(settings.output, "--output")
     if settings.svg is not None:
         check_place(settings.svg, "--svg")
-    model = Generator.load(settings.model, threads=settings.threads)
+    model = Generator.load(settings.model, threads=settings.threads, adapter=settings.adapter)
     if model.codec.KIND is not Series and settings.output.suffix.lower() != ".jsonl":
         kind = model.codec.KIND.__name__.lower()
         raise SpecError(f"{settings.output}: the model is of {kind}, which are written as .jsonl; name such a file")

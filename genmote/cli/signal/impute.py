@@ -28,6 +28,7 @@ class Settings(Said):
     seed: int = setting("seed: the same one fills in the same", default=0)
     reader: str | None = setting("the reader of the recording", default=None)
     svg: Path | None = setting("a picture of it", default=None)
+    adapter: Path | None = setting("an adapter of the model, as genmote adapt makes it", default=None)
     threads: int | None = setting("threads (default: one a core)", default=None)
 
     def faults(self) -> Iterable[str]:
@@ -48,7 +49,7 @@ def run(settings: Settings, out: Output) -> None:
     check_place(settings.output, "--output")
     if settings.svg is not None:
         check_place(settings.svg, "--svg")
-    model = Generator.load(settings.model, threads=settings.threads)
+    model = Generator.load(settings.model, threads=settings.threads, adapter=settings.adapter)
     notes: list[str] = []
     series = _series.series(model, settings.file, settings.reader, settings.number, notes, settings)
     missing = int(np.isnan(series.values).sum())
