@@ -153,8 +153,9 @@ def tune(
         note(told)
     with Meter() as meter, Engine.load(path, **loading) as engine:
         learn, judge = _examples(engine, data, tuning, note)
+        name, work = _named(engine, tuning, learn, judge), output.with_name(output.name + ".work")
         if tuning.select is not None:
-            learn = chosen(engine.decoder, learn, tuning, note, progress)
+            learn = chosen(engine.decoder, learn, tuning, note, progress, kept=(work / "chosen.json", name))
         trainer: Trainer | ForwardTrainer
         if tuning.method == "forward":
             planned = _make_room(engine, planned, note)
@@ -170,7 +171,7 @@ def tune(
                 trainer.backward.before_layer = told_of_layers
         engine.tokenizer.release()
         trim()
-        run = _Run(engine, trainer, learn, judge, output, note)
+        run = _Run(engine, trainer, learn, judge, output, work, name, note)
         run.go(progress)
         meter.tokens = run.done
     return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned)
@@ -209,6 +210,15 @@ def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[E
     return learn, judge
 
 
+def _named(engine: Engine, tuning: Tuning, learn: Examples, judge: Examples) -> str:
+    """What a run is of: of two runs of one name either can go on with what the other kept."""
+    settings = {key: str(value) for key, value in vars(tuning).items() if key not in ("held_out", "base", "weights")}
+    if tuning.base is not None:
+        settings["base"] = ModelFile.open(tuning.base).sha256()
+    about = json.dumps([settings, engine.identity(), learn.identity(), judge.identity(), engine.ops_name])
+    return sha256(about.encode()).hexdigest()
+
+
 class _Run:
     """One training, and what it keeps."""
 
@@ -219,21 +229,15 @@ class _Run:
         learn: Examples,
         judge: Examples,
         output: Path,
+        work: Path,
+        name: str,
         note: Tell,
     ) -> None:
         self.engine, self.trainer, self.learn, self.judge = engine, trainer, learn, judge
-        self.output, self.note, self.tuning = output, note, trainer.tuning
-        self.work = output.with_name(output.name + ".work")
+        self.output, self.work, self.name, self.note, self.tuning = output, work, name, note, trainer.tuning
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
-        settings = {
-            key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base", "weights")
-        }
-        if self.tuning.base is not None:
-            settings["base"] = ModelFile.open(self.tuning.base).sha256()
-        about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])
-        self.name = sha256(about.encode()).hexdigest()
 
     def go(self, bar: Bar) -> None:
         tuning, progress = self.tuning, self._begin()
