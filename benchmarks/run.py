@@ -96,7 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the records instead of lines")
     chosen = parser.parse_args(arguments)
     known = available(chosen.set)
-    asked = [each.partition(":")[::2] for each in chosen.only.split(",")] if chosen.only else [(each, "") for each in known]
+    asked = (
+        [each.partition(":")[::2] for each in chosen.only.split(",")] if chosen.only else [(each, "") for each in known]
+    )
     names = [name for name, _ in asked]
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no measure {unknown[0]!r} in the set {chosen.set}; there are {', '.join(known)}")

@@ -28,8 +28,8 @@ from benchmarks.record import AT_LEAST, AT_MOST, Row
 from benchmarks.tune.deft_sets import TASKS, Pair, split
 
 FILE = "smollm2-q4_1"
-KEEP, BATCH, ROUNDS, JUDGED = 0.1, 4, 2.5, 16
-COMMON = ("--rank", "4", "--batch", str(BATCH), "--rate", "0.002", "--context", "64", "--rows", "256", "--threads", "1")
+KEEP, BATCH, ROUNDS, JUDGED = 0.1, 2, 2.75, 16
+COMMON = ("--rank", "4", "--batch", str(BATCH), "--rate", "0.003", "--context", "64", "--rows", "256", "--threads", "1")
 DRAWS = {"random": 5, "auto": 3}
 PATIENCE_S = 4 * 3600
 WORK = FOLDER.parent / "bench-deft"
@@ -118,7 +118,10 @@ def measured(bench: Bench, task: str) -> dict[str, list[dict[str, Any]]]:
     room.mkdir(parents=True, exist_ok=True)
     for name, some in (("learn", learn), ("judge", development[:JUDGED]), ("test", test)):
         _write(room / f"{name}.jsonl", some)
-    runs = [("all", 0), *sorted(((way, n) for way, draws in DRAWS.items() for n in range(draws)), key=lambda run: run[1])]
+    runs = [
+        ("all", 0),
+        *sorted(((way, n) for way, draws in DRAWS.items() for n in range(draws)), key=lambda run: run[1]),
+    ]
     found: dict[str, list[dict[str, Any]]] = {"all": [], **{way: [] for way in DRAWS}}
     for way, seed in runs:
         bench.say(f"{task}: {way}, seed {seed}")

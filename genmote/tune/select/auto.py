@@ -26,7 +26,7 @@ class Auto(Select):
     """Reads a part of the examples. A way that measures does so for that part, and if it is taken for all of them."""
 
     among: str = setting("ways that are tried, with + between", default="balance+balance:power=0.75+dedup")
-    of: int = setting("examples that are read for the trials, at most", default=256)
+    of: int = setting("examples that are read for the trials, at most", default=192)
 
     def faults(self) -> Iterator[str]:
         for name in self.among.split("+"):

@@ -141,7 +141,9 @@ def test_choosing_for_a_training(engine: Engine) -> None:
     rows = {some[n][0].tobytes() for n in range(40)}
     assert all(kept[n][0].tobytes() in rows for n in range(10))
     assert len(chosen(engine.decoder, some, Tuning(select="random", keep=1), told.append, lambda *at: None)) == 40
-    with pytest.raises(SpecError, match="keep=40: 40 of 40 examples, but gradients holds out 4 to compare to: keep few"):
+    with pytest.raises(
+        SpecError, match="keep=40: 40 of 40 examples, but gradients holds out 4 to compare to: keep few"
+    ):
         chosen(engine.decoder, some, Tuning(select="gradients", keep=40), told.append, lambda *at: None)
     with pytest.raises(
         SpecError, match="select=auto reads the examples with all weights in memory, weights=disk keeps"
@@ -221,7 +223,9 @@ def test_a_run_that_was_killed_goes_on_with_the_choice_that_it_made(
         assert len(times) == 1
     shutil.rmtree(kept.parent)
     kept.parent.write_text("no folder")
-    with pytest.raises(TrainingError, match=r"chosen.json cannot be written \(.*\): make room, or name another --output"):
+    with pytest.raises(
+        TrainingError, match=r"chosen.json cannot be written \(.*\): make room, or name another --output"
+    ):
         choice("one")
 
 
@@ -235,7 +239,9 @@ def test_the_verb_chooses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*command, "--select", "auto:of=40", "--keep", "20%"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["card"]["examples"] == 11 and result["card"]["settings"]["select"] == "auto:of=40"
-    assert any("right of 40 examples after a trial with 10 of them, by way: random " in line for line in result["notes"])
+    assert any(
+        "right of 40 examples after a trial with 10 of them, by way: random " in line for line in result["notes"]
+    )
     assert any(line.startswith("11 of 54 examples are chosen by auto:of=40 in ") for line in result["notes"])
     assert main([*command, "--select", "best"]) == 2
     assert "no way to choose examples is called 'best'" in capsys.readouterr().err

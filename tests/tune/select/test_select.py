@@ -138,7 +138,9 @@ def test_bad_input_is_told() -> None:
             how_many(keep, 10)
     with pytest.raises(SpecError, match=r"no way to choose examples is called 'rando', did you mean random\?"):
         choose(some, 1, "rando")
-    with pytest.raises(SpecError, match="reading takes a model to measure by: give one, or choose by random or dedup or balance"):
+    with pytest.raises(
+        SpecError, match="reading takes a model to measure by: give one, or choose by random or dedup or balance"
+    ):
         choose(some, 1, "perplexity")
     with pytest.raises(SpecError, match="reading takes a model to measure by"):
         choose(some, 1, "auto")
@@ -325,7 +327,7 @@ class TestAuto:
     def test_the_best_is_taken_and_random_is_shown(self) -> None:
         some, probe = self.kinds()
         chosen = choose(some, 30, "auto", probe=probe)
-        assert chosen.notes[-1].startswith("right of 256 examples after a trial with 30 of them, by way: random ")
+        assert chosen.notes[-1].startswith("right of 192 examples after a trial with 30 of them, by way: random ")
         told = dict(part.rsplit(" ", 1) for part in chosen.notes[-1].split("by way: ")[1].split("; ")[0].split(", "))
         best = chosen.notes[-1].rpartition("taken: ")[2]
         assert told[best] == max(told.values(), key=lambda share: float(share[:-1])) and best.startswith("balance")
