@@ -7,6 +7,7 @@ test with; no prompt is in two of them.
 from __future__ import annotations
 
 import csv
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def split(task: str) -> tuple[list[Pair], list[Pair], list[Pair]]:
 
 
 def _told(values: list[int]) -> str:
-    changes = [b - a for a, b in zip(values, values[1:], strict=False)]
+    changes = [b - a for a, b in itertools.pairwise(values)]
     return " ".join([str(values[0]), *(f"{each:+d}" if each else "0" for each in changes)])
 
 

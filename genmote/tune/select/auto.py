@@ -1,10 +1,10 @@
 """The way whose choice tells most about the examples that it leaves, tried on a part of them; chance, unless another is
 better.
 
-A trial: the model reads a part of the examples, each way chooses a quarter of that part, or as many as are to be kept
-where that is fewer, and a linear map from the model's final states to the tokens that they should say is fitted to the chosen. It is judged by how
-many of the others' tokens it names. A fit takes milliseconds, since it is in closed form, where a training takes
-minutes.
+A trial: the model reads a part of the examples, and each way chooses a quarter of that part, or as many as are to be
+kept where that is fewer. A linear map from the model's final states to the tokens that they should say is fitted to the
+chosen, and judged by how many of the others' answers it names. A fit takes milliseconds, since it is in closed form,
+where a training takes minutes.
 """
 
 from __future__ import annotations
