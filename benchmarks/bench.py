@@ -23,6 +23,7 @@ class Bench:
     absent: dict[str, str] = field(default_factory=dict)
     cores: int = 2
     seeds: int = 1  # by which our models are trained again, where that is what is measured
+    parts: tuple[str, ...] = ()  # of a measure that has some; none: all
 
     def pick(self, full: int, quick: int) -> int:
         """A count for this run."""

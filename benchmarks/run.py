@@ -90,13 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", choices=SETS, default="speed", help="which measures (default: speed)")
     parser.add_argument("--quick", action="store_true", help="fewer repeats; about three minutes")
     every = "; ".join(f"{name}: {','.join(available(name))}" for name in SETS)
-    parser.add_argument("--only", help=f"measures to run, comma-separated ({every})")
+    parser.add_argument("--only", help=f"measures to run, comma-separated, as NAME or NAME:PART+PART ({every})")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each model that is trained (default: 1)")
     parser.add_argument("--no-record", action="store_true", help="print only")
     parser.add_argument("--json", action="store_true", help="print the records instead of lines")
     chosen = parser.parse_args(arguments)
     known = available(chosen.set)
-    names = chosen.only.split(",") if chosen.only else known
+    asked = (
+        [each.partition(":")[::2] for each in chosen.only.split(",")] if chosen.only else [(each, "") for each in known]
+    )
+    names = [name for name, _ in asked]
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no measure {unknown[0]!r} in the set {chosen.set}; there are {', '.join(known)}")
     bench = prepare(chosen.quick, VARIANTS.get(chosen.set, ("avx512",)))
@@ -105,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     machine, ran = record.device(), versions(bench)
     target = record_path(machine)
     rows: list[Row] = []
-    for name in names:
+    for name, parts in asked:
+        bench.parts = tuple(filter(None, parts.split("+")))
         for row in importlib.import_module(f"{SETS[chosen.set].__name__}.{name}").measure(bench):
             rows.append(row)
             entry = record.as_record(row, machine=machine, versions=ran, quick=chosen.quick)

@@ -122,7 +122,9 @@ class HeadProbe:
         wrong = head.wrong(self.x[of], self.y[of])
         losses = -np.log(1 + wrong[np.arange(len(of)), self.y[of]] + 1e-12)
         states = self.x[of].astype(np.float32)
-        return Reading(losses, np.linalg.norm(wrong, axis=1), head.right(self.x[of], self.y[of]), states)
+        right, said = head.right(self.x[of], self.y[of]), self.y[of].astype(np.int32)[:, None]
+        lengths = np.linalg.norm(wrong, axis=1)
+        return Reading(losses, lengths, right, states, states.astype(np.float16)[:, None], said)
 
     def read(self, of: Indices) -> Reading:
         """By a head that has learnt a little, since one that has learnt nothing reads all alike."""
@@ -143,10 +145,6 @@ class HeadProbe:
     def _gradients(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         inputs, outputs = x @ self.project[0], self.piloted.wrong(x, y) @ self.project[1]
         return (inputs[:, :, None] * outputs[:, None, :]).reshape(len(y), -1)
-
-    def trial(self, of: Indices) -> float:
-        head = trained(self.x[of], self.y[of], self.classes, self.seed)
-        return float(-np.log(1 + head.wrong(self.u, self.v)[np.arange(len(self.v)), self.v] + 1e-12).mean())
 
 
 def trained(x: np.ndarray, y: np.ndarray, classes: int, seed: int) -> Head:

@@ -159,8 +159,10 @@ def tune(
         note(told)
     with Meter() as meter, _opened(file, tuning, count, loading) as engine:
         learn, judge = _examples(engine, data, tuning, note)
+        every, work = learn, output.with_name(output.name + ".work")
         if tuning.select is not None:
-            learn = _chosen(engine, learn, tuning, note, progress)
+            kept = work / "chosen.json", _named(engine, tuning, every, judge)
+            learn = _chosen(engine, every, tuning, note, progress, kept)
         trainer: AnyTrainer
         if tuning.on_workbench:
             budget = None if memory is None else budget_bytes(memory)
@@ -179,7 +181,8 @@ def tune(
                 trainer.backward.before_layer = told_of_layers
         engine.tokenizer.release()
         trim()
-        run = _Run(engine, trainer, learn, judge, output, note)
+        name = _named(engine, trainer.tuning, every, judge)  # a budget may have settled some of the settings
+        run = _Run(engine, trainer, learn, judge, output, work, name, note)
         run.go(progress)
         written = run.judge_written()
         meter.tokens = run.done
@@ -190,13 +193,15 @@ def _opened(file: ModelFile, tuning: Tuning, threads: int, loading: dict[str, An
     return begin.reader(file, threads) if tuning.on_workbench else Engine.load(file.path, **loading)
 
 
-def _chosen(engine: Engine, learn: Examples, tuning: Tuning, note: Tell, progress: Bar) -> Examples:
+def _chosen(
+    engine: Engine, learn: Examples, tuning: Tuning, note: Tell, progress: Bar, kept: tuple[Path, str]
+) -> Examples:
     if not tuning.on_workbench:
-        return chosen(engine.decoder, learn, tuning, note, progress)
+        return chosen(engine.decoder, learn, tuning, note, progress, kept=kept)
     assert engine.model_path is not None
     with Engine.load(engine.model_path, threads=engine.threads) as whole:  # a choice is measured without PyTorch
         pilot = replace(tuning, method="backward", rate=None)
-        return chosen(whole.decoder, learn, pilot, note, progress)
+        return chosen(whole.decoder, learn, pilot, note, progress, kept=kept)
 
 
 def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:
@@ -232,6 +237,15 @@ def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[E
     return learn, judge
 
 
+def _named(engine: Engine, tuning: Tuning, learn: Examples, judge: Examples) -> str:
+    """What a run is of: of two runs of one name either can go on with what the other kept."""
+    settings = {key: str(value) for key, value in vars(tuning).items() if key not in ("held_out", "base", "weights")}
+    if tuning.base is not None:
+        settings["base"] = ModelFile.open(tuning.base).sha256()
+    about = json.dumps([settings, engine.identity(), learn.identity(), judge.identity(), engine.ops_name])
+    return sha256(about.encode()).hexdigest()
+
+
 class _Run:
     """One training, and what it keeps."""
 
@@ -242,21 +256,15 @@ class _Run:
         learn: Examples,
         judge: Examples,
         output: Path,
+        work: Path,
+        name: str,
         note: Tell,
     ) -> None:
         self.engine, self.trainer, self.learn, self.judge = engine, trainer, learn, judge
-        self.output, self.note, self.tuning = output, note, trainer.tuning
-        self.work = output.with_name(output.name + ".work")
+        self.output, self.work, self.name, self.note, self.tuning = output, work, name, note, trainer.tuning
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
-        settings = {
-            key: str(value) for key, value in vars(self.tuning).items() if key not in ("held_out", "base", "weights")
-        }
-        if self.tuning.base is not None:
-            settings["base"] = ModelFile.open(self.tuning.base).sha256()
-        about = json.dumps([settings, self.base, learn.identity(), judge.identity(), engine.ops_name])
-        self.name = sha256(about.encode()).hexdigest()
 
     def go(self, bar: Bar) -> None:
         tuning, progress = self.tuning, self._begin()

@@ -60,8 +60,8 @@ class Tuning:
     judge_every: int = setting("steps between two judgements", default=25)
     patience: int = setting("stop after so many judgements without a better one (0: never)", default=0)
     select: str | None = setting(
-        "learn from a part of the examples, chosen so: auto, random, dedup, perplexity, coreset, curves, forgetting, "
-        "gradients or cover, with settings as NAME:FIELD=VALUE",
+        "learn from a part of the examples, chosen so: auto, random, dedup, balance, perplexity, coreset, curves, "
+        "forgetting, gradients or cover, with settings as NAME:FIELD=VALUE",
         default=None,
     )
     keep: float = setting("with --select: how many examples, a share such as 10% or a number", default=0.1)

@@ -12,13 +12,13 @@ from benchmarks.bench import Bench
 from benchmarks.process import ContestantError
 from benchmarks.run import available
 from benchmarks.signals.sets import NAMED
-from benchmarks.tune import forward, intents, motions
+from benchmarks.tune import deft, deft_sets, forward, intents, motions
 from genmote.models.make_model import make_model
 from genmote.tune.memory import MODULE_BYTES, PRODUCT_BYTES
 
 
 def test_the_set_has_its_measures() -> None:
-    assert "forward" in available("tune")
+    assert {"deft", "forward"} <= set(available("tune"))
 
 
 @pytest.mark.parametrize("task", forward.TASKS)
@@ -90,3 +90,38 @@ def test_a_step_takes_the_memory_of_a_plain_pass_and_the_trainer_s_modules(
     (row,) = forward.peak(Bench(quick=True))
     assert row.ours is not None and row.peer is not None, row.note
     assert row.ours - row.peer < (MODULE_BYTES + PRODUCT_BYTES) / 1e6
+
+
+@pytest.mark.parametrize("task", deft_sets.TASKS)
+def test_the_tasks_of_choosing_share_no_prompt(task: str) -> None:
+    try:
+        learn, development, test = deft_sets.split(task)
+    except ContestantError as why:
+        pytest.skip(str(why))
+    assert len(learn) == deft_sets.TASKS[task][2] and len(development) == len(test) == deft_sets.TESTED
+    sides = [{prompt for prompt, _ in side} for side in (learn, development, test)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert {answer for _, answer in test} & {answer for _, answer in learn}
+    assert deft_sets.split(task) == (learn, development, test)
+
+
+def test_rows_of_choosing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"all": [0.9], "random": [0.6, 0.7, 0.7, 0.7, 0.8], "auto": [0.85, 0.9, 0.8]}
+
+    def ran(bench: Bench, room: Path, way: str, seed: int, total: int) -> dict[str, object]:
+        assert total == 2 and len((room / "test.jsonl").read_text().splitlines()) == 1
+        return {"right": found[way][seed], "cpu_s": 100 if way == "all" else 30 + seed}
+
+    monkeypatch.setattr(deft, "split", lambda task: ([("a", "b"), ("c", "d")], [("e", "f")], [("g", "h")]))
+    monkeypatch.setattr(deft, "_run", ran)
+    monkeypatch.setattr(deft, "about", lambda name: {})
+    monkeypatch.setattr(deft, "WORK", tmp_path)
+    quality, chance, time = deft.measure(Bench(quick=True, parts=("logs",)))
+    assert quality.value == pytest.approx(100 * 0.85 / 0.9) and quality.met is False
+    assert chance.value == pytest.approx(0.15 / 0.005**0.5) and chance.met is True
+    assert time.value == 31 and time.met is True and not list(tmp_path.iterdir())
+
+
+def test_a_part_that_is_not_there_is_told() -> None:
+    with pytest.raises(SystemExit, match="deft has no part 'x'; there are agent, room, logs"):
+        list(deft.measure(Bench(quick=True, parts=("x",))))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,8 @@ from genmote.spec import member
 from genmote.tune.examples import ONE_ANSWER
 
 ROOM = "genmote.tune.select"
+UNMEASURED = ("random", "dedup", "balance")  # ways that take no model
+KEPT_STATES = 4  # of an example, that a reading keeps
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -47,6 +49,11 @@ class Reading:
     errors: Floats  # (N,) mean length of (probabilities - what came), over those tokens (EL2N, Paul et al. 2021)
     right: NDArray[np.bool_]  # (N,) whether each of those tokens was the most probable one
     hidden: NDArray[np.float32]  # (N, D) mean of the final states
+    states: NDArray[np.float16]  # (N, KEPT_STATES, D) final states that say tokens which are to be learnt, of length 1
+    said: NDArray[np.int32]  # (N, KEPT_STATES) those tokens; -1: there are fewer
+
+    def part(self, left: Indices) -> Reading:
+        return Reading(*(getattr(self, field.name)[left] for field in fields(self)))
 
 
 class Probe(Protocol):
@@ -63,10 +70,6 @@ class Probe(Protocol):
     def gradients(self, of: Indices) -> tuple[Floats, Floats]:
         """Of the loss, by an adapter's weights after the pilot, projected at random: of the examples (n, P) and of
         those that are held out (V, P)."""
-        ...
-
-    def trial(self, of: Indices) -> float:
-        """Loss (nats a token) of what is held out, after a short training on these."""
         ...
 
 
@@ -120,12 +123,9 @@ class Seen:
             raise SpecError("gradients of what is held out are not finite: the model or those examples are damaged")
         return here, held_out
 
-    def trial(self, picked: Indices) -> float:
-        return self._probe("a trial").trial(self.of[picked])
-
     def _probe(self, what: str) -> Probe:
         if self.probe is None:
-            raise SpecError(f"{what} takes a model to measure by: give one, or choose by random or dedup")
+            raise SpecError(f"{what} takes a model to measure by: give one, or choose by {' or '.join(UNMEASURED)}")
         return self.probe
 
     def _measure(self, name: str, take: Any) -> Any:
@@ -140,14 +140,17 @@ class Seen:
 
     def without(self, bad: Indices) -> Seen:
         """Those that are left, with what was measured of them."""
-        left = np.delete(np.arange(len(self)), bad)
+        return self.part(np.delete(np.arange(len(self)), bad))
+
+    def part(self, left: Indices) -> Seen:
+        """Some of them, with what was measured of them."""
         measured = {name: _part(value, left) for name, value in self.measured.items()}
         return Seen(self.examples, self.of[left], self.probe, measured, self.random, self.notes)
 
 
 def _part(value: Any, left: Indices) -> Any:
     if isinstance(value, Reading):
-        return Reading(value.losses[left], value.errors[left], value.right[left], value.hidden[left])
+        return value.part(left)
     if isinstance(value, tuple):
         return value[0][left], value[1]
     return [_part(one, left) for one in value]
@@ -207,7 +210,7 @@ def choose(examples: Texts, count: int, method: str = "random", *, seed: int = 0
     if not 1 <= count <= len(examples):
         raise SpecError(f"{count} of {len(examples)} examples: wanted at least 1, and no more than there are")
     seen = Seen(examples, np.arange(len(examples)), probe, {}, np.random.default_rng(seed))
-    answers = [_answer(*examples[n]) for n in range(len(examples))]
+    answers = [answer(*examples[n]) for n in range(len(examples))]
     seen = _left_out(seen, np.flatnonzero([not answer for answer in answers]), count, "nothing in them is to be learnt")
     if len(set(answers) - {b""}) == 1 and len(seen) > 1:
         seen.notes.append(ONE_ANSWER)
@@ -220,7 +223,7 @@ def choose(examples: Texts, count: int, method: str = "random", *, seed: int = 0
     return Choice(np.sort(seen.of[picked]), method, time.monotonic() - began, seen.notes)
 
 
-def _answer(tokens: NDArray[Any], learnt: NDArray[np.bool_]) -> bytes:
+def answer(tokens: NDArray[Any], learnt: NDArray[np.bool_]) -> bytes:
     said: NDArray[np.int32] = np.asarray(tokens[1:], np.int32)[np.asarray(learnt[1:], bool)]
     return said.tobytes()
 

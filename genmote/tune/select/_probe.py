@@ -6,7 +6,6 @@ alone are learnt (`upper`): a way back through a third of the layers takes a thi
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,8 @@ from genmote.ops.protocol import Span
 from genmote.tune import batches
 from genmote.tune.examples import Examples
 from genmote.tune.learnt import Numbers, fresh
-from genmote.tune.select._base import Floats, Indices, Reading
+from genmote.tune.select._base import KEPT_STATES, Floats, Indices, Reading
+from genmote.tune.select.gradients import directions
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
 
@@ -33,18 +33,17 @@ Progress = Callable[[str, int, int], None]  # what is measured, examples done, a
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a pilot and a trial are."""
+    """What a pilot is."""
 
     steps: int = 24  # of a pilot
     stages: int = 2  # readings while the pilot learns, beside the one before it
-    rounds: int = 2  # times that a trial goes over its examples
-    held_out: int = 64  # examples that a trial is judged by, at most
+    held_out: int = 64  # examples whose gradients others are compared to, at most
     upper: float = 1 / 3  # share of the layers, the last, that learn
     numbers: int = 1024  # that a gradient is projected to
 
 
 class DecoderProbe:
-    """Measures examples by a decoder. `held_out`: those that gradients and trials are judged by."""
+    """Measures examples by a decoder. `held_out`: those that gradients are compared to."""
 
     def __init__(
         self,
@@ -79,14 +78,6 @@ class DecoderProbe:
             self._piloted = self._train(of, self.pilot.steps, "pilot")
         every = np.arange(len(self.held_out))
         return self._gradients(self._piloted, self.texts, of), self._gradients(self._piloted, self.held_out, every)
-
-    def trial(self, of: Indices) -> float:
-        steps = -(-self.pilot.rounds * len(of) // self.tuning.batch)
-        try:
-            loss = self._train(of, steps, "trial").judge(self.held_out)
-        except FloatingPointError:
-            return math.inf
-        return loss if math.isfinite(loss) else math.inf
 
     def _train(
         self, of: Indices, steps: int, what: str, at_stage: Callable[[Trainer], None] | None = None, stages: int = 1
@@ -129,6 +120,8 @@ class DecoderProbe:
         decoder = Decoder(self.decoder.config, weights, self.decoder.ops)
         losses, errors = np.empty(len(of)), np.empty(len(of))
         right, hidden = np.empty(len(of), bool), np.empty((len(of), decoder.config.width), np.float32)
+        kept = np.zeros((len(of), KEPT_STATES, decoder.config.width), np.float16)
+        said = np.full((len(of), KEPT_STATES), -1, np.int32)
         done = 0
         for batch in batches.passes(self.texts, of.tolist(), self.rows, 1.0):
             starts = np.cumsum([0, *batch.lengths])
@@ -146,9 +139,12 @@ class DecoderProbe:
                 these = part.start + np.flatnonzero(batch.weights[part])
                 losses[done], errors[done] = nats[these].mean(), wrong[these].mean()
                 right[done], hidden[done] = best[these].all(), states[part].mean(axis=0)
+                some = these[np.linspace(0, len(these) - 1, min(len(these), KEPT_STATES)).round().astype(int)]
+                kept[done, : len(some)] = directions(states[some])
+                said[done, : len(some)] = batch.targets[some]
                 done += 1
             self._tell("reading, examples", done, len(of))
-        return Reading(losses, errors, right, hidden)
+        return Reading(losses, errors, right, hidden, kept, said)
 
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:

@@ -54,27 +54,28 @@ class Dedup(Select):
         """The group of each text, by the number of its first."""
         random = np.random.default_rng(0)
         factors, offsets = random.integers(1, int(PRIME), (2, BANDS * ROWS)).astype(np.uint64)
-        pieces = [self._pieces(row) for row in rows]
+        sets = [pieces(row, self.run) for row in rows]
         group = np.arange(len(rows))
         bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-        for n, piece in enumerate(pieces):
+        for n, piece in enumerate(sets):
             lowest = ((piece[:, None] * factors + offsets) % PRIME).min(axis=0).reshape(BANDS, ROWS)
             for band, values in enumerate(lowest):
                 others = bands[band, values.tobytes()]
                 for other in others:
-                    if group[other] != group[n] and _overlap(pieces[other], piece) >= self.like:
+                    if group[other] != group[n] and _overlap(sets[other], piece) >= self.like:
                         group[group == max(group[other], group[n])] = min(group[other], group[n])
                 others.append(n)
         return group
 
-    def _pieces(self, row: NDArray[Any]) -> NDArray[np.uint64]:
-        """The set of the text's runs, each hashed to below PRIME."""
-        values = np.asarray(row, np.uint64) + np.uint64(1)
-        run = min(self.run, len(values))
-        hashed = np.zeros(len(values) - run + 1, np.uint64)
-        for at in range(run):
-            hashed = (hashed * np.uint64(1_000_003) + values[at : at + len(hashed)]) % PRIME
-        return np.unique(hashed)
+
+def pieces(row: NDArray[Any], run: int) -> NDArray[np.uint64]:
+    """The set of a text's runs of so many tokens, each hashed to below PRIME."""
+    values = np.asarray(row, np.uint64) + np.uint64(1)
+    run = min(run, len(values))
+    hashed = np.zeros(len(values) - run + 1, np.uint64)
+    for at in range(run):
+        hashed = (hashed * np.uint64(1_000_003) + values[at : at + len(hashed)]) % PRIME
+    return np.unique(hashed)
 
 
 def _overlap(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:

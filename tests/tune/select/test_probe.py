@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from genmote.cli import main
-from genmote.errors import SpecError
+from genmote.errors import SpecError, TrainingError
 from genmote.models.decoder import Decoder
 from genmote.ops.protocol import Span
 from genmote.runtime.engine import Engine
+from genmote.tune import examples
 from genmote.tune.batches import passes
 from genmote.tune.choosing import chosen
 from genmote.tune.examples import Examples
-from genmote.tune.select._base import choose, names
+from genmote.tune.run import tune
+from genmote.tune.select._base import UNMEASURED, Reading, choose, names
 from genmote.tune.select._probe import DecoderProbe, Pilot, _Sketch
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
@@ -62,6 +67,10 @@ def test_a_reading_against_plain_sums(engine: Engine) -> None:
         rows = len(tokens) - 1
         hidden = engine.decoder.hidden(tokens[:-1].astype(np.int32), [Span(engine.decoder.cache(rows), 0, rows)])
         assert np.allclose(reading.hidden[n], hidden.mean(axis=0), atol=1e-5)
+        kept = at[np.linspace(0, len(at) - 1, min(len(at), 4)).round().astype(int)]
+        states = hidden[kept] / np.linalg.norm(hidden[kept], axis=1, keepdims=True)
+        assert np.allclose(reading.states[n, : len(kept)], states, atol=1e-3)
+        assert reading.said[n].tolist() == [*tokens[1:][kept].tolist(), *[-1] * (4 - len(kept))]
 
 
 def test_a_pilot_learns_and_leaves_the_model_as_it_is(engine: Engine) -> None:
@@ -74,20 +83,6 @@ def test_a_pilot_learns_and_leaves_the_model_as_it_is(engine: Engine) -> None:
     assert np.array_equal(probe.read(of).losses, readings[0].losses)
     again = DecoderProbe(engine.decoder, some, drawn(4, 1), TUNING, PILOT).follow(of)
     assert all(np.array_equal(a.losses, b.losses) for a, b in zip(readings, again, strict=True))
-
-
-def test_a_trial_is_better_with_what_is_held_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learning from the very texts that are judged by beats learning from others."""
-    held_out = drawn(8, 1)
-    both = Examples.of([*(held_out[n] for n in range(8)), *(drawn(8, 2)[n] for n in range(8))], np.uint16)
-    probe = DecoderProbe(engine.decoder, both, held_out, TUNING, Pilot(rounds=6, held_out=8))
-    assert probe.trial(np.arange(8)) < probe.trial(np.arange(8, 16))
-
-    def diverge(*args: object) -> float:
-        raise FloatingPointError("the loss is nan")
-
-    monkeypatch.setattr(Trainer, "step", diverge)
-    assert probe.trial(np.arange(8)) == np.inf
 
 
 def test_gradients_against_the_trainer_s_own(engine: Engine) -> None:
@@ -135,7 +130,7 @@ def test_every_way_with_a_real_model(engine: Engine, way: str) -> None:
     first = choose(some, 6, way, seed=2, probe=measured())
     second = choose(some, 6, way, seed=2, probe=measured())
     assert len(set(first.indices.tolist())) == 6 and np.array_equal(first.indices, second.indices)
-    assert told == [] and bool(progress) == (way not in ("random", "dedup"))
+    assert told == [] and bool(progress) == (way not in UNMEASURED)
 
 
 def test_choosing_for_a_training(engine: Engine) -> None:
@@ -146,14 +141,92 @@ def test_choosing_for_a_training(engine: Engine) -> None:
     rows = {some[n][0].tobytes() for n in range(40)}
     assert all(kept[n][0].tobytes() in rows for n in range(10))
     assert len(chosen(engine.decoder, some, Tuning(select="random", keep=1), told.append, lambda *at: None)) == 40
-    with pytest.raises(SpecError, match="keep=40: 40 of 40 examples, but coreset holds out 4 to judge by: keep fewer"):
-        chosen(engine.decoder, some, Tuning(select="coreset", keep=40), told.append, lambda *at: None)
+    with pytest.raises(
+        SpecError, match="keep=40: 40 of 40 examples, but gradients holds out 4 to compare to: keep few"
+    ):
+        chosen(engine.decoder, some, Tuning(select="gradients", keep=40), told.append, lambda *at: None)
     with pytest.raises(
         SpecError, match="select=auto reads the examples with all weights in memory, weights=disk keeps"
     ):
         chosen(engine.decoder, some, Tuning(select="auto", weights="disk"), told.append, lambda *at: None)
-    with pytest.raises(SpecError, match="keep=0.5: 1 of 1 examples, but auto holds out 0 to judge by"):
-        chosen(engine.decoder, some.take([0]), Tuning(select="auto", keep=0.5), told.append, lambda *at: None)
+    with pytest.raises(SpecError, match="keep=0.5: 1 of 1 examples, but gradients holds out 0 to compare to"):
+        chosen(engine.decoder, some.take([0]), Tuning(select="gradients", keep=0.5), told.append, lambda *at: None)
+
+
+def test_the_ways_see_the_adapter_that_a_training_goes_on_from(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, adapter = tmp_path / "data.jsonl", tmp_path / "a.gguf"
+    rows = [{"prompt": f"{n} =", "completion": f" {n % 3}"} for n in range(30)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tune(tiny, data, adapter, replace(TUNING, steps=4), threads=1)
+    read: list[np.ndarray] = []
+    measured = DecoderProbe.read
+
+    def seen(probe: DecoderProbe, of: np.ndarray) -> Reading:
+        read.append((found := measured(probe, of)).losses)
+        return found
+
+    monkeypatch.setattr(DecoderProbe, "read", seen)
+    on = replace(TUNING, base=adapter, select="coreset", keep=0.5)
+    with Engine.load(tiny, threads=1) as engine, Engine.load(tiny, threads=1, adapter=adapter) as adapted:
+        some = examples.read(data, engine, 32, [])
+        chosen(engine.decoder, some, on, lambda line: None, lambda *at: None)
+        whole = measured(DecoderProbe(adapted.decoder, some, some.take([]), TUNING), np.arange(30)).losses
+        plain = measured(DecoderProbe(engine.decoder, some, some.take([]), TUNING), np.arange(30)).losses
+    assert np.allclose(read[0], whole, rtol=1e-5) and not np.allclose(read[0], plain, rtol=1e-2)
+
+
+def test_a_run_that_was_killed_goes_on_with_the_choice_that_it_made(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, output, told = tmp_path / "data.jsonl", tmp_path / "a.gguf", list[str]()
+    rows = [{"prompt": f"{n} =", "completion": f" {n % 3}"} for n in range(30)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tuning = replace(TUNING, select="coreset", keep=0.5, steps=4, judge_every=2)
+    whole = tune(tiny, data, tmp_path / "whole.gguf", tuning, threads=1)
+    times: list[int] = []
+    step, read = Trainer.step, DecoderProbe.read
+
+    def killed(trainer: Trainer, *args: Any) -> float:
+        if args[-1] == 3:
+            raise KeyboardInterrupt
+        return step(trainer, *args)
+
+    def counted(probe: DecoderProbe, of: np.ndarray) -> Reading:
+        times.append(len(of))
+        return read(probe, of)
+
+    monkeypatch.setattr(DecoderProbe, "read", counted)
+    monkeypatch.setattr(Trainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tiny, data, output, tuning, threads=1)
+    monkeypatch.setattr(Trainer, "step", step)
+    kept = tmp_path / "a.gguf.work" / "chosen.json"
+    made = tune(tiny, data, output, tuning, threads=1, tell=told.append)
+    assert len(times) == 1 and "14 of 27 examples were chosen by coreset before" in told
+    assert "goes on after step 2 of 4" in told and not kept.exists()
+    assert output.read_bytes()[-5000:] == whole.path.read_bytes()[-5000:] and made.after == whole.after
+
+    def choice(run: str) -> None:
+        with Engine.load(tiny, threads=1) as engine:
+            some = examples.read(data, engine, 32, [])
+            chosen(engine.decoder, some, tuning, told.append, lambda *at: None, kept=(kept, run))
+
+    choice("one")
+    for spoil in (lambda: None, lambda: kept.write_text("{"), lambda: kept.write_text("[]")):
+        times.clear()
+        spoil()
+        choice("two")
+        assert len(times) == 1  # another run's, or one that cannot be read, is made again
+        choice("two")
+        assert len(times) == 1
+    shutil.rmtree(kept.parent)
+    kept.parent.write_text("no folder")
+    with pytest.raises(
+        TrainingError, match=r"chosen.json cannot be written \(.*\): make room, or name another --output"
+    ):
+        choice("one")
 
 
 def test_the_verb_chooses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,11 +236,13 @@ def test_the_verb_chooses(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["tune", str(tiny), str(path), "-o", str(tmp_path / "a.gguf"), "--steps", "4", "--rank", "2"]
     command += ["--context", "32", "--threads", "1", "--json"]
-    assert main([*command, "--select", "auto:few=4", "--keep", "20%"]) == 0
+    assert main([*command, "--select", "auto:of=40", "--keep", "20%"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["card"]["examples"] == 11 and result["card"]["settings"]["select"] == "auto:few=4"
-    assert any("nats a token after a trial with 4 examples: random " in line for line in result["notes"])
-    assert any(line.startswith("11 of 54 examples are chosen by auto:few=4 in ") for line in result["notes"])
+    assert result["card"]["examples"] == 11 and result["card"]["settings"]["select"] == "auto:of=40"
+    assert any(
+        "right of 40 examples after a trial with 10 of them, by way: random " in line for line in result["notes"]
+    )
+    assert any(line.startswith("11 of 54 examples are chosen by auto:of=40 in ") for line in result["notes"])
     assert main([*command, "--select", "best"]) == 2
     assert "no way to choose examples is called 'best'" in capsys.readouterr().err
     assert main([*command, "--select", "random", "--keep", "1.5"]) == 2

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from genmote.errors import SpecError
 from genmote.tune.select import dedup
-from genmote.tune.select._base import Choice, Indices, Reading, Unmeasured, choose, how_many, named, names
+from genmote.tune.select._base import UNMEASURED, Choice, Indices, Reading, Unmeasured, choose, how_many, named, names
+from genmote.tune.select.auto import STIFF, told_right
+from genmote.tune.select.balance import shares
 from genmote.tune.select.coreset import centres
 from genmote.tune.select.cover import facilities
 from genmote.tune.select.curves import k_means
@@ -30,6 +32,15 @@ def texts(count: int = 60, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]
     return made
 
 
+def reading(losses: np.ndarray, right: np.ndarray, hidden: np.ndarray, said: np.ndarray | None = None) -> Reading:
+    """Of examples with one token to say, which their hidden state says."""
+    tokens = np.full((len(losses), 4), -1, np.int32)
+    tokens[:, 0] = 0 if said is None else said
+    states = np.zeros((len(losses), 4, hidden.shape[1]), np.float16)
+    states[:, 0] = hidden
+    return Reading(losses, losses / 5, right, hidden, states, tokens)
+
+
 @dataclass
 class Measured:
     """A probe that says what it was given; it counts what it was asked."""
@@ -37,7 +48,7 @@ class Measured:
     losses: np.ndarray
     hidden: np.ndarray
     stages: int = 3
-    trials: dict[str, float] = field(default_factory=dict)
+    said: np.ndarray | None = None  # what the model should say of each, one token
     held_out: np.ndarray | None = None
     asked: list[str] = field(default_factory=list)
     rights: np.ndarray | None = None
@@ -50,7 +61,7 @@ class Measured:
     def _reading(self, of: Indices, stage: int) -> Reading:
         losses = self.losses[of] * 0.5**stage
         right = losses < 1 if self.rights is None else self.rights[stage][of]
-        return Reading(losses, losses / 5, right, self.hidden[of])
+        return reading(losses, right, self.hidden[of], None if self.said is None else self.said[of])
 
     def read(self, of: Indices) -> Reading:
         self.asked.append("read")
@@ -65,13 +76,9 @@ class Measured:
         held_out = self.hidden[:4] if self.held_out is None else self.held_out
         return self.hidden[of].astype(float), held_out.astype(float)
 
-    def trial(self, of: Indices) -> float:
-        self.asked.append("trial")
-        return float(self.losses[of].mean())
-
 
 def test_the_ways_are_found_by_name() -> None:
-    assert "auto coreset cover curves dedup forgetting gradients perplexity random".split() == ALL
+    assert "auto balance coreset cover curves dedup forgetting gradients perplexity random".split() == ALL
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -87,7 +94,7 @@ def test_as_many_as_asked_each_once_and_again_the_same(way: str, keep: float) ->
     assert np.array_equal(again.indices, chosen.indices) and again.notes == chosen.notes
 
 
-@pytest.mark.parametrize("way", [way for way in ALL if way not in ("random", "dedup")])
+@pytest.mark.parametrize("way", [way for way in ALL if way not in UNMEASURED])
 def test_what_has_no_measure_is_left_out_and_told(way: str) -> None:
     probe = Measured.drawn()
     probe.losses[[4, 9]] = np.nan
@@ -104,7 +111,7 @@ def test_what_has_no_measure_is_left_out_and_told(way: str) -> None:
 def test_measures_are_taken_once() -> None:
     probe = Measured.drawn()
     probe.losses[3] = np.nan
-    choose(texts(), 20, "auto", probe=probe)
+    choose(texts(), 20, "auto:among=cover+coreset+curves+perplexity", probe=probe)
     assert probe.asked.count("read") == 1 and probe.asked.count("follow") == 1 and probe.asked.count("gradients") == 1
 
 
@@ -131,9 +138,11 @@ def test_bad_input_is_told() -> None:
             how_many(keep, 10)
     with pytest.raises(SpecError, match=r"no way to choose examples is called 'rando', did you mean random\?"):
         choose(some, 1, "rando")
-    with pytest.raises(SpecError, match="reading takes a model to measure by: give one, or choose by random or dedup"):
+    with pytest.raises(
+        SpecError, match="reading takes a model to measure by: give one, or choose by random or dedup or balance"
+    ):
         choose(some, 1, "perplexity")
-    with pytest.raises(SpecError, match="a trial takes a model to measure by"):
+    with pytest.raises(SpecError, match="reading takes a model to measure by"):
         choose(some, 1, "auto")
     nothing = (np.array([3]), np.array([True]))
     chosen = choose([*some, nothing], 10)
@@ -157,7 +166,8 @@ def test_bad_input_is_told() -> None:
         ("forgetting:from_hardest=2", "from_hardest=2.0, wanted a share from 0 to 1"),
         ("curves:groups=0", "groups=0, wanted at least 1"),
         ("auto:among=random", "among: random is no way to try beside random"),
-        ("auto:few=1", "few=1, wanted at least 4"),
+        ("auto:of=1", "of=1, wanted at least 16"),
+        ("balance:power=2", "power=2.0, wanted 0 to 1"),
     ],
 )
 def test_settings_are_checked(text: str, told: str) -> None:
@@ -278,7 +288,7 @@ def test_groups_of_curves_are_found_and_shared_out() -> None:
     group = k_means(curves, 3, np.random.default_rng(0))
     assert all(len(set(group[kind == k])) == 1 for k in range(3)) and len(set(group)) == 3
     probe = Measured(curves[:, 0], np.zeros((60, 2), np.float32))
-    probe.follow = lambda of: [Reading(c[of], c[of], c[of] < 1, probe.hidden[of]) for c in curves.T]  # type: ignore[method-assign]
+    probe.follow = lambda of: [reading(c[of], c[of] < 1, probe.hidden[of]) for c in curves.T]  # type: ignore[method-assign]
     chosen = choose(texts(), 24, "curves:groups=3", probe=probe)
     assert np.bincount(kind[chosen.indices]).tolist() == [8, 8, 8]
     chosen = choose(texts(), 30, "curves:groups=3", probe=probe)
@@ -306,19 +316,74 @@ def test_gradients_take_what_would_move_the_model_as_the_held_out_do() -> None:
 
 
 class TestAuto:
+    def kinds(self, seed: int = 0) -> tuple[list[tuple[np.ndarray, np.ndarray]], Measured]:
+        """Examples of twenty kinds, most of them of the first few, that a model can tell from one another."""
+        rng = np.random.default_rng(seed)
+        kind = np.minimum(rng.geometric(0.35, 300) - 1 + 10 * (rng.random(300) < 0.05), 19)
+        some = [(np.array([1, *rng.integers(60, 99, 6), 10 + k]), np.arange(8) == 7) for k in kind]
+        hidden = (np.eye(24)[kind] + rng.normal(size=(300, 24)) * 0.05).astype(np.float32)
+        return some, Measured(np.ones(300), hidden, said=10 + kind)
+
     def test_the_best_is_taken_and_random_is_shown(self) -> None:
-        """The trial's loss is the mean of the losses that were chosen, so that a band of low ones is best."""
-        probe = Measured.drawn()
-        probe.losses[np.argsort(probe.losses)[45:]] = 1000  # a draw has some of these
-        chosen = choose(texts(), 10, "auto:among=forgetting+perplexity", probe=probe)
-        assert chosen.notes[-1].startswith("nats a token after a trial with 10 examples: random ")
-        assert ", forgetting " in chosen.notes[-1] and chosen.notes[-1].endswith("; taken: perplexity")
-        assert probe.losses[chosen.indices].max() < 1000 and probe.asked.count("trial") == 4
+        some, probe = self.kinds()
+        chosen = choose(some, 30, "auto", probe=probe)
+        assert chosen.notes[-1].startswith("right of 192 examples after a trial with 30 of them, by way: random ")
+        told = dict(part.rsplit(" ", 1) for part in chosen.notes[-1].split("by way: ")[1].split("; ")[0].split(", "))
+        best = chosen.notes[-1].rpartition("taken: ")[2]
+        assert told[best] == max(told.values(), key=lambda share: float(share[:-1])) and best.startswith("balance")
+        assert len({some[n][0][-1] for n in chosen.indices}) == len({row[-1] for row, _ in some})
+        assert probe.asked == ["read"]
 
     def test_chance_where_nothing_is_better(self) -> None:
         probe = Measured(np.ones(60), Measured.drawn().hidden)
         chosen = choose(texts(), 10, "auto", probe=probe)
         assert chosen.notes[-1].endswith("taken: random")
+
+    def test_a_trial_against_a_plain_ridge_regression(self) -> None:
+        rng = np.random.default_rng(0)
+        said = rng.integers(0, 3, 40)
+        hidden = (np.eye(5)[said] + rng.normal(size=(40, 5)) * 0.6).astype(np.float16).astype(np.float32)
+        learnt = np.arange(25)
+        x, y = hidden[:25].astype(float), np.eye(3)[said[:25]]
+        stiff = STIFF * ((x - x.mean(0)) ** 2).sum() / 25 + 1e-9
+        weights = np.linalg.solve((x - x.mean(0)).T @ (x - x.mean(0)) + stiff * np.eye(5), (x - x.mean(0)).T @ y)
+        scores = (hidden[25:] - x.mean(0)) @ weights + y.mean(0)
+        right = float((scores.argmax(1) == said[25:]).mean())
+        assert 0 < right < 1
+        assert told_right(reading(np.ones(40), np.ones(40, bool), hidden, said), learnt) == right
+        assert told_right(reading(np.ones(40), np.ones(40, bool), hidden, said), np.arange(40)) == 1
+
+
+class TestBalance:
+    def test_each_answer_has_its_share_and_rare_ones_are_there(self) -> None:
+        answers = [0] * 64 + [1] * 16 + [2] * 4 + [3, 4, 5, 6]
+        some = [(np.array([1, 7, n % 50, 100 + a]), np.arange(4) == 3) for n, a in enumerate(answers)]
+        chosen = choose(some, 16, "balance")
+        kept = np.array(answers)[chosen.indices]
+        # roots 8, 4, 2, and 2 of those that are there once
+        assert [int((kept == a).sum()) for a in range(3)] == [8, 4, 2] and (kept > 2).sum() == 2
+        even = np.array(answers)[choose(some, 16, "balance:power=0").indices]
+        assert [int((even == a).sum()) for a in range(3)] == [4, 4, 4] and (even > 2).sum() == 4
+
+    def test_texts_of_an_answer_are_unlike(self) -> None:
+        rows = [[1, 2, 3, 4, 90]] * 20 + [[5, 6, 7, 8, 90]] + [[11, 12, 13, 14, 90]]
+        some = [(np.array(row), np.arange(5) == 4) for row in rows]
+        for seed in range(5):
+            assert {20, 21} < set(choose(some, 3, "balance", seed=seed).indices.tolist())
+
+    def test_free_texts_are_one_group(self) -> None:
+        some = texts(40)
+        assert len(set(choose(some, 10, "balance").indices.tolist())) == 10
+
+    @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.data(), st.sampled_from([0, 0.5, 1]))
+    def test_shares_are_all_that_is_asked_and_no_more_than_there_is(
+        self, sizes: list[int], data: st.DataObject, power: float
+    ) -> None:
+        count = data.draw(st.integers(0, sum(sizes)))
+        given = shares(sizes, count, power)
+        assert sum(given) == count and all(0 <= g <= s for g, s in zip(given, sizes, strict=True))
+        for g, s in zip(given, sizes, strict=True):  # a larger group never has less
+            assert all(g >= h or g == s for h, t in zip(given, sizes, strict=True) if t < s and power)
 
 
 def test_unmeasured_never_leaves() -> None:
