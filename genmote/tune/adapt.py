@@ -5,9 +5,9 @@ Each example of the stream is read once, with the adapter that is in use; its lo
 (`tune/drift/`). When the losses have risen, examples since then are gathered; when there are enough, and the device's
 time, battery and temperature allow, the adapter learns from three of four of them and from a few from before, against
 forgetting. It is taken if it is better by `gain` on every fourth one, which it has not learnt from, and not worse by
-more than `guard_loss` on the guard set; otherwise all stays as it was. What was taken learns on when there are twice
-the examples since the change, and again, while that is better. What happens is told to a journal (`tune/journal.py`),
-which keeps every adapter.
+more than `guard_loss` on the guard set, or else three quarters of what was learnt, or half of it; otherwise all stays
+as it was. What was taken learns on when there are twice the examples since the change, and again, while that is better.
+What happens is told to a journal (`tune/journal.py`), which keeps every adapter.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from genmote.tune.watch import Watch
 
 LEAST_GUARD = 8  # examples of the stream's own from before a change, without which nothing guards
 RETRIES = 2  # after a refusal, each with twice the examples
+SHARES = (1.0, 0.75, 0.5)  # of what was learnt, of which the first that is taken is
 
 One = tuple[NDArray[Any], NDArray[np.bool_]]  # an example's tokens, and which are to be learnt
 
@@ -189,14 +190,13 @@ class Adapting:
         except FloatingPointError as fault:
             values["steps"], stopped = 0, str(fault)
         self.trained_s += self._clock() - began
-        figures = {
-            "recent_before": self.trainer.judge(judged),
-            "recent_after": trainer.judge(judged),
-            "guard_before": self.trainer.judge(guard) if guard is not None else None,
-            "guard_after": trainer.judge(guard) if guard is not None else None,
-        }
-        values |= {name: _plain(value) for name, value in figures.items()}
-        why = self._refusal(values)
+        learnt_all = {name: array.copy() for name, array in trainer.numbers.items()}
+        for share in SHARES:
+            for name, array in trainer.numbers.items():
+                array[...] = self.numbers[name] + np.float32(share) * (learnt_all[name] - self.numbers[name])
+            values |= {"share": share, **self._judged(trainer, judged, guard)}
+            if (why := self._refusal(values)) is None or values["recent_after"] is None:
+                break
         if stopped:
             values["stopped"] = stopped
         values["seconds"] = round(self._clock() - began, 2)
@@ -211,6 +211,16 @@ class Adapting:
             self.changed = None
             self.detector.reset()  # the losses' level is new
         return Event("refused", self.seen, {"why": why, **values})
+
+    def _judged(self, trainer: Trainer, judged: Examples, guard: Examples | None) -> dict[str, float | None]:
+        """The losses before and after a training, in nats a token."""
+        figures = {
+            "recent_before": self.trainer.judge(judged),
+            "recent_after": trainer.judge(judged),
+            "guard_before": self.trainer.judge(guard) if guard is not None else None,
+            "guard_after": trainer.judge(guard) if guard is not None else None,
+        }
+        return {name: _plain(value) for name, value in figures.items()}
 
     def _train(self, trainer: Trainer, material: Examples, began: float) -> tuple[int, str | None]:
         """How many steps were made, and what ended them before their time."""

@@ -173,6 +173,17 @@ def test_what_forgets_is_refused(fake: type[FakeTrainer]) -> None:
     assert events[1].what == "accepted"
 
 
+def test_a_share_of_what_was_learnt_is_taken_where_all_of_it_forgets(fake: type[FakeTrainer]) -> None:
+    fake.forgets = 0.5
+    guard = Examples.of([example(OLD, n) for n in range(9)], np.int32)
+    watch = {"replay": 0, "recent": 24, "guard_loss": 3.3}
+    _, taken = run(adapting(watch=watch, guard=guard), [OLD] * 300 + [NEW] * 30)
+    assert taken.what == "accepted" and taken.values["share"] == 0.75
+    rise = taken.values["guard_after"] - taken.values["guard_before"]
+    assert rise == pytest.approx(0.75 * 8 * 0.5), "of 4 nats that all of it costs"
+    assert taken.values["recent_after"] == pytest.approx(taken.values["recent_before"] - 0.75 * 3.5, abs=0.1)
+
+
 def test_replay_keeps_what_was_known(fake: type[FakeTrainer]) -> None:
     """Each step forgets some of it, and what is seen again is learnt again."""
     fake.forgets = 0.2
