@@ -51,6 +51,7 @@ def test_parts_by_time_share_nothing() -> None:
     assert learnt.values[-1, 0] == 6 and whole.values[first, 0] == 7
 
 
+@pytest.mark.slow
 @needs_data
 def test_nobody_is_on_both_sides() -> None:
     for load in (sets.steps, sets.motion):

@@ -21,6 +21,7 @@ def test_the_set_has_its_measures() -> None:
     assert {"deft", "forward"} <= set(available("tune"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", forward.TASKS)
 def test_the_parts_share_nothing_and_have_the_same_answers(task: str, tmp_path: Path) -> None:
     try:

@@ -182,6 +182,7 @@ def test_series_of_patches_are_as_long_as_is_asked(tmp_path: Path) -> None:
         model.forecast(wave(1, 32), 4)
 
 
+@pytest.mark.slow
 def test_frames_are_generated(tmp_path: Path) -> None:
     pictures = [np.full((8, 8, 1), n % 2, np.float32) for n in range(40)]
     frames = Frames("lamp", "grid", pictures, ("grey",), ("",))

@@ -88,6 +88,7 @@ def test_the_same_bits_through_all_that_happens_to_a_cache(
     assert not list(tmp_path.iterdir())  # the file has no name: nothing is left behind
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Two layers' rows and the resident ones of each, whatever the length."""
     ops = native.create(threads=1)
