@@ -181,6 +181,11 @@ class Group:
             limits |= {device: min(wanted, limits.get(device, wanted)) for device in devices}
             if not devices:
                 self.not_limited.append("disk: the files lie on no block device of their own (overlay, tmpfs, network)")
+        if version == 1:
+            # From Linux 6.10 on a disk's bytes are counted only once a limit was written for it; 0 limits nothing.
+            for device in set(devices) - set(limits):
+                with contextlib.suppress(OSError):
+                    (folder / _READ_BPS).write_text(f"{device} 0")
         for device, rate in limits.items():
             text = f"{device} {rate}" if version == 1 else f"{device} rbps={rate}"
             name = _READ_BPS if version == 1 else "io.max"

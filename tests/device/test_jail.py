@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -538,3 +538,34 @@ def test_limits_tell_all_faults_at_once() -> None:
         SpecError, match=r"memory of 1 B \(was 1MB meant\?\): wanted at least 1.05MB; cpus=0: wanted 0.1 or more"
     ):
         Group.make(Limits(memory_bytes=1, cpus=0.0), [])
+
+
+@pytest.fixture
+def new_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file on a disk that the kernel has never seen."""
+    image, place = tmp_path / "disk.img", tmp_path / "disk"
+    place.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(64 * MIB)
+    try:
+        device = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no loop device can be made here")
+    try:
+        subprocess.run(["mkfs.ext4", "-q", device.strip()], check=True, capture_output=True)
+        subprocess.run(["mount", device.strip(), place], check=True, capture_output=True)
+        try:
+            (place / "warm.bin").write_bytes(os.urandom(16 * MIB))
+            os.sync()
+            yield place / "warm.bin"
+        finally:
+            subprocess.run(["umount", place], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be made on a loop device here")
+    finally:
+        subprocess.run(["losetup", "-d", device.strip()], check=True)
+
+
+def test_what_is_read_from_a_disk_that_never_had_a_limit_is_counted(python: Python, new_disk: Path) -> None:
+    report = jail.run(python(read_all(new_disk)), Limits(memory_bytes=200 * MIB), drop=[new_disk])
+    assert report.disks and report.usage.read_bytes is not None and report.usage.read_bytes >= 16 * MIB
