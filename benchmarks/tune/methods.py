@@ -32,9 +32,9 @@ def measure(bench: Bench) -> Iterator[Row]:
         bench.say(learnt)
         try:
             with tempfile.TemporaryDirectory() as room:
-                learn, test = intents.write(Path(room))
-                words = [str(bench.file(FILE)), str(learn), "-o", str(Path(room) / "mine.gguf"), *COMMON]
-                words += ["--method", method, "--held-out", str(test), "--json"]
+                files = intents.write(Path(room))
+                words = [str(bench.file(FILE)), str(files["learn"]), "-o", str(Path(room) / "mine.gguf"), *COMMON]
+                words += ["--method", method, "--held-out", str(files["development"]), "--json"]
                 words += [] if "lora" in method else ["--type", "Q8_0"]
                 ran = process.run([sys.executable, "-m", "genmote.cli", "tune", *words], timeout_s=PATIENCE_S)
                 made = ran.json()

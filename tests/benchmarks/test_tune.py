@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.bench import Bench
-from benchmarks.process import ContestantError
+from benchmarks.process import ContestantError, Ran
 from benchmarks.run import available
 from benchmarks.signals.sets import NAMED
-from benchmarks.tune import deft, deft_sets, forward, intents, motions
+from benchmarks.tune import deft, deft_sets, forward, intents, methods, motions
+from genmote import registry
 from genmote.models.make_model import make_model
 from genmote.tune.memory import MODULE_BYTES, PRODUCT_BYTES
+from genmote.tune.settings import ROOM
 
 
 def test_the_set_has_its_measures() -> None:
@@ -78,6 +80,35 @@ def test_where_the_data_are_not_here_the_reason_is_told(tmp_path: Path, monkeypa
         intents.write(tmp_path)
     with pytest.raises(ContestantError, match="hyperimu_har"):
         motions.write(tmp_path)
+
+
+def test_each_method_of_the_workbench_is_given_the_task_s_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> Ran:
+        given.append(command[command.index("tune") + 1 :])
+        assert Path(given[-1][1]).is_file() and Path(given[-1][given[-1].index("--held-out") + 1]).is_file()
+        made = {
+            "planned_bytes": 110,
+            "held_out_before": 4.0,
+            "held_out_after": 2.0,
+            "held_out_written": 3.0,
+            "card": {"settings": {}},
+        }
+        return Ran(json.dumps(made), 1.0, 100, None, None)
+
+    make_model("tiny-llama-256", "Q8_0", tmp_path / "m.gguf", seed=3)
+    monkeypatch.setattr(methods, "FILE", str(tmp_path / "m.gguf"))
+    monkeypatch.setattr(methods.process, "run", run)
+    try:
+        intents.write(tmp_path)
+    except ContestantError as why:
+        pytest.skip(str(why))
+    rows = list(methods.measure(Bench(quick=True)))
+    assert len(rows) == 2 * len(given) == 2 * len(registry.names(ROOM))
+    assert rows[0].value == pytest.approx(10) and rows[1].value == pytest.approx(0.75)
 
 
 def test_a_step_takes_the_memory_of_a_plain_pass_and_the_trainer_s_modules(
