@@ -101,6 +101,17 @@ def kernel_check() -> Callable[..., Path]:
     return build
 
 
+@pytest.fixture(scope="session")
+def check_here(kernel_check: Callable[..., Path]) -> Path:
+    """The test program for this machine, of the kernels that `make native` has compiled: AMX's are compiled again for
+    the emulation of its tiles, where there is the AVX-512 that the rest of them needs."""
+    from genmote.ops import _native
+
+    settings = ["-DGENMOTE_AMX_EMULATED=ON"] if _native.isa_runs("avx512") else []
+    made = ROOT / "build" / "native" / "libgenmote_kernels.a"
+    return kernel_check("check-here", "c++", *settings, *([f"-DGENMOTE_KERNELS={made}"] if made.exists() else []))
+
+
 def _cases() -> Iterator[Case]:
     ops = op_sets.load("native", isa="scalar", threads=1)
     random = np.random.default_rng(23)

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,12 @@ from genmote.errors import OpsError
 NAMES = ("scalar", "avx2", "avx512", "amx", "neon", "dotprod", "i8mm")
 
 
-def test_same_bits(cases: tuple[Path, int], kernel_check: Callable[..., Path]) -> None:
+def test_same_bits(cases: tuple[Path, int], check_here: Path) -> None:
     """AMX is run under the emulation of its tile instructions, which needs AVX-512 for the rest."""
     from genmote.ops import _native
 
-    program = kernel_check("check-here", "c++", "-DGENMOTE_AMX_EMULATED=ON")
     path, count = cases
-    ran = subprocess.run([program, path], capture_output=True, text=True, check=False, timeout=300)
+    ran = subprocess.run([check_here, path], capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr
     lines = ran.stdout.splitlines()
     tried = [line.split()[1] for line in lines if line.startswith("isa ")]
@@ -32,16 +30,15 @@ def test_same_bits(cases: tuple[Path, int], kernel_check: Callable[..., Path]) -
     assert lines[-1] == f"same {count * len(tried)}"
 
 
-def test_tiles_that_are_wrong_are_not_used(cases: tuple[Path, int], kernel_check: Callable[..., Path]) -> None:
+def test_tiles_that_are_wrong_are_not_used(cases: tuple[Path, int], check_here: Path) -> None:
     """A processor whose tiles are one off in one number of 256: the kernels for AMX are compared with those for AVX-512
     before they are used, and left out."""
     from genmote.ops import _native
 
     if not _native.isa_runs("avx512"):
         pytest.skip("this processor has no AVX-512, without which there is no AMX")
-    program = kernel_check("check-here", "c++", "-DGENMOTE_AMX_EMULATED=ON")
     ran = subprocess.run(
-        [program, cases[0]],
+        [check_here, cases[0]],
         capture_output=True,
         text=True,
         check=False,
@@ -53,12 +50,11 @@ def test_tiles_that_are_wrong_are_not_used(cases: tuple[Path, int], kernel_check
     assert "avx512" in tried and "amx" not in tried
 
 
-def test_a_wrong_bit_is_seen(cases: tuple[Path, int], kernel_check: Callable[..., Path], tmp_path: Path) -> None:
-    program = kernel_check("check-here", "c++", "-DGENMOTE_AMX_EMULATED=ON")
+def test_a_wrong_bit_is_seen(cases: tuple[Path, int], check_here: Path, tmp_path: Path) -> None:
     data = bytearray(cases[0].read_bytes())
     data[-1] ^= 1
     (tmp_path / "cases").write_bytes(data)
-    ran = subprocess.run([program, tmp_path / "cases"], capture_output=True, text=True, check=False, timeout=300)
+    ran = subprocess.run([check_here, tmp_path / "cases"], capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 1 and re.search(r"^differs scalar rope", ran.stdout, re.MULTILINE)
 
 
