@@ -7,6 +7,7 @@ skip a failure as long as one of the named things is absent, so that continuous 
 from __future__ import annotations
 
 import contextlib
+import gc
 import getpass
 import importlib
 import itertools
@@ -136,6 +137,16 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("GENMOTE_HOME", str(folder))
     return folder
+
+
+def settled_bytes() -> int:
+    """What this process holds once all that tests have left free in it was given back: budgets are counted from it."""
+    from genmote.runtime import footprint
+
+    gc.collect()
+    footprint.without_holes()
+    footprint.trim()
+    return footprint.resident_bytes()
 
 
 MakeAdapter = Callable[..., Path]

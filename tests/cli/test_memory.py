@@ -17,7 +17,7 @@ from genmote.errors import OpsError
 from genmote.models.config import read_config
 from genmote.models.make_model import make_model
 from genmote.runtime import footprint
-from tests.conftest import MakeAdapter
+from tests.conftest import MakeAdapter, settled_bytes
 
 pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
@@ -30,7 +30,7 @@ def model(tmp_path: Path, own_home: Path) -> str:
 
 def room() -> int:
     """A budget in bytes that this process keeps with a few megabytes to spare."""
-    return footprint.resident_bytes() + 12_000_000
+    return settled_bytes() + 12_000_000
 
 
 def test_what_is_given_up_is_told_and_counted(genmote: Any, model: str) -> None:
@@ -229,7 +229,7 @@ def test_a_conversation_is_planned_with_its_template(smollm2: Path) -> None:
 def test_a_schema_without_room_is_refused_in_one_line(smollm2: Path, tmp_path: Path, genmote: Any) -> None:
     pytest.importorskip("llguidance")
     (tmp_path / "s.json").write_text('{"enum": ["a", "b"]}')
-    budget = footprint.resident_bytes() + 30_000_000
+    budget = settled_bytes() + 30_000_000
     words = ["generate", str(smollm2), "-p", "a", "--context", "256", "--memory", f"{budget}"]
     ran = genmote(*words, "--schema", str(tmp_path / "s.json"), "--json")
     assert ran.status == 2 and re.search(r"a grammar's tables take 3\d MB more, and \d+ MB of memory leave", ran.err)

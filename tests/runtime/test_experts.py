@@ -21,6 +21,7 @@ from genmote.ops.protocol import Span
 from genmote.runtime import footprint
 from genmote.runtime.expert_bits import store_fewer
 from genmote.runtime.experts import ExpertCache, Stored, open_experts, slot_bytes, stored_experts
+from tests.conftest import settled_bytes
 
 native_ops = pytest.importorskip("genmote.ops.native_ops", exc_type=ImportError)
 
@@ -410,7 +411,7 @@ def test_an_engine_that_holds_half_of_the_experts_gives_the_resident_text(
 
     planned = loading.plan_for
     monkeypatch.setattr(loading, "plan_for", half)
-    with Engine.load(path, ops="native", threads=2, memory="2GB", context=64) as engine:
+    with Engine.load(path, ops="native", threads=2, memory=settled_bytes() + 500_000_000, context=64) as engine:
         assert engine.experts is not None and 1 < engine.experts.slots <= engine.experts.where.size // 2
         assert engine.generate([5, 6, 7, 8], max_tokens=24, ignore_eos=True).tokens == wanted
         counts = engine.experts.counts

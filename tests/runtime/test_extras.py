@@ -18,7 +18,7 @@ from genmote.runtime.engine import Engine
 from genmote.runtime.extras import step_bytes
 from genmote.runtime.plan import plan
 from genmote.runtime.streaming import Room
-from tests.conftest import MakeAdapter
+from tests.conftest import MakeAdapter, settled_bytes
 
 native_ops = pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
@@ -34,7 +34,7 @@ def model(tmp_path: Path, own_home: Path) -> Path:
 
 def loaded(model: Path, spare: int, **more: Any) -> Engine:
     """The model within what this process holds and `spare` bytes."""
-    return Engine.load(model, memory=footprint.resident_bytes() + spare, context=64, threads=1, **more)
+    return Engine.load(model, memory=settled_bytes() + spare, context=64, threads=1, **more)
 
 
 @pytest.mark.parametrize(("rank", "kind"), [(4, "F32"), (64, "F16")])
@@ -90,7 +90,7 @@ def test_an_adapter_that_has_no_room_is_refused_and_the_old_one_stays(model: Pat
 def test_weights_make_room_for_adapters_and_logits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"LEAST_RING": 1, "MOST_RING": 60_000, "LEAST_CHUNK": 4096, "MOST_CHUNK": 12_000}.items():
         monkeypatch.setattr(streaming, name, value)
-    with Engine.load(model, memory=footprint.resident_bytes() + 500_000_000, context=64, threads=1) as engine:
+    with Engine.load(model, memory=settled_bytes() + 500_000_000, context=64, threads=1) as engine:
         stream, made = engine.streaming, engine.plan
         assert stream is not None and made is not None and stream.streamed_bytes == 0
         whole, ring = stream.pinned_bytes, stream.ring_bytes

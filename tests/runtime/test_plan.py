@@ -19,6 +19,7 @@ from genmote.models.make_model import make_model, shape_names
 from genmote.runtime import footprint, roofline
 from genmote.runtime.plan import plan
 from genmote.runtime.roofline import Machine
+from tests.conftest import settled_bytes
 
 BOARD = Machine(4e9, 2e9, 30e9, 15e9, 40e6, 4, "a board")
 BASE = 40 << 20  # of the interpreter, so that no test depends on the process that runs it
@@ -316,7 +317,7 @@ def test_what_a_load_reads_is_what_a_plan_says(tmp_path, monkeypatch):
 
     monkeypatch.setenv("GENMOTE_HOME", str(tmp_path / "home"))
     file = made(tmp_path, "tiny-llama-256")
-    room = footprint.resident_bytes() + 400_000_000  # whatever the tests before have left in this process
+    room = settled_bytes() + 400_000_000
     with Engine.load(file.path, memory=room, context=64, threads=1) as engine:
         told = engine.plan
         beside = told.parts["tables"] + footprint.weights(file).vectors

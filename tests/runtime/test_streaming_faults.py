@@ -21,6 +21,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.runtime.engine import Engine
 from genmote.runtime.scheduler import Scheduler
+from tests.conftest import settled_bytes
 
 pytest.importorskip("genmote.ops.native_ops", reason="no native kernels here", exc_type=OpsError)
 
@@ -53,7 +54,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engine(model: Path) -> Iterator[Engine]:
     """An engine that pins nothing."""
-    with Engine.load(model, ops="native", memory="1GB", threads=2) as engine:
+    with Engine.load(model, ops="native", memory=settled_bytes() + 200_000_000, threads=2) as engine:
         assert engine.streaming is not None
         engine.streaming.arrange(engine.decoder.weights, 0)
         assert engine.streaming.pinned_bytes == 0
@@ -103,7 +104,7 @@ def test_a_file_that_changes_ends_the_text(
         with pytest.raises(ModelFileError, match="changed"):
             engine.generate(PROMPT, **OPTIONS)
     if harm is not overwritten:  # which only `genmote pack` finds
-        with Engine.load(model, ops="native", memory="1GB") as again:
+        with Engine.load(model, ops="native", memory=settled_bytes() + 200_000_000) as again:
             assert again.generate(PROMPT, **OPTIONS).tokens == wanted
 
 

@@ -21,13 +21,13 @@ from genmote.models.decoder import Decoder
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
 from genmote.ops.gradients import of
-from genmote.runtime.footprint import resident_bytes
 from genmote.tune import batches, examples, forward
 from genmote.tune.forward import GUIDES, STATE, ForwardTrainer
 from genmote.tune.learnt import Learnt
 from genmote.tune.memory import EXACT_RANKS
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
+from tests.conftest import settled_bytes
 
 QUICK = Tuning(method="forward", rank=2, steps=24, batch=4, context=32, judge_every=8, rate=0.1)
 
@@ -199,7 +199,7 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(tiny: Path, data: Path, tmp_pa
 def test_streamed_weights_give_the_same_bits(tiny: Path, data: Path) -> None:
     with Engine.load(tiny, threads=1) as engine:
         kept, _ = trained(engine, data, QUICK, 6)
-    with Engine.load(tiny, threads=1, memory=resident_bytes() + 60_000_000, context=32) as engine:
+    with Engine.load(tiny, threads=1, memory=settled_bytes() + 60_000_000, context=32) as engine:
         assert engine.streaming is not None
         engine.streaming.pin(0)
         streamed, found = trained(engine, data, QUICK, 6)
@@ -253,7 +253,7 @@ def test_a_budget_streams_what_does_not_fit_and_the_least_is_told(data: Path, tm
     with pytest.raises(BudgetError):
         tune(tiny, data, tmp_path / "a.gguf", QUICK, memory="20MB")
     told: list[str] = []
-    tune(tiny, data, tmp_path / "a.gguf", QUICK, memory=resident_bytes() + 200_000_000, tell=told.append)
+    tune(tiny, data, tmp_path / "a.gguf", QUICK, memory=settled_bytes() + 200_000_000, tell=told.append)
     assert any("all weights fit" in line for line in told)
     assert same_as_free(tiny, data, tmp_path)
 

@@ -22,6 +22,7 @@ import pytest
 
 from genmote.errors import ServeError, SpecError
 from genmote.web.server import bind, checked_key, serve, url_of
+from tests.conftest import settled_bytes
 
 KEY = "correct-horse"
 
@@ -217,7 +218,6 @@ def test_serve_wires_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_budget_costs_is_told_at_the_start(tmp_path: Path, own_home: Path) -> None:
     pytest.importorskip("genmote.ops._native")
     from genmote.models.make_model import make_model
-    from genmote.runtime import footprint
 
     make_model("tiny-llama-256", "f32", tmp_path / "m.gguf", seed=1)
 
@@ -227,7 +227,7 @@ def test_what_a_budget_costs_is_told_at_the_start(tmp_path: Path, own_home: Path
         def ready(_: Any) -> None:
             raise SpecError("enough")
 
-        memory = footprint.resident_bytes() + spare
+        memory = settled_bytes() + spare
         with pytest.raises(SpecError, match="enough"):
             serve(str(tmp_path / "m.gguf"), port=0, context=64, memory=memory, ready=ready, log=lines.append)
         return lines
