@@ -43,7 +43,7 @@ class Task:
 
 TASKS = {
     "agent commands": Task("% of intents right", intents.write, 120, {"backward": 0.001, "forward": 0.06}),
-    "motion labels": Task("% of activities right", motions.write, 60, {"backward": 0.001, "forward": 0.06}),
+    "motion labels": Task("% of activities right", motions.write, 240, {"backward": 0.001, "forward": 0.06}),
 }
 
 

@@ -11,7 +11,8 @@ from genmote.errors import SpecError
 
 
 def default_threads(root: Path = Path("/"), cpus: Iterable[int] | None = None) -> int:
-    """Physical cores within the process's affinity and its control group's CPU quota, at least 1.
+    """Physical cores within the process's affinity and its control group's CPU quota, at least 1; no more than the
+    environment's OMP_NUM_THREADS, where it is a number, as NumPy's libraries and PyTorch have it.
 
     Two hardware threads of a core share its multipliers, so the second adds contention and no speed.
     `root` and `cpus` stand in for the machine in tests.
@@ -21,7 +22,8 @@ def default_threads(root: Path = Path("/"), cpus: Iterable[int] | None = None) -
     allowed = set(cpus)
     cores = {_core(root, cpu) for cpu in allowed}
     quota = _quota(root)
-    return max(1, min(len(cores), math.ceil(quota) if quota else len(cores)))
+    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return max(1, min(len(cores), math.ceil(quota or len(cores)), int(asked) if asked.isdecimal() else len(cores)))
 
 
 def checked_threads(threads: int | None) -> int:

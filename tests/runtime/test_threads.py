@@ -10,6 +10,11 @@ from genmote.errors import SpecError
 from genmote.runtime.threads import checked_threads, default_threads
 
 
+@pytest.fixture(autouse=True)
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which the tests are run with
+
+
 def machine(root: Path, cores: list[tuple[int, int]], cgroup: str = "", files: dict[str, str] | None = None) -> Path:
     for cpu, (package, core) in enumerate(cores):
         folder = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
@@ -51,6 +56,17 @@ def test_quota_of_cgroup_1(tmp_path: Path, quota: str, threads: int) -> None:
     files = {"cpu/box/cpu.cfs_quota_us": quota, "cpu/box/cpu.cfs_period_us": "100000"}
     root = machine(tmp_path, PAIRS, "5:memory:/\n4:cpu,cpuacct:/box\n", files)
     assert default_threads(root, range(8)) == threads
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"), [("1", 1), ("3", 3), ("99", 4), ("0", 1), ("", 4), ("2,1", 4), ("-1", 4)]
+)
+def test_the_environment_asks_for_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert default_threads(machine(tmp_path, PAIRS), range(8)) == threads
+    assert checked_threads(3) == 3
 
 
 def test_a_number_of_ones_own() -> None:
