@@ -29,6 +29,7 @@ from typing import Any
 from benchmarks import compress, fit, measures, peers, record, signals, tune
 from benchmarks.bench import Bench
 from benchmarks.record import Row, disturbed
+from benchmarks.tables import figure
 from genmote import records
 
 # llama.cpp builds that a set needs
@@ -75,7 +76,7 @@ def line(row: Row) -> str:
         f" [{row.ours:.4g}{peer} {row.unit}]" if row.ours is not None and (peer or row.unit != row.value_unit) else ""
     )
     busy = f" (disturbed: other programs used {row.others_cores:.1f} cores)" if disturbed(row.others_cores) else ""
-    return f"  {verdict} {row.name}: {row.value:.3g} {row.value_unit}{asked}{aim}{sides}{busy}"
+    return f"  {verdict} {row.name}: {figure(row.value, row.value_unit)}{asked}{aim}{sides}{busy}"
 
 
 def record_path(machine: Mapping[str, Any]) -> Path:

@@ -52,7 +52,7 @@ def figure(value: Any, unit: str = "") -> str:
     """Three or four digits, with the unit where there is one."""
     if value is None:
         return ""
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    text = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"  # 999.9 would be 1e+03
     return f"{text} {unit}".strip()
 
 

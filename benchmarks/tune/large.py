@@ -56,6 +56,8 @@ def step(bench: Bench, file: str, method: str, batch: int, context: int, limit: 
         value_unit="MB",
         asked=limit / 1e6,
         sense=AT_MOST,
+        unit="MB, the process",
+        ours=ran.report.peak_rss_bytes / 1e6,
         threads=bench.cores,
         others_cores=ran.others_cores,
         details=details | ran.figures(),

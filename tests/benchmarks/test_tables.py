@@ -96,6 +96,8 @@ def test_check_tells_a_stale_file_and_changes_nothing(tmp_path, monkeypatch, cap
     assert tables.main([str(page), "--check"]) == 0
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, ""), (1.2345, "1.23"), (1234.5, "1234"), (0.00456, "0.00456")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (1.2345, "1.23"), (1234.5, "1234"), (999.997, "1000"), (0.00456, "0.00456")]
+)
 def test_figures_are_short(value, text):
     assert tables.figure(value) == text
