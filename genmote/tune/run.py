@@ -7,18 +7,19 @@ print(made.before, made.after)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genmote import __version__, records
+from genmote import __version__, home, records
 from genmote.device.meter import Meter, Reading
 from genmote.digest import sha256
 from genmote.errors import SpecError, TrainingError
@@ -157,9 +158,10 @@ def tune(
     else:
         tuning, planned, told = memory_plan.fitted(file, tuning, count, budget_bytes(memory))
         note(told)
-    with Meter() as meter, _opened(file, tuning, count, loading) as engine:
+    work = output.with_name(output.name + ".work")
+    with _held(work), Meter() as meter, _opened(file, tuning, count, loading) as engine:
         learn, judge = _examples(engine, data, tuning, note)
-        every, work = learn, output.with_name(output.name + ".work")
+        every = learn
         if tuning.select is not None:
             kept = work / "chosen.json", _named(engine, tuning, every, judge)
             learn = _chosen(engine, every, tuning, note, progress, kept)
@@ -187,6 +189,17 @@ def tune(
         written = run.judge_written()
         meter.tokens = run.done
     return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned, written)
+
+
+@contextlib.contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """While it lasts no other process trains into the same file: what two keep in one folder would be of neither."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(home.held(work))
+        except OSError as fault:
+            raise SpecError(f"{work} cannot be made ({fault.strerror}): name another --output") from None
+        yield
 
 
 def _opened(file: ModelFile, tuning: Tuning, threads: int, loading: dict[str, Any]) -> Engine:
@@ -288,10 +301,6 @@ class _Run:
 
     def _begin(self) -> state.Progress:
         """Go on where a run of the same name was, or judge the base."""
-        try:
-            self.work.mkdir(exist_ok=True)
-        except OSError as fault:
-            raise SpecError(f"{self.work} cannot be made ({fault.strerror}): name another --output") from None
         found = state.restore(self.work / "state.npz", self.name, self.trainer.numbers, self.trainer.states)
         if isinstance(found, state.Progress):
             self.progress = found

@@ -380,3 +380,18 @@ def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> N
         tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "rank": 4}))
     with pytest.raises(ModelFileError, match="is not a LoRA adapter"):
         tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "base": tiny}))
+
+
+def test_two_trainings_into_one_file_are_one_too_many(tiny: Path, data: Path, tmp_path: Path) -> None:
+    """They would keep their numbers in one folder, and write what is of neither."""
+    output, told = tmp_path / "mine.gguf", list[str]()
+
+    def other(what: str, step: int, total: int) -> None:
+        if what == "training, steps" and step == 9:
+            with pytest.raises(SpecError, match=r"mine.gguf.work is in use by process \d+: wait until that is done"):
+                tune(tiny, data, output, replace(QUICK, seed=5))
+            told.append("refused")
+
+    tune(tiny, data, output, QUICK, progress=other)
+    tune(tiny, data, tmp_path / "whole.gguf", QUICK)
+    assert told == ["refused"] and same(output, tmp_path / "whole.gguf") and not (tmp_path / "mine.gguf.work").exists()
