@@ -131,7 +131,8 @@ def tune(
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
     `ops`, `isa`, `threads`: as for `Engine.load`; methods with PyTorch have one op set. `progress` is told the steps,
     `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
-    where the loss is no number any more, after the best so far was written, if there is one.
+    where the loss is no number any more, after the best so far was written, if there is one, and where what was learnt
+    is no better than the base and a file is at `output`, which stays.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
     if faults := list(tuning.faults()):
@@ -355,10 +356,15 @@ class _Run:
 
     def _finish(self) -> None:
         progress, best = self.progress, self.progress.best
-        if best is not None and best[1] >= progress.judged[0][1]:
-            self.note(
-                "no better than the base on what was held out: use more or other examples, fewer steps, a lower rate?"
-            )
+        if best is not None and best[1] >= (base := progress.judged[0][1]):
+            why = "no better than the base on what was held out"
+            if self.output.exists():
+                raise TrainingError(
+                    f"{why} ({best[1]:.4f} nats a token instead of {base:.4f}): {self.output} stays as it was; use "
+                    "more or other examples, fewer steps, a lower --rate. To have it all the same, move that file away "
+                    "and give the same command again, which takes no step"
+                )
+            self.note(f"{why}: use more or other examples, fewer steps, a lower rate?")
         if best is not None and best[0] != progress.step:
             self._take_best()
         self._write()

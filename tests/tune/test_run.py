@@ -395,3 +395,28 @@ def test_two_trainings_into_one_file_are_one_too_many(tiny: Path, data: Path, tm
     tune(tiny, data, output, QUICK, progress=other)
     tune(tiny, data, tmp_path / "whole.gguf", QUICK)
     assert told == ["refused"] and same(output, tmp_path / "whole.gguf") and not (tmp_path / "mine.gguf.work").exists()
+
+
+def test_what_is_no_better_than_the_base_takes_no_file_s_place(
+    tiny: Path, data: Path, lines: Any, tmp_path: Path
+) -> None:
+    """What is held out is made of tokens that the examples never say."""
+    output = tmp_path / "mine.gguf"
+    made = tune(tiny, data, output, QUICK)
+    kept = output.read_bytes()
+    judge = lines({"text": [300, 301, 302, 303]}, {"text": [304, 305, 306]}, name="judge.jsonl")
+    vain = replace(QUICK, held_out=judge)
+    said = (
+        r"no better than the base on what was held out \(\d.* nats a token instead of \d.*\): .*mine.gguf stays as it "
+        r"was; use more or other examples, .* move that file away and give the same command again"
+    )
+    for tuning in (replace(vain, base=output), vain, vain):  # the last goes on with what the one before it kept
+        with pytest.raises(TrainingError, match=said):
+            tune(tiny, data, output, tuning)
+        assert output.read_bytes() == kept
+    output.unlink()
+    worse = tune(tiny, data, output, vain)
+    assert "goes on after step 24 of 24" in worse.notes and worse.reading.tokens == 0
+    assert worse.notes[-1].startswith("no better than the base on what was held out: ") and output.exists()
+    assert worse.after is not None and worse.before is not None and worse.after >= worse.before
+    assert not (tmp_path / "mine.gguf.work").exists() and made.path == output
