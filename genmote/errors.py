@@ -34,8 +34,8 @@ class PullError(GenmoteError):
 
 
 class TrainingError(GenmoteError):
-    """A training came to nothing: its loss is no number any more, what it keeps cannot be written, or what was learnt is
-    no better than the base and would take a file's place."""
+    """A training came to nothing: its loss is no number any more, what it keeps cannot be written, or what was learnt
+    is no better than the base and would take a file's place."""
 
 
 class UserError(GenmoteError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ def chosen(
     it. Raises SpecError where nothing can be chosen as asked, TrainingError where the file cannot be written."""
     assert tuning.select is not None
     named(tuning.select)
+    if tuning.method != "backward":
+        tuning = replace(tuning, method="backward", rate=None)  # a pilot goes back, at a rate of its own
     count = how_many(tuning.keep, len(learn))
     some, judge = learn, learn.take([])
     if "gradients" in tuning.select:

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,8 +214,7 @@ def _chosen(
         return chosen(engine.decoder, learn, tuning, note, progress, kept=kept)
     assert engine.model_path is not None
     with Engine.load(engine.model_path, threads=engine.threads) as whole:  # a choice is measured without PyTorch
-        pilot = replace(tuning, method="backward", rate=None)
-        return chosen(whole.decoder, learn, pilot, note, progress, kept=kept)
+        return chosen(whole.decoder, learn, tuning, note, progress, kept=kept)
 
 
 def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:

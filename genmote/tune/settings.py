@@ -18,6 +18,7 @@ GROUPS = {
 }
 HEAD_PART, NORMS_PART, BIASES_PART = "head", "norms", "biases"
 RATES: dict[str, float] = {"backward": 5e-4, "forward": 0.02}  # of the methods that need no PyTorch
+MOST_RATE = 1e30  # of which a float32 takes many steps: what they make of the model is judged, not what overflows
 WORKBENCH = "workbench"  # the method that a memory budget chooses of those in this room
 ROOM = "genmote.tune.workbench"
 PLACES = (*GROUPS, *PARTS, HEAD_PART, NORMS_PART, BIASES_PART)
@@ -96,7 +97,7 @@ class Tuning:
         if not 8 <= self.context <= 1 << 20:
             yield f"context={self.context}: use 8 or more, such as 256"
         if (
-            not (self.rate is None or self.rate > 0)
+            not (self.rate is None or 0 < self.rate <= MOST_RATE)
             or not 0 <= self.warmup <= 1
             or not 0 <= self.decay < 10
             or not self.clip > 0
@@ -109,6 +110,8 @@ class Tuning:
             close = registry.near(self.method_name, known)
             every = ", ".join((*RATES, WORKBENCH, *known))
             yield f"method={self.method}: no method is called so{close}; use of {every}"
+        elif ":" in self.method and self.method_name not in known:
+            yield f"method={self.method}: {self.method_name} has no settings after a colon; leave them out"
         if not self.on_workbench and (self.recompute or self.type is not None):
             yield f"recompute, type: of methods with PyTorch; method={self.method} takes neither"
         if self.on_workbench and (self.weights == "disk" or self.inputs != "f32"):

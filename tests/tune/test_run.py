@@ -316,6 +316,13 @@ def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None
     wanted = ("on=attn_z,: attn_z cannot be learnt", "rank=0", "alpha=-1", "steps=0", "context=1:", "rate=0", "seed=-1")
     assert all(any(line.startswith(start) for line in told) for start in wanted) and "rows=0, logit_rows=0" in told[-1]
     assert not list(Tuning(on="attn_q, norms,head").faults())
+    for method in ("forward:moves=3", "backward:", "workbench:rank=2"):
+        (told,) = Tuning(method=method).faults()
+        name = method.partition(":")[0]
+        assert told == f"method={method}: {name} has no settings after a colon; leave them out"
+    assert not list(Tuning(rate=1e30).faults())
+    for rate in (1e31, float("inf")):  # which overflow in a first step
+        assert [fault for fault in Tuning(rate=rate).faults() if fault.startswith(f"rate={rate}, ")]
     with pytest.raises(SpecError, match=r"mine.gguf.work cannot be made"):
         (tmp_path / "mine.gguf.work").write_text("a file in the way")
         tune(tiny, data, tmp_path / "mine.gguf", QUICK)
