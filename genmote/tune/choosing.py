@@ -34,10 +34,10 @@ def chosen(
     """The examples that `tuning.select` and `tuning.keep` choose; the same for the same seed. `note` is told which and
     why. `kept`: a file that keeps the choice, and the name of the run that it is of: a choice of that run is taken from
     it. Raises SpecError where nothing can be chosen as asked, TrainingError where the file cannot be written."""
-    assert tuning.select is not None
-    named(tuning.select)
     if tuning.method != "backward":
         tuning = replace(tuning, method="backward", rate=None)  # a pilot goes back, at a rate of its own
+    assert tuning.select is not None
+    named(tuning.select)
     count = how_many(tuning.keep, len(learn))
     some, judge = learn, learn.take([])
     if "gradients" in tuning.select:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.digest import sha256
-from genmote.errors import ExamplesError, UserError
+from genmote.errors import ExamplesError, SpecError, UserError
 from genmote.models.chat import ChatTemplate
 from genmote.models.contents import chat_turns
 from genmote.models.tokenizer import Tokenizer
@@ -85,6 +85,12 @@ class Examples:
         return digest.hexdigest()
 
 
+def check_context(model: Reader, context: int) -> None:
+    """Raise SpecError where examples may be longer than the model takes."""
+    if context > model.config.context_length:
+        raise SpecError(f"context={context}: this model takes 1 to {model.config.context_length} tokens")
+
+
 def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     """The examples of a file, each of at most `context` rows; `tell` gets what was cut, left out or seems wrong.
 
@@ -126,6 +132,8 @@ def one(line: str, model: Reader, context: int) -> tuple[NDArray[np.int32], NDAr
         tokens, learnt = _example(json.loads(line), model)
     except (ValueError, RecursionError):
         raise ExamplesError(f"{line.strip():.40}: not JSON: wanted {FORMS}") from None
+    except UserError as fault:  # a chat template that does not take it, for instance
+        raise ExamplesError(str(fault)) from None
     marks = np.array(learnt[: context + 1], bool)
     marks[:1] = False  # nothing says the first token
     return (np.array(tokens[: context + 1], np.int32), marks) if marks.any() else None

@@ -235,8 +235,7 @@ def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:
 
 
 def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[Examples, Examples]:
-    if tuning.context > engine.config.context_length:
-        raise SpecError(f"context={tuning.context}: this model takes 1 to {engine.config.context_length} tokens")
+    examples.check_context(engine, tuning.context)
     told: list[str] = []
     found = examples.read(data, engine, tuning.context, told)
     if tuning.held_out is None:
