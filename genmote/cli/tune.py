@@ -27,6 +27,7 @@ from typing import Any
 
 from genmote.cli._model import find
 from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 from genmote.tune.settings import Tuning
 
@@ -53,6 +54,8 @@ class Settings(Tuning):
 
 def run(settings: Settings, out: Output) -> None:
     from genmote import records
+    from genmote.generator.file import OWN
+    from genmote.models.gguf import ModelFile
     from genmote.tune import picture
     from genmote.tune.run import tune
 
@@ -60,6 +63,12 @@ def run(settings: Settings, out: Output) -> None:
         if path is not None:
             check_place(path, option)
     model = find(settings.model)
+    if OWN + "version" in ModelFile.open(model).metadata:
+        raise UserError(
+            f"{model.name} is a generator of signals, which reads no text: let it learn from recordings with genmote "
+            f"adapt {settings.model} FILES --state FOLDER, or genmote signal train FILES -o NEW.gguf --from "
+            f"{settings.model}"
+        )
     tuning = Tuning(**{field.name: getattr(settings, field.name) for field in fields(Tuning)})
     try:
         with Bar(unit_bytes=False) as bar:
