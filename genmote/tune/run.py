@@ -241,9 +241,16 @@ def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[E
     if tuning.held_out is None:
         learn, judge = examples.held_out(found, HELD_OUT, MOST_HELD_OUT, tuning.seed)
         if not len(judge):
-            told.append("only one example: none is left to judge by, and the last step's adapter is kept")
+            told.append(
+                "only one example, or copies of it: none is left to judge by, and the last step's numbers are kept"
+            )
     else:
-        learn, judge = found, examples.read(Path(tuning.held_out), engine, tuning.context, told)
+        other: list[str] = []
+        learn, judge = found, examples.read(Path(tuning.held_out), engine, tuning.context, other)
+        told += [f"{tuning.held_out}: {line}" for line in other]
+        known = {learn[index][0].tobytes() for index in range(len(learn))}
+        if seen := sum(judge[index][0].tobytes() in known for index in range(len(judge))):
+            told.append(f"{seen} of {len(judge)} examples to judge by are learnt from, too: they tell little of others")
     for line in told:
         note(line)
     return learn, judge

@@ -313,8 +313,21 @@ def test_one_example_leaves_none_to_judge_by(tiny: Path, lines: Any, tmp_path: P
     told: list[str] = []
     tuning = Tuning(steps=2, batch=2, context=16)
     made = tune(tiny, lines({"text": "only this"}), tmp_path / "a.gguf", tuning, tell=told.append)
-    assert told == ["only one example: none is left to judge by, and the last step's adapter is kept"]
+    assert told == ["only one example, or copies of it: none is left to judge by, and the last step's numbers are kept"]
     assert made.before is None and made.after is None and made.card["best_step"] == 2
+
+
+def test_what_is_odd_in_a_file_to_judge_by_is_told_of_that_file(tiny: Path, lines: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+    learn = lines({"prompt": "light", "completion": "b"}, {"prompt": "b", "completion": "c"})
+    same = [{"prompt": "light", "completion": "b"}, {"prompt": "lamp", "completion": "b"}]
+    judge = lines(*same, *same, name="judge.jsonl")
+    tune(tiny, learn, tmp_path / "a.gguf", Tuning(steps=2, batch=2, context=16, held_out=judge), tell=told.append)
+    assert told[:3] == [
+        f"{judge}: 2 of 4 examples are there more than once",
+        f"{judge}: all examples have the same answer: what is learnt from them is that answer alone",
+        "2 of 4 examples to judge by are learnt from, too: they tell little of others",
+    ]
 
 
 def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None:
