@@ -187,7 +187,7 @@ def tune(
         name = _named(engine, trainer.tuning, every, judge)  # a budget may have settled some of the settings
         run = _Run(engine, trainer, learn, judge, output, work, name, note)
         run.go(progress)
-        written = run.judge_written()
+        written = run.judge_written(progress)
         meter.tokens = run.done
     return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned, written)
 
@@ -286,7 +286,7 @@ class _Run:
         self.done = 0  # rows of this process
 
     def go(self, bar: Bar) -> None:
-        tuning, progress = self.tuning, self._begin()
+        tuning, progress = self.tuning, self._begin(bar)
         kept = time.monotonic()
         try:
             while progress.step < tuning.steps and not self._enough():
@@ -305,7 +305,7 @@ class _Run:
             raise self._diverged(fault) from None
         self._finish()
 
-    def _begin(self) -> state.Progress:
+    def _begin(self, bar: Bar) -> state.Progress:
         """Go on where a run of the same name was, or judge the base."""
         found = state.restore(self.work / "state.npz", self.name, self.trainer.numbers, self.trainer.states)
         if isinstance(found, state.Progress):
@@ -314,7 +314,7 @@ class _Run:
         else:
             if found:
                 self.note(f"{self.work / 'state.npz'} is not gone on from: {found}")
-            self._judge()
+            self._judge(self._judging(bar))
         return self.progress
 
     def _step(self) -> None:
@@ -328,10 +328,14 @@ class _Run:
         progress.step += 1
         self.done += rows
 
-    def _judge(self) -> None:
+    def _judging(self, bar: Bar) -> Callable[[int], None]:
+        """Tells how many of the held-out examples are read, where nothing else is told."""
+        return lambda done: bar("judging, examples", done, len(self.judge))
+
+    def _judge(self, done: Callable[[int], None] = lambda count: None) -> None:
         if not len(self.judge):
             return
-        progress, loss = self.progress, self.trainer.judge(self.judge)
+        progress, loss = self.progress, self.trainer.judge(self.judge, done)
         if not np.isfinite(loss):
             raise FloatingPointError(f"step {progress.step}: the held-out loss is {loss}")
         progress.judged.append((progress.step, loss))
@@ -391,9 +395,9 @@ class _Run:
         about = {"general.name": self.output.stem, CARD: json.dumps(self.card(), ensure_ascii=False)}
         self.trainer.write(self.output, about)
 
-    def judge_written(self) -> float | None:
+    def judge_written(self, bar: Bar) -> float | None:
         """The held-out loss of a whole model as its file has it; None for an adapter, which is not rounded."""
-        return self.trainer.judge_file(self.output, self.judge) if len(self.judge) else None
+        return self.trainer.judge_file(self.output, self.judge, self._judging(bar)) if len(self.judge) else None
 
     def card(self) -> dict[str, Any]:
         """What the file is, for whoever finds it."""

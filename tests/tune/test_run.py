@@ -43,7 +43,10 @@ def same(a: Path, b: Path) -> bool:
 def test_it_learns_and_the_engine_uses_what_it_writes(tiny: Path, data: Path, tmp_path: Path) -> None:
     told: list[str] = []
     output = tmp_path / "mine.gguf"
-    made = tune(tiny, data, output, QUICK, tell=told.append)
+    seen: list[tuple[str, int, int]] = []
+    made = tune(tiny, data, output, QUICK, tell=told.append, progress=lambda *at: seen.append(at))
+    judged = [at for at in seen if at[0] == "judging, examples"]
+    assert judged and judged == seen[: len(judged)] and judged[-1][1:] == (6, 6), "the base, before anything is learnt"
     assert made.before is not None and made.after is not None and made.after < 0.8 * made.before
     assert made.progress.losses[-1] < made.progress.losses[0]
     assert [step for step, _ in made.progress.judged] == [0, 8, 16, 24] and len(made.progress.losses) == 24
@@ -289,7 +292,7 @@ def test_one_answer_or_several_to_one_question_are_told_once_and_learnt(
         ([{"prompt": "light", "completion": word} for word in ("on", "off", "dim")], None, "more than one answer"),
     ):
         asked = replace(tuning, steps=8, select=select, keep=1.0)
-        made = tune(tiny, lines(*examples), tmp_path / "mine.gguf", asked)
+        made = tune(tiny, lines(*examples), tmp_path / f"{select}.gguf", asked)
         assert sum(said in line for line in made.notes) == 1
         assert made.progress.losses[-1] < made.progress.losses[0]
 
