@@ -110,6 +110,10 @@ def follow(
     tuning = tuning or Tuning(steps=STEPS)
     with Meter() as meter, Engine.load(model, ops=ops, threads=threads) as engine:
         examples.check_context(engine, tuning.context)
+        odd = list[str]()
+        guarded = None if guard is None else examples.read(guard, engine, tuning.context, odd)
+        for told_of in odd:
+            tell(f"{guard}: {told_of}")
 
         def read(line: str | bytes) -> One | None:
             try:
@@ -128,7 +132,7 @@ def follow(
             watch,
             what="line",
             mark=lambda line: (line.encode(errors="replace") if isinstance(line, str) else line).strip(),
-            guard=None if guard is None else examples.read(guard, engine, tuning.context, []),
+            guard=guarded,
             adapter=adapter,
             again=again,
             total=total,

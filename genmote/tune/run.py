@@ -377,7 +377,7 @@ class _Run:
         if best is not None and best[0] != progress.step:
             self._take_best()
         self._write()
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clear()
 
     def _diverged(self, fault: FloatingPointError) -> TrainingError:
         """Write the best adapter so far, if it is better than the base, and say what happened."""
@@ -388,8 +388,14 @@ class _Run:
             told = f"{self.output} is the {self.trainer.makes} of step {best[0]}"
         else:
             told = f"no {self.trainer.makes} was written"
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clear()
         return TrainingError(f"{fault}: training stopped, {told}; use a lower --rate")
+
+    def _clear(self) -> None:
+        """Let go of what was kept: first of what says that there is something, since it may be killed in between."""
+        with contextlib.suppress(OSError):
+            (self.work / "state.npz").unlink()
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def _write(self) -> None:
         about = {"general.name": self.output.stem, CARD: json.dumps(self.card(), ensure_ascii=False)}

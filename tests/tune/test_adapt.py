@@ -338,6 +338,7 @@ class TestJournal:
         assert lines[-1].values == {"adapter": None, "instead_of": "0001.gguf"}
         again = Journal.open(tmp_path / "a", "sha")
         assert again.stream is not None and (again.stream["lines"], again.stream["detector"]) == (7, None)
+        (again.path(1).with_name("0002 good.gguf")).write_text("somebody's copy")
         again.take(NUMBERS, "llama", 8.0, {})
         assert again.adapter == again.path(4), "no file is written over"
 
@@ -571,6 +572,13 @@ def test_another_stream_is_read_from_its_beginning(tiny: Path, tmp_path: Path) -
     assert read(other[:4], again=True) == (4, True), "shorter than what it would be known by"
     assert read(other) == (20, False), "standard input is read from where it is"
     assert read(other, again=True) == (20, True)
+
+
+def test_what_is_odd_in_a_guard_is_told(tiny: Path, tmp_path: Path) -> None:
+    guard, told = tmp_path / "guard.jsonl", list[str]()
+    guard.write_text(json.dumps(line("old", 1)) + "\n" + json.dumps({"text": "ab " * 90}) + "\n")
+    follow(tiny, [json.dumps(line("old", 2))], tmp_path / "s", TUNING, guard=guard, threads=1, tell=told.append)
+    assert f"{guard}: 1 of 2 examples are longer than 32 tokens: cut at their end (--context)" in told
 
 
 def test_a_line_that_the_chat_template_does_not_take_is_left_out(tiny: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from genmote import Engine, home
 from genmote.errors import ExamplesError, ModelFileError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
+from genmote.tune import run
 from genmote.tune.run import CARD, tune
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
@@ -230,6 +231,27 @@ def test_a_disk_that_is_full_at_the_very_end_costs_no_step(
     made = tune(tiny, data, output, QUICK)
     assert made.notes[0] == "goes on after step 24 of 24" and made.reading.tokens == 0
     assert ModelFile.open(output).metadata[CARD] == json.dumps(made.card)
+
+
+def test_a_kill_while_what_was_kept_is_let_go_of_costs_nothing(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is written; whatever is left beside it then is no run to go on with."""
+    output = tmp_path / "mine.gguf"
+
+    def killed(work: Path, **_: Any) -> None:
+        (work / "best.gguf").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(tiny, data, output, QUICK)
+    kept = adapter(output)
+    made = tune(tiny, data, output, QUICK)
+    assert made.reading.tokens == made.progress.tokens and all(
+        np.array_equal(kept[n], adapter(output)[n]) for n in kept
+    )
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
