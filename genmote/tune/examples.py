@@ -30,6 +30,7 @@ from genmote.models.tokenizer import Tokenizer
 
 SHOWN = 3  # faults that are told of one file
 ONE_ANSWER = "all examples have the same answer: what is learnt from them is that answer alone"
+Pair = tuple[NDArray[np.int32], NDArray[np.bool_]]  # an example's tokens, and which of them are to be learnt
 FORMS = '{"prompt": …, "completion": …}, {"messages": [...]} or {"text": …}'
 
 
@@ -97,17 +98,13 @@ def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     What is longer is cut at its end; an example of which nothing that is to be learnt is left is left out. Raises
     ExamplesError with the lines' numbers for a file that is not as the module says, or has nothing to learn."""
     text = _text(path)
-    if path.suffix.lower() == ".jsonl":
-        found = list(_lines(path, text, model))
-    else:
-        found = _windows(model, text, context)
-    kept, cut = [], 0
+    found = _lines(path, text, model) if path.suffix.lower() == ".jsonl" else _windows(model, text, context)
+    kept, cut = list[Pair](), 0
     for tokens, learnt in found:
         cut += len(tokens) > context + 1
-        tokens, learnt = tokens[: context + 1], learnt[: context + 1]
-        learnt[:1] = [False]  # nothing says the first token
-        if any(learnt):
-            kept.append((tokens, learnt))
+        learnt[:1] = False  # nothing says the first token
+        if learnt[: context + 1].any():
+            kept.append((tokens[: context + 1], learnt[: context + 1]))
     if cut:
         tell.append(f"{cut} of {len(found)} examples are longer than {context} tokens: cut at their end (--context)")
     if not found:
@@ -125,7 +122,7 @@ def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     return examples
 
 
-def one(line: str, model: Reader, context: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
+def one(line: str, model: Reader, context: int) -> Pair | None:
     """The example on one line of a .jsonl file, cut to `context` rows; None where nothing of it is to be learnt.
     Raises ExamplesError where it is none."""
     try:
@@ -153,24 +150,22 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _windows(model: Reader, text: str, context: int) -> list[tuple[list[int], list[bool]]]:
+def _windows(model: Reader, text: str, context: int) -> list[Pair]:
     """A text as windows that follow one another; each begins with the last token of the one before."""
-    tokens = _encode(model, text, start=True, what="text")
-    found = []
-    for start in range(0, max(1, len(tokens) - 1), context):
-        window = tokens[start : start + context + 1]
-        found.append((window, [True] * len(window)))
-    return found if len(tokens) > 1 else []
+    tokens = np.array(_encode(model, text, start=True, what="text"), np.int32)
+    starts = range(0, len(tokens) - 1, context)
+    windows = [tokens[start : start + context + 1] for start in starts]
+    return [(window, np.ones(len(window), bool)) for window in windows]
 
 
-def _lines(path: Path, text: str, model: Reader) -> Iterator[tuple[list[int], list[bool]]]:
-    faults: list[str] = []
-    found: list[tuple[list[int], list[bool]]] = []
+def _lines(path: Path, text: str, model: Reader) -> list[Pair]:
+    faults, found = list[str](), list[Pair]()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            found.append(_example(json.loads(line), model))
+            tokens, learnt = _example(json.loads(line), model)
+            found.append((np.array(tokens, np.int32), np.array(learnt, bool)))
         except ValueError as fault:
             faults.append(f"line {number}: not JSON ({fault})")
         except RecursionError:
@@ -180,7 +175,7 @@ def _lines(path: Path, text: str, model: Reader) -> Iterator[tuple[list[int], li
     if faults:
         more = f"; and {len(faults) - SHOWN} lines more" if len(faults) > SHOWN else ""
         raise ExamplesError(f"{path}, {'; '.join(faults[:SHOWN])}{more}: wanted {FORMS} on each line")
-    yield from found
+    return found
 
 
 def _example(line: Any, model: Reader) -> tuple[list[int], list[bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,18 @@ def test_messages_need_a_chat_template_that_goes_on(lines: Any, model: Any) -> N
             read(lines(talk), model, 64, [])
     finally:
         model.chat_template = kept
+
+
+def test_examples_are_tight_while_they_are_read(lines: Any, model: Any) -> None:
+    """A training's budget has no room for lists of Python's numbers, which take 50 bytes a token."""
+    draw = np.random.default_rng(3)
+    path = lines(*({"text": draw.integers(300, size=250).tolist()} for _ in range(200)))
+    tracemalloc.start()
+    try:
+        found = read(path, model, 256, [])
+        assert tracemalloc.get_traced_memory()[1] < 30 * len(found.tokens)
+    finally:
+        tracemalloc.stop()
 
 
 def made_up(lengths: list[int]) -> Examples:
