@@ -98,7 +98,10 @@ def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     What is longer is cut at its end; an example of which nothing that is to be learnt is left is left out. Raises
     ExamplesError with the lines' numbers for a file that is not as the module says, or has nothing to learn."""
     text = _text(path)
-    found = _lines(path, text, model) if path.suffix.lower() == ".jsonl" else _windows(model, text, context)
+    by_lines = path.suffix.lower() == ".jsonl"
+    found = _lines(path, text, model) if by_lines else _windows(model, text, context)
+    if not by_lines and text.lstrip().startswith(("{", "[")):
+        tell.append(f"{path.name} looks like JSON, and is read as one text: examples have a name that ends in .jsonl")
     kept, cut = list[Pair](), 0
     for tokens, learnt in found:
         cut += len(tokens) > context + 1

@@ -81,6 +81,12 @@ def test_a_plain_text_is_cut_into_windows_that_lose_no_token(tmp_path: Path, mod
     assert learnt_tokens(found, range(len(found))) == len(whole) - 1
 
 
+def test_json_that_is_read_as_a_text_is_told(lines: Any, model: Any) -> None:
+    told: list[str] = []
+    read(lines({"text": "all of it"}, name="mine.json"), model, 64, told)
+    assert told == ["mine.json looks like JSON, and is read as one text: examples have a name that ends in .jsonl"]
+
+
 def test_long_examples_are_cut_and_those_with_nothing_left_are_told(lines: Any, model: Any) -> None:
     long, short = {"prompt": "a b c d e f g h i j k l", "completion": "z"}, {"prompt": "a", "completion": "b " * 40}
     told: list[str] = []
