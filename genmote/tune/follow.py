@@ -180,7 +180,7 @@ def follow_with(
                 if not adapting.restore(journal.stream):
                     tell("the detector begins anew: its state is of other settings")
                 if again:
-                    passed, begins = int(journal.stream["lines"]), list(journal.stream["begins"])
+                    passed, begins = int(journal.stream["lines"]), list(journal.stream.get("begins", []))
             except (KeyError, TypeError, ValueError, IndexError) as fault:
                 raise journal.damaged(fault) from None
             tell(f"goes on after {adapting.seen} examples")

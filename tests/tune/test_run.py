@@ -370,6 +370,8 @@ def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None
         (told,) = Tuning(method=method).faults()
         name = method.partition(":")[0]
         assert told == f"method={method}: {name} has no settings after a colon; leave them out"
+    (told,) = Tuning(batch=10**9).faults()
+    assert told.endswith("patience=0: use at least 1, of patience at least 0, of batch at most 65536")
     assert not list(Tuning(rate=1e30).faults())
     for rate in (1e31, float("inf")):  # which overflow in a first step
         assert [fault for fault in Tuning(rate=rate).faults() if fault.startswith(f"rate={rate}, ")]
