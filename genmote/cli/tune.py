@@ -15,7 +15,8 @@ With PyTorch, --method learns the weights themselves too (full, galore, lisa, ba
 a whole model then), or chooses by the memory (workbench).
 
 A tenth of the examples is held out to judge by, and the adapter of the best judgement is kept. A run that was killed
-goes on where it was when the same command is given again; the file at --output stays as it is until the run is over.
+goes on where it was when the same command is given again; the file at --output stays as it is until the run is over,
+and where what was learnt is no better than the base.
 """
 
 from __future__ import annotations
