@@ -4,7 +4,7 @@ The tree (a user's mistake is one line on the terminal and exit status 2, never 
 
     GenmoteError                exit 1   something failed that the user did not cause
     ├── PullError               exit 2   a model could not be fetched; nothing half was left
-    ├── TrainingError                    a training stopped: its loss is no number, or the disk takes no more
+    ├── TrainingError                    a training came to nothing: no number, no better than the base, a full disk
     └── UserError               exit 2   the input cannot be used as it is
         ├── SpecError                    a setting has a value that nothing supports
         ├── ModelNameError               no model of that name, or no file at that path
@@ -34,7 +34,8 @@ class PullError(GenmoteError):
 
 
 class TrainingError(GenmoteError):
-    """A training stopped before its end: its loss is no number any more, or what it keeps cannot be written."""
+    """A training came to nothing: its loss is no number any more, what it keeps cannot be written, or what was learnt
+    is no better than the base and would take a file's place."""
 
 
 class UserError(GenmoteError):

@@ -15,7 +15,8 @@ With PyTorch, --method learns the weights themselves too (full, galore, lisa, ba
 a whole model then), or chooses by the memory (workbench).
 
 A tenth of the examples is held out to judge by, and the adapter of the best judgement is kept. A run that was killed
-goes on where it was when the same command is given again; the file at --output stays as it is until the run is over.
+goes on where it was when the same command is given again; the file at --output stays as it is until the run is over,
+and where what was learnt is no better than the base.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 from genmote.cli._model import find
 from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 from genmote.tune.settings import Tuning
 
@@ -53,6 +55,8 @@ class Settings(Tuning):
 
 def run(settings: Settings, out: Output) -> None:
     from genmote import records
+    from genmote.generator.file import OWN
+    from genmote.models.gguf import ModelFile
     from genmote.tune import picture
     from genmote.tune.run import tune
 
@@ -60,6 +64,12 @@ def run(settings: Settings, out: Output) -> None:
         if path is not None:
             check_place(path, option)
     model = find(settings.model)
+    if OWN + "version" in ModelFile.open(model).metadata:
+        raise UserError(
+            f"{model.name} is a generator of signals, which reads no text: let it learn from recordings with genmote "
+            f"adapt {settings.model} FILES --state FOLDER, or genmote signal train FILES -o NEW.gguf --from "
+            f"{settings.model}"
+        )
     tuning = Tuning(**{field.name: getattr(settings, field.name) for field in fields(Tuning)})
     try:
         with Bar(unit_bytes=False) as bar:

@@ -76,6 +76,7 @@ def adapt(
             tuning,
             watch,
             what="stretch",
+            mark=lambda rows: rows.tokens.tobytes(),
             guard=kept,
             total=len(pieces),
             **settings,

@@ -111,6 +111,12 @@ def base_shapes(config: Config) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def check_scale(scale: float, name: str) -> None:
+    """Raise SpecError for what no adapter counts."""
+    if not -1e3 <= scale <= 1e3:
+        raise SpecError(f"scale {scale} for adapter {name}: wanted a number from -1000 to 1000")
+
+
 class AdaptedWeights:
     """A `WeightSource` with adapters attached to another's; the base's layers stay as they are.
 
@@ -119,8 +125,7 @@ class AdaptedWeights:
 
     def __init__(self, base: Any, adapters: Sequence[tuple[Lora, float]]) -> None:
         for lora, scale in adapters:
-            if not -1e3 <= scale <= 1e3:
-                raise SpecError(f"scale {scale} for adapter {lora.name}: wanted a number from -1000 to 1000")
+            check_scale(scale, lora.name)
         self.base, self.adapters = base, tuple(adapters)
         self._asked: set[str] = set()  # names of the base's vectors
         self.embedding = base.embedding

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.errors import ModelFileError
+from genmote.errors import ModelFileError, UserError
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile, TensorInfo
 from genmote.models.gguf_write import Progress, Tensor, check_target, write_gguf
-from genmote.models.lora import TYPE, TYPE_WITH_VECTORS, check_lora
+from genmote.models.lora import TYPE, TYPE_WITH_VECTORS, check_lora, check_scale
 from genmote.models.requantise import FILE_TYPES, MatrixTypes
 from genmote.ops import quant
 from genmote.ops.exact import Float32
@@ -50,10 +50,13 @@ def merge(
 
     The matrices that change are stored in their own types again, or as `type`: what is small beside a step of a
     type of few bits is rounded away. Returns the type of each that changed. Needs memory for some rows of a matrix.
-    ModelFileError for what is no adapter of this model's, SpecError for an unknown type.
+    ModelFileError for what is no adapter of this model's, SpecError for an unknown type and a scale beyond all use.
     """
     model, update = ModelFile.open(base), ModelFile.open(adapter)
     check_target(target, model.path)
+    if os.path.exists(target) and os.path.samefile(target, update.path):
+        raise UserError(f"{target} is the adapter itself; name another file")
+    check_scale(scale, update.path.name)
     config = read_config(model)
     alpha, pairs = check_lora(update, config)
     vectors = {name for name, info in update.tensors.items() if len(info.shape) == 1}

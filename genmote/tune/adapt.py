@@ -185,10 +185,7 @@ class Adapting:
             numbers={name: array.copy() for name, array in self.numbers.items()},
         )
         values: dict[str, Any] = {"since": self.changed, "examples": len(learnt), "replayed": len(draw)}
-        try:
-            values["steps"], stopped = self._train(trainer, material, began)
-        except FloatingPointError as fault:
-            values["steps"], stopped = 0, str(fault)
+        values["steps"], stopped = self._train(trainer, material, began)
         self.trained_s += self._clock() - began
         learnt_all = {name: array.copy() for name, array in trainer.numbers.items()}
         for share in SHARES:
@@ -230,7 +227,10 @@ class Adapting:
             if why := self._forbidden():
                 return step - 1, why
             some = batches.chosen(len(material), self.tuning.batch, step - 1, trainer.tuning.seed)
-            trainer.step(material, some, step)
+            try:
+                trainer.step(material, some, step)
+            except FloatingPointError as fault:
+                return step - 1, str(fault)
             self.trained += sum(map(material.rows, some))
             self._progress("adapting, steps", step, self.tuning.steps)
         return self.tuning.steps, None

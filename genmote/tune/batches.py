@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,16 @@ def passes(examples: Examples, some: Sequence[int], rows: int, share: float) -> 
         held += examples.rows(index)
     if group:
         yield _batch(examples, group, share)
+
+
+def judged(examples: Examples, rows: int, done: Callable[[int], None]) -> Iterator[Batch]:
+    """All examples in passes, as `passes` has them, whose losses add up to the mean of all tokens that are to be
+    learnt; `done` is told how many examples are gone through."""
+    every, count = range(len(examples)), 0
+    for batch in passes(examples, every, rows, 1 / max(1, learnt_tokens(examples, every))):
+        yield batch
+        count += len(batch.lengths)
+        done(count)
 
 
 def learnt_tokens(examples: Examples, some: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ def chosen(
     """The examples that `tuning.select` and `tuning.keep` choose; the same for the same seed. `note` is told which and
     why. `kept`: a file that keeps the choice, and the name of the run that it is of: a choice of that run is taken from
     it. Raises SpecError where nothing can be chosen as asked, TrainingError where the file cannot be written."""
+    if tuning.method != "backward":
+        tuning = replace(tuning, method="backward", rate=None)  # a pilot goes back, at a rate of its own
     assert tuning.select is not None
     named(tuning.select)
     count = how_many(tuning.keep, len(learn))

@@ -23,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.digest import sha256
-from genmote.errors import ExamplesError, UserError
+from genmote.errors import ExamplesError, SpecError, UserError
 from genmote.models.chat import ChatTemplate
 from genmote.models.contents import chat_turns
 from genmote.models.tokenizer import Tokenizer
 
 SHOWN = 3  # faults that are told of one file
 ONE_ANSWER = "all examples have the same answer: what is learnt from them is that answer alone"
+Pair = tuple[NDArray[np.int32], NDArray[np.bool_]]  # an example's tokens, and which of them are to be learnt
 FORMS = '{"prompt": …, "completion": …}, {"messages": [...]} or {"text": …}'
 
 
@@ -85,23 +86,28 @@ class Examples:
         return digest.hexdigest()
 
 
+def check_context(model: Reader, context: int) -> None:
+    """Raise SpecError where examples may be longer than the model takes."""
+    if context > model.config.context_length:
+        raise SpecError(f"context={context}: this model takes 1 to {model.config.context_length} tokens")
+
+
 def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     """The examples of a file, each of at most `context` rows; `tell` gets what was cut, left out or seems wrong.
 
     What is longer is cut at its end; an example of which nothing that is to be learnt is left is left out. Raises
     ExamplesError with the lines' numbers for a file that is not as the module says, or has nothing to learn."""
     text = _text(path)
-    if path.suffix.lower() == ".jsonl":
-        found = list(_lines(path, text, model))
-    else:
-        found = _windows(model, text, context)
-    kept, cut = [], 0
+    by_lines = path.suffix.lower() == ".jsonl"
+    found = _lines(path, text, model) if by_lines else _windows(model, text, context)
+    if not by_lines and text.lstrip().startswith(("{", "[")):
+        tell.append(f"{path.name} looks like JSON, and is read as one text: examples have a name that ends in .jsonl")
+    kept, cut = list[Pair](), 0
     for tokens, learnt in found:
         cut += len(tokens) > context + 1
-        tokens, learnt = tokens[: context + 1], learnt[: context + 1]
-        learnt[:1] = [False]  # nothing says the first token
-        if any(learnt):
-            kept.append((tokens, learnt))
+        learnt[:1] = False  # nothing says the first token
+        if learnt[: context + 1].any():
+            kept.append((tokens[: context + 1], learnt[: context + 1]))
     if cut:
         tell.append(f"{cut} of {len(found)} examples are longer than {context} tokens: cut at their end (--context)")
     if not found:
@@ -119,13 +125,15 @@ def read(path: Path, model: Reader, context: int, tell: list[str]) -> Examples:
     return examples
 
 
-def one(line: str, model: Reader, context: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
+def one(line: str, model: Reader, context: int) -> Pair | None:
     """The example on one line of a .jsonl file, cut to `context` rows; None where nothing of it is to be learnt.
     Raises ExamplesError where it is none."""
     try:
         tokens, learnt = _example(json.loads(line), model)
     except (ValueError, RecursionError):
         raise ExamplesError(f"{line.strip():.40}: not JSON: wanted {FORMS}") from None
+    except UserError as fault:  # a chat template that does not take it, for instance
+        raise ExamplesError(str(fault)) from None
     marks = np.array(learnt[: context + 1], bool)
     marks[:1] = False  # nothing says the first token
     return (np.array(tokens[: context + 1], np.int32), marks) if marks.any() else None
@@ -145,24 +153,22 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _windows(model: Reader, text: str, context: int) -> list[tuple[list[int], list[bool]]]:
+def _windows(model: Reader, text: str, context: int) -> list[Pair]:
     """A text as windows that follow one another; each begins with the last token of the one before."""
-    tokens = _encode(model, text, start=True, what="text")
-    found = []
-    for start in range(0, max(1, len(tokens) - 1), context):
-        window = tokens[start : start + context + 1]
-        found.append((window, [True] * len(window)))
-    return found if len(tokens) > 1 else []
+    tokens = np.array(_encode(model, text, start=True, what="text"), np.int32)
+    starts = range(0, len(tokens) - 1, context)
+    windows = [tokens[start : start + context + 1] for start in starts]
+    return [(window, np.ones(len(window), bool)) for window in windows]
 
 
-def _lines(path: Path, text: str, model: Reader) -> Iterator[tuple[list[int], list[bool]]]:
-    faults: list[str] = []
-    found: list[tuple[list[int], list[bool]]] = []
+def _lines(path: Path, text: str, model: Reader) -> list[Pair]:
+    faults, found = list[str](), list[Pair]()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            found.append(_example(json.loads(line), model))
+            tokens, learnt = _example(json.loads(line), model)
+            found.append((np.array(tokens, np.int32), np.array(learnt, bool)))
         except ValueError as fault:
             faults.append(f"line {number}: not JSON ({fault})")
         except RecursionError:
@@ -172,7 +178,7 @@ def _lines(path: Path, text: str, model: Reader) -> Iterator[tuple[list[int], li
     if faults:
         more = f"; and {len(faults) - SHOWN} lines more" if len(faults) > SHOWN else ""
         raise ExamplesError(f"{path}, {'; '.join(faults[:SHOWN])}{more}: wanted {FORMS} on each line")
-    yield from found
+    return found
 
 
 def _example(line: Any, model: Reader) -> tuple[list[int], list[bool]]:

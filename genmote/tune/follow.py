@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -34,6 +36,7 @@ from genmote.tune.watch import Watch
 
 STEPS = 60  # of one training
 KEEP_EVERY = 25  # examples after which the state is written
+BEGINNING = 8  # pieces by which a stream is known again
 
 Bar = Callable[[str, int, int], None]
 Tell = Callable[[str], None]
@@ -100,12 +103,17 @@ def follow(
 ) -> Followed:
     """Read a stream of examples, a JSON object on each line, and adapt the model where it changes (`tune/adapt.py`).
 
-    `folder` keeps the adapters and all that it takes to go on; with `again` the lines are the same stream from its
-    beginning, of which those that were read are passed over. `guard`: examples that must stay known; `adapter`: the
-    first one in use, where the folder has none; `total`: lines that there are, where that is known. Raises SpecError,
-    ExamplesError and what `Engine.load` raises."""
+    `folder` keeps the adapters and all that it takes to go on; with `again` the lines are a stream from its beginning:
+    of one that begins as the one before did, those that were read are passed over. `guard`: examples that must stay
+    known; `adapter`: the first one in use, where the folder has none; `total`: lines that there are, where that is
+    known. Raises SpecError, ExamplesError and what `Engine.load` raises."""
     tuning = tuning or Tuning(steps=STEPS)
     with Meter() as meter, Engine.load(model, ops=ops, threads=threads) as engine:
+        examples.check_context(engine, tuning.context)
+        odd = list[str]()
+        guarded = None if guard is None else examples.read(guard, engine, tuning.context, odd)
+        for told_of in odd:
+            tell(f"{guard}: {told_of}")
 
         def read(line: str | bytes) -> One | None:
             try:
@@ -123,7 +131,8 @@ def follow(
             tuning,
             watch,
             what="line",
-            guard=None if guard is None else examples.read(guard, engine, tuning.context, []),
+            mark=lambda line: (line.encode(errors="replace") if isinstance(line, str) else line).strip(),
+            guard=guarded,
             adapter=adapter,
             again=again,
             total=total,
@@ -145,6 +154,7 @@ def follow_with(
     watch: Watch | None = None,
     *,
     what: str = "piece",
+    mark: Callable[[Any], bytes] = lambda piece: b"",
     guard: Examples | None = None,
     adapter: Path | None = None,
     again: bool = False,
@@ -155,22 +165,34 @@ def follow_with(
 ) -> Followed:
     """As `follow`, with any decoder, of which `identity` names the weights: `read` makes an example of each of the
     stream's `pieces`, or None where nothing of it is to be learnt; it raises ExamplesError for what is none. A piece
-    that is None is nothing. `what`: how a piece is called where one is left out."""
+    that is None is nothing. `what`: how a piece is called where one is left out; `mark`: what a piece is known by
+    again: with `again`, pieces are passed over where the stream begins as it did."""
     journal = Journal.open(Path(folder), identity)
     with journal.alone():
         adapting = _begin(decoder, journal, tuning, adapter, tell, watch, guard, sensors, progress)
-        passed = 0
+        passed, pieces, first, begins = 0, iter(pieces), list[Any](), list[int]()
+
+        def known_by(piece: Any) -> int:
+            return 0 if piece is None else crc32(mark(piece))
+
         if journal.stream is not None:
             try:
                 if not adapting.restore(journal.stream):
                     tell("the detector begins anew: its state is of other settings")
-                passed = int(journal.stream["lines"]) if again else 0
+                if again:
+                    passed, begins = int(journal.stream["lines"]), list(journal.stream.get("begins", []))
             except (KeyError, TypeError, ValueError, IndexError) as fault:
                 raise journal.damaged(fault) from None
             tell(f"goes on after {adapting.seen} examples")
+            first = list(islice(pieces, len(begins)))
+            if passed and (not begins or [known_by(piece) for piece in first] != begins):
+                tell("the stream begins unlike the one before: all of it is read")
+                passed, begins = 0, []
         told = Followed(journal.folder, identity, first=adapting.seen + 1)
         number = 0
-        for number, piece in enumerate(pieces, 1):
+        for number, piece in enumerate(chain(first, pieces), 1):
+            if again and len(begins) < number <= BEGINNING:
+                begins.append(known_by(piece))
             if number <= passed or piece is None:
                 continue
             progress("reading the stream", number, total)
@@ -191,8 +213,8 @@ def follow_with(
                 tell(str(event))
                 _kept(journal, event, adapting)
             if events or told.examples % KEEP_EVERY == 0:
-                journal.keep({"lines": number, **adapting.state()})
-        journal.keep({"lines": max(number, passed), **adapting.state()})
+                journal.keep({"lines": number, "begins": begins, **adapting.state()})
+        journal.keep({"lines": max(number, passed), "begins": begins, **adapting.state()})
         told.adapter, told.trained, told.trained_s = journal.adapter, adapting.trained, adapting.trained_s
         return told
 

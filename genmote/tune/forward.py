@@ -18,7 +18,7 @@ An estimate's error grows with the number of directions, so:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
@@ -205,12 +205,10 @@ class ForwardTrainer(AdapterTrainer):
             self.adam.update(name, self.numbers[name], gradient, rate * length, step)
         return loss
 
-    def judge(self, examples: Examples) -> float:
-        """Mean loss of all tokens that are to be learnt, in nats."""
-        every = range(len(examples))
-        share = 1 / max(1, batches.learnt_tokens(examples, every))
+    def judge(self, examples: Examples, done: Callable[[int], None] = lambda count: None) -> float:
+        """Mean loss of all tokens that are to be learnt, in nats; `done` is told how many examples are gone through."""
         with np.errstate(over="ignore", invalid="ignore"):
-            found = batches.passes(examples, every, self.rows, share)
+            found = batches.judged(examples, self.rows, done)
             return sum(float(self._run(self.judged, batch, back=False)[1].sum()) for batch in found)
 
     def estimate(self, differences: NDArray[np.float64], step: int) -> dict[str, Float32]:

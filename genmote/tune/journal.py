@@ -86,7 +86,8 @@ class Journal:
         self, numbers: Numbers, architecture: str, alpha: float, values: Mapping[str, Any], what: str = "accepted"
     ) -> Path:
         """An adapter is now in use: written, told, the one before it remembered."""
-        number = max([0, *self.before, *(int(p.stem) for p in self.path(1).parent.glob("[0-9]*.gguf"))]) + 1
+        there = (path.stem for path in self.path(1).parent.glob("*.gguf"))
+        number = max([0, *self.before, *(int(stem) for stem in there if stem.isdecimal())]) + 1
         path = self.path(number)
         write_lora(path, architecture, numbers, alpha, **{"general.name": path.stem})
         self.tell(what, {"adapter": path.name, "instead_of": self._name(self.current), **values})

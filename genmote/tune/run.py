@@ -7,18 +7,19 @@ print(made.before, made.after)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genmote import __version__, records
+from genmote import __version__, home, records
 from genmote.device.meter import Meter, Reading
 from genmote.digest import sha256
 from genmote.errors import SpecError, TrainingError
@@ -130,7 +131,8 @@ def tune(
     much goes through the model at once is chosen by what fits (`tune/memory.py`; BudgetError where nothing does).
     `ops`, `isa`, `threads`: as for `Engine.load`; methods with PyTorch have one op set. `progress` is told the steps,
     `tell` a line now and then. Raises ExamplesError, SpecError, OpsError and what `Engine.load` raises; TrainingError
-    where the loss is no number any more, after the best so far was written, if there is one.
+    where the loss is no number any more, after the best so far was written, if there is one, and where what was learnt
+    is no better than the base and a file is at `output`, which stays.
     """
     tuning, output, data = tuning or Tuning(), Path(output), Path(data)
     if faults := list(tuning.faults()):
@@ -157,9 +159,10 @@ def tune(
     else:
         tuning, planned, told = memory_plan.fitted(file, tuning, count, budget_bytes(memory))
         note(told)
-    with Meter() as meter, _opened(file, tuning, count, loading) as engine:
+    work = output.with_name(output.name + ".work")
+    with _held(work), Meter() as meter, _opened(file, tuning, count, loading) as engine:
         learn, judge = _examples(engine, data, tuning, note)
-        every, work = learn, output.with_name(output.name + ".work")
+        every = learn
         if tuning.select is not None:
             kept = work / "chosen.json", _named(engine, tuning, every, judge)
             learn = _chosen(engine, every, tuning, note, progress, kept)
@@ -184,9 +187,20 @@ def tune(
         name = _named(engine, trainer.tuning, every, judge)  # a budget may have settled some of the settings
         run = _Run(engine, trainer, learn, judge, output, work, name, note)
         run.go(progress)
-        written = run.judge_written()
+        written = run.judge_written(progress)
         meter.tokens = run.done
     return Tuned(output, run.card(), run.progress, meter.reading, tuple(notes), engine.threads, planned, written)
+
+
+@contextlib.contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """While it lasts no other process trains into the same file: what two keep in one folder would be of neither."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(home.held(work))
+        except OSError as fault:
+            raise SpecError(f"{work} cannot be made ({fault.strerror}): name another --output") from None
+        yield
 
 
 def _opened(file: ModelFile, tuning: Tuning, threads: int, loading: dict[str, Any]) -> Engine:
@@ -200,8 +214,7 @@ def _chosen(
         return chosen(engine.decoder, learn, tuning, note, progress, kept=kept)
     assert engine.model_path is not None
     with Engine.load(engine.model_path, threads=engine.threads) as whole:  # a choice is measured without PyTorch
-        pilot = replace(tuning, method="backward", rate=None)
-        return chosen(whole.decoder, learn, pilot, note, progress, kept=kept)
+        return chosen(whole.decoder, learn, tuning, note, progress, kept=kept)
 
 
 def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:
@@ -222,16 +235,22 @@ def _make_room(engine: Engine, planned: Need, note: Tell) -> Need:
 
 
 def _examples(engine: Engine, data: Path, tuning: Tuning, note: Tell) -> tuple[Examples, Examples]:
-    if tuning.context > engine.config.context_length:
-        raise SpecError(f"context={tuning.context}: this model takes 1 to {engine.config.context_length} tokens")
+    examples.check_context(engine, tuning.context)
     told: list[str] = []
     found = examples.read(data, engine, tuning.context, told)
     if tuning.held_out is None:
         learn, judge = examples.held_out(found, HELD_OUT, MOST_HELD_OUT, tuning.seed)
         if not len(judge):
-            told.append("only one example: none is left to judge by, and the last step's adapter is kept")
+            told.append(
+                "only one example, or copies of it: none is left to judge by, and the last step's numbers are kept"
+            )
     else:
-        learn, judge = found, examples.read(Path(tuning.held_out), engine, tuning.context, told)
+        other: list[str] = []
+        learn, judge = found, examples.read(Path(tuning.held_out), engine, tuning.context, other)
+        told += [f"{tuning.held_out}: {line}" for line in other]
+        known = {learn[index][0].tobytes() for index in range(len(learn))}
+        if seen := sum(judge[index][0].tobytes() in known for index in range(len(judge))):
+            told.append(f"{seen} of {len(judge)} examples to judge by are learnt from, too: they tell little of others")
     for line in told:
         note(line)
     return learn, judge
@@ -267,7 +286,7 @@ class _Run:
         self.done = 0  # rows of this process
 
     def go(self, bar: Bar) -> None:
-        tuning, progress = self.tuning, self._begin()
+        tuning, progress = self.tuning, self._begin(bar)
         kept = time.monotonic()
         try:
             while progress.step < tuning.steps and not self._enough():
@@ -286,12 +305,8 @@ class _Run:
             raise self._diverged(fault) from None
         self._finish()
 
-    def _begin(self) -> state.Progress:
+    def _begin(self, bar: Bar) -> state.Progress:
         """Go on where a run of the same name was, or judge the base."""
-        try:
-            self.work.mkdir(exist_ok=True)
-        except OSError as fault:
-            raise SpecError(f"{self.work} cannot be made ({fault.strerror}): name another --output") from None
         found = state.restore(self.work / "state.npz", self.name, self.trainer.numbers, self.trainer.states)
         if isinstance(found, state.Progress):
             self.progress = found
@@ -299,7 +314,7 @@ class _Run:
         else:
             if found:
                 self.note(f"{self.work / 'state.npz'} is not gone on from: {found}")
-            self._judge()
+            self._judge(self._judging(bar))
         return self.progress
 
     def _step(self) -> None:
@@ -313,10 +328,14 @@ class _Run:
         progress.step += 1
         self.done += rows
 
-    def _judge(self) -> None:
+    def _judging(self, bar: Bar) -> Callable[[int], None]:
+        """Tells how many of the held-out examples are read, where nothing else is told."""
+        return lambda done: bar("judging, examples", done, len(self.judge))
+
+    def _judge(self, done: Callable[[int], None] = lambda count: None) -> None:
         if not len(self.judge):
             return
-        progress, loss = self.progress, self.trainer.judge(self.judge)
+        progress, loss = self.progress, self.trainer.judge(self.judge, done)
         if not np.isfinite(loss):
             raise FloatingPointError(f"step {progress.step}: the held-out loss is {loss}")
         progress.judged.append((progress.step, loss))
@@ -346,14 +365,19 @@ class _Run:
 
     def _finish(self) -> None:
         progress, best = self.progress, self.progress.best
-        if best is not None and best[1] >= progress.judged[0][1]:
-            self.note(
-                "no better than the base on what was held out: use more or other examples, fewer steps, a lower rate?"
-            )
+        if best is not None and best[1] >= (base := progress.judged[0][1]):
+            why = "no better than the base on what was held out"
+            if self.output.exists():
+                raise TrainingError(
+                    f"{why} ({best[1]:.4f} nats a token instead of {base:.4f}): {self.output} stays as it was; use "
+                    "more or other examples, fewer steps, a lower --rate. To have it all the same, move that file away "
+                    "and give the same command again, which takes no step"
+                )
+            self.note(f"{why}: use more or other examples, fewer steps, a lower rate?")
         if best is not None and best[0] != progress.step:
             self._take_best()
         self._write()
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clear()
 
     def _diverged(self, fault: FloatingPointError) -> TrainingError:
         """Write the best adapter so far, if it is better than the base, and say what happened."""
@@ -364,16 +388,22 @@ class _Run:
             told = f"{self.output} is the {self.trainer.makes} of step {best[0]}"
         else:
             told = f"no {self.trainer.makes} was written"
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._clear()
         return TrainingError(f"{fault}: training stopped, {told}; use a lower --rate")
+
+    def _clear(self) -> None:
+        """Let go of what was kept: first of what says that there is something, since it may be killed in between."""
+        with contextlib.suppress(OSError):
+            (self.work / "state.npz").unlink()
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def _write(self) -> None:
         about = {"general.name": self.output.stem, CARD: json.dumps(self.card(), ensure_ascii=False)}
         self.trainer.write(self.output, about)
 
-    def judge_written(self) -> float | None:
+    def judge_written(self, bar: Bar) -> float | None:
         """The held-out loss of a whole model as its file has it; None for an adapter, which is not rounded."""
-        return self.trainer.judge_file(self.output, self.judge) if len(self.judge) else None
+        return self.trainer.judge_file(self.output, self.judge, self._judging(bar)) if len(self.judge) else None
 
     def card(self) -> dict[str, Any]:
         """What the file is, for whoever finds it."""

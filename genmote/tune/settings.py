@@ -18,6 +18,8 @@ GROUPS = {
 }
 HEAD_PART, NORMS_PART, BIASES_PART = "head", "norms", "biases"
 RATES: dict[str, float] = {"backward": 5e-4, "forward": 0.02}  # of the methods that need no PyTorch
+MOST_RATE = 1e30  # of which a float32 takes many steps: what they make of the model is judged, not what overflows
+MOST_BATCH = 1 << 16
 WORKBENCH = "workbench"  # the method that a memory budget chooses of those in this room
 ROOM = "genmote.tune.workbench"
 PLACES = (*GROUPS, *PARTS, HEAD_PART, NORMS_PART, BIASES_PART)
@@ -88,15 +90,15 @@ class Tuning:
             yield f"rank={self.rank}: use 1 to 1024, such as 8"
         if self.alpha is not None and not 0 < self.alpha < 1e6:
             yield f"alpha={self.alpha}: use more than 0, such as {2 * self.rank}"
-        if self.steps < 1 or self.batch < 1 or self.judge_every < 1 or self.patience < 0:
+        if self.steps < 1 or not 1 <= self.batch <= MOST_BATCH or self.judge_every < 1 or self.patience < 0:
             yield (
                 f"steps={self.steps}, batch={self.batch}, judge_every={self.judge_every}, patience={self.patience}: "
-                "use at least 1, of patience at least 0"
+                f"use at least 1, of patience at least 0, of batch at most {MOST_BATCH}"
             )
         if not 8 <= self.context <= 1 << 20:
             yield f"context={self.context}: use 8 or more, such as 256"
         if (
-            not (self.rate is None or self.rate > 0)
+            not (self.rate is None or 0 < self.rate <= MOST_RATE)
             or not 0 <= self.warmup <= 1
             or not 0 <= self.decay < 10
             or not self.clip > 0
@@ -109,6 +111,8 @@ class Tuning:
             close = registry.near(self.method_name, known)
             every = ", ".join((*RATES, WORKBENCH, *known))
             yield f"method={self.method}: no method is called so{close}; use of {every}"
+        elif ":" in self.method and self.method_name not in known:
+            yield f"method={self.method}: {self.method_name} has no settings after a colon; leave them out"
         if not self.on_workbench and (self.recompute or self.type is not None):
             yield f"recompute, type: of methods with PyTorch; method={self.method} takes neither"
         if self.on_workbench and (self.weights == "disk" or self.inputs != "f32"):

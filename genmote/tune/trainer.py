@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class AdapterTrainer:
         alpha = self.tuning.factor * self.tuning.rank
         write_lora(path, self.decoder.config.architecture, self.numbers, alpha, **about)
 
-    def judge_file(self, path: Path, examples: Examples) -> float | None:
+    def judge_file(self, path: Path, examples: Examples, done: Callable[[int], None]) -> float | None:
         """The held-out loss of what was written, where that is rounded; an adapter is not."""
         return None
 
@@ -116,9 +116,7 @@ class Trainer(AdapterTrainer):
                 apply(name, self._sums.pop(name))
         return float(loss)
 
-    def judge(self, examples: Examples) -> float:
-        """Mean loss of all tokens that are to be learnt, in nats."""
-        every = range(len(examples))
-        share = 1 / max(1, batches.learnt_tokens(examples, every))
+    def judge(self, examples: Examples, done: Callable[[int], None] = lambda count: None) -> float:
+        """Mean loss of all tokens that are to be learnt, in nats; `done` is told how many examples are gone through."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(sum(map(self.backward.loss, batches.passes(examples, every, self.rows, share))))
+            return float(sum(map(self.backward.loss, batches.judged(examples, self.rows, done))))

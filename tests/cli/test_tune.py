@@ -52,6 +52,10 @@ def test_an_adapter_that_generate_takes(genmote: Genmote, model: Path, data: Pat
     whole = tmp_path / "whole.gguf"
     ran = genmote("merge", str(model), str(output), "-o", str(whole), "--json")
     assert ran.json["matrices"] == 14 and ran.json["types"] == ["Q8_0"] and ran.json["size_bytes"] > 0
+    ran = genmote("merge", str(model), str(output), "-o", str(output))
+    assert ran.status == 2 and "mine.gguf is the adapter itself; name another file" in ran.err
+    ran = genmote("merge", str(model), str(output), "-o", str(whole), "--scale", "1e40")
+    assert ran.status == 2 and "scale 1e+40 for adapter mine.gguf: wanted a number from -1000 to 1000" in ran.err
     assert "stored as F16" in genmote("merge", str(model), str(output), "-o", str(whole), "--type", "F16").out
     assert genmote("generate", str(whole), "--prompt", "ab", "--max-tokens", "2").status == 0
 
@@ -110,6 +114,9 @@ def test_faulty_examples_and_places(genmote: Genmote, model: Path, data: Path, t
     assert ran.status == 2 and "wanted a name that ends in .gguf" in ran.err
     ran = genmote("tune", str(model), str(data), "-o", str(model), *QUICK)
     assert ran.status == 2 and "is the model itself" in ran.err
+    ran = genmote("tune", "signals-foundation", str(data), "-o", str(tmp_path / "mine.gguf"), *QUICK)
+    assert ran.status == 2 and "signals-foundation.gguf is a generator of signals, which reads no text" in ran.err
+    assert "genmote adapt signals-foundation FILES --state FOLDER, or genmote signal train FILES -o" in ran.err
 
 
 def test_a_training_that_stops_is_told(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_the_whole_way(trained: Path, recordings: Path, tmp_path: Path, capsys: 
     assert main([*words]) == 0, "it goes on after the last stretch"
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["examples"] == 0 and again["adapter"] == adapter
+    assert main([*words[:2], strange, *words[3:]]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] > 0, "another recording is read from its beginning"
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ class FakeTrainer:
         return float(np.mean(one) + np.mean(wobble))
 
     def step(self, examples: Examples, some: list[int], step: int) -> float:
-        if self.fails:
-            raise FloatingPointError("step 1: the loss is nan")
+        if self.fails and step == 3:
+            raise FloatingPointError("step 3: the loss is nan")
         kinds = {str(int(examples[n][0][0])) for n in some}
         for kind, loss in self.numbers.items():
             if kind in kinds and self.learns:
@@ -195,9 +195,10 @@ def test_replay_keeps_what_was_known(fake: type[FakeTrainer]) -> None:
 
 
 def test_a_loss_that_is_no_number_is_refused(fake: type[FakeTrainer]) -> None:
-    fake.fails = True
+    fake.fails, fake.learns = True, False
     refused = run(adapting(), [OLD] * 300 + [NEW] * 40)[1]
-    assert refused.what == "refused" and refused.values["stopped"] == "step 1: the loss is nan"
+    assert refused.what == "refused" and refused.values["stopped"] == "step 3: the loss is nan"
+    assert refused.values["steps"] == 2, "as many as were made"
 
 
 COLD = Heat("cpu", 40.0, 80.0, "trip point")
@@ -337,6 +338,7 @@ class TestJournal:
         assert lines[-1].values == {"adapter": None, "instead_of": "0001.gguf"}
         again = Journal.open(tmp_path / "a", "sha")
         assert again.stream is not None and (again.stream["lines"], again.stream["detector"]) == (7, None)
+        (again.path(1).with_name("0002 good.gguf")).write_text("somebody's copy")
         again.take(NUMBERS, "llama", 8.0, {})
         assert again.adapter == again.path(4), "no file is written over"
 
@@ -550,6 +552,44 @@ def test_the_same_folder_tells_what_it_does_not_take(tiny: Path, known: Path, tm
     (tmp_path / "s" / "state.json").write_text(json.dumps(state))
     with pytest.raises(SpecError, match="state.json is damaged .'recent'.: the adapters beside it are whole"):
         follow(tiny, rows, tmp_path / "s", TUNING, threads=1)
+
+
+def test_another_stream_is_read_from_its_beginning(tiny: Path, tmp_path: Path) -> None:
+    """As many lines of it as were read of the one before would be passed over, and nobody would know."""
+    one, other = ([json.dumps(line(kind, n)) for n in range(20)] for kind in ("old", "new"))
+    unlike = "the stream begins unlike the one before: all of it is read"
+
+    def read(rows: list[str], **settings: Any) -> tuple[int, bool]:
+        told: list[str] = []
+        found = follow(tiny, rows, tmp_path / "s", TUNING, threads=1, tell=told.append, **settings)
+        return found.examples, unlike in told
+
+    assert read(one[:3], again=True) == (3, False)
+    assert read(["", *one], again=True) == (20, True)
+    assert read([f"{row}\n" for row in ["", *one]], again=True) == (0, False)
+    assert read(["", *one, *other[:2]], again=True) == (2, False), "it has grown"
+    assert read(other, again=True) == (20, True)
+    assert read(other[:4], again=True) == (4, True), "shorter than what it would be known by"
+    assert read(other) == (20, False), "standard input is read from where it is"
+    assert read(other, again=True) == (20, True)
+
+
+def test_what_is_odd_in_a_guard_is_told(tiny: Path, tmp_path: Path) -> None:
+    guard, told = tmp_path / "guard.jsonl", list[str]()
+    guard.write_text(json.dumps(line("old", 1)) + "\n" + json.dumps({"text": "ab " * 90}) + "\n")
+    follow(tiny, [json.dumps(line("old", 2))], tmp_path / "s", TUNING, guard=guard, threads=1, tell=told.append)
+    assert f"{guard}: 1 of 2 examples are longer than 32 tokens: cut at their end (--context)" in told
+
+
+def test_a_line_that_the_chat_template_does_not_take_is_left_out(tiny: Path, tmp_path: Path) -> None:
+    odd = {"messages": [{"role": "user", "content": 5}, {"role": "assistant", "content": "b"}]}
+    told: list[str] = []
+    rows = [json.dumps(odd), json.dumps(line("old", 1))]
+    found = follow(tiny, rows, tmp_path / "s", TUNING, threads=1, tell=told.append)
+    assert (found.examples, found.left_out) == (1, 1)
+    assert told[0].startswith("line 1 is left out: the chat template fails: ")
+    with pytest.raises(SpecError, match="context=4096: this model takes 1 to 256 tokens"):
+        follow(tiny, rows, tmp_path / "t", Tuning(context=4096), threads=1)
 
 
 @pytest.mark.parametrize(

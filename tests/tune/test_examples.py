@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ def test_a_plain_text_is_cut_into_windows_that_lose_no_token(tmp_path: Path, mod
     told = [token for index in range(len(found)) for token in found[index][0][1:].tolist()]
     assert told == whole[1:] and max(map(found.rows, range(len(found)))) == 16
     assert learnt_tokens(found, range(len(found))) == len(whole) - 1
+
+
+def test_json_that_is_read_as_a_text_is_told(lines: Any, model: Any) -> None:
+    told: list[str] = []
+    read(lines({"text": "all of it"}, name="mine.json"), model, 64, told)
+    assert told == ["mine.json looks like JSON, and is read as one text: examples have a name that ends in .jsonl"]
 
 
 def test_long_examples_are_cut_and_those_with_nothing_left_are_told(lines: Any, model: Any) -> None:
@@ -175,6 +182,18 @@ def test_messages_need_a_chat_template_that_goes_on(lines: Any, model: Any) -> N
             read(lines(talk), model, 64, [])
     finally:
         model.chat_template = kept
+
+
+def test_examples_are_tight_while_they_are_read(lines: Any, model: Any) -> None:
+    """A training's budget has no room for lists of Python's numbers, which take 50 bytes a token."""
+    draw = np.random.default_rng(3)
+    path = lines(*({"text": draw.integers(300, size=250).tolist()} for _ in range(200)))
+    tracemalloc.start()
+    try:
+        found = read(path, model, 256, [])
+        assert tracemalloc.get_traced_memory()[1] < 30 * len(found.tokens)
+    finally:
+        tracemalloc.stop()
 
 
 def made_up(lengths: list[int]) -> Examples:

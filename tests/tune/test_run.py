@@ -21,6 +21,7 @@ from genmote import Engine, home
 from genmote.errors import ExamplesError, ModelFileError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
+from genmote.tune import run
 from genmote.tune.run import CARD, tune
 from genmote.tune.settings import Tuning
 from genmote.tune.trainer import Trainer
@@ -43,7 +44,10 @@ def same(a: Path, b: Path) -> bool:
 def test_it_learns_and_the_engine_uses_what_it_writes(tiny: Path, data: Path, tmp_path: Path) -> None:
     told: list[str] = []
     output = tmp_path / "mine.gguf"
-    made = tune(tiny, data, output, QUICK, tell=told.append)
+    seen: list[tuple[str, int, int]] = []
+    made = tune(tiny, data, output, QUICK, tell=told.append, progress=lambda *at: seen.append(at))
+    judged = [at for at in seen if at[0] == "judging, examples"]
+    assert judged and judged == seen[: len(judged)] and judged[-1][1:] == (6, 6), "the base, before anything is learnt"
     assert made.before is not None and made.after is not None and made.after < 0.8 * made.before
     assert made.progress.losses[-1] < made.progress.losses[0]
     assert [step for step, _ in made.progress.judged] == [0, 8, 16, 24] and len(made.progress.losses) == 24
@@ -92,18 +96,30 @@ def test_how_much_goes_through_at_once_changes_only_last_bits(
     assert np.allclose(one.progress.losses, two.progress.losses, rtol=2e-3)
 
 
-def test_clipping_and_passes_add_up_to_the_mean(tiny: Path, data: Path) -> None:
-    """Several passes give the gradient of the step's mean loss, not of each pass's."""
+def test_passes_add_up_to_the_mean_and_long_gradients_are_shortened(tiny: Path, data: Path) -> None:
+    """Several passes give the gradient of the step's mean loss, not of each pass's. (AdamW's first step is the same for
+    a gradient of any length, so that what it is given is looked at.)"""
     from genmote.tune import examples
 
+    def given(rows: int, clip: float) -> tuple[dict[str, np.ndarray], float]:
+        trainer, found = Trainer(engine.decoder, Tuning(rows=rows, context=32, clip=clip)), dict[str, np.ndarray]()
+        trainer.adam.update = lambda name, numbers, gradient, *_: found.update({name: gradient.copy()})  # type: ignore[method-assign]
+        loss = trainer.step(some, [0, 1, 2, 3], 1)
+        assert found.keys() == trainer.numbers.keys() and not trainer._sums
+        return {name: gradient for name, gradient in found.items() if name.endswith("lora_b")}, loss
+
     with Engine.load(tiny, ops="numpy") as engine:
-        found = examples.read(data, engine, 32, [])
-        many, once = (Trainer(engine.decoder, Tuning(rows=rows, context=32)) for rows in (5, 500))
-        losses = [trainer.step(found, [0, 1, 2, 3], 1) for trainer in (many, once)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-        for name, numbers in many.numbers.items():
-            assert np.abs(numbers - once.numbers[name]).max() < 0.02 * 5e-4 / 10 + 1e-7 or "lora_b" in name
-        assert not many._sums
+        some = examples.read(data, engine, 32, [])
+        (many, loss), (once, at_once) = given(5, 1e9), given(500, 1e9)
+        assert loss == pytest.approx(at_once, rel=1e-5)
+        lengths = {name: float(np.linalg.norm(gradient)) for name, gradient in once.items()}
+        assert min(lengths.values()) > 0
+        for name, gradient in many.items():
+            assert np.abs(gradient - once[name]).max() < 1e-4 * np.abs(once[name]).max()
+        clip = float(np.median(list(lengths.values())))
+        for rows in (5, 500):
+            for name, gradient in given(rows, clip)[0].items():
+                assert np.linalg.norm(gradient) == pytest.approx(min(clip, lengths[name]), rel=1e-4)
 
 
 def test_threads_change_no_bit(tiny: Path, data: Path, tmp_path: Path) -> None:
@@ -217,6 +233,27 @@ def test_a_disk_that_is_full_at_the_very_end_costs_no_step(
     assert ModelFile.open(output).metadata[CARD] == json.dumps(made.card)
 
 
+def test_a_kill_while_what_was_kept_is_let_go_of_costs_nothing(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is written; whatever is left beside it then is no run to go on with."""
+    output = tmp_path / "mine.gguf"
+
+    def killed(work: Path, **_: Any) -> None:
+        (work / "best.gguf").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(tiny, data, output, QUICK)
+    kept = adapter(output)
+    made = tune(tiny, data, output, QUICK)
+    assert made.reading.tokens == made.progress.tokens and all(
+        np.array_equal(kept[n], adapter(output)[n]) for n in kept
+    )
+
+
 # -- what goes wrong -------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +314,7 @@ def test_one_answer_or_several_to_one_question_are_told_once_and_learnt(
         ([{"prompt": "light", "completion": word} for word in ("on", "off", "dim")], None, "more than one answer"),
     ):
         asked = replace(tuning, steps=8, select=select, keep=1.0)
-        made = tune(tiny, lines(*examples), tmp_path / "mine.gguf", asked)
+        made = tune(tiny, lines(*examples), tmp_path / f"{select}.gguf", asked)
         assert sum(said in line for line in made.notes) == 1
         assert made.progress.losses[-1] < made.progress.losses[0]
 
@@ -301,8 +338,21 @@ def test_one_example_leaves_none_to_judge_by(tiny: Path, lines: Any, tmp_path: P
     told: list[str] = []
     tuning = Tuning(steps=2, batch=2, context=16)
     made = tune(tiny, lines({"text": "only this"}), tmp_path / "a.gguf", tuning, tell=told.append)
-    assert told == ["only one example: none is left to judge by, and the last step's adapter is kept"]
+    assert told == ["only one example, or copies of it: none is left to judge by, and the last step's numbers are kept"]
     assert made.before is None and made.after is None and made.card["best_step"] == 2
+
+
+def test_what_is_odd_in_a_file_to_judge_by_is_told_of_that_file(tiny: Path, lines: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+    learn = lines({"prompt": "light", "completion": "b"}, {"prompt": "b", "completion": "c"})
+    same = [{"prompt": "light", "completion": "b"}, {"prompt": "lamp", "completion": "b"}]
+    judge = lines(*same, *same, name="judge.jsonl")
+    tune(tiny, learn, tmp_path / "a.gguf", Tuning(steps=2, batch=2, context=16, held_out=judge), tell=told.append)
+    assert told[:3] == [
+        f"{judge}: 2 of 4 examples are there more than once",
+        f"{judge}: all examples have the same answer: what is learnt from them is that answer alone",
+        "2 of 4 examples to judge by are learnt from, too: they tell little of others",
+    ]
 
 
 def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None:
@@ -316,6 +366,15 @@ def test_settings_that_cannot_be(tiny: Path, data: Path, tmp_path: Path) -> None
     wanted = ("on=attn_z,: attn_z cannot be learnt", "rank=0", "alpha=-1", "steps=0", "context=1:", "rate=0", "seed=-1")
     assert all(any(line.startswith(start) for line in told) for start in wanted) and "rows=0, logit_rows=0" in told[-1]
     assert not list(Tuning(on="attn_q, norms,head").faults())
+    for method in ("forward:moves=3", "backward:", "workbench:rank=2"):
+        (told,) = Tuning(method=method).faults()
+        name = method.partition(":")[0]
+        assert told == f"method={method}: {name} has no settings after a colon; leave them out"
+    (told,) = Tuning(batch=10**9).faults()
+    assert told.endswith("patience=0: use at least 1, of patience at least 0, of batch at most 65536")
+    assert not list(Tuning(rate=1e30).faults())
+    for rate in (1e31, float("inf")):  # which overflow in a first step
+        assert [fault for fault in Tuning(rate=rate).faults() if fault.startswith(f"rate={rate}, ")]
     with pytest.raises(SpecError, match=r"mine.gguf.work cannot be made"):
         (tmp_path / "mine.gguf.work").write_text("a file in the way")
         tune(tiny, data, tmp_path / "mine.gguf", QUICK)
@@ -380,3 +439,43 @@ def test_it_goes_on_from_an_adapter(tiny: Path, data: Path, tmp_path: Path) -> N
         tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "rank": 4}))
     with pytest.raises(ModelFileError, match="is not a LoRA adapter"):
         tune(tiny, data, tmp_path / "b.gguf", Tuning(**{**vars(more), "base": tiny}))
+
+
+def test_two_trainings_into_one_file_are_one_too_many(tiny: Path, data: Path, tmp_path: Path) -> None:
+    """They would keep their numbers in one folder, and write what is of neither."""
+    output, told = tmp_path / "mine.gguf", list[str]()
+
+    def other(what: str, step: int, total: int) -> None:
+        if what == "training, steps" and step == 9:
+            with pytest.raises(SpecError, match=r"mine.gguf.work is in use by process \d+: wait until that is done"):
+                tune(tiny, data, output, replace(QUICK, seed=5))
+            told.append("refused")
+
+    tune(tiny, data, output, QUICK, progress=other)
+    tune(tiny, data, tmp_path / "whole.gguf", QUICK)
+    assert told == ["refused"] and same(output, tmp_path / "whole.gguf") and not (tmp_path / "mine.gguf.work").exists()
+
+
+def test_what_is_no_better_than_the_base_takes_no_file_s_place(
+    tiny: Path, data: Path, lines: Any, tmp_path: Path
+) -> None:
+    """What is held out is made of tokens that the examples never say."""
+    output = tmp_path / "mine.gguf"
+    made = tune(tiny, data, output, QUICK)
+    kept = output.read_bytes()
+    judge = lines({"text": [300, 301, 302, 303]}, {"text": [304, 305, 306]}, name="judge.jsonl")
+    vain = replace(QUICK, held_out=judge)
+    said = (
+        r"no better than the base on what was held out \(\d.* nats a token instead of \d.*\): .*mine.gguf stays as it "
+        r"was; use more or other examples, .* move that file away and give the same command again"
+    )
+    for tuning in (replace(vain, base=output), vain, vain):  # the last goes on with what the one before it kept
+        with pytest.raises(TrainingError, match=said):
+            tune(tiny, data, output, tuning)
+        assert output.read_bytes() == kept
+    output.unlink()
+    worse = tune(tiny, data, output, vain)
+    assert "goes on after step 24 of 24" in worse.notes and worse.reading.tokens == 0
+    assert worse.notes[-1].startswith("no better than the base on what was held out: ") and output.exists()
+    assert worse.after is not None and worse.before is not None and worse.after >= worse.before
+    assert not (tmp_path / "mine.gguf.work").exists() and made.path == output

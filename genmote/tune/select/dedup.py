@@ -55,16 +55,18 @@ class Dedup(Select):
         random = np.random.default_rng(0)
         factors, offsets = random.integers(1, int(PRIME), (2, BANDS * ROWS)).astype(np.uint64)
         sets = [pieces(row, self.run) for row in rows]
-        group = np.arange(len(rows))
         bands: dict[tuple[int, bytes], list[int]] = defaultdict(list)
         for n, piece in enumerate(sets):
             lowest = ((piece[:, None] * factors + offsets) % PRIME).min(axis=0).reshape(BANDS, ROWS)
             for band, values in enumerate(lowest):
-                others = bands[band, values.tobytes()]
-                for other in others:
-                    if group[other] != group[n] and _overlap(sets[other], piece) >= self.like:
+                bands[band, values.tobytes()].append(n)
+        group = np.arange(len(rows))
+        for members in (np.array(each) for each in bands.values() if len(each) > 1):
+            for k, n in enumerate(members):
+                before = members[:k]
+                for other in before[group[before] != group[n]]:  # of a log most are of one group
+                    if group[other] != group[n] and _overlap(sets[other], sets[n]) >= self.like:
                         group[group == max(group[other], group[n])] = min(group[other], group[n])
-                others.append(n)
         return group
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -76,17 +76,17 @@ class WorkbenchTrainer:
                 raise FloatingPointError(f"step {step}: {fault}") from None
         return loss
 
-    def judge(self, examples: Examples) -> float:
-        """Mean loss of all tokens that are to be learnt, in nats."""
-        return self._judge(self.passes, examples)
+    def judge(self, examples: Examples, done: Callable[[int], None] = lambda count: None) -> float:
+        """Mean loss of all tokens that are to be learnt, in nats; `done` is told how many examples are gone through."""
+        return self._judge(self.passes, examples, done)
 
-    def judge_file(self, path: Path, examples: Examples) -> float | None:
+    def judge_file(self, path: Path, examples: Examples, done: Callable[[int], None]) -> float | None:
         """The same with a model file that was written, what rounding costs in it; None for an adapter."""
         if self.makes == "adapter":
             return None
         model = Model(ModelFile.open(path), WorkbenchOps(), packed=True)
         decoder = Decoder(model.config, model.weights, model.ops, fused=False)
-        return self._judge(Passes(decoder, recompute=False, logit_rows=self.passes.logit_rows), examples)
+        return self._judge(Passes(decoder, recompute=False, logit_rows=self.passes.logit_rows), examples, done)
 
     @property
     def makes(self) -> str:
@@ -102,11 +102,9 @@ class WorkbenchTrainer:
             numbers = partial(self.method.matrix, self.model, self.tensors, tuning)
             write_model(path, self.model.file, numbers, tuning.type, about)
 
-    def _judge(self, passes: Passes, examples: Examples) -> float:
-        every = range(len(examples))
-        share = 1 / max(1, batches.learnt_tokens(examples, every))
+    def _judge(self, passes: Passes, examples: Examples, done: Callable[[int], None]) -> float:
         with _threads(self.threads):
-            return float(sum(map(passes.loss, batches.passes(examples, every, self.rows, share))))
+            return float(sum(map(passes.loss, batches.judged(examples, self.rows, done))))
 
     def _begin(self, step: int) -> None:
         """Have those learn whose turn it is; what was kept of the others is let go."""

@@ -153,6 +153,28 @@ def test_choosing_for_a_training(engine: Engine) -> None:
         chosen(engine.decoder, some.take([0]), Tuning(select="gradients", keep=0.5), told.append, lambda *at: None)
 
 
+def test_a_pilot_has_its_own_rate_whatever_the_method(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of passes forward alone, 0.02, is a part of the residual stream's length: no rate for a way back."""
+    rates: list[float] = []
+    step = Trainer.step
+
+    def seen(trainer: Trainer, *args: Any) -> float:
+        rates.append(trainer.tuning.highest_rate)
+        return step(trainer, *args)
+
+    monkeypatch.setattr(Trainer, "step", seen)
+    for method, rate, wanted in (
+        ("forward", None, 5e-4),
+        ("forward", 0.1, 5e-4),
+        ("full", 1e-5, 5e-4),
+        ("backward", 0.1, 0.1),
+    ):
+        tuning = Tuning(context=32, rank=2, select="curves", keep=0.5, method=method, rate=rate)
+        chosen(engine.decoder, drawn(12), tuning, lambda line: None, lambda *at: None)
+        assert set(rates) == {wanted}
+        rates.clear()
+
+
 def test_the_ways_see_the_adapter_that_a_training_goes_on_from(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
