@@ -84,9 +84,9 @@ def room() -> list[Pair]:
 
 
 TASKS: dict[str, tuple[str, Callable[[], list[Pair]], int]] = {  # title, pairs, how many to learn from
-    "agent": ("agent commands", agent, 1800),
+    "agent": ("agent commands", agent, 1600),
     "room": ("sensor captions", room, 500),
-    "logs": ("log lines", logs, 2000),
+    "logs": ("log lines", logs, 1400),
 }
 
 
