@@ -29,7 +29,7 @@ from benchmarks.tune.deft_sets import TASKS, Pair, split
 
 FILE = "smollm2-q4_1"
 KEEP, BATCH, ROUNDS, JUDGED = 0.1, 2, 3.0, 16
-COMMON = ("--rank", "4", "--batch", str(BATCH), "--rate", "0.003", "--context", "64", "--rows", "256", "--threads", "1")
+COMMON = ("--rank", "4", "--batch", str(BATCH), "--rate", "0.002", "--context", "64", "--rows", "256", "--threads", "1")
 DRAWS = {"random": 5, "auto": 3}
 PATIENCE_S = 4 * 3600
 WORK = FOLDER.parent / "bench-deft"
