@@ -114,10 +114,15 @@ def period(x: Floats) -> float | None:
     if not high:
         return None
     lag = int(high[0]) + int(below[0])
+    lag += int(np.argmax(r[lag : lag + lag // 4 + 1]))  # with noise there are small peaks on the way up
     if r[lag] < 0.6 or 4 * lag > len(small) or r[2 * lag - lag // 8 : 2 * lag + lag // 8 + 1].max(initial=0) < 0.5:
         return None
-    a, b, c = r[lag - 1 : lag + 2]
-    return float(by * (lag + 0.5 * (a - c) / (a - 2 * b + c)))  # the peak of a parabola through three points
+    reach = max(1, lag // 10)
+    if lag + reach >= len(r):
+        return None
+    a, b, _ = np.polyfit(np.arange(-reach, reach + 1), r[lag - reach : lag + reach + 1], 2)
+    top = float(-b / (2 * a)) if a < 0 else 0.0  # of the parabola through the peak
+    return by * (lag + min(reach, max(-reach, top)))
 
 
 class Stretch(NamedTuple):
