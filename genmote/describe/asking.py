@@ -32,13 +32,14 @@ def ask(
 
 def _claim(own: tuple[Signal, ...], fact: Fact, random: np.random.Generator, held_out: bool, group: str) -> Example:
     """Whether it is what somebody takes it to be: which it is in half of the cases."""
-    others = [one for one in fact.choices if one != fact.word]
+    own_words = [one for one in fact.choices if one in fact.word.split(", ") or one == fact.word]
+    others = [one for one in fact.choices if one not in own_words]
     if fact.about == "trend":  # nobody asks whether something is "no clear trend"
-        others = [one for one in others if one in (RISING, FALLING)]
-    is_so = random.random() < 0.5 and (fact.about != "trend" or fact.word in (RISING, FALLING))
-    guess = fact.word if is_so or not others else str(random.choice(others))
+        own_words, others = ([one for one in words if one in (RISING, FALLING)] for words in (own_words, others))
+    is_so = bool(own_words) and (random.random() < 0.5 or not others)
+    guess = str(random.choice(own_words if is_so else others))
     question = wording.question(fact.about, {**fact.slots, "guess": guess}, random, held_out, claim=True)
-    return Example(own, question, YES if guess == fact.word else NO, fact.about, (YES, NO), group, held_out)
+    return Example(own, question, YES if is_so else NO, fact.about, (YES, NO), group, held_out)
 
 
 def questions(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from genmote.describe import measure
+from genmote.describe import beats, measure
 from genmote.describe.measure import Floats, spread
 from genmote.signals.kinds import Records, Series, Signal
 
@@ -30,8 +30,9 @@ WIDE = 16  # channels beyond which they are not compared in pairs
 
 @dataclass(frozen=True)
 class Fact:
-    """`about`: the kind, for which `wording.py` has questions. A category has a `word` out of `choices`, a number a
-    `value` in `unit` and a `tolerance`. `slots`: what else the wording names, such as the channel."""
+    """`about`: the kind, for which `wording.py` has questions. A category has a `word` out of `choices`, or several
+    that a comma and a space divide, a number a `value` in `unit` and a `tolerance`. `slots`: what else the wording
+    names, such as the channel."""
 
     about: str
     word: str = ""
@@ -76,6 +77,13 @@ def of_series(series: Series) -> Iterator[Fact]:
     for n, (channel, unit) in enumerate(zip(series.channels, series.units, strict=True)):
         yield from _of_channel(series, series.values[:, n].astype(np.float64), channel, unit)
     yield from _between(series)
+    for about, told in beats.told(series):
+        if isinstance(told, bool):
+            yield yes_no(about, told)
+        elif about == "heart_rate":
+            yield Fact(about, value=told, unit="bpm", tolerance=beats.TOLERANCE_BPM)
+        else:
+            yield Fact(about, value=told, unit="", tolerance=max(1.0, 0.05 * told))
 
 
 def _gap(series: Series, gone: NDArray[np.bool_]) -> Iterator[Fact]:
