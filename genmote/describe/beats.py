@@ -46,12 +46,7 @@ def beats_s(series: Series) -> NDArray[np.float64] | None:
         return None
     if what == "pulse":
         (at, *_) = (n for n, name in enumerate(series.channels) if PULSE.search(name))
-        try:
-            found = heart_rate(series.values[:, at], series.rate_hz)
-        except SignalError:
-            return None
-        # What the intervals that count do not cover was no steady beat.
-        return found.peaks / series.rate_hz if found.usable_s >= 0.85 * series.duration_s - 2 else None
+        return _of_pulse(series.values[:, at], series.rate_hz)
     leads = [n for n, name in enumerate(series.channels) if ECG.search(name)] or list(range(len(series.channels)))
     columns = [measure.bridged(series.values[:, n].astype(np.float64)) for n in leads]
     known = [x for x in columns if x is not None and measure.spread(np.diff(x)) > 0]
@@ -63,6 +58,15 @@ def beats_s(series: Series) -> NDArray[np.float64] | None:
         if other is not None and found is not None and abs(rate_bpm(other) - rate_bpm(found)) > AGREE_BPM:
             return None  # half of the leads tell something else
     return found
+
+
+def _of_pulse(x: NDArray[np.float32], rate_hz: float) -> NDArray[np.float64] | None:
+    try:
+        found = heart_rate(x, rate_hz)
+    except SignalError:
+        return None
+    # What the intervals that count do not cover was no steady beat.
+    return found.peaks / rate_hz if found.usable_s >= 0.85 * found.duration_s - 2 else None
 
 
 def _qrs(x: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64] | None:
