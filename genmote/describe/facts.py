@@ -25,6 +25,7 @@ FIRST, SECOND = "the first", "the second"
 TOGETHER, OPPOSITE, UNRELATED = "together", "in opposite directions", "independently"
 AT_ONCE = "at the same time"
 NAMES = re.compile(r"\b(port|id|number|code|zip)\b", re.IGNORECASE)  # fields whose numbers only name something
+MOTION = ("g", "m/s²", "m/s^2", "rad/s", "deg/s", "°/s")  # units of a movement's channels
 LEAST = 16  # samples of a series of which anything is said
 WIDE = 16  # channels beyond which they are not compared in pairs
 
@@ -80,6 +81,7 @@ def of_series(series: Series, channels: Collection[int] | None = None) -> Iterat
     for n in wanted:
         yield from _of_channel(series, series.values[:, n].astype(np.float64), series.channels[n], series.units[n])
     yield from _between(series, wanted[:6])
+    yield from _movements(series)
     for about, told in beats.told(series):
         if isinstance(told, bool):
             yield yes_no(about, told)
@@ -166,6 +168,21 @@ def _shape(series: Series, x: Floats, channel: str, unit: str) -> Iterator[Fact]
         yield yes_no("step", at >= 0, channel=channel)
         if at >= 0:
             yield Fact("when_step", value=at / rate, unit="s", tolerance=0.07 * series.duration_s, slots=slots)
+
+
+def _movements(series: Series) -> Iterator[Fact]:
+    """How often a movement repeats, by the median period of the channels of motion that have a clear one, where three
+    of four are within 15 % of it."""
+    moved = [n for n, unit in enumerate(series.units) if unit in MOTION]
+    rate = measure.steady_hz(series)
+    if len(moved) < 2 or not rate > 0:
+        return
+    lengths = [length for n in moved if (length := measure.period(series.values[:, n].astype(np.float64)))]
+    if not lengths:
+        return
+    usual = float(np.median(lengths))
+    if np.mean(np.abs(np.array(lengths) - usual) <= 0.15 * usual) >= 0.75:
+        yield Fact("movements", value=len(series) / usual, unit="", tolerance=max(1.0, 0.05 * len(series) / usual))
 
 
 def _halves(x: Floats, channel: str) -> Iterator[Fact]:

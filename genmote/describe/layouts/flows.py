@@ -17,7 +17,7 @@ from genmote.fetch import Progress
 from genmote.signals.kinds import Field, FieldType, Records
 
 FILES = ("rows.csv", "KDDTest+.csv", "KDDTrain+.csv")
-ROWS = 20
+ROWS, PART = 20, 1000
 CLASSES = ("normal traffic", "denial of service", "probing", "remote access", "privilege escalation")
 KINDS = {
     CLASSES[0]: "normal",
@@ -68,7 +68,8 @@ def load(folder: Path, notes: list[str], progress: Progress) -> list[Labelled]:
                 cells.append(_column(path, [row[column] for row in own], type_, column))
             fields = tuple(Field(name, type_, unit) for _, name, type_, unit in FIELDS)
             signal = Records("connections", fields, tuple(cells))
-            found.append(Labelled(signal, f"rows {numbers[start]}", "kind of traffic", (kind,), CLASSES))
+            place = f"part {numbers[start] // PART}"  # of the file
+            found.append(Labelled(signal, place, "kind of traffic", (kind,), CLASSES))
     progress("reading", 1, 1)
     return found
 
