@@ -86,7 +86,9 @@ def _of_series(series: Series) -> tuple[Floats, ...]:
     power = np.abs(np.fft.rfft(x - x.mean(axis=0), axis=0)) ** 2 / max(1, len(x)) ** 2
     at = np.fft.rfftfreq(len(x))  # cycles a sample
     edges = itertools.pairwise(np.geomspace(LOWEST, 0.5, BANDS + 1))
-    bands = [np.log10(power[(at > low) & (at <= high)].sum(axis=0) + 1e-12) for low, high in edges]
+    # Of a short signal no step may lie within a band: then the nearest one counts.
+    within = [((at > low) & (at <= high)) | (at == at[np.argmin(np.abs(at - high))]) for low, high in edges]
+    bands = [np.log10(power[own].sum(axis=0) + 1e-12) for own in within]
     width = x.std(axis=0)
     safe = np.where(width > 0, width, 1.0)
     alike = ((x - x.mean(axis=0)) / safe).T @ ((x - x.mean(axis=0)) / safe) / len(x)
