@@ -16,7 +16,7 @@ from genmote.errors import ExamplesError
 from genmote.signals.kinds import Records, Series, Signal
 
 Floats = NDArray[np.float64]
-BANDS, LOWEST = 10, 0.004  # of frequency, in equal steps of its logarithm; cycles a sample
+BANDS, LOWEST = 10, 0.01  # of frequency, in equal steps of its logarithm; cycles a sample
 BEAT_S = (-0.25, 0.45)  # about a heart beat
 BEAT_POINTS = 35
 CATEGORIES = 32  # places that words of records are dealt to

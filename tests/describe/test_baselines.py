@@ -31,8 +31,6 @@ def test_the_nearest_is_of_the_same_kind() -> None:
     near = baselines.Nearest(train)
     assert [near.to(wave(hz, 90, group="x").signal).report for hz in (1, 3, 7)] == ["1", "3", "7"]
     assert near.to(train[4].signal) is train[4], "itself is the nearest"
-    shorter = wave(3, 5, count=300, group="x").signal
-    assert near.to(shorter).report == "3"
     with pytest.raises(ExamplesError, match="there is no recording to learn from: wanted at least one"):
         baselines.Nearest([])
 
@@ -42,7 +40,8 @@ def test_signals_with_gaps_flat_lines_and_fewer_channels_have_neighbours() -> No
     near = baselines.Nearest(train)
     gone = Series("g", np.full((400, 2), np.nan, np.float32), 50.0, ("a", "b"), ("g", "g"))
     one = Series("o", np.zeros((400, 1), np.float32), 50.0, ("a",), ("g",))
-    assert near.to(gone).report in "13" and near.to(one).report in "13"
+    shorter = wave(3, 5, count=70, group="x").signal
+    assert all(near.to(signal) in train for signal in (gone, one, shorter))
 
 
 def test_records_have_neighbours() -> None:
