@@ -155,12 +155,15 @@ class Describer:
     def classify(self, signals: Sequence[Signal], task: Task, *, confidence: float | None = None) -> Labels:
         """How likely each of a task's labels is, as the answer to its question."""
         limit = self.parts.confidence if confidence is None else confidence
-        said = [prompt.answer(self.engine.tokenizer, label) for label in task.labels]
-        nats = self.likelihoods(self.prompt(signals, task.question), said)
-        shares = softmax(nats / task.temperature)
+        shares = softmax(self.label_nats(signals, task) / task.temperature)
         best = int(shares.argmax())
         found = {label: float(share) for label, share in zip(task.labels, shares, strict=True)}
         return Labels(found, task.labels[best] if shares[best] >= limit else None, limit, task.examples > 0)
+
+    def label_nats(self, signals: Sequence[Signal], task: Task) -> Float64:
+        """Log-probability of each of a task's labels as the answer to its question, (labels,)."""
+        said = [prompt.answer(self.engine.tokenizer, label) for label in task.labels]
+        return self.likelihoods(self.prompt(signals, task.question), said)
 
     def evidence(self, signals: Sequence[Signal], question: str, said: str, *, spans: int = SPANS) -> list[Evidence]:
         """What of the signals moved an answer: each signal's time in `spans` stretches, which are hidden from the
