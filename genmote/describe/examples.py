@@ -31,7 +31,7 @@ class Example:
     `about`: the kind of question, such as `trend`. `choices`: where the answer is one of these, all of them. `group`:
     the patient, subject or recording that it is of; a split keeps each group together. `held_out`: the question's
     wording is one that training never sees. `tolerance`: by how much a number in the answer may be off, and `value`
-    that number, where the answer is one; else NaN."""
+    that number in `unit`, where the answer is one; else NaN. Times are in s, though the answer may say min."""
 
     signals: tuple[Signal, ...]
     question: str
@@ -41,6 +41,7 @@ class Example:
     group: str = ""
     held_out: bool = False
     value: float = float("nan")
+    unit: str = ""
     tolerance: float = float("nan")
 
 
