@@ -23,9 +23,7 @@ class DescribeFlags(Said):
     """The model, and which signals it is asked about."""
 
     model: Path = setting("the .toml of a model that genmote describe-train made", short="-m")
-    also: tuple[Path, ...] = setting(
-        "further recordings, which the question may compare with", default=(), many=True
-    )
+    also: tuple[Path, ...] = setting("further recordings, which the question may compare with", default=(), many=True)
     reader: str | None = setting("the reader of the recordings (default: found by name and first bytes)", default=None)
     channels: tuple[str, ...] = setting("only these channels", default=(), many=True)
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
@@ -71,9 +69,7 @@ def load(flags: DescribeFlags) -> Describer:
     from genmote.describe.model import Describer
 
     with Bar() as bar:
-        return Describer.load(
-            flags.model, threads=flags.threads, ops=flags.ops, memory=flags.memory, progress=bar
-        )
+        return Describer.load(flags.model, threads=flags.threads, ops=flags.ops, memory=flags.memory, progress=bar)
 
 
 def signals(flags: DescribeFlags, file: Path, notes: list[str]) -> list[Signal]:
@@ -108,9 +104,7 @@ def picked(signal: Signal, channels: Sequence[str]) -> Signal:
             raise UserError(f"{signal.name} has no channel {name!r}: it has {listed(known)}; choose among them")
     at = [known.index(name) for name in channels]
     if isinstance(signal, Records):
-        return replace(
-            signal, fields=tuple(signal.fields[n] for n in at), columns=tuple(signal.columns[n] for n in at)
-        )
+        return replace(signal, fields=tuple(signal.fields[n] for n in at), columns=tuple(signal.columns[n] for n in at))
     units = tuple(signal.units[n] for n in at)
     return replace(signal, values=signal.values[:, at], channels=tuple(channels), units=units, grid=None)
 
@@ -181,5 +175,3 @@ def plot(path: Path, found: Sequence[Signal], spans: Sequence[Evidence], title: 
     from genmote.describe.picture import svg
 
     save(path, svg(found[0], [one for one in spans if one.signal == 0 and one.nats > 0], title), "--plot")
-
-

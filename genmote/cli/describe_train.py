@@ -22,7 +22,7 @@ from genmote.spec import dataclass, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Training):
-    files: tuple[Path, ...] = setting("files of examples (.npz)", positional=True)
+    files: tuple[Path, ...] = setting("files of examples (.npz); none: drawn ones alone", positional=True, default=())
     output: Path = setting("the model to write (.toml)", short="-o")
 
     def faults(self) -> Iterable[str]:

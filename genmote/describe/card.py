@@ -7,7 +7,8 @@ from typing import Any
 
 def text(made: dict[str, Any]) -> str:
     """The figures in a few lines."""
-    lines = [f"{made['examples']} examples to learn from, {made['held_out']} held out"]
+    drawn = made["settings"]["drawn"] if made["examples"] else 1.0
+    lines = [f"{made['examples']} examples to learn from, {made['held_out']} held out; {drawn:.0%} of a step were drawn"]
     for stage in ("encoder", "projector", "adapter"):
         if (one := made.get(stage)) is None:
             continue
@@ -27,9 +28,9 @@ def page(made: dict[str, Any]) -> str:
     said = " ".join(f"{key}={value}" for key, value in settings.items())
     return f"""# {made["title"]}
 
-A model that describes signals: an encoder of {made["encoder_numbers"]:,} numbers ({made["encoder_bytes"]:,} bytes) and an
-adapter ({made["adapter_bytes"]:,} bytes) of the language model {settings["language"]}. The licence of what it was trained
-on: {settings["licence"]}.
+A model that describes signals: an encoder of {made["encoder_numbers"]:,} numbers ({made["encoder_bytes"]:,} bytes)
+and an adapter ({made["adapter_bytes"]:,} bytes) of the language model {settings["language"]}. The licence of what it
+was trained on: {settings["licence"]}.
 
 {text(made)}
 

@@ -59,7 +59,7 @@ class Parts:
     facts: bool = setting("prompts have a line of facts that are computed from the signal", default=False)
     health: bool = setting("what it says may be of somebody's health", default=False)
     confidence: float = setting("a label less likely than this is not told", default=0.5)
-    question: str = setting("what `describe` asks", default="Describe the signal.")
+    question: str = setting("what `describe` asks", default="Describe this recording.")
     licence: str = setting("the licence of what it was trained on", default="not stated")
     language: Part = setting("the language model")
     encoder: Part = setting("the sensor encoder and its projector")

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from genmote import home
-from genmote.describe import prompt
+from genmote.describe import checking, drawn, prompt
 from genmote.describe.examples import Example
 from genmote.describe.file import Found
 from genmote.describe.network import Heads, Network
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from genmote.describe.train import Training
 
 Tensor = torch.Tensor
+Said = tuple[list[list[int] | int], list[int]]
 STAGES = ("encoder", "projector", "adapter")
 SHARES = {"encoder": 0.3, "projector": 0.15, "adapter": 0.5}  # of --minutes; the rest is for loading and judging
 SAVE_S = 30.0
@@ -53,44 +55,49 @@ HELD_BYTES = 400 << 20  # of signals as the encoder reads them, kept
 
 
 class Material:
-    """Examples as the encoder and the language model read them."""
+    """Examples as the encoder and the language model read them. What is `kept` of them is kept for the next time."""
 
-    def __init__(self, examples: Sequence[Example], file: ModelFile, form: Form, training: Training) -> None:
-        self.examples, self.form = examples, form
+    def __init__(self, kept: Sequence[Example], file: ModelFile, form: Form, training: Training) -> None:
+        self.kept = {id(example): example for example in kept}
+        self.kept_signals = {id(signal): signal for example in kept for signal in example.signals}
+        self.form = form
         self.tokenizer = load_tokenizer(file)
         self.facts: prompt.Facts | None = None
         if training.facts:
-            from genmote.describe.factline import line
+            from genmote.describe.factline import lines
 
-            self.facts = line
-        self._patches: dict[int, tuple[Signal, Patches]] = {}
+            self.facts = lines
+        self._patches: dict[int, Patches] = {}
         self._bytes = 0
-        self._said: dict[int, tuple[list[list[int] | int], list[int]]] = {}
+        self._said: dict[int, Said] = {}
 
     def patches(self, signal: Signal) -> Patches:
-        if (kept := self._patches.get(id(signal))) is not None:
-            return kept[1]
+        if (found := self._patches.get(id(signal))) is not None:
+            return found
         made = patches(signal, self.form.slots, self.form.join)
-        if self._bytes + made.rows.nbytes < HELD_BYTES:
-            self._patches[id(signal)] = signal, made
+        if id(signal) in self.kept_signals and self._bytes + made.rows.nbytes < HELD_BYTES:
+            self._patches[id(signal)] = made
             self._bytes += made.rows.nbytes
         return made
 
-    def said(self, index: int) -> tuple[list[list[int] | int], list[int]]:
+    def said(self, example: Example) -> Said:
         """An example's prompt, token ids and the numbers of its signals, and the answer's token ids."""
-        if index not in self._said:
-            example = self.examples[index]
-            parts = prompt.tokens(self.tokenizer, prompt.pieces(example.signals, example.question, self.facts))
-            self._said[index] = parts, prompt.answer(self.tokenizer, example.answer)
-        return self._said[index]
+        if (found := self._said.get(id(example))) is not None:
+            return found
+        parts = prompt.tokens(self.tokenizer, prompt.pieces(example.signals, example.question, self.facts))
+        made = parts, prompt.answer(self.tokenizer, example.answer)
+        if id(example) in self.kept:
+            self._said[id(example)] = made
+        return made
 
-    def rows(self, index: int) -> int:
+    def embeddings(self, signal: Signal) -> int:
+        """How many embeddings a signal has."""
+        return len(self.patches(signal).spans_s) // self.form.join
+
+    def rows(self, example: Example) -> int:
         """How long an example is, as rows of the language model."""
-        parts, answer = self.said(index)
-        signals = self.examples[index].signals
-        counts = [
-            len(p) if not isinstance(p, int) else len(self.patches(signals[p]).spans_s) // self.form.join for p in parts
-        ]
+        parts, answer = self.said(example)
+        counts = [self.embeddings(example.signals[p]) if isinstance(p, int) else len(p) for p in parts]
         return sum(counts) + len(answer)
 
 
@@ -109,8 +116,8 @@ class Learning:
         notes: list[str],
     ) -> None:
         self.file, self.form, self.base, self.training, self.notes = file, form, base, training, notes
-        self.learnt = Material(learnt, file, form, training)
-        self.judged = Material(judged, file, form, training)
+        self.material = Material([*learnt, *judged], file, form, training)
+        self.learnt, self.judged = learnt, [*judged, *self._drawn_to_judge(len(judged))]
         self.network = Network(form, self._first())
         self.heads = Heads(form, training.seed)
         self.tuning = Tuning(
@@ -127,10 +134,22 @@ class Learning:
         self.optimiser: torch.optim.Optimizer | None = None
         self.state_path = state
         self.key = _key(file, base, learnt, judged, training)
-        self._steps = dict(
-            zip(STAGES, (training.encoder_steps, training.projector_steps, training.steps), strict=True)
-        )
-        self._fitting = list(range(len(learnt)))
+        self._steps = dict(zip(STAGES, (training.encoder_steps, training.projector_steps, training.steps), strict=True))
+
+    def _drawn_to_judge(self, others: int) -> list[Example]:
+        """Drawn examples to judge by, as large a part of them as of those learnt from."""
+        part = self.training.drawn
+        count = round(JUDGED["encoder"] * part) if part < 1 else JUDGED["encoder"]
+        return list(islice(drawn.stream((1 << 31) + self.training.seed), count if part else 0))
+
+    def _step_examples(self, count: int) -> list[Example]:
+        """The examples of the step that comes: of those given in an order drawn anew each time round, and some that are
+        drawn for this step alone. What comes depends on nothing but the seed, the stage and the step."""
+        seed = self.training.seed * 4 + self.stage
+        new = round(count * self.training.drawn) if self.learnt else count
+        given = min(count - new, len(self.learnt))
+        found = [self.learnt[n] for n in chosen(len(self.learnt), given, self.step, seed)] if given else []
+        return found + list(islice(drawn.stream(seed * 1_000_003 + self.step), new))
 
     def _first(self) -> dict[str, NDArray[np.float32]]:
         if self.base is not None:
@@ -144,9 +163,9 @@ class Learning:
         table = self.file.tensor("token_embd.weight")
         from genmote.models.config import read_config
 
-        size = float(np.sqrt(np.mean(table[:: max(1, len(table) // 4096)] ** 2))) * read_config(
-            self.file
-        ).embedding_scale
+        size = (
+            float(np.sqrt(np.mean(table[:: max(1, len(table) // 4096)] ** 2))) * read_config(self.file).embedding_scale
+        )
         return encoder.fresh(self.form, self.training.seed, size)
 
     # -- the whole of it -----------------------------------------------------------------------------------------------
@@ -205,24 +224,25 @@ class Learning:
         return self._parameters(self.optimiser.param_groups)
 
     def _language(self, progress: Progress) -> None:
-        """Load the language model as floats, with an adapter; and leave out what is too long for it."""
+        """Load the language model as floats, with an adapter."""
         if self.model is not None:
             return
         progress("loading the language model", 0, 0)
         self.model = Model(self.file, WorkbenchOps(), packed=False)
         lora = Lora()
         self.weights, self.lora = lora.prepare(self.model, self.tuning)
-        self._fitting = self._short(self.learnt)
-        self._short_judged = self._short(self.judged)
-        if not self._fitting:
+        fitting = self._short(self.learnt)
+        if left := len(self.learnt) - len(fitting):
+            self.notes.append(f"{left} of {len(self.learnt)} examples are longer than --context: left out")
+        self.learnt = fitting
+        self.short_judged = self._short(self.judged)[: JUDGED["projector"]]
+        if not self.short_judged or not (fitting or self.training.drawn):
             raise ExamplesError(
                 f"no example fits {self.training.context} tokens: use a larger --context, or fewer slots"
             )
-        if left := len(self.learnt.examples) - len(self._fitting):
-            self.notes.append(f"{left} of {len(self.learnt.examples)} examples are longer than --context: left out")
 
-    def _short(self, material: Material) -> list[int]:
-        return [n for n in range(len(material.examples)) if material.rows(n) <= self.training.context]
+    def _short(self, examples: Sequence[Example]) -> list[Example]:
+        return [example for example in examples if self.material.rows(example) <= self.training.context]
 
     def _run(self, name: str, progress: Progress) -> None:
         total = self._steps[name]
@@ -274,23 +294,19 @@ class Learning:
 
     # -- the encoder alone ---------------------------------------------------------------------------------------------
     def _learn(self, name: str) -> float:
-        training, place = self.training, STAGES.index(name)
         if name == "encoder":
-            count = len(self.learnt.examples)
-            some = chosen(count, min(training.encoder_batch, count), self.step, training.seed * 4 + place)
-            loss = self._asked(self.learnt, some)[0]
+            loss = self._asked(self._step_examples(self.training.encoder_batch))[0]
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
-        picks = chosen(len(self._fitting), min(training.batch, len(self._fitting)), self.step, training.seed * 4 + place)
-        passes = Passes(self._decoder(name), recompute=False, logit_rows=64)
-        return passes.step(self._batch(self.learnt, [self._fitting[n] for n in picks]), 0)
+        some = self._short(self._step_examples(self.training.batch))
+        if not some:
+            return 0.0
+        return Passes(self._decoder(name), recompute=False, logit_rows=64).step(self._batch(some), 0)
 
-    def _asked(self, material: Material, some: Sequence[int]) -> tuple[Tensor, int, int]:
+    def _asked(self, examples: Sequence[Example]) -> tuple[Tensor, int, int]:
         """Mean loss of what the heads say of some examples; of how many the choice was right, and of how many there was
         one. An example without choices has the other answers for choices."""
-        examples = [material.examples[n] for n in some]
-        embeddings = self._embeddings(material, examples)
-        found = self.heads(embeddings, [example.question for example in examples])
+        found = self.heads(self._embeddings(examples), [example.question for example in examples])
         answers = list(dict.fromkeys(e.answer for e in examples if not e.choices and not math.isfinite(e.value)))
         losses, right, asked = [], 0, 0
         for one, example in zip(found, examples, strict=True):
@@ -299,22 +315,23 @@ class Learning:
                 losses.append(F.smooth_l1_loss(self.heads.number(one), target, beta=0.1) * 4)
                 continue
             choices = list(example.choices) or answers
-            if example.answer not in choices or len(choices) < 2:
+            meant = checking.mentioned(example.answer, example.choices) if example.choices else {example.answer}
+            if len(meant) != 1 or len(choices) < 2:
                 continue
             logits = self.heads.choices(one, choices)
-            place = choices.index(example.answer)
+            place = choices.index(next(iter(meant)))
             losses.append(F.cross_entropy(logits[None], torch.tensor([place])))
             if example.choices:
                 right, asked = right + int(int(logits.argmax()) == place), asked + 1
         loss = torch.stack(losses).mean() if losses else 0 * found.sum()
         return loss, right, asked
 
-    def _embeddings(self, material: Material, examples: Sequence[Example]) -> list[Tensor]:
+    def _embeddings(self, examples: Sequence[Example]) -> list[Tensor]:
         """The embeddings of each example's signals, one after the other; a signal of several is encoded once."""
         own: dict[int, tuple[int, Patches]] = {}
         for example in examples:
             for signal in example.signals:
-                own.setdefault(id(signal), (len(own), material.patches(signal)))
+                own.setdefault(id(signal), (len(own), self.material.patches(signal)))
         counts = [len(one.spans_s) // self.form.join for _, one in own.values()]
         parts = torch.split(self.network.embed([one for _, one in own.values()]), counts)
         return [torch.cat([parts[own[id(signal)][0]] for signal in example.signals]) for example in examples]
@@ -322,8 +339,8 @@ class Learning:
     @torch.no_grad()
     def _choices(self) -> dict[str, Any]:
         right = asked = 0
-        for some in _chunks(range(min(JUDGED["encoder"], len(self.judged.examples)))):
-            _, own, of = self._asked(self.judged, some)
+        for some in _chunks(self.judged[: JUDGED["encoder"]]):
+            _, own, of = self._asked(some)
             right, asked = right + own, asked + of
         return {"choices_right": round(right / asked, 4), "choices": asked} if asked else {}
 
@@ -333,20 +350,19 @@ class Learning:
         weights = self.weights if name == "adapter" else self.model.weights
         return Decoder(self.model.config, weights, self.model.ops, fused=False)
 
-    def _batch(self, material: Material, some: Sequence[int]) -> Batch:
+    def _batch(self, examples: Sequence[Example]) -> Batch:
         """Some examples in one pass; `tokens` are embeddings (N, D), those of signals with their gradients."""
         assert self.model is not None
-        decoder = self._decoder("projector")
-        examples = [material.examples[n] for n in some]
-        embeddings = self._embeddings(material, examples)
+        decoder, material = self._decoder("projector"), self.material
+        embeddings = self._embeddings(examples)
         rows, lengths, targets, weights = list[Tensor](), list[int](), list[NDArray[Any]](), list[NDArray[Any]]()
-        learnt = sum(len(material.said(n)[1]) for n in some)
-        for n, own in zip(some, embeddings, strict=True):
-            parts, answer = material.said(n)
+        learnt = sum(len(material.said(example)[1]) for example in examples)
+        for example, own in zip(examples, embeddings, strict=True):
+            parts, answer = material.said(example)
             held, at = list[Tensor](), 0
             for part in [*parts, answer[:-1]]:
                 if isinstance(part, int):
-                    count = len(material.patches(material.examples[n].signals[part]).spans_s) // self.form.join
+                    count = material.embeddings(example.signals[part])
                     held.append(own[at : at + count])
                     at += count
                 elif part:
@@ -365,14 +381,12 @@ class Learning:
     @torch.no_grad()
     def _judge(self, name: str) -> None:
         if name == "encoder":
-            parts = list(_chunks(range(min(JUDGED[name], len(self.judged.examples)))))
-            losses = [float(self._asked(self.judged, some)[0]) * len(some) for some in parts]
-            loss = sum(losses) / max(1, sum(map(len, parts)))
+            parts = _chunks(self.judged[: JUDGED[name]])
+            loss = sum(float(self._asked(some)[0]) * len(some) for some in parts) / sum(map(len, parts))
         else:
             passes = Passes(self._decoder(name), recompute=False, logit_rows=64)
-            some = self._short_judged[: JUDGED[name]]
-            loss = sum(passes.loss(self._batch(self.judged, part)) * len(part) for part in _chunks(some, 4))
-            loss /= max(1, len(some))
+            parts = _chunks(self.short_judged, 4)
+            loss = sum(passes.loss(self._batch(some)) * len(some) for some in parts) / sum(map(len, parts))
         self.curve.append((self.step, loss))
         if loss < self.best:
             self.best = loss
@@ -380,11 +394,11 @@ class Learning:
                 kept.copy_(parameter)
 
     def write_adapter(self, path: Path, title: str) -> None:
-        """The adapter as a file, whole or not at all."""
+        """The adapter as a file of F16, whole or not at all."""
         assert self.model is not None
         numbers = {name: x.detach().numpy() for name, x in self.lora.items()}
         alpha = Lora().factor(self.tuning) * self.tuning.rank
-        write_lora(path, self.model.config.architecture, numbers, alpha, **{"general.name": title})
+        write_lora(path, self.model.config.architecture, numbers, alpha, type="F16", **{"general.name": title})
 
     # -- a state to go on from -----------------------------------------------------------------------------------------
     def _save(self, *, done: bool = False) -> None:
@@ -448,7 +462,7 @@ class Learning:
         self.kept = state["kept"]
 
 
-def _chunks(some: Sequence[int], size: int = 16) -> list[list[int]]:
+def _chunks(some: Sequence[Example], size: int = 16) -> list[list[Example]]:
     return [list(some[at : at + size]) for at in range(0, len(some), size)]
 
 

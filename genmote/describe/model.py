@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from genmote.describe import file as parts_of
 from genmote.describe import prompt
 from genmote.describe.file import Found, Task
+from genmote.describe.prompt import Facts
 from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.models.encoder import Encoder
@@ -106,12 +108,12 @@ class Describer:
         return [self.encoder.embed(seen[part]) if isinstance(part, int) else part for part in said]
 
     @property
-    def _facts(self) -> prompt.Facts | None:
+    def _facts(self) -> Facts | None:
         if not self.parts.facts:
             return None
-        from genmote.describe.factline import line
+        from genmote.describe.factline import lines
 
-        return line
+        return lines
 
     def stream(self, signals: Sequence[Signal], question: str, **options: Any) -> Stream:
         """The answer in pieces, as `Engine.stream` gives them; its first token begins with a space."""
@@ -176,8 +178,8 @@ class Describer:
         found: list[Evidence] = []
         for n, one in enumerate(seen):
             edges = np.unique(np.linspace(0, len(one.spans_s), spans + 1).round().astype(int))
-            for start, stop in zip(edges[:-1], edges[1:], strict=True):
-                without = [*seen[:n], hidden(one, int(start), int(stop)), *seen[n + 1 :]]
+            for start, stop in pairwise(edges.tolist()):
+                without = [*seen[:n], hidden(one, start, stop), *seen[n + 1 :]]
                 nats = float(self.likelihoods(self.prompt(signals, question, without), tokens, session)[0])
                 times = float(one.spans_s[start, 0]), float(one.spans_s[stop - 1, 1])
                 found.append(Evidence(n, *times, whole - nats))

@@ -39,8 +39,8 @@ class SpanOps(TorchOps):
         out = torch.empty(len(q), layer.spec.n_heads * layer.spec.head_dim)
         for length, some in starts.items():
             rows = torch.from_numpy(np.add.outer(np.array(some), np.arange(length)))  # (B, length)
-            parts = (x[rows].transpose(1, 2) for x in (q, k, v))
-            found = F.scaled_dot_product_attention(*parts, is_causal=True, scale=layer.spec.scale)
+            own, keys, values = (x[rows].transpose(1, 2) for x in (q, k, v))
+            found = F.scaled_dot_product_attention(own, keys, values, is_causal=True, scale=layer.spec.scale)
             out = out.index_put((rows.reshape(-1),), found.transpose(1, 2).reshape(rows.numel(), -1))
         return out
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genmote.models.tokenizer import Tokenizer
 
 NAMED = 16  # channels that are named
-Facts = Callable[[Signal, str], str]  # of a signal and the question about it
+Facts = Callable[[Sequence[Signal], str], list[str]]  # a line for each signal, and perhaps one of all
 
 
 def pieces(signals: Sequence[Signal], question: str, facts: Facts | None = None) -> list[str | int]:
@@ -28,16 +28,16 @@ def pieces(signals: Sequence[Signal], question: str, facts: Facts | None = None)
     question or no signal."""
     question = " ".join(question.split())
     if not question:
-        raise SpecError("the question is empty: ask something, such as \"What is the trend?\"")
+        raise SpecError('the question is empty: ask something, such as "What is the trend?"')
     if not signals:
         raise SpecError("no signal to ask about: give at least one")
     found: list[str | int] = []
+    lines = [] if facts is None else [f"Facts: {line or 'none'}\n" for line in facts(signals, question)]
     text = ""
     for number, signal in enumerate(signals):
         found += [f"{text}Signal {number + 1}: {head(signal)}\n", number]
-        text = "\n"
-        if facts is not None:
-            text += f"Facts: {facts(signal, question)}\n"
+        text = "\n" + "".join(lines[number : number + 1])
+    text += "".join(lines[len(signals) :])
     return [*found, f"{text}Question: {question}\nAnswer:"]
 
 

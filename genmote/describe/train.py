@@ -1,10 +1,10 @@
 """Train a model that describes signals: examples in, and out come an encoder, an adapter, and the TOML that names them.
 
-Three stages. *encoder*: the encoder alone, asked by small heads that are thrown away after, as that is cheap: it learns
-to hold what questions ask for. *projector*: what stands between it and the language model, which stays as it is.
-*adapter*: the projector, an adapter of the language model, and the encoder's blocks at a tenth of the rate. (Two stages
-of this kind: Liu et al. 2023, arXiv 2304.08485.) What has been learnt is saved every half minute, so that a run that was
-killed goes on where it was.
+Three stages. *encoder*: the encoder alone, asked by small heads that are thrown away after, as that is cheap: it
+learns to hold what questions ask for. *projector*: what stands between it and the language model, which stays as it
+is. *adapter*: the projector, an adapter of the language model, and the encoder's blocks at a tenth of the rate. (Two
+stages of this kind: Liu et al. 2023, arXiv 2304.08485.) What has been learnt is saved every half minute, so that a run
+that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import numpy as np
 
 from genmote import home
 from genmote.describe import file as parts_of
+from genmote.describe.checking import mentioned
 from genmote.describe.examples import Example
+from genmote.describe.facts import NO, YES
 from genmote.describe.file import Part, Parts, Task
 from genmote.errors import ExamplesError, SpecError
 from genmote.fetch import Progress, quiet
@@ -35,7 +37,7 @@ HELD_OUT = 0.1  # of the groups
 LEAST = 8  # examples
 CALIBRATED = 64  # held-out examples of a task, at most
 TEMPERATURES = np.exp(np.linspace(np.log(0.2), np.log(20.0), 200))
-REPORT = "report"  # what `describe` asks, by the kind of its question
+LABEL, REPORT = "label", "report"  # kinds of question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,9 @@ class Training:
 
     language: str = setting("the language model, a name or a path", default="smollm2-135m")
     facts: bool = setting("put a line of computed facts into each prompt", default=True)
+    drawn: float = setting(
+        "part of the examples of a step that are drawn anew: signals without end, and questions of them", default=0.5
+    )
     encoder_steps: int = setting("steps of the encoder alone", default=2000)
     projector_steps: int = setting("steps of the projector", default=100)
     steps: int = setting("steps of projector and adapter", default=300)
@@ -60,7 +65,9 @@ class Training:
     slots: int = setting("stretches of time that a signal is cut into, at most", default=48)
     join: int = setting("of which so many together are one embedding", default=2)
     bridge: int = setting("numbers between the encoder and the language model", default=384)
-    base: Path | None = setting("a model (.toml) whose encoder and adapter are gone on from", default=None, flag="--from")
+    base: Path | None = setting(
+        "a model (.toml) whose encoder and adapter are gone on from", default=None, flag="--from"
+    )
     tasks: tuple[str, ...] = setting(
         "kinds of question that classify is to know (default: those about labels)", default=(), many=True, flag="--task"
     )
@@ -74,8 +81,10 @@ class Training:
         if min(self.encoder_steps, self.projector_steps, self.steps) < 0 or self.batch < 1 or self.encoder_batch < 2:
             yield (
                 f"encoder_steps={self.encoder_steps}, projector_steps={self.projector_steps}, steps={self.steps}, "
-                f"encoder_batch={self.encoder_batch}, batch={self.batch}: use 0 or more, and batches of at least 2 and 1"
+                f"encoder_batch={self.encoder_batch}, batch={self.batch}: use 0 or more, of batches at least 2 and 1"
             )
+        if not 0 <= self.drawn <= 1:
+            yield f"drawn={self.drawn}: use 0 to 1, or a percentage"
         if self.minutes is not None and not 0 < self.minutes <= 10000:
             yield f"minutes={self.minutes}: use more than 0, such as 50"
         if not 0 < self.rate < 1 or not 0 < self.encoder_rate < 1:
@@ -108,7 +117,7 @@ def train(
     its card. Needs the extra `workbench`. ExamplesError for too few examples, SpecError for settings that do not go
     together, ModelNameError and ModelFileError for a language model that is none, OpsError without PyTorch."""
     training = training or Training()
-    if len(examples) < LEAST:
+    if len(examples) < LEAST and (examples or not training.drawn):
         raise ExamplesError(f"{len(examples)} examples: wanted at least {LEAST}; give more signals or questions")
     with working(output) as work:
         told: list[str] = [] if notes is None else notes
@@ -140,7 +149,7 @@ def _trained(
 ) -> dict[str, Any]:
     language = ModelFile.open(store.resolve(training.language, progress=progress))
     form = training.form(read_config(language).width)
-    learnt, judged = split(examples, training.seed)
+    learnt, judged = split(examples, training.seed) if examples else ([], [])
     base = None if training.base is None else parts_of.find(training.base, progress=progress)
     from genmote.describe import learning  # PyTorch
 
@@ -203,18 +212,21 @@ def split(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[E
 
 
 def tasks(examples: Sequence[Example], wanted: Sequence[str] = ()) -> list[Task]:
-    """What `classify` is to know: kinds of question (by default those about a label) whose answers are always of the
-    same choices. SpecError for one that is wanted and has none such."""
-    found = []
-    for about in wanted or sorted({e.about for e in examples if e.about == "label" or e.about.startswith("label:")}):
-        own = [example for example in examples if example.about == about and example.choices]
-        choices = sorted({choice for example in own for choice in example.choices})
-        if len(choices) < 2 or any(sorted(example.choices) != choices for example in own):
-            if not wanted:
-                continue
-            raise SpecError(f"task {about!r}: no examples, or their choices differ; name a kind whose choices are fixed")
-        question = Counter(example.question for example in own).most_common(1)[0][0]
-        found.append(Task(about=about, question=question, labels=tuple(choices)))
+    """What `classify` is to know: of the kinds of question that are wanted (by default those about a label), for each
+    set of choices that comes again and again the commonest question. SpecError for a kind that has none."""
+    found: list[Task] = []
+    for about in wanted or (LABEL,):
+        own = [e for e in examples if e.about == about and len(e.choices) > 1 and e.choices != (YES, NO)]
+        common = Counter(tuple(sorted(example.choices)) for example in own).most_common()
+        sets = [choices for choices, count in common if count >= LEAST]
+        if wanted and not sets:
+            raise SpecError(
+                f"task {about!r}: no {LEAST} examples have the same choices; name a kind whose choices are fixed"
+            )
+        for n, choices in enumerate(sets, 1):
+            questions = Counter(e.question for e in own if tuple(sorted(e.choices)) == choices)
+            name = about if len(sets) == 1 else f"{about}-{n}"
+            found.append(Task(about=name, question=questions.most_common(1)[0][0], labels=choices))
     return found
 
 
@@ -228,19 +240,24 @@ def _calibrated(
         return
     with Describer.load(output, threads=training.threads) as describer:
         for task in known:
-            own = [example for example in judged if example.about == task.about][:CALIBRATED]
+            own = [example for example in judged if _of(example, task)][:CALIBRATED]
             nats, right = [], []
             for n, example in enumerate(own):
                 nats.append(describer.label_nats(example.signals, task))
-                right.append(task.labels.index(example.answer))
+                right.append(task.labels.index(next(iter(mentioned(example.answer, task.labels)))))
                 progress(f"calibrating {task.about}", n + 1, len(own))
             found = temperature(np.array(nats), np.array(right)) if len(set(right)) > 1 else 1.0
             yield replace(task, temperature=found, examples=len(own) if len(set(right)) > 1 else 0)
 
 
+def _of(example: Example, task: Task) -> bool:
+    """Whether an example asks for one label of the task, and has one."""
+    return sorted(example.choices) == list(task.labels) and len(mentioned(example.answer, task.labels)) == 1
+
+
 def temperature(nats: Any, right: Any) -> float:
-    """By what (N, labels) log-likelihoods are to be divided for the right ones (N,) to be the likeliest. As few examples
-    may all be right by chance, one in N + 2 counts as wrong (Platt 1999, "Probabilistic outputs for SVMs").
+    """By what (N, labels) log-likelihoods are to be divided for the right ones (N,) to be the likeliest. As few
+    examples may all be right by chance, one in N + 2 counts as wrong (Platt 1999, "Probabilistic outputs for SVMs").
 
     >>> nats = np.log(np.array([[0.999, 0.001], [0.999, 0.001], [0.001, 0.999], [0.999, 0.001]]))
     >>> temperature(nats, np.array([0, 0, 1, 0])) < 5 < temperature(nats, np.array([0, 0, 1, 1]))
@@ -261,10 +278,9 @@ def temperature(nats: Any, right: Any) -> float:
 
 
 def _report(examples: Sequence[Example]) -> str:
-    """The question that `describe` asks: the commonest one for a report, or of those without choices and a number."""
-    own = [example.question for example in examples if example.about == REPORT]
-    own = own or [e.question for e in examples if not e.choices and not np.isfinite(e.value)]
-    return Counter(own).most_common(1)[0][0] if own else "Describe the signal."
+    """The question that `describe` asks: the commonest one for a report."""
+    own = Counter(example.question for example in examples if example.about == REPORT)
+    return own.most_common(1)[0][0] if own else "Describe this recording."
 
 
 def _health(examples: Sequence[Example]) -> bool:

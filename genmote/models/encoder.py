@@ -115,8 +115,8 @@ def read_form(file: ModelFile) -> Form:
     """An encoder file's form; ModelFileError for what is no encoder, or has an impossible form."""
     if file.metadata.get("general.architecture") != ARCHITECTURE:
         raise ModelFileError(
-            f"{file.path.name} is no sensor encoder: its general.architecture is "
-            f"{file.metadata.get('general.architecture')!r}, wanted {ARCHITECTURE}; make one with genmote describe-train"
+            f"{file.path.name} is no sensor encoder: it is of {file.metadata.get('general.architecture')!r}, wanted "
+            f"{ARCHITECTURE}; make one with genmote describe-train"
         )
     keys = Keys(file.metadata)
     if (version := keys.integer("version")) != VERSION:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genmote.errors import SignalError
-from genmote.signals.kinds import Frames, Records, Series, Signal
+from genmote.signals.kinds import Frames, Series, Signal
 
 BINS, FEATURES, NAMES = 32, 64, 1024
 INPUTS = 2 * BINS + FEATURES  # numbers of a row: bins, how much of each is there, features
@@ -26,7 +26,8 @@ MOST_CHANNELS = 32
 KNEE = 8.0  # spreads from the median beyond which a number counts less and less
 SUMMARY = "summary of all channels"
 
-Float32, Float64 = NDArray[np.float32], NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +42,15 @@ class Patches:
 
 def patches(signal: Signal, slots: int, join: int = 1) -> Patches:
     """A signal in at most `slots` slots of time, of which there are a whole number of times `join`. SignalError for one
-    that is empty, has too many channels, or is of frames."""
+    that is empty (one of missing samples is not), has too many channels, or is of frames."""
     series = as_series(signal)
     count, channels = series.values.shape
     if channels > MOST_CHANNELS:
         raise SignalError(
             f"{series.name}: has {channels} channels, at most {MOST_CHANNELS} are read at once; choose some of them"
         )
-    if not np.isfinite(series.values).any():
-        raise SignalError(f"{series.name}: is empty: no channel has a sample; give a recording with some")
+    if not series.values.size:
+        raise SignalError(f"{series.name}: is empty: it has no sample; give a recording with some")
     wanted = min(slots, -(-count // PER_SLOT))
     total = max(1, -(-wanted // join)) * join  # T
     starts, stops, duration_s = _bins(series, total * BINS)
@@ -137,7 +138,7 @@ def letters(*names: str) -> Float32:
         word = f" {name.strip().lower()} "
         for at in range(max(1, len(word) - 2)):
             found[zlib.crc32(f"{n}{word[at : at + 3]}".encode()) % NAMES] += 1
-    return (found / found.sum()).astype(np.float32)
+    return np.asarray(found / found.sum(), np.float32)
 
 
 def _bins(series: Series, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
