@@ -41,12 +41,12 @@ def check(signals: Sequence[Signal], question: str = "") -> Quality:
         own = {name: why for n, name in enumerate(signal.channels) if (why := _fault(signal, n))}
         of = f"signal {number}: " if len(signals) > 1 else ""
         if len(own) == len(signal.channels):
-            reasons = sorted(set(own.values()))
-            said = reasons[0] if len(reasons) == 1 else "; ".join(f"{name} {why}" for name, why in own.items())
-            whole = "the signal" if len(own) > 1 or len(signals) > 1 else next(iter(own))
-            return Quality(f"{of}{whole} {said}", own)
+            reasons, told = set(own.values()), "; ".join(f"{name} {why}" for name, why in own.items())
+            if len(own) > 1 and len(reasons) == 1:
+                told = f"the signal {reasons.pop()}"
+            return Quality(of + told, own)
         found |= own
-    asked = [name for name in _named(signals, question)]
+    asked = _named(signals, question)
     bad = [name for name in asked if name in found]
     if bad and len(bad) == len(asked):
         return Quality("; ".join(f"{name} {found[name]}" for name in bad), found)

@@ -98,7 +98,7 @@ class Growing:
         """What has come since, mostly nothing. A line that is not whole waits until it is. SignalError as reading
         has it."""
         size = self.path.stat().st_size
-        if size == self._size:
+        if size in (0, self._size):
             return []
         self._size = size
         found = [piece for piece in self._fresh() if len(piece)]
