@@ -83,7 +83,9 @@ class Heads(torch.nn.Module):
     def __init__(self, form: Form, seed: int, width: int = 256) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.rows, self.parts = form.slots, 4
+        self.parts = 4
+        # Where an embedding stands among its signals', which a language model knows, too.
+        self.places = torch.nn.Parameter(0.5 * torch.randn(4 * form.embeddings, form.out))
         self.question = torch.nn.Sequential(torch.nn.Linear(NAMES, width), torch.nn.SiLU())
         self.query = torch.nn.Linear(width, self.parts * width)
         self.key = torch.nn.Linear(form.out, width)
@@ -100,6 +102,8 @@ class Heads(torch.nn.Module):
         count, width = asked.shape
         most = max(map(len, embeddings))
         held = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)  # (B, E, out)
+        size = held.detach().square().mean().sqrt().clamp(min=1e-6)
+        held = held / size + self.places[torch.arange(most) % len(self.places)]
         hidden = torch.arange(most)[None] >= torch.tensor([len(one) for one in embeddings])[:, None]
         scores = torch.einsum("bpw,bew->bpe", self.query(asked).reshape(count, self.parts, width), self.key(held))
         shares = torch.softmax((scores / width**0.5).masked_fill(hidden[:, None], -torch.inf), dim=-1)
