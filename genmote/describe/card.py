@@ -8,7 +8,9 @@ from typing import Any
 def text(made: dict[str, Any]) -> str:
     """The figures in a few lines."""
     drawn = made["settings"]["drawn"] if made["examples"] else 1.0
-    lines = [f"{made['examples']} examples to learn from, {made['held_out']} held out; {drawn:.0%} of a step were drawn"]
+    lines = [
+        f"{made['examples']} examples to learn from, {made['held_out']} held out; {drawn:.0%} of a step were drawn"
+    ]
     for stage in ("encoder", "projector", "adapter"):
         if (one := made.get(stage)) is None:
             continue

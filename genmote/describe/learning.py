@@ -51,6 +51,7 @@ JUDGEMENTS = 8  # of a stage
 JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
 WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
 SLOW = 0.1  # of the rate, by which the encoder's blocks learn beside the adapter
+ASKED = 8  # questions of a drawn signal for the encoder alone: to encode it is what takes the time
 HELD_BYTES = 400 << 20  # of signals as the encoder reads them, kept
 
 
@@ -149,7 +150,8 @@ class Learning:
         new = round(count * self.training.drawn) if self.learnt else count
         given = min(count - new, len(self.learnt))
         found = [self.learnt[n] for n in chosen(len(self.learnt), given, self.step, seed)] if given else []
-        return found + list(islice(drawn.stream(seed * 1_000_003 + self.step), new))
+        each = ASKED if STAGES[self.stage] == "encoder" else 3
+        return found + list(islice(drawn.stream(seed * 1_000_003 + self.step, each=each), new))
 
     def _first(self) -> dict[str, NDArray[np.float32]]:
         if self.base is not None:

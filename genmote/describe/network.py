@@ -113,7 +113,8 @@ class Heads(torch.nn.Module):
 
     def choices(self, found: Tensor, choices: Sequence[str]) -> Tensor:
         """(len(choices),) logits of what one question's (width,) says of its choices."""
-        logits: Tensor = self.answer(told(choices)) @ found / found.shape[0] ** 0.5
+        width = found.shape[0]
+        logits: Tensor = F.layer_norm(self.answer(told(choices)), (width,)) @ F.layer_norm(found, (width,)) / width**0.5
         return logits
 
 

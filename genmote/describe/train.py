@@ -53,7 +53,7 @@ class Training:
     projector_steps: int = setting("steps of the projector", default=100)
     steps: int = setting("steps of projector and adapter", default=300)
     minutes: float | None = setting("time that all of it may take (default: as the steps take)", default=None)
-    encoder_batch: int = setting("examples of a step of the encoder alone", default=16)
+    encoder_batch: int = setting("examples of a step of the encoder alone", default=32)
     batch: int = setting("examples of a step with the language model", default=8)
     encoder_rate: float = setting("learning rate of the encoder alone", default=1e-3)
     rate: float = setting("learning rate of projector and adapter", default=1e-3)

@@ -42,7 +42,9 @@ def test_every_number_learns() -> None:
     shape = form(96)
     network = Network(shape, encoder.fresh(shape, 2))
     found = network.embed([patches(wave(n, 200), shape.slots, shape.join) for n in range(2)])
-    (found * torch.from_numpy(np.random.default_rng(0).standard_normal(found.shape).astype(np.float32))).sum().backward()
+    (
+        found * torch.from_numpy(np.random.default_rng(0).standard_normal(found.shape).astype(np.float32))
+    ).sum().backward()
     for name, parameter in network.held.items():
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
     assert set(network.numbers()) == set(shape.shapes()) and len(network.bridge()) == 5

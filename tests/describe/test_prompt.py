@@ -69,7 +69,9 @@ def test_a_channel_cannot_end_the_text(tmp_path: Path) -> None:
 def test_facts_of_the_channels_that_a_question_names() -> None:
     many = wave(channels=("a", "b", "c"))
     assert "; b: unit m, mean" in lines([many], "How high is b?")[0]
-    assert "; a:" not in lines([many], "How high is b?")[0] and ";" not in lines([many], "How is it?")[0].split("b and")[0]
+    assert (
+        "; a:" not in lines([many], "How high is b?")[0] and ";" not in lines([many], "How is it?")[0].split("b and")[0]
+    )
     two = lines([wave(1), wave(2)], "Which is higher?")
     assert len(two) == 3 and "higher about the same" in two[2]
     assert len(lines([wave(), wave(1), wave(2)], "Which?")) == 3

@@ -28,6 +28,11 @@ QUICK = Training(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def judged_by_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "JUDGED", {"encoder": 16, "projector": 8, "adapter": 8})
+
+
 def quick(folder: Path, **settings: Any) -> Training:
     return replace(QUICK, language=str(language(folder)), **settings)
 
@@ -43,7 +48,7 @@ def made(path: Path) -> list[dict[str, bytes]]:
 
 def test_it_learns_what_a_signal_shows(tmp_path: Path) -> None:
     """The encoder alone, as that is quick: whether a series that was held out rises."""
-    settings = quick(tmp_path, encoder_steps=80, encoder_batch=16, projector_steps=0, steps=0, encoder_rate=2e-3)
+    settings = quick(tmp_path, encoder_steps=80, encoder_batch=16, projector_steps=0, steps=0)
     card = train.train(examples(80), tmp_path / "m.toml", settings)
     assert card["examples"] == 144 and card["held_out"] == 16
     assert card["encoder"]["choices"] == 8 and card["encoder"]["choices_right"] == 1.0
@@ -59,7 +64,7 @@ def test_all_stages_bring_the_answer_nearer_and_the_engine_agrees(tmp_path: Path
     assert curve[-1] < curve[0] and curve[-1] < card["projector"]["curve"][-1][1] - 0.5
     (task,) = card["tasks"]
     assert task["labels"] == ("falling", "rising") and task["examples"] == 8
-    learnt, judged = split(some, 0)
+    judged = split(some, 0)[1]
     with Describer.load(tmp_path / "m.toml", threads=1) as one:
         # What training judged by is what the engine computes, but for roundings.
         losses, tokens = 0.0, 0

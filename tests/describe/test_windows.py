@@ -21,7 +21,9 @@ def test_windows_of_a_steady_series_have_every_sample_once() -> None:
     assert [len(one.signal) for one in found] == [100] * 10
     assert np.array_equal(np.concatenate([one.signal.values for one in found]), series.values)
     assert [one.from_s for one in found] == pytest.approx([100 + 2.5 * n for n in range(10)])
-    assert found[0].to_s == pytest.approx(102.5) and found[0].name == "a" and found[0].signal.channels == series.channels
+    assert (
+        found[0].to_s == pytest.approx(102.5) and found[0].name == "a" and found[0].signal.channels == series.channels
+    )
 
 
 def test_windows_by_times() -> None:
@@ -43,7 +45,9 @@ def test_topics_do_not_mix_and_another_recording_begins_anew() -> None:
 
 def test_what_has_no_times_has_no_windows() -> None:
     rows = Records("r", (Field("n", "number"),), (np.zeros(3),))
-    with pytest.raises(SignalError, match="a: is of rows without times, which windows cannot be counted of; describe it"):
+    with pytest.raises(
+        SignalError, match="a: is of rows without times, which windows cannot be counted of; describe it"
+    ):
         Windows(1.0).push("a", rows)
     with pytest.raises(SignalError, match="a: is of frames, which windows cannot be counted of"):
         Windows(1.0).push("a", Frames("f", "grid", [], ("g",), ("",)))

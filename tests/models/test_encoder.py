@@ -235,7 +235,9 @@ def test_a_wrong_file_is_told(tmp_path: Path, path: Path) -> None:
         return ModelFile.open(tmp_path / "bad.gguf")
 
     ops = numpy_ops.create()
-    with pytest.raises(ModelFileError, match="is no sensor encoder: it is of 'llama', wanted genmote-encoder; make one"):
+    with pytest.raises(
+        ModelFileError, match="is no sensor encoder: it is of 'llama', wanted genmote-encoder; make one"
+    ):
         Encoder.load(changed(general__architecture="llama"), ops)
     name = f"{encoder.ARCHITECTURE}.version"
     with pytest.raises(ModelFileError, match="is an encoder of version 9, this genmote reads 1; use a newer one"):
