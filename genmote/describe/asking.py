@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from genmote.describe.facts import NO, YES, Fact, between, facts
 from genmote.describe.measure import FALLING, RISING
 from genmote.signals.kinds import Series, Signal
 
+CHANNELS = 3  # of which facts are computed, where there are more
 CLAIMED = 0.25  # of the questions that have such wordings are asked as a claim: is it rising?
 TOLD = ("mean", "lowest", "highest", "trend", "when_highest", "period", "burst_count", "when_step", "heart_rate")
 
@@ -47,21 +48,25 @@ def questions(
     random: np.random.Generator,
     *,
     most: int | None = None,
+    kinds: Collection[str] | None = None,
     held_out: bool = False,
     group: str = "",
     known: Iterable[Fact] = (),
 ) -> list[Example]:
-    """Examples of one signal, or of two that are compared: of each fact one, of `most` kinds drawn at random. `known`:
-    facts from elsewhere, such as a label."""
+    """Examples of one signal, or of two that are compared: one of each kind of fact, of `most` kinds drawn at random,
+    or of those in `kinds`. Of a signal with many channels a few are drawn. `known`: facts from elsewhere."""
     found = [*known]
     if len(signals) == 1:
-        found += facts(signals[0])
+        width = len(signals[0].channels) if isinstance(signals[0], Series) else 0
+        drawn = random.choice(width, CHANNELS, replace=False).tolist() if width > CHANNELS else None
+        found += facts(signals[0], drawn)
     elif len(signals) == 2 and all(isinstance(signal, Series) for signal in signals):
         first, second = (signal for signal in signals if isinstance(signal, Series))
         found += between(first, second)
     by_kind: dict[str, list[Fact]] = {}
     for fact in found:
-        by_kind.setdefault(fact.about, []).append(fact)
+        if kinds is None or fact.about in kinds:
+            by_kind.setdefault(fact.about, []).append(fact)
     order = [str(kind) for kind in random.permutation(sorted(by_kind))][:most]
     # One fact of a kind: else a recording of 12 channels is asked for 12 means.
     chosen = [by_kind[kind][int(random.integers(len(by_kind[kind])))] for kind in order]

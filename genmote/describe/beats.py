@@ -25,7 +25,7 @@ SHORTEST_S = 4.0
 BAND_HZ = (8.0, 25.0)  # of a QRS complex; P and T waves are slower
 WINDOW_S, APART_S = 0.1, 0.25
 CLEAR, FAINT = 0.25, 0.12  # of a usual beat's strength: above it is one, below it is none, between it is not clear
-CONTRAST = 8.0  # a beat is so much stronger than the median: in noise nothing is
+CONTRAST = 12.0  # a beat is so much stronger than what lies between beats: in noise nothing is
 LEAST_BEATS = 4
 SLOWEST_BPM, FASTEST_BPM = 25.0, 220.0
 TOLERANCE_BPM, AGREE_BPM = 5.0, 3.0
@@ -46,12 +46,7 @@ def beats_s(series: Series) -> NDArray[np.float64] | None:
         return None
     if what == "pulse":
         (at, *_) = (n for n, name in enumerate(series.channels) if PULSE.search(name))
-        try:
-            found = heart_rate(series.values[:, at], series.rate_hz)
-        except SignalError:
-            return None
-        # What the intervals that count do not cover was no steady beat.
-        return found.peaks / series.rate_hz if found.usable_s >= 0.85 * series.duration_s - 2 else None
+        return _of_pulse(series.values[:, at], series.rate_hz)
     leads = [n for n, name in enumerate(series.channels) if ECG.search(name)] or list(range(len(series.channels)))
     columns = [measure.bridged(series.values[:, n].astype(np.float64)) for n in leads]
     known = [x for x in columns if x is not None and measure.spread(np.diff(x)) > 0]
@@ -65,6 +60,15 @@ def beats_s(series: Series) -> NDArray[np.float64] | None:
     return found
 
 
+def _of_pulse(x: NDArray[np.float32], rate_hz: float) -> NDArray[np.float64] | None:
+    try:
+        found = heart_rate(x, rate_hz)
+    except SignalError:
+        return None
+    # What the intervals that count do not cover was no steady beat.
+    return found.peaks / rate_hz if found.usable_s >= 0.85 * found.duration_s - 2 else None
+
+
 def _qrs(x: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64] | None:
     """Of leads (T, C)."""
     spectrum = np.fft.rfft(x - x.mean(axis=0), 2 * len(x), axis=0)
@@ -74,7 +78,7 @@ def _qrs(x: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64] | None:
     strength = _smoothed((band / np.maximum(1e-12, band.mean(axis=0))).sum(axis=1), round(WINDOW_S * rate_hz))
     window = max(1, round(1.5 * rate_hz))
     usual = float(np.median([part.max() for part in np.array_split(strength, max(1, round(len(x) / window)))]))
-    if usual < CONTRAST * float(np.median(strength)):
+    if usual < CONTRAST * float(np.percentile(strength, 35)):
         return None  # noise
     apart = round(APART_S * rate_hz)
     peaks = np.flatnonzero((strength[1:-1] >= strength[:-2]) & (strength[1:-1] > strength[2:])) + 1

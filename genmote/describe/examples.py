@@ -52,9 +52,11 @@ def bare(signal: Signal) -> Signal:
     {}
     """
     if isinstance(signal, Series):
+        if signal.grid is None and not signal.labels and not signal.marks and not signal.continues:
+            return signal  # the same one, which a file keeps once
         return replace(signal, grid=None, labels={}, marks=(), continues=False)
     if isinstance(signal, Records):
-        return replace(signal, labels={}, continues=False)
+        return replace(signal, labels={}, continues=False) if signal.labels or signal.continues else signal
     raise SignalError(f"{signal.name}: holds frames; series and records are described so far")
 
 

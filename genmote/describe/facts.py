@@ -6,9 +6,10 @@ how much an answer may be off and still be right.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ FIRST, SECOND = "the first", "the second"
 TOGETHER, OPPOSITE, UNRELATED = "together", "in opposite directions", "independently"
 AT_ONCE = "at the same time"
 NAMES = re.compile(r"\b(port|id|number|code|zip)\b", re.IGNORECASE)  # fields whose numbers only name something
+MOTION = ("g", "m/s²", "m/s^2", "rad/s", "deg/s", "°/s")  # units of a movement's channels
 LEAST = 16  # samples of a series of which anything is said
 WIDE = 16  # channels beyond which they are not compared in pairs
 
@@ -47,17 +49,17 @@ def yes_no(about: str, is_so: bool, **slots: str) -> Fact:
     return Fact(about, YES if is_so else NO, (YES, NO), slots=slots)
 
 
-def facts(signal: Signal) -> list[Fact]:
-    """All that can be said of one signal; of frames nothing yet."""
+def facts(signal: Signal, channels: Collection[int] | None = None) -> list[Fact]:
+    """All that can be said of one signal, or of these channels of a series; of frames nothing yet."""
     if isinstance(signal, Series):
-        return [*of_series(signal)]
+        return [*of_series(signal, channels)]
     return [*of_records(signal)] if isinstance(signal, Records) else []
 
 
 # -- series ------------------------------------------------------------------------------------------------------------
 
 
-def of_series(series: Series) -> Iterator[Fact]:
+def of_series(series: Series, channels: Collection[int] | None = None) -> Iterator[Fact]:
     if len(series) < LEAST:
         return
     duration = float(series.duration_s)
@@ -68,15 +70,18 @@ def of_series(series: Series) -> Iterator[Fact]:
             if unit:
                 others = tuple(dict.fromkeys(one for one in series.units if one))
                 yield Fact("unit", unit, others, slots={"channel": channel})
-    if series.rate_hz > 0:
-        rate = series.rate_hz
-        yield Fact("rate_hz", value=rate, unit="Hz", tolerance=0.02 * rate)
+    if series.rate_hz >= 1:
+        yield Fact("rate_hz", value=series.rate_hz, unit="Hz", tolerance=0.02 * series.rate_hz)
+    elif series.rate_hz > 0:
+        yield Fact("interval", value=1 / series.rate_hz, unit="s", tolerance=0.02 / series.rate_hz)
     gone = np.asarray(~np.isfinite(series.values).all(axis=1))
     yield yes_no("gaps", bool(gone.any()))
     yield from _gap(series, gone)
-    for n, (channel, unit) in enumerate(zip(series.channels, series.units, strict=True)):
-        yield from _of_channel(series, series.values[:, n].astype(np.float64), channel, unit)
-    yield from _between(series)
+    wanted = sorted(range(len(series.channels)) if channels is None else channels)
+    for n in wanted:
+        yield from _of_channel(series, series.values[:, n].astype(np.float64), series.channels[n], series.units[n])
+    yield from _between(series, wanted[:6])
+    yield from _movements(series)
     for about, told in beats.told(series):
         if isinstance(told, bool):
             yield yes_no(about, told)
@@ -165,6 +170,21 @@ def _shape(series: Series, x: Floats, channel: str, unit: str) -> Iterator[Fact]
             yield Fact("when_step", value=at / rate, unit="s", tolerance=0.07 * series.duration_s, slots=slots)
 
 
+def _movements(series: Series) -> Iterator[Fact]:
+    """How often a movement repeats, by the median period of the channels of motion that have a clear one, where three
+    of four are within 15 % of it."""
+    moved = [n for n, unit in enumerate(series.units) if unit in MOTION]
+    rate = measure.steady_hz(series)
+    if len(moved) < 2 or not rate > 0:
+        return
+    lengths = [length for n in moved if (length := measure.period(series.values[:, n].astype(np.float64)))]
+    if not lengths:
+        return
+    usual = float(np.median(lengths))
+    if np.mean(np.abs(np.array(lengths) - usual) <= 0.15 * usual) >= 0.75:
+        yield Fact("movements", value=len(series) / usual, unit="", tolerance=max(1.0, 0.05 * len(series) / usual))
+
+
 def _halves(x: Floats, channel: str) -> Iterator[Fact]:
     """The level is higher in one half where the means differ by at least 0.8 of the spread within the halves, and about
     the same with at most 0.15; one half varies more with at least 1.6 times the spread, about the same within 1.15."""
@@ -205,9 +225,9 @@ def _events(series: Series, x: Floats, channel: str) -> Iterator[Fact]:
             yield Fact("when_burst", value=at, unit="s", tolerance=0.07 * series.duration_s, slots=slots)
 
 
-def _between(series: Series) -> Iterator[Fact]:
-    """What channels are to each other: largest swing and highest mean, among those of one unit; pairs that follow each
-    other (r of at least 0.8, of at most 0.15, of at most -0.8), and which of two comes first."""
+def _between(series: Series, wanted: Sequence[int]) -> Iterator[Fact]:
+    """What channels are to each other: largest swing and highest mean, among those of one unit; of those `wanted` pairs
+    that follow each other (r of at least 0.8, of at most 0.15, of at most -0.8), and which of two comes first."""
     count = len(series.channels)
     if not 1 < count <= WIDE:
         return
@@ -224,10 +244,9 @@ def _between(series: Series) -> Iterator[Fact]:
         if level[order[0]] - level[order[1]] >= 0.2 * float(np.ptp(x[known])):
             yield Fact("highest_mean", series.channels[order[0]], series.channels)
     rate = measure.steady_hz(series)
-    for i in range(min(count, 6)):
-        for j in range(i + 1, min(count, 6)):
-            slots = {"channel": series.channels[i], "other": series.channels[j]}
-            yield from _pair(x[:, i], x[:, j], rate, slots, series.duration_s)
+    for i, j in itertools.combinations(wanted, 2):
+        slots = {"channel": series.channels[i], "other": series.channels[j]}
+        yield from _pair(x[:, i], x[:, j], rate, slots, series.duration_s)
 
 
 def _pair(a: Floats, b: Floats, rate: float, slots: dict[str, str], duration: float) -> Iterator[Fact]:

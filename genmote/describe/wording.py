@@ -94,6 +94,8 @@ def number(value: float, unit: str = "", tolerance: float = 0.0) -> str:
 
 
 def _rounded(value: float, tolerance: float) -> str:
+    if value == 0:
+        return "0"
     if not tolerance > 0:
         return f"{value:.0f}" if value == round(value) else f"{value:.6g}"
     digits = math.ceil(-math.log10(tolerance)) if tolerance < 1e300 else 0
