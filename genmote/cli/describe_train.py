@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from genmote.cli._output import Bar, Output, check_place, note, save, size
-from genmote.describe.train import Training
+from genmote.describe.settings import Training
 from genmote.spec import dataclass, setting
 
 

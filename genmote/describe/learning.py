@@ -40,7 +40,7 @@ from genmote.tune.workbench._passes import Passes
 from genmote.tune.workbench.lora import Lora
 
 if TYPE_CHECKING:
-    from genmote.describe.train import Training
+    from genmote.describe.settings import Training
 
 Tensor = torch.Tensor
 Said = tuple[list[list[int] | int], list[int]]

@@ -102,7 +102,7 @@ class Heads(torch.nn.Module):
         count, width = asked.shape
         most = max(map(len, embeddings))
         held = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)  # (B, E, out)
-        size = held.detach().square().mean().sqrt().clamp(min=1e-6)
+        size = held.detach().square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6)
         held = held / size + self.places[torch.arange(most) % len(self.places)]
         hidden = torch.arange(most)[None] >= torch.tensor([len(one) for one in embeddings])[:, None]
         scores = torch.einsum("bpw,bew->bpe", self.query(asked).reshape(count, self.parts, width), self.key(held))

@@ -17,7 +17,8 @@ from genmote.describe import file as parts_of
 from genmote.describe import learning, train
 from genmote.describe.examples import Example
 from genmote.describe.model import Describer
-from genmote.describe.train import Training, split, tasks, temperature
+from genmote.describe.settings import Training
+from genmote.describe.train import split, tasks, temperature
 from genmote.errors import ExamplesError, SpecError, TrainingError
 from genmote.models.gguf import ModelFile
 from tests.describe.tiny import examples, language

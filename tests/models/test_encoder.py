@@ -211,7 +211,7 @@ def test_a_form_that_cannot_be_is_told() -> None:
         encoder.fresh(Form(out=96, width=100, slots=5), 0)
     with pytest.raises(SpecError, match="an encoder of .* numbers: at most 3000000; use a smaller width"):
         encoder.fresh(Form(out=576, width=512), 0)
-    assert [f for f in Form(out=0, time=0).faults()] == [
+    assert list(Form(out=0, time=0).faults()) == [
         "time=0, across=1, after=1: use such as 2, 1 and 1",
         "out=0: wanted the language model's width",
     ]
