@@ -33,7 +33,7 @@ def run(
     signals = _describe.signals(flags, file, notes)
     with _describe.load(flags) as describer:
         asked = describer.parts.question if question is None else question
-        quality = _describe.checked(flags, signals, asked)
+        quality = _describe.checked(flags, signals, asked, shape=None if question is not None else True)
         values, said = answered(describer, signals, asked, quality, max_tokens, out)
         warned = _describe.notice(describer, signals)
         spans = describer.evidence(signals, asked, said, spans=of.stretches) if of.stretches and said else []
@@ -45,7 +45,7 @@ def run(
     _describe.notes_of(quality, notes, warned)
     evidence = {"evidence": _describe.evidence_values(spans)} if of.stretches else {}
     head = {"file": file, "question": asked, **values, **evidence}
-    out.result({**head, "unusable": quality.unusable or {}, "notice": warned, "notes": notes}, "")
+    out.result({**head, "unusable": quality.unusable, "notice": warned, "notes": notes}, "")
 
 
 def answered(

@@ -130,10 +130,11 @@ def cut(signal: Signal, start_s: float, seconds: float | None, path: Path) -> Si
     return signal.part(first, last)
 
 
-def checked(flags: DescribeFlags, found: Sequence[Signal], question: str) -> Quality:
+def checked(flags: DescribeFlags, found: Sequence[Signal], question: str, *, shape: bool | None = None) -> Quality:
+    """What a rule says of the signals' quality; `shape`: whether the question needs one (None: by its words)."""
     from genmote.describe import quality
 
-    return quality.check(found, question) if flags.check else quality.Quality()
+    return quality.check(found, question, shape=shape) if flags.check else quality.Quality()
 
 
 def notice(describer: Describer, found: Sequence[Signal]) -> str | None:
@@ -150,7 +151,7 @@ def notes_of(quality: Quality, notes: Sequence[str], told: str | None) -> None:
     for line in notes:
         note(line)
     if quality.unusable and not quality.why:
-        note(f"not to be judged: {rules.note(quality)}")
+        note(f"of these no shape can be told: {rules.note(quality)}")
     if told is not None:
         note(told)
 

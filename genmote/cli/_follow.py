@@ -49,12 +49,12 @@ def _over(out: Output, reports: int, status: int) -> int:
 
 def _report(describer: Describer, settings: Settings, window: Window, out: Output) -> None:
     question = describer.parts.question
-    quality = _describe.checked(settings, [window.signal], question)
+    quality = _describe.checked(settings, [window.signal], question, shape=True)
     out.say(f"{when(window.from_s)}  {shown(window.name)}: ", end="")
     values, _ = _answer.answered(describer, [window.signal], question, quality, settings.max_tokens, out)
     told: dict[str, Any] = {"event": "report", "topic": window.name, "from_s": window.from_s, "to_s": window.to_s}
     notice = _describe.notice(describer, [window.signal])
-    out.result({**told, **values, "unusable": quality.unusable or {}, "notice": notice}, "")
+    out.result({**told, **values, "unusable": quality.unusable, "notice": notice}, "")
     out.flush()
 
 

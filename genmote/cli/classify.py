@@ -53,7 +53,7 @@ def run(settings: Settings, out: Output) -> None:
                 raise SpecError("; ".join(faults))
         else:
             task = describer.task(settings.task)
-        quality = _describe.checked(settings, signals, task.question)
+        quality = _describe.checked(settings, signals, task.question, shape=True)
         values: dict[str, Any] = {"file": settings.file, "task": task.about, "question": task.question}
         spans = []
         if quality.why:
@@ -75,7 +75,7 @@ def run(settings: Settings, out: Output) -> None:
             _describe.plot(settings.plot, signals, spans, text.partition("\n")[0])
             values["plot"] = settings.plot
         warned = _describe.notice(describer, signals)
-    out.result({**values, "unusable": quality.unusable or {}, "notice": warned, "notes": notes}, text)
+    out.result({**values, "unusable": quality.unusable, "notice": warned, "notes": notes}, text)
     if spans and not out.json:
         note(_describe.evidence_text(spans))
     if not values.get("calibrated", True):

@@ -68,7 +68,7 @@ def test_ask_depends_on_question_and_recording(folder: Path, capsys: pytest.Capt
 
 def test_a_flat_line_is_told_by_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, flat = folder / "model.toml", folder / "flat.csv"
-    for words in (("describe", flat), ("ask", flat, "How high?")):
+    for words in (("describe", flat), ("ask", flat, "How many beats?")):
         found = told(capsys, *words, "-m", model)
         assert found["text"] == "I cannot tell: the signal is a flat line." and found["by"] == "rule"
     found = told(capsys, "classify", flat, "-m", model)
@@ -118,7 +118,7 @@ def test_channels_and_a_lead_that_is_missing(folder: Path, capsys: pytest.Captur
     series.values[:, 1] = 7
     container.write(folder / "lead.gmsc", [series], max_error=1e-3)
     model = folder / "model.toml"
-    found = told(capsys, "ask", folder / "lead.gmsc", "What of b?", "-m", model, "-n", 3)
+    found = told(capsys, "ask", folder / "lead.gmsc", "Is b regular?", "-m", model, "-n", 3)
     assert found["text"] == "I cannot tell: b is a flat line." and found["unusable"] == {"b": "is a flat line"}
     assert told(capsys, "ask", folder / "lead.gmsc", "What of a?", "-m", model, "-n", 3)["by"] == "model"
     assert told(capsys, "ask", folder / "lead.gmsc", "What?", "-m", model, "--channels", "c", "-n", 3)["unusable"] == {}
