@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from genmote.describe import asking, baselines, cannot, checking, scores, splits, wording
 from genmote.describe.examples import Example, bare
 from genmote.describe.labelled import Labelled
+from genmote.errors import SpecError
 from genmote.fetch import Progress, quiet
 from genmote.signals.kinds import Signal
 
@@ -85,12 +86,13 @@ def evaluate(
     ask: Ask,
     *,
     classify: Classify | None = None,
-    ask_text: Callable[[str, str], str] | None = None,
+    ask_text: Ask | None = None,
     asked: Asked | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
-    """Scores and every prediction. `ask_text` (numbers as text, question): the same language model without signals;
-    without it that baseline is left out. `train` is for the baselines that need recordings to learn from."""
+    """Scores and every prediction. `ask_text`: the same language model, given the numbers as text
+    (`baselines.as_numbers`); without it that baseline is left out. It is told what it may choose among, which a model
+    that was trained need not be. `train` is for the baselines that need recordings to learn from."""
     asked = asked or Asked()
     examples = questions(test, asked)
     nearest, reported = baselines.Nearest(train), _by_language(train)
@@ -107,13 +109,13 @@ def evaluate(
         said[NEAREST].labels.append(train[int(np.argmin(far))].labels)
         _judged(said[OURS], one, partial(ask, [bare(one.signal)]), classify)
         if ask_text is not None:
-            _judged(said[NUMBERS], one, partial(ask_text, baselines.as_numbers(one.signal)), None)
+            _judged(said[NUMBERS], one, partial(ask_text, [bare(one.signal)]), None)
         progress("asking", n, total)
     for n, example in enumerate(examples, 1):
         said[OURS].answers.append(ask(example.signals, example.question))
         if ask_text is not None:
-            numbers = "\n".join(baselines.as_numbers(signal) for signal in example.signals)
-            said[NUMBERS].answers.append(ask_text(numbers, example.question))
+            choices = f" Answer with one of: {', '.join(example.choices)}." if example.choices else ""
+            said[NUMBERS].answers.append(ask_text(example.signals, example.question + choices))
         progress("asking", len(test) + n, total)
     return {
         "recordings": {"train": len(train), "test": len(test), "groups": len({one.group for one in test})},
@@ -257,9 +259,15 @@ def _predictions(
 def parts(
     recordings: Sequence[Labelled], folds: Sequence[int] = (), seed: int = 0
 ) -> tuple[list[Labelled], list[Labelled]]:
-    """What baselines learn from, and what is judged: by the data set's `folds`, else a fifth of the groups."""
+    """What baselines learn from, and what is judged: by the data set's `folds`, else a fifth of the groups. SpecError
+    where one of the two would be empty."""
     if folds:
+        here, asked = sorted({one.fold for one in recordings}), ", ".join(map(str, folds))
         found = splits.by_fold(recordings, folds)
+        if not found["test"]:
+            raise SpecError(f"no recording is in fold {asked}: there are folds {', '.join(map(str, here))}")
+        if not found["train"]:
+            raise SpecError(f"all recordings are in folds {asked}: leave some for the baselines to learn from")
     else:
         found = splits.by_group(recordings, {"train": 0.8, "test": 0.2}, seed)
     return found["train"], found["test"]

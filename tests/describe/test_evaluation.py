@@ -50,7 +50,7 @@ def _same(one: Signal, other: Signal) -> bool:
 
 
 def test_one_that_knows_all_is_right_in_all_and_above_the_baselines() -> None:
-    found = evaluation.evaluate(TRAIN, TEST, knowing, asked=ASKED, ask_text=lambda numbers, question: "yes")
+    found = evaluation.evaluate(TRAIN, TEST, knowing, asked=ASKED, ask_text=lambda signals, question: "yes")
     assert found["recordings"] == {"train": 40, "test": 20, "groups": 10}
     assert found["reports"]["model"]["rouge_l"]["value"] == 1 and found["reports"]["model"]["bleu_4"] == pytest.approx(
         1
