@@ -76,7 +76,8 @@ def questions(
 def caption(signal: Signal, random: np.random.Generator, *, held_out: bool = False, group: str = "") -> Example | None:
     """A sentence or two about one channel of a signal; None where nothing is known of any."""
     by_channel: dict[str, list[Fact]] = {}
-    for fact in facts(signal):
+    width = len(signal.channels) if isinstance(signal, Series) else 0
+    for fact in facts(signal, [int(random.integers(width))] if width else None):
         if "channel" in fact.slots and "other" not in fact.slots and (fact.about in TOLD or fact.word == YES):
             by_channel.setdefault(fact.slots["channel"], []).append(fact)
     if not by_channel:

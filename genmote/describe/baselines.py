@@ -55,10 +55,14 @@ class Nearest:
         scaled = (whole - self._middle) / np.where(self._spread > 1e-12, self._spread, 1.0)
         return np.asarray(np.clip(scaled, -5, 5) * weight)
 
+    def distances(self, signal: Series | Records) -> Floats:
+        """From each recording to learn from, (N,)."""
+        own = self._scaled(np.concatenate(_fitted(features(signal), self._sizes)))
+        return np.asarray(((self._known - own) ** 2).sum(axis=1))
+
     def to(self, signal: Series | Records) -> Labelled:
         """The recording to learn from that is nearest."""
-        own = self._scaled(np.concatenate(_fitted(features(signal), self._sizes)))
-        return self.train[int(np.argmin(((self._known - own) ** 2).sum(axis=1)))]
+        return self.train[int(np.argmin(self.distances(signal)))]
 
 
 def _fitted(parts: Sequence[Floats], sizes: Sequence[int]) -> list[Floats]:
