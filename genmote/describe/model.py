@@ -72,11 +72,11 @@ class Describer:
         context: int | None = None,
         progress: Progress = quiet,
     ) -> Describer:
-        """A model by its TOML file; the settings are `Engine.load`'s. ModelNameError for no such file, ModelFileError
+        """A model by its TOML file, or by the name of one that comes with the package; the settings are `Engine.load`'s. ModelNameError for no such file, ModelFileError
         for parts that are not there, not what the TOML names, or do not fit each other."""
         from genmote.runtime.engine import Engine
 
-        found = parts_of.find(Path(path), progress=progress)
+        found = parts_of.find(path, progress=progress)
         engine = Engine.load(
             found.language,
             adapter=found.adapter,
