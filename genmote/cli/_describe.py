@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class DescribeFlags(Said):
     """The model, and which signals it is asked about."""
 
-    model: Path = setting("the .toml of a model that genmote describe-train made", short="-m")
+    model: str = setting("the .toml of a model that genmote describe-train made, or one of genmote", short="-m")
     also: tuple[Path, ...] = setting("further recordings, which the question may compare with", default=(), many=True)
     reader: str | None = setting("the reader of the recordings (default: found by name and first bytes)", default=None)
     channels: tuple[str, ...] = setting("only these channels", default=(), many=True)

@@ -6,6 +6,7 @@ Files lie beside the TOML; the language model may be a model's name. Every part'
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,10 +84,24 @@ class Found:
     adapter: Path | None
 
 
+def names() -> list[str]:
+    """The models that come with the package."""
+    return sorted(path.stem for path in store.ZOO.glob("*/*.toml") if path.stem == path.parent.name)
+
+
+def place(name: str | os.PathLike[str]) -> Path:
+    """The TOML file that a path or a name means. ModelNameError where there is none."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if str(name) in names():
+        return store.ZOO / str(name) / f"{name}.toml"
+    known = f"; models of genmote are {', '.join(names())}" if names() else ""
+    raise ModelNameError(f"{name}: no such file; give the .toml that genmote describe-train made{known}")
+
+
 def read(path: Path) -> Parts:
-    """The TOML file. ModelNameError where there is none, ModelFileError for what is no such file."""
-    if not path.is_file():
-        raise ModelNameError(f"{path}: no such file; give the .toml that genmote describe-train made")
+    """The TOML file. ModelFileError for what is no such file."""
     if path.suffix.lower() != ".toml":
         raise ModelFileError(f"{path}: wanted the .toml that names a model's parts, not one of them")
     try:
@@ -95,9 +110,11 @@ def read(path: Path) -> Parts:
         raise ModelFileError(str(fault)) from None
 
 
-def find(path: Path, *, progress: Progress = quiet) -> Found:
-    """A model's parts; the language model is fetched where it is named and not here. ModelFileError where a part is not
-    the one that the TOML names, or is not there."""
+def find(name: str | os.PathLike[str], *, progress: Progress = quiet) -> Found:
+    """A model's parts, by its path or its name; the language model is fetched where it is named and not here.
+    ModelNameError where there is no such model, ModelFileError where a part is not the one that the TOML names, or is
+    not there."""
+    path = place(name)
     parts = read(path)
     language = _language(path, parts.language, progress)
     encoder = _checked(_beside(path, parts.encoder), parts.encoder, "encoder")

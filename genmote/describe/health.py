@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
-from genmote.signals import modality
 from genmote.signals.kinds import Series, Signal
 
 NOTICE = "This is no diagnosis: it was written by a small model, and a physician has to look at the recording."
 KINDS = ("ecg", "pulse", "blood-pressure", "spo2", "heart-rate")  # modalities of which a physician judges
 LEADS = frozenset("I II III aVR aVL aVF AVR AVL AVF V1 V2 V3 V4 V5 V6 MLII MLI PPG PLETH SpO2 ABP ART".split())
+
+
+# What the channels of such modalities are called (genmote/signals/modalities).
+CHANNELS = frozenset(("ecg", "reflected light", "arterial pressure", "oxygen saturation", "heart rate"))
 
 
 def of_health(signals: Sequence[Signal]) -> bool:
@@ -24,10 +26,4 @@ def _is(signal: Signal) -> bool:
         return told in KINDS
     if not isinstance(signal, Series):
         return False
-    return any(name in LEADS or name.lower() in _channels() for name in signal.channels)
-
-
-@lru_cache
-def _channels() -> frozenset[str]:
-    """What the channels of such modalities are called."""
-    return frozenset(channel.lower() for kind in KINDS for channel in modality.load(kind).channels)
+    return any(name in LEADS or name.lower() in CHANNELS for name in signal.channels)

@@ -25,6 +25,7 @@ from genmote.errors import ExamplesError, SpecError, TrainingError
 from genmote.fetch import Progress
 from genmote.models import encoder
 from genmote.models.backward import Batch
+from genmote.models.config import read_config
 from genmote.models.decoder import Decoder
 from genmote.models.encoder import Form
 from genmote.models.gguf import ModelFile
@@ -117,6 +118,7 @@ class Learning:
         notes: list[str],
     ) -> None:
         self.file, self.form, self.base, self.training, self.notes = file, form, base, training, notes
+        self.context = min(training.context, read_config(file).context_length)
         self.material = Material([*learnt, *judged], file, form, training)
         self.learnt, self.judged = learnt, [*judged, *self._drawn_to_judge(len(judged))]
         self.network = Network(form, self._first())
@@ -163,8 +165,6 @@ class Learning:
                 )
             return {name: self.base.encoder.tensor(name) for name in self.form.shapes()}
         table = self.file.tensor("token_embd.weight")
-        from genmote.models.config import read_config
-
         size = (
             float(np.sqrt(np.mean(table[:: max(1, len(table) // 4096)] ** 2))) * read_config(self.file).embedding_scale
         )
@@ -239,12 +239,14 @@ class Learning:
         self.learnt = fitting
         self.short_judged = self._short(self.judged)[: JUDGED["projector"]]
         if not self.short_judged or not (fitting or self.training.drawn):
+            most = read_config(self.file).context_length
             raise ExamplesError(
-                f"no example fits {self.training.context} tokens: use a larger --context, or fewer slots"
+                f"no example fits {self.context} tokens (the language model takes {most}): use a larger --context, or "
+                "fewer slots"
             )
 
     def _short(self, examples: Sequence[Example]) -> list[Example]:
-        return [example for example in examples if self.material.rows(example) <= self.training.context]
+        return [example for example in examples if self.material.rows(example) <= self.context]
 
     def _run(self, name: str, progress: Progress) -> None:
         total = self._steps[name]

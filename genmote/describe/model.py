@@ -21,6 +21,7 @@ from genmote.fetch import Progress, quiet
 from genmote.models.encoder import Encoder
 from genmote.models.patches import BINS, Patches
 from genmote.registry import listed
+from genmote.runtime.footprint import trim
 from genmote.runtime.prompt import Rows
 from genmote.runtime.sample import token_logprobs
 from genmote.signals.kinds import Signal
@@ -71,11 +72,11 @@ class Describer:
         context: int | None = None,
         progress: Progress = quiet,
     ) -> Describer:
-        """A model by its TOML file; the settings are `Engine.load`'s. ModelNameError for no such file, ModelFileError
+        """A model by its TOML file, or by the name of one that comes with the package; the settings are `Engine.load`'s. ModelNameError for no such file, ModelFileError
         for parts that are not there, not what the TOML names, or do not fit each other."""
         from genmote.runtime.engine import Engine
 
-        found = parts_of.find(Path(path), progress=progress)
+        found = parts_of.find(path, progress=progress)
         engine = Engine.load(
             found.language,
             adapter=found.adapter,
@@ -105,7 +106,10 @@ class Describer:
         them, where that is known. SpecError for no question, SignalError for what is empty or of frames."""
         seen = [self.encoder.patches(signal) for signal in signals] if patches is None else patches
         said = prompt.tokens(self.engine.tokenizer, prompt.pieces(signals, question, self._facts))
-        return [self.encoder.embed(seen[part]) if isinstance(part, int) else part for part in said]
+        found = [self.encoder.embed(seen[part]) if isinstance(part, int) else part for part in said]
+        self.engine.tokenizer.release()  # what that took is given back before the language model's weights come
+        trim()
+        return found
 
     @property
     def _facts(self) -> Facts | None:

@@ -26,7 +26,7 @@ from genmote.describe.examples import Example
 from genmote.describe.facts import NO, YES
 from genmote.describe.file import Part, Parts, Task
 from genmote.describe.settings import Training
-from genmote.errors import ExamplesError, SpecError
+from genmote.errors import ContextError, ExamplesError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.models import digests, encoder, store
 from genmote.models.config import read_config
@@ -183,11 +183,13 @@ def _calibrated(
             own = [example for example in judged if _of(example, task)][:CALIBRATED]
             nats, right = [], []
             for n, example in enumerate(own):
-                nats.append(describer.label_nats(example.signals, task))
-                right.append(task.labels.index(next(iter(mentioned(example.answer, task.labels)))))
+                with contextlib.suppress(ContextError):  # one that is too long for the model is of no use here
+                    nats.append(describer.label_nats(example.signals, task))
+                    right.append(task.labels.index(next(iter(mentioned(example.answer, task.labels)))))
                 progress(f"calibrating {task.about}", n + 1, len(own))
-            found = temperature(np.array(nats), np.array(right)) if len(set(right)) > 1 else 1.0
-            yield replace(task, temperature=found, examples=len(own) if len(set(right)) > 1 else 0)
+            enough = len(set(right)) > 1
+            found = temperature(np.array(nats), np.array(right)) if enough else 1.0
+            yield replace(task, temperature=found, examples=len(right) if enough else 0)
 
 
 def _of(example: Example, task: Task) -> bool:

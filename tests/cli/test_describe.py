@@ -207,6 +207,28 @@ def test_train_and_use(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "none.npz: cannot be read" in missing
 
 
+def test_folders_are_learnt_from_but_for_what_judges(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    home = tmp_path / "home"
+    home.mkdir()
+    rows = ["file,label,group"]
+    for n in range(20):
+        table(home / f"{n}.csv", tiny.wave(n, 100))
+        rows.append(f"{n}.csv,{'calm' if n % 2 else 'wild'},{n // 2}")
+    (home / "labels.csv").write_text("\n".join(rows) + "\n")
+    small = (
+        "--width 64 --ffn 64 --bridge 64 --slots 16 --encoder-steps 2 --projector-steps 0 --steps 0 --each 1 --no-facts"
+    )
+    words = ["describe-train", home, f"{home}:csv", "-o", tmp_path / "m.toml", "--language", tiny.language(folder)]
+    made = told(capsys, *words, *small.split(), "--folds", "9")
+    assert made["notes"].count(f"{home}: 4 of 20 recordings are left to genmote eval describe") == 2
+    assert made["about"]["label"] >= 24 and made["tasks"][0]["labels"] == ["calm", "wild"]
+    assert "no layout is called" not in refused(capsys, "describe-train", "none:csv", "-o", tmp_path / "n.toml")
+    assert "each=-1: use 0 or more" in refused(capsys, *words, "--each", "-1")
+
+
 def test_a_topic_is_described(folder: Path, broker: Any) -> None:
     words = [
         "describe",

@@ -193,6 +193,16 @@ def _with(path: Path, text: str) -> Path:
     return path
 
 
+def test_models_of_the_package_are_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heart").mkdir()
+    model(tmp_path / "heart", name="heart")
+    monkeypatch.setattr(parts_of.store, "ZOO", tmp_path)
+    assert parts_of.names() == ["heart"] and parts_of.store.zoo() == []  # an encoder alone is no model to run
+    assert parts_of.find("heart").parts.title == "heart"
+    with pytest.raises(ModelNameError, match="hart: no such file; give the .toml .*; models of genmote are heart"):
+        Describer.load("hart")
+
+
 def test_an_encoder_for_another_language_model_is_told(tmp_path: Path) -> None:
     path = model(tmp_path)
     wide = form(256)

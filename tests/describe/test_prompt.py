@@ -11,6 +11,7 @@ from genmote.describe.factline import lines
 from genmote.errors import SignalError, SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.tokenizer import load_tokenizer
+from genmote.signals import modality
 from genmote.signals.kinds import Field, Frames, Records, Series
 from tests.describe.tiny import language, wave
 
@@ -132,6 +133,8 @@ def test_records_are_left_to_the_model() -> None:
 
 
 def test_health() -> None:
+    known = [modality.load(kind) for kind in health.KINDS]
+    assert {channel.lower() for kind in known for channel in kind.channels} == health.CHANNELS
     assert health.of_health([wave(channels=("I", "II"))]) and health.of_health([wave(channels=("ECG", "x"))])
     assert not health.of_health([wave()])
     assert health.of_health([replace(wave(), labels={"modality": "spo2"})])
