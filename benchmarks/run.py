@@ -1,11 +1,11 @@
 """Measure genmote beside its peers and keep the records.
 
-    python -m benchmarks [--set speed|memory|compress|signals|tune] [--quick] [--only MEASURE,...] [--seeds N]
+    python -m benchmarks [--set speed|memory|compress|signals|tune|describe] [--quick] [--only MEASURE,...] [--seeds N]
         [--no-record] [--json]
 
-Five sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups,
-`compress` (`benchmarks/compress/`), which keeps what takes long, `signals` (`benchmarks/signals/`), and `tune`
-(`benchmarks/tune/`).
+Six sets: `speed` (`benchmarks/measures/`), `memory` (`benchmarks/fit/`), whose contestants run in control groups,
+`compress` (`benchmarks/compress/`), which keeps what takes long, `signals` (`benchmarks/signals/`), `tune`
+(`benchmarks/tune/`), and `describe` (`benchmarks/describe/`).
 `--quick` (about three minutes once the peers are built) asks the same questions with fewer repeats. The peers are
 built on the first run, which takes minutes. Every number that was asked for prints one line: asked, measured, met or
 not. The exit status is 0 also where a number is missed: this is a measuring instrument, not a test.
@@ -26,15 +26,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compress, fit, measures, peers, record, signals, tune
+from benchmarks import compress, describe, fit, measures, peers, record, signals, tune
 from benchmarks.bench import Bench
 from benchmarks.record import Row, disturbed
 from benchmarks.tables import figure
 from genmote import records
 
 # llama.cpp builds that a set needs
-VARIANTS: dict[str, Iterable[str]] = {"speed": peers.VARIANTS, "signals": (), "tune": ()}
-SETS = {"speed": measures, "memory": fit, "compress": compress, "signals": signals, "tune": tune}
+VARIANTS: dict[str, Iterable[str]] = {"speed": peers.VARIANTS, "signals": (), "tune": (), "describe": ()}
+SETS = {"speed": measures, "memory": fit, "compress": compress, "signals": signals, "tune": tune, "describe": describe}
 
 
 def available(name: str = "speed") -> list[str]:

@@ -3,9 +3,9 @@
     python -m benchmarks.tables FILE.md ... [--check]
 
 A table stands between `<!-- bench:NAME -->` and `<!-- /bench -->`, NAME being a measure (`decode`, `memory`, …),
-several of them with commas, `speed` (the whole speed set), `fit` (the memory set), `compress`, `signals` or `tune`
-(those sets). Of each row the newest record of each CPU is shown. `--check` changes nothing and exits with 1 where a
-file is not what the records say.
+several of them with commas, `speed` (the whole speed set), `fit` (the memory set), `compress`, `signals`, `tune` or
+`describe` (those sets). Of each row the newest record of each CPU is shown. `--check` changes nothing and exits with 1
+where a file is not what the records say.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def line(entry: Record, *, stale: bool = False) -> str:
 def set_of(entry: Record) -> str:
     """The set that a record belongs to: the measures of the other sets begin with its name."""
     named = entry.what.removeprefix("bench.").split("_")[0]
-    return named if named in ("fit", "compress", "signals", "tune") else "speed"
+    return named if named in ("fit", "compress", "signals", "tune", "describe") else "speed"
 
 
 def table(names: str, found: Iterable[Record]) -> str:

@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 def zoo() -> list[str]:
     """The models that come with the package."""
-    return sorted(path.stem for path in ZOO.glob("*/*.gguf"))
+    return sorted(path.stem for path in ZOO.glob("*/*.gguf") if path.stem == path.parent.name)
 
 
 @lru_cache

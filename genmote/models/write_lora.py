@@ -22,10 +22,16 @@ _PIECE = 1 << 20  # numbers of a matrix that are worked on at a time
 
 
 def write_lora(
-    path: str | os.PathLike[str], architecture: str, numbers: Mapping[str, Float32], alpha: float, **about: Any
+    path: str | os.PathLike[str],
+    architecture: str,
+    numbers: Mapping[str, Float32],
+    alpha: float,
+    *,
+    type: str = "F32",
+    **about: Any,
 ) -> None:
-    """Write an adapter, whole or not at all: `numbers` by the names of the file's tensors (`models/lora.py`); `about`:
-    more metadata. ModelFileError where the disk does not take it."""
+    """Write an adapter, whole or not at all: `numbers` by the names of the file's tensors (`models/lora.py`); `type`:
+    what matrices are stored as; `about`: more metadata. ModelFileError where the disk does not take it."""
     vectors = any(numbers[name].ndim == 1 for name in numbers)
     metadata = {
         "general.type": "adapter",
@@ -33,7 +39,10 @@ def write_lora(
         "adapter.type": TYPE_WITH_VECTORS if vectors else TYPE,
         "adapter.lora.alpha": np.float32(alpha),
     }
-    tensors: list[Tensor] = [(name, "F32", x.shape, np.ascontiguousarray(x)) for name, x in numbers.items()]
+    tensors: list[Tensor] = []
+    for name, x in numbers.items():
+        kind = type if x.ndim == 2 else "F32"
+        tensors.append((name, kind, x.shape, quant.quantize(kind, np.ascontiguousarray(x))))
     write_gguf(path, metadata | about, tensors)
 
 

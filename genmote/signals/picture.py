@@ -23,26 +23,26 @@ def svg(signal: Signal, subtitle: str) -> str:
     """The picture as the text of an SVG file."""
     if isinstance(signal, Frames):
         return _frames(signal, subtitle)
-    panels = _channels(signal) if isinstance(signal, Series) else _fields(signal)
+    panels = channels(signal) if isinstance(signal, Series) else _fields(signal)
     return chart.svg(signal.name, subtitle, panels)
 
 
-def _channels(series: Series) -> list[Panel]:
+def channels(series: Series) -> list[Panel]:
     times = series.times_s
     x = np.arange(len(series)) / series.rate_hz if times is None or series.rate_hz > 0 else times - times[0]
-    unit, seconds = _unit(float(x[-1]) if len(x) else 0.0)
+    label, seconds = unit(float(x[-1]) if len(x) else 0.0)
     panels = []
     for n, (channel, of) in enumerate(zip(series.channels[:MOST], series.units, strict=False)):
         there = np.isfinite(series.values[:, n])
         if there.any():
-            panels.append(Panel(channel, x[there] / seconds, series.values[there, n], f"time, {unit}", of))
+            panels.append(Panel(channel, x[there] / seconds, series.values[there, n], f"time, {label}", of))
     return panels
 
 
-def _unit(span_s: float) -> tuple[str, float]:
+def unit(span_s: float) -> tuple[str, float]:
     """What a time axis is counted in.
 
-    >>> _unit(90.0), _unit(86400.0)
+    >>> unit(90.0), unit(86400.0)
     (('s', 1.0), ('h', 3600.0))
     """
     for unit, seconds, most in (("s", 1.0, 300.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172_800.0)):
@@ -55,9 +55,9 @@ def _fields(records: Records) -> list[Panel]:
     panels = []
     if records.times_s is not None and len(records) > 1:
         since = records.times_s - records.times_s.min()
-        unit, seconds = _unit(float(since.max()))
+        label, seconds = unit(float(since.max()))
         counts, edges = np.histogram(since, BARS)
-        panels.append(_stairs(f"rows of {len(records)}", counts, edges / seconds, f"time, {unit}"))
+        panels.append(_stairs(f"rows of {len(records)}", counts, edges / seconds, f"time, {label}"))
     for field, column in zip(records.fields, records.columns, strict=True):
         if len(panels) == MOST:
             break

@@ -64,7 +64,7 @@ def test_listing_the_verbs_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["chatt"], "genmote chatt: no verb is called 'chatt', did you mean chat?; known: adapt, chat, "),
+        (["chatt"], "genmote chatt: no verb is called 'chatt', did you mean chat?; known: adapt, ask, chat, "),
         (["--jsn"], "genmote: --jsn stands before any verb: write genmote VERB, see genmote --help"),
         (["info"], "genmote info: the following arguments are required: MODEL; see genmote info --help"),
         (

@@ -109,11 +109,11 @@ class Desk:
         mostly = f", {alarm.channel} the oddest" if alarm.channel and len(values) > 1 else ""
         if alarm.over:
             line = f"over after {rows} rows, highest score {score:.2f}{mostly}"
-            return self._tell({"event": "over", **told}, f"{_when(at_s)}  {topic}: {line}")
+            return self._tell({"event": "over", **told}, f"{when(at_s)}  {topic}: {line}")
         self.alarmed += 1
         self._tell(
             {"event": "alarm", **told, "values": values},
-            f"{_when(at_s)}  {topic}: score {score:.2f}, {score - limit:.2f} above {limit:.2f}"
+            f"{when(at_s)}  {topic}: score {score:.2f}, {score - limit:.2f} above {limit:.2f}"
             f"{f', {rows} rows' if rows > 1 else ''}{mostly}: {_listed(values)}",
         )
 
@@ -125,7 +125,7 @@ class Desk:
                 continue
             at_s, values = seen.last
             told = {"event": "values", "topic": topic, "time_s": at_s, "rows": new, "per_s": round(new / passed, 3)}
-            line = f"{_when(at_s)}  {topic}: {new} rows, {new / passed:.3g}/s: {_listed(values)}"
+            line = f"{when(at_s)}  {topic}: {new} rows, {new / passed:.3g}/s: {_listed(values)}"
             self._tell({**told, "values": values}, line)
 
     def _news(self) -> None:
@@ -266,9 +266,9 @@ def _listed(values: dict[str, Any]) -> str:
     return ", ".join(told[:SHOWN]) + (", …" if len(told) > SHOWN else "")
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
     """
-    >>> _when(12.5), _when(1e9 + 0.9)
+    >>> when(12.5), when(1e9 + 0.9)
     ('12.500 s', '2001-09-09T01:46:40.900Z')
     """
     if seconds < EPOCH:

@@ -82,14 +82,14 @@ def run(settings: Settings, out: Output) -> int:
     if settings.output is not None:
         check_place(settings.output, "--output")
         recorder = Recorder(settings.output, max_error=settings.max_error)
-    source = _source(settings)
+    subscription = source(settings)
     alarms = None
     if settings.detect is not None:
         alarms = Alarms(settings.detect, settings.threshold, settings.clean, settings.quantile, settings.smooth)
-    desk = Desk(out, Watch(source, rate_hz=settings.rate), recorder, alarms, settings.every)
+    desk = Desk(out, Watch(subscription, rate_hz=settings.rate), recorder, alarms, settings.every)
     status = 0
     try:
-        with source:
+        with subscription:
             desk.follow(settings.seconds)
     except KeyboardInterrupt:
         pass  # that is how a watch ends
@@ -101,7 +101,7 @@ def run(settings: Settings, out: Output) -> int:
     return status
 
 
-def _source(settings: Settings) -> Subscription:
+def source(settings: Settings) -> Subscription:
     from genmote.signals.live import mqtt
 
     where = mqtt.address(settings.topic)

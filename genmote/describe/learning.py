@@ -1,0 +1,490 @@
+"""The three stages of training, with PyTorch: steps, judgements, and a state from which a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from genmote import home
+from genmote.describe import checking, drawn, prompt
+from genmote.describe.examples import Example
+from genmote.describe.file import Found
+from genmote.describe.network import Heads, Network
+from genmote.errors import ExamplesError, SpecError, TrainingError
+from genmote.fetch import Progress
+from genmote.models import encoder
+from genmote.models.backward import Batch
+from genmote.models.config import read_config
+from genmote.models.decoder import Decoder
+from genmote.models.encoder import Form
+from genmote.models.gguf import ModelFile
+from genmote.models.patches import Patches, number, patches
+from genmote.models.tokenizer import load_tokenizer
+from genmote.models.write_lora import write_lora
+from genmote.runtime.threads import checked_threads
+from genmote.signals.kinds import Signal
+from genmote.tune.batches import chosen
+from genmote.tune.settings import Tuning
+from genmote.tune.workbench._model import Model, WorkbenchOps
+from genmote.tune.workbench._passes import Passes
+from genmote.tune.workbench.lora import Lora
+
+if TYPE_CHECKING:
+    from genmote.describe.settings import Training
+
+Tensor = torch.Tensor
+Said = tuple[list[list[int] | int], list[int]]
+STAGES = ("encoder", "projector", "adapter")
+SHARES = {"encoder": 0.3, "projector": 0.15, "adapter": 0.5}  # of --minutes; the rest is for loading and judging
+SAVE_S = 30.0
+JUDGEMENTS = 8  # of a stage
+JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
+WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
+SLOW = 0.1  # of the rate, by which the encoder's blocks learn beside the adapter
+ASKED = 8  # questions of a drawn signal for the encoder alone: to encode it is what takes the time
+HELD_BYTES = 400 << 20  # of signals as the encoder reads them, kept
+
+
+class Material:
+    """Examples as the encoder and the language model read them. What is `kept` of them is kept for the next time."""
+
+    def __init__(self, kept: Sequence[Example], file: ModelFile, form: Form, training: Training) -> None:
+        self.kept = {id(example): example for example in kept}
+        self.kept_signals = {id(signal): signal for example in kept for signal in example.signals}
+        self.form = form
+        self.tokenizer = load_tokenizer(file)
+        self.facts: prompt.Facts | None = None
+        if training.facts:
+            from genmote.describe.factline import lines
+
+            self.facts = lines
+        self._patches: dict[int, Patches] = {}
+        self._bytes = 0
+        self._said: dict[int, Said] = {}
+
+    def patches(self, signal: Signal) -> Patches:
+        if (found := self._patches.get(id(signal))) is not None:
+            return found
+        made = patches(signal, self.form.slots, self.form.join)
+        if id(signal) in self.kept_signals and self._bytes + made.rows.nbytes < HELD_BYTES:
+            self._patches[id(signal)] = made
+            self._bytes += made.rows.nbytes
+        return made
+
+    def said(self, example: Example) -> Said:
+        """An example's prompt, token ids and the numbers of its signals, and the answer's token ids."""
+        if (found := self._said.get(id(example))) is not None:
+            return found
+        parts = prompt.tokens(self.tokenizer, prompt.pieces(example.signals, example.question, self.facts))
+        made = parts, prompt.answer(self.tokenizer, example.answer)
+        if id(example) in self.kept:
+            self._said[id(example)] = made
+        return made
+
+    def embeddings(self, signal: Signal) -> int:
+        """How many embeddings a signal has."""
+        return len(self.patches(signal).spans_s) // self.form.join
+
+    def rows(self, example: Example) -> int:
+        """How long an example is, as rows of the language model."""
+        parts, answer = self.said(example)
+        counts = [self.embeddings(example.signals[p]) if isinstance(p, int) else len(p) for p in parts]
+        return sum(counts) + len(answer)
+
+
+class Learning:
+    """One training. Afterwards `network` and the adapter hold the best that was seen."""
+
+    def __init__(
+        self,
+        file: ModelFile,
+        form: Form,
+        base: Found | None,
+        learnt: Sequence[Example],
+        judged: Sequence[Example],
+        training: Training,
+        state: Path,
+        notes: list[str],
+    ) -> None:
+        self.file, self.form, self.base, self.training, self.notes = file, form, base, training, notes
+        self.context = min(training.context, read_config(file).context_length)
+        self.material = Material([*learnt, *judged], file, form, training)
+        self.learnt, self.judged = learnt, [*judged, *self._drawn_to_judge(len(judged))]
+        self.network = Network(form, self._first())
+        self.heads = Heads(form, training.seed)
+        self.tuning = Tuning(
+            rank=training.rank, on=training.on, seed=training.seed, base=None if base is None else base.adapter
+        )
+        self.model: Model | None = None
+        self.lora: dict[str, Tensor] = {}
+        self.weights: Any = None  # the language model's, with the adapter
+        self.stage, self.step, self.spent_s = 0, 0, 0.0
+        self.figures: dict[str, Any] = {}
+        self.curve: list[tuple[int, float]] = []
+        self.best = math.inf
+        self.kept: list[Tensor] = []
+        self.optimiser: torch.optim.Optimizer | None = None
+        self.state_path = state
+        self.key = _key(file, base, learnt, judged, training)
+        self._steps = dict(zip(STAGES, (training.encoder_steps, training.projector_steps, training.steps), strict=True))
+
+    def _drawn_to_judge(self, others: int) -> list[Example]:
+        """Drawn examples to judge by, as large a part of them as of those learnt from."""
+        part = self.training.drawn
+        count = round(JUDGED["encoder"] * part) if part < 1 else JUDGED["encoder"]
+        return list(islice(drawn.stream((1 << 31) + self.training.seed), count if part else 0))
+
+    def _step_examples(self, count: int) -> list[Example]:
+        """The examples of the step that comes: of those given in an order drawn anew each time round, and some that are
+        drawn for this step alone. What comes depends on nothing but the seed, the stage and the step."""
+        seed = self.training.seed * 4 + self.stage
+        new = round(count * self.training.drawn) if self.learnt else count
+        given = min(count - new, len(self.learnt))
+        found = [self.learnt[n] for n in chosen(len(self.learnt), given, self.step, seed)] if given else []
+        each = ASKED if STAGES[self.stage] == "encoder" else 3
+        return found + list(islice(drawn.stream(seed * 1_000_003 + self.step, each=each), new))
+
+    def _first(self) -> dict[str, NDArray[np.float32]]:
+        if self.base is not None:
+            own = encoder.read_form(self.base.encoder)
+            if own != self.form:
+                raise SpecError(
+                    f"{self.base.encoder.path.name} has another form ({own}) than is asked for ({self.form}): give the "
+                    "--width, --ffn, --slots, --join and --bridge that it was made with, and its language model"
+                )
+            return {name: self.base.encoder.tensor(name) for name in self.form.shapes()}
+        table = self.file.tensor("token_embd.weight")
+        size = (
+            float(np.sqrt(np.mean(table[:: max(1, len(table) // 4096)] ** 2))) * read_config(self.file).embedding_scale
+        )
+        return encoder.fresh(self.form, self.training.seed, size)
+
+    # -- the whole of it -----------------------------------------------------------------------------------------------
+    def go(self, progress: Progress) -> dict[str, Any]:
+        """Train to the end; figures for the card."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(checked_threads(self.training.threads))
+        try:
+            state = self._read_state()
+            self.stage = 0 if state is None else int(state["stage"])
+            while self.stage < len(STAGES):
+                name = STAGES[self.stage]
+                if self._steps[name]:
+                    self._begin(name, progress)
+                    if state is not None:
+                        self._restore(state)
+                    self._run(name, progress)
+                state = None
+                self.stage, self.step, self.spent_s = self.stage + 1, 0, 0.0
+            self._language(progress)  # the adapter is written, also where it has learnt nothing
+        finally:
+            torch.set_num_threads(threads)
+        return self.figures
+
+    def _begin(self, name: str, progress: Progress) -> None:
+        self.curve, self.best, self.step, self.spent_s = [], math.inf, 0, 0.0
+        rate = self.training.rate
+        groups: list[dict[str, Any]]
+        if name == "encoder":
+            rate = self.training.encoder_rate
+            groups = [{"params": [*self.network.parameters(), *self.heads.parameters()]}]
+        else:
+            self._language(progress)
+            bridge = self.network.bridge()
+            groups = [{"params": bridge}]
+            if name == "adapter":
+                others = [p for p in self.network.parameters() if not any(p is own for own in bridge)]
+                groups += [{"params": list(self.lora.values())}, {"params": others, "slow": True}]
+        for group in groups:
+            group["lr"] = rate * (SLOW if group.setdefault("slow", False) else 1)
+        everything = [*self.network.parameters(), *self.heads.parameters(), *self.lora.values()]
+        for parameter in everything:
+            parameter.requires_grad_(False)
+        for parameter in self._parameters(groups):
+            parameter.requires_grad_(True)
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        self.kept = [p.detach().clone() for p in self._parameters(groups)]
+
+    @staticmethod
+    def _parameters(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
+        return [parameter for group in groups for parameter in group["params"]]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        assert self.optimiser is not None
+        return self._parameters(self.optimiser.param_groups)
+
+    def _language(self, progress: Progress) -> None:
+        """Load the language model as floats, with an adapter."""
+        if self.model is not None:
+            return
+        progress("loading the language model", 0, 0)
+        self.model = Model(self.file, WorkbenchOps(), packed=False)
+        lora = Lora()
+        self.weights, self.lora = lora.prepare(self.model, self.tuning)
+        fitting = self._short(self.learnt)
+        if left := len(self.learnt) - len(fitting):
+            self.notes.append(f"{left} of {len(self.learnt)} examples are longer than --context: left out")
+        self.learnt = fitting
+        self.short_judged = self._short(self.judged)[: JUDGED["projector"]]
+        if not self.short_judged or not (fitting or self.training.drawn):
+            most = read_config(self.file).context_length
+            raise ExamplesError(
+                f"no example fits {self.context} tokens (the language model takes {most}): use a larger --context, or "
+                "fewer slots"
+            )
+
+    def _short(self, examples: Sequence[Example]) -> list[Example]:
+        return [example for example in examples if self.material.rows(example) <= self.context]
+
+    def _run(self, name: str, progress: Progress) -> None:
+        total = self._steps[name]
+        limit_s = math.inf if self.training.minutes is None else 60 * self.training.minutes * SHARES[name]
+        spent, began, saved = self.spent_s, time.monotonic(), time.monotonic()
+        every = max(1, total // JUDGEMENTS)
+        assert self.optimiser is not None
+        try:
+            while self.step < total and self.spent_s < limit_s:
+                done = max(self.step / total, self.spent_s / limit_s)
+                for group in self.optimiser.param_groups:
+                    rate = self.training.encoder_rate if name == "encoder" else self.training.rate
+                    group["lr"] = rate * _rate(done) * (SLOW if group["slow"] else 1)
+                self.optimiser.zero_grad(set_to_none=True)
+                loss = self._learn(name)
+                if not math.isfinite(loss):
+                    raise TrainingError(f"the loss is {loss} in step {self.step + 1} of the {name}: use a lower rate")
+                torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+                self.optimiser.step()
+                self.step += 1
+                self.spent_s = spent + time.monotonic() - began
+                expected = total
+                if limit_s < math.inf:
+                    expected = min(total, max(self.step, round(self.step * limit_s / max(self.spent_s, 1e-9))))
+                progress(f"training the {name}", self.step, expected)
+                if self.step % every == 0 or self.step == total:
+                    self._judge(name)
+                if time.monotonic() - saved > SAVE_S:
+                    self._save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        except FloatingPointError as fault:
+            raise TrainingError(f"{fault} in step {self.step + 1} of the {name}: use a lower rate") from None
+        if not self.curve or self.curve[-1][0] < self.step:
+            self._judge(name)
+        with torch.no_grad():
+            for parameter, kept in zip(self.parameters, self.kept, strict=True):
+                parameter.copy_(kept)
+        self.figures[name] = {
+            "steps": self.step,
+            "seconds": round(self.spent_s, 1),
+            "held_out_nats": round(self.best, 4),
+            "curve": [[step, round(loss, 4)] for step, loss in self.curve],
+            **(self._choices() if name == "encoder" else {}),
+        }
+        self._save(done=True)
+
+    # -- the encoder alone ---------------------------------------------------------------------------------------------
+    def _learn(self, name: str) -> float:
+        if name == "encoder":
+            loss = self._asked(self._step_examples(self.training.encoder_batch))[0]
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+        some = self._short(self._step_examples(self.training.batch))
+        if not some:
+            return 0.0
+        return Passes(self._decoder(name), recompute=False, logit_rows=64).step(self._batch(some), 0)
+
+    def _asked(self, examples: Sequence[Example]) -> tuple[Tensor, int, int]:
+        """Mean loss of what the heads say of some examples; of how many the choice was right, and of how many there was
+        one. An example without choices has the other answers for choices."""
+        found = self.heads(self._embeddings(examples), [example.question for example in examples])
+        answers = list(dict.fromkeys(e.answer for e in examples if not e.choices and not math.isfinite(e.value)))
+        losses, right, asked = [], 0, 0
+        for one, example in zip(found, examples, strict=True):
+            if math.isfinite(example.value):
+                target = torch.from_numpy(number(np.array(example.value)).astype(np.float32))
+                losses.append(F.smooth_l1_loss(self.heads.number(one), target, beta=0.1) * 4)
+                continue
+            choices = list(example.choices) or answers
+            meant = checking.mentioned(example.answer, example.choices) if example.choices else {example.answer}
+            if len(meant) != 1 or len(choices) < 2:
+                continue
+            logits = self.heads.choices(one, choices)
+            place = choices.index(next(iter(meant)))
+            losses.append(F.cross_entropy(logits[None], torch.tensor([place])))
+            if example.choices:
+                right, asked = right + int(int(logits.argmax()) == place), asked + 1
+        loss = torch.stack(losses).mean() if losses else 0 * found.sum()
+        return loss, right, asked
+
+    def _embeddings(self, examples: Sequence[Example]) -> list[Tensor]:
+        """The embeddings of each example's signals, one after the other; a signal of several is encoded once."""
+        own: dict[int, tuple[int, Patches]] = {}
+        for example in examples:
+            for signal in example.signals:
+                own.setdefault(id(signal), (len(own), self.material.patches(signal)))
+        counts = [len(one.spans_s) // self.form.join for _, one in own.values()]
+        parts = torch.split(self.network.embed([one for _, one in own.values()]), counts)
+        return [torch.cat([parts[own[id(signal)][0]] for signal in example.signals]) for example in examples]
+
+    @torch.no_grad()
+    def _choices(self) -> dict[str, Any]:
+        right = asked = 0
+        for some in _chunks(self.judged[: JUDGED["encoder"]]):
+            _, own, of = self._asked(some)
+            right, asked = right + own, asked + of
+        return {"choices_right": round(right / asked, 4), "choices": asked} if asked else {}
+
+    # -- with the language model ---------------------------------------------------------------------------------------
+    def _decoder(self, name: str) -> Decoder:
+        assert self.model is not None
+        weights = self.weights if name == "adapter" else self.model.weights
+        return Decoder(self.model.config, weights, self.model.ops, fused=False)
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        """Some examples in one pass; `tokens` are embeddings (N, D), those of signals with their gradients."""
+        assert self.model is not None
+        decoder, material = self._decoder("projector"), self.material
+        embeddings = self._embeddings(examples)
+        rows, lengths, targets, weights = list[Tensor](), list[int](), list[NDArray[Any]](), list[NDArray[Any]]()
+        learnt = sum(len(material.said(example)[1]) for example in examples)
+        for example, own in zip(examples, embeddings, strict=True):
+            parts, answer = material.said(example)
+            held, at = list[Tensor](), 0
+            for part in [*parts, answer[:-1]]:
+                if isinstance(part, int):
+                    count = material.embeddings(example.signals[part])
+                    held.append(own[at : at + count])
+                    at += count
+                elif part:
+                    held.append(decoder.embed(part).detach())
+            x = torch.cat(held)
+            target, weight = np.zeros(len(x), np.int32), np.zeros(len(x), np.float32)
+            target[len(x) - len(answer) :] = answer
+            weight[len(x) - len(answer) :] = 1 / learnt
+            rows.append(x)
+            lengths.append(len(x))
+            targets.append(target)
+            weights.append(weight)
+        tokens = cast(Any, torch.cat(rows))
+        return Batch(tokens, tuple(lengths), np.concatenate(targets), np.concatenate(weights))
+
+    @torch.no_grad()
+    def _judge(self, name: str) -> None:
+        if name == "encoder":
+            parts = _chunks(self.judged[: JUDGED[name]])
+            loss = sum(float(self._asked(some)[0]) * len(some) for some in parts) / sum(map(len, parts))
+        else:
+            passes = Passes(self._decoder(name), recompute=False, logit_rows=64)
+            parts = _chunks(self.short_judged, 4)
+            loss = sum(passes.loss(self._batch(some)) * len(some) for some in parts) / sum(map(len, parts))
+        self.curve.append((self.step, loss))
+        if loss < self.best:
+            self.best = loss
+            for kept, parameter in zip(self.kept, self.parameters, strict=True):
+                kept.copy_(parameter)
+
+    def write_adapter(self, path: Path, title: str) -> None:
+        """The adapter as a file of F16, whole or not at all."""
+        assert self.model is not None
+        numbers = {name: x.detach().numpy() for name, x in self.lora.items()}
+        alpha = Lora().factor(self.tuning) * self.tuning.rank
+        write_lora(path, self.model.config.architecture, numbers, alpha, type="F16", **{"general.name": title})
+
+    # -- a state to go on from -----------------------------------------------------------------------------------------
+    def _save(self, *, done: bool = False) -> None:
+        """What has been learnt, to go on from; `done`: the stage is over."""
+        assert self.optimiser is not None
+        state = {
+            "key": self.key,
+            "stage": self.stage + done,
+            "step": 0 if done else self.step,
+            "spent_s": 0.0 if done else self.spent_s,
+            "best": math.inf if done else self.best,
+            "curve": [] if done else self.curve,
+            "figures": json.dumps(self.figures),
+            "network": self.network.state_dict(),
+            "heads": self.heads.state_dict(),
+            "lora": {name: x.detach() for name, x in self.lora.items()},
+            "kept": [] if done else self.kept,
+            "optimiser": {} if done else self.optimiser.state_dict(),
+        }
+        try:
+            with home.atomic_write(self.state_path, "wb") as out:
+                torch.save(state, out)
+        except OSError as fault:
+            raise TrainingError(f"{self.state_path} cannot be written ({fault.strerror}): free space") from None
+
+    def _read_state(self) -> dict[str, Any] | None:
+        """What a killed run has left, where it is of this training: its numbers are taken."""
+        if not self.state_path.exists():
+            return None
+        try:
+            state = cast(dict[str, Any], torch.load(self.state_path, weights_only=True))
+            if state["key"] != self.key:
+                self.notes.append(f"{self.state_path.parent}: of another training; this one begins anew")
+                return None
+            figures = json.loads(state["figures"])
+            self.network.load_state_dict(state["network"])
+            self.heads.load_state_dict(state["heads"])
+            stage, step = int(state["stage"]), int(state["step"])
+        except Exception as fault:  # whatever a damaged file makes PyTorch raise
+            raise TrainingError(
+                f"{self.state_path}: is damaged ({type(fault).__name__}); take it away to begin anew"
+            ) from None
+        self.figures = figures
+        told = f"the {STAGES[stage]}, step {step}" if stage < len(STAGES) else "the end"
+        self.notes.append(f"goes on from {told}")
+        if state["lora"]:
+            self._language(lambda *told: None)
+            with torch.no_grad():
+                for name, numbers in state["lora"].items():
+                    self.lora[name].copy_(numbers)
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on within a stage."""
+        assert self.optimiser is not None
+        if not state["optimiser"]:
+            return
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.spent_s, self.best = int(state["step"]), float(state["spent_s"]), float(state["best"])
+        self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
+        self.kept = state["kept"]
+
+
+def _chunks(some: Sequence[Example], size: int = 16) -> list[list[Example]]:
+    return [list(some[at : at + size]) for at in range(0, len(some), size)]
+
+
+def _rate(done: float) -> float:
+    """The part of the rate when `done` of a stage is over: it rises, then falls as a cosine."""
+    if done < WARM:
+        return max(0.02, done / WARM)
+    return LOWEST + (1 - LOWEST) * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM) / (1 - WARM))))
+
+
+def _key(
+    file: ModelFile, base: Found | None, learnt: Sequence[Example], judged: Sequence[Example], training: Training
+) -> str:
+    """Names what a training is of: its settings, its models and its examples."""
+    told = {k: str(v) for k, v in vars(training).items() if k not in ("threads", "minutes", "tasks", "confidence")}
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    found.update(file.sha256().encode() + (b"" if base is None else base.encoder.sha256().encode()))
+    for example in [*learnt, *judged]:
+        shapes = [len(signal) for signal in example.signals]
+        found.update(f"{example.question}\0{example.answer}\0{example.group}\0{shapes}".encode())
+    return found.hexdigest()
