@@ -21,6 +21,7 @@ from genmote.signals.kinds import Field, Records, Series, Signal
 
 Draw = np.random.Generator
 RATES_HZ = (1 / 3600, 1 / 600, 1 / 300, 1 / 60, 1 / 30, 0.1, 0.5, 1, 2, 5, 10, 20, 25, 50, 100, 125, 200, 250, 360, 500)
+PACED = 0.15  # of the waves change their pace in the middle
 SHORTEST, LONGEST = 64, 2000  # samples
 RECORDS = ("flows", "attack", "authentication", "smart-home", "food-intake", "error-log")
 
@@ -138,6 +139,8 @@ def shape(random: Draw, count: int, held_out: bool) -> Floats:
         cycles = float(np.exp(random.uniform(np.log(4.2), np.log(min(40, count / 12)))))
         wave = waves[int(random.integers(len(waves)))]
         wander = 1 + 0.02 * np.cumsum(random.normal(size=count)) / np.sqrt(count)
+        if random.random() < PACED:
+            wander[count // 2 :] *= float(random.choice((0.65, 1.5)))
         x += random.uniform(0.8, 1.3) * wave(np.cumsum(wander) / count * cycles + random.uniform())
     if "step" in kind:
         x += float(random.choice((-1, 1))) * random.uniform(1.5, 4) * (t > random.uniform(0.15, 0.85))

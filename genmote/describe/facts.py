@@ -24,6 +24,7 @@ FIRST_HALF, SECOND_HALF, SAME = "the first half", "the second half", "about the 
 FIRST, SECOND = "the first", "the second"
 TOGETHER, OPPOSITE, UNRELATED = "together", "in opposite directions", "independently"
 AT_ONCE = "at the same time"
+FASTER, SLOWER, STEADY = "faster", "slower", "steady"
 NAMES = re.compile(r"\b(port|id|number|code|zip)\b", re.IGNORECASE)  # fields whose numbers only name something
 MOTION = ("g", "m/s²", "m/s^2", "rad/s", "deg/s", "°/s")  # units of a movement's channels
 LEAST = 16  # samples of a series of which anything is said
@@ -171,18 +172,37 @@ def _shape(series: Series, x: Floats, channel: str, unit: str) -> Iterator[Fact]
 
 
 def _movements(series: Series) -> Iterator[Fact]:
-    """How often a movement repeats, by the median period of the channels of motion that have a clear one, where three
+    """How often a movement repeats, by the median count of the channels of motion that have a clear one, where three
     of four are within 15 % of it."""
     moved = [n for n, unit in enumerate(series.units) if unit in MOTION]
     rate = measure.steady_hz(series)
     if len(moved) < 2 or not rate > 0:
         return
-    lengths = [length for n in moved if (length := measure.period(series.values[:, n].astype(np.float64)))]
-    if not lengths:
+    counts = [count for n in moved if (count := measure.repetitions(series.values[:, n].astype(np.float64)))]
+    usual = float(np.median(counts)) if counts else 0.0
+    if counts and np.mean(np.abs(np.array(counts) - usual) <= 0.15 * usual) >= 0.75:
+        yield Fact("movements", value=usual, unit="", tolerance=max(1.0, 0.05 * usual))
+    yield from _tempo(series, moved)
+
+
+def _tempo(series: Series, moved: Sequence[int]) -> Iterator[Fact]:
+    """Whether the movement becomes faster or slower: by the median, over its channels, of how much longer a period is
+    in the second half; by 15 % at least. Steady within 5 %."""
+    half = len(series) // 2
+    ratios = []
+    for n in moved:
+        x = series.values[:, n].astype(np.float64)
+        if (first := measure.period(x[:half])) and (second := measure.period(x[half:])):
+            ratios.append(second / first)
+    if not ratios:
         return
-    usual = float(np.median(lengths))
-    if np.mean(np.abs(np.array(lengths) - usual) <= 0.15 * usual) >= 0.75:
-        yield Fact("movements", value=len(series) / usual, unit="", tolerance=max(1.0, 0.05 * len(series) / usual))
+    ratio, choices = float(np.median(ratios)), (FASTER, SLOWER, STEADY)
+    if np.mean(np.abs(np.log(ratios) - np.log(ratio)) <= 0.05) < 0.75:
+        return  # the channels do not tell the same
+    if abs(np.log(ratio)) >= np.log(1.15):
+        yield Fact("tempo", SLOWER if ratio > 1 else FASTER, choices)
+    elif abs(np.log(ratio)) <= np.log(1.05):
+        yield Fact("tempo", STEADY, choices)
 
 
 def _halves(x: Floats, channel: str) -> Iterator[Fact]:

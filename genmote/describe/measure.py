@@ -96,10 +96,31 @@ def period(x: Floats) -> float | None:
 
     It repeats where the autocorrelation, once it has been below 0, has a peak of at least 0.6 at a lag that fits in at
     least four times, and of at least 0.5 at twice that lag. Of peaks nearly as high as the highest the first counts.
-    It does not where nothing after the first fall below 0 reaches 0.3."""
+    It does not where nothing after the first fall below 0 reaches 0.3. Where a half has a period that is more than 15 %
+    off, the pace changes, and there is not one period."""
     whole = bridged(x)
     if whole is None or len(whole) < 64:
         return None
+    length = _period(whole)
+    for half in (whole[: len(x) // 2], whole[len(x) // 2 :]) if length and len(x) >= 128 else ():
+        own = _period(half)
+        if own and length and abs(own / length - 1) > 0.15:
+            return None
+    return length
+
+
+def repetitions(x: Floats) -> float | None:
+    """How many periods there are; of a pace that changes those of both halves. None where that is not clear, or
+    nothing repeats."""
+    if length := period(x):
+        return len(x) / length
+    halves = x[: len(x) // 2], x[len(x) // 2 :]
+    lengths = [period(half) for half in halves]
+    counts = [len(half) / length for half, length in zip(halves, lengths, strict=True) if length]
+    return sum(counts) if len(counts) == 2 else None
+
+
+def _period(whole: Floats) -> float | None:
     by = -(-len(whole) // MOST)
     small = whole[: len(whole) // by * by].reshape(-1, by).mean(axis=1)
     r = correlations(small)

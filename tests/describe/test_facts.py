@@ -133,6 +133,22 @@ def test_movements() -> None:
     assert absent(facts.facts(series(x, y, rate=50.0, units=("V", "V"))), "movements")
 
 
+def test_tempo() -> None:
+    t = np.arange(3000) / 50
+
+    def paced(late: float) -> list[Fact]:
+        """Two seconds for a repetition at first, `late` times as long in the second half."""
+        turns = np.cumsum(np.where(t < 30, 0.5, 0.5 / late)) / 50
+        x, y = np.sin(2 * np.pi * turns), np.cos(2 * np.pi * turns)
+        return facts.facts(series(x, y, rate=50.0, units=("g", "g")))
+
+    assert told(paced(1.0), "tempo").word == "steady"
+    assert told(paced(1.4), "tempo").word == "slower" and told(paced(0.7), "tempo").word == "faster"
+    assert absent(paced(1.1), "tempo"), "a tenth is neither"
+    assert told(paced(0.7), "movements").value == pytest.approx(15 + 15 / 0.7, abs=1), "at both paces"
+    assert absent(paced(0.7), "period")
+
+
 def test_two_recordings() -> None:
     t = np.arange(1000) / 10
     slow, fast = np.sin(2 * np.pi * t / 10), 5 + 3 * np.sin(2 * np.pi * t / 5)

@@ -1,10 +1,12 @@
 """A smartwatch's motion in seven shoulder exercises: the recording `watch` (SPAR), or seglearn's `watch_dataset.npy`.
 
-Windows of 10 s, one each 5 s, by the ten people who wore it. `folder`: the file, or the folder that holds it.
+Windows of 10 s, one each 5 s, by the ten people who wore it; `watch_sets` has whole sets of 20 repetitions. `folder`:
+the file, or the folder that holds it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,16 @@ WINDOW_S, STEP_S = 10.0, 5.0
 
 
 def load(folder: Path, notes: list[str], progress: Progress) -> list[Labelled]:
+    return [
+        replace(whole, signal=part)
+        for whole in sets(folder, progress)
+        if isinstance(whole.signal, Series)
+        for part in windows(whole.signal, WINDOW_S, STEP_S)
+    ]
+
+
+def sets(folder: Path, progress: Progress) -> list[Labelled]:
+    """Whole sets."""
     path = folder if folder.is_file() else next((folder / n for n in FILES if (folder / n).is_file()), None)
     if path is None:
         raise ExamplesError(
@@ -30,19 +42,16 @@ def load(folder: Path, notes: list[str], progress: Progress) -> list[Labelled]:
         )
     try:
         held: Any = unpickled(path)
-        sets = list(zip(held["X"], held["y"], held["subject"], strict=True))
+        every = list(zip(held["X"], held["y"], held["subject"], strict=True))
     except (SignalError, KeyError, TypeError, ValueError):
         raise ExamplesError(f"{path}: is not seglearn's watch data set: wanted X, y and subject of each set") from None
     about = recordings.sample("watch")
     found = []
-    for number, (values, kind, subject) in enumerate(sets):
+    for number, (values, kind, subject) in enumerate(every):
         exercise = about.names[int(kind)]
         whole = Series(
             f"set {number}", np.asarray(values, np.float32), about.rate_hz, tuple(about.channels), tuple(about.units)
         )
-        found += [
-            Labelled(part, f"person {subject}", "exercise", (exercise,), tuple(about.names))
-            for part in windows(whole, WINDOW_S, STEP_S)
-        ]
-        progress("reading", number + 1, len(sets))
+        found.append(Labelled(whole, f"person {subject}", "exercise", (exercise,), tuple(about.names)))
+        progress("reading", number + 1, len(every))
     return found

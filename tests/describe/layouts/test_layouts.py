@@ -241,7 +241,8 @@ def test_air(tmp_path: Path) -> None:
 
 def test_watch(tmp_path: Path) -> None:
     (tmp_path / "watch_dataset.npy").write_bytes(b"none of it")
-    assert "is not seglearn's watch data set: wanted X, y and subject of each set" in fault(tmp_path, "watch")
+    for layout in ("watch", "watch_sets"):
+        assert "is not seglearn's watch data set: wanted X, y and subject of each set" in fault(tmp_path, layout)
 
 
 # -- examples ----------------------------------------------------------------------------------------------------------
