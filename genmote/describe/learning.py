@@ -120,7 +120,7 @@ class Learning:
         self.file, self.form, self.base, self.training, self.notes = file, form, base, training, notes
         self.context = min(training.context, read_config(file).context_length)
         self.material = Material([*learnt, *judged], file, form, training)
-        self.learnt, self.judged = learnt, [*judged, *self._drawn_to_judge(len(judged))]
+        self.learnt, self.judged = learnt, self._to_judge(judged)
         self.network = Network(form, self._first())
         self.heads = Heads(form, training.seed)
         self.tuning = Tuning(
@@ -139,11 +139,12 @@ class Learning:
         self.key = _key(file, base, learnt, judged, training)
         self._steps = dict(zip(STAGES, (training.encoder_steps, training.projector_steps, training.steps), strict=True))
 
-    def _drawn_to_judge(self, others: int) -> list[Example]:
-        """Drawn examples to judge by, as large a part of them as of those learnt from."""
-        part = self.training.drawn
-        count = round(JUDGED["encoder"] * part) if part < 1 else JUDGED["encoder"]
-        return list(islice(drawn.stream((1 << 31) + self.training.seed), count if part else 0))
+    def _to_judge(self, given: Sequence[Example]) -> list[Example]:
+        """Examples to judge by, in an order of the seed: those given, and drawn ones, as large a part of them as of a
+        step."""
+        new = round(JUDGED["encoder"] * (self.training.drawn if given else 1))
+        some = [*given, *islice(drawn.stream((1 << 31) + self.training.seed), new)]
+        return [some[n] for n in np.random.default_rng([self.training.seed, 6]).permutation(len(some))]
 
     def _step_examples(self, count: int) -> list[Example]:
         """The examples of the step that comes: of those given in an order drawn anew each time round, and some that are
@@ -252,11 +253,10 @@ class Learning:
         total = self._steps[name]
         limit_s = math.inf if self.training.minutes is None else 60 * self.training.minutes * SHARES[name]
         spent, began, saved = self.spent_s, time.monotonic(), time.monotonic()
-        every = max(1, total // JUDGEMENTS)
+        done = max(self.step / total, self.spent_s / limit_s)
         assert self.optimiser is not None
         try:
             while self.step < total and self.spent_s < limit_s:
-                done = max(self.step / total, self.spent_s / limit_s)
                 for group in self.optimiser.param_groups:
                     rate = self.training.encoder_rate if name == "encoder" else self.training.rate
                     group["lr"] = rate * _rate(done) * (SLOW if group["slow"] else 1)
@@ -272,7 +272,8 @@ class Learning:
                 if limit_s < math.inf:
                     expected = min(total, max(self.step, round(self.step * limit_s / max(self.spent_s, 1e-9))))
                 progress(f"training the {name}", self.step, expected)
-                if self.step % every == 0 or self.step == total:
+                before, done = done, max(self.step / total, self.spent_s / limit_s)
+                if int(done * JUDGEMENTS) > int(before * JUDGEMENTS):
                     self._judge(name)
                 if time.monotonic() - saved > SAVE_S:
                     self._save()
