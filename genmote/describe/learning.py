@@ -53,6 +53,7 @@ JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
 WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
 SLOW = 0.1  # of the rate, by which the encoder's blocks learn beside the adapter
 ASKED = 8  # questions of a drawn signal for the encoder alone: to encode it is what takes the time
+AT_ONCE = 2  # examples that go through the language model together: what layers keep of more takes memory
 HELD_BYTES = 400 << 20  # of signals as the encoder reads them, kept
 
 
@@ -304,9 +305,12 @@ class Learning:
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
         some = self._short(self._step_examples(self.training.batch))
-        if not some:
-            return 0.0
-        return Passes(self._decoder(name), recompute=False, logit_rows=64).step(self._batch(some), 0)
+        passes, tokens = Passes(self._decoder(name), recompute=False, logit_rows=64), self._answered(some)
+        return sum(passes.step(self._batch(few, tokens), 0) for few in _chunks(some, AT_ONCE))
+
+    def _answered(self, examples: Sequence[Example]) -> int:
+        """Tokens of the examples that are to be learnt."""
+        return sum(len(self.material.said(example)[1]) for example in examples)
 
     def _asked(self, examples: Sequence[Example]) -> tuple[Tensor, int, int]:
         """Mean loss of what the heads say of some examples; of how many the choice was right, and of how many there was
@@ -355,13 +359,13 @@ class Learning:
         weights = self.weights if name == "adapter" else self.model.weights
         return Decoder(self.model.config, weights, self.model.ops, fused=False)
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
-        """Some examples in one pass; `tokens` are embeddings (N, D), those of signals with their gradients."""
+    def _batch(self, examples: Sequence[Example], learnt: int) -> Batch:
+        """Some examples in one pass, of a step with `learnt` tokens; the batch's `tokens` are embeddings (N, D), those
+        of signals with their gradients."""
         assert self.model is not None
         decoder, material = self._decoder("projector"), self.material
         embeddings = self._embeddings(examples)
         rows, lengths, targets, weights = list[Tensor](), list[int](), list[NDArray[Any]](), list[NDArray[Any]]()
-        learnt = sum(len(material.said(example)[1]) for example in examples)
         for example, own in zip(examples, embeddings, strict=True):
             parts, answer = material.said(example)
             held, at = list[Tensor](), 0
@@ -390,8 +394,8 @@ class Learning:
             loss = sum(float(self._asked(some)[0]) * len(some) for some in parts) / sum(map(len, parts))
         else:
             passes = Passes(self._decoder(name), recompute=False, logit_rows=64)
-            parts = _chunks(self.short_judged, 4)
-            loss = sum(passes.loss(self._batch(some)) * len(some) for some in parts) / sum(map(len, parts))
+            tokens = self._answered(self.short_judged)
+            loss = sum(passes.loss(self._batch(some, tokens)) for some in _chunks(self.short_judged, AT_ONCE))
         self.curve.append((self.step, loss))
         if loss < self.best:
             self.best = loss
