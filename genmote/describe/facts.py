@@ -80,7 +80,7 @@ def of_series(series: Series, channels: Collection[int] | None = None) -> Iterat
     yield from _gap(series, gone)
     wanted = sorted(range(len(series.channels)) if channels is None else channels)
     for n in wanted:
-        yield from _of_channel(series, series.values[:, n].astype(np.float64), series.channels[n], series.units[n])
+        yield from _of_channel(series, measure.finite(series.values[:, n]), series.channels[n], series.units[n])
     yield from _between(series, wanted[:6])
     yield from _movements(series)
     for about, told in beats.told(series):
@@ -178,7 +178,7 @@ def _movements(series: Series) -> Iterator[Fact]:
     rate = measure.steady_hz(series)
     if len(moved) < 2 or not rate > 0:
         return
-    counts = [count for n in moved if (count := measure.repetitions(series.values[:, n].astype(np.float64)))]
+    counts = [count for n in moved if (count := measure.repetitions(measure.finite(series.values[:, n])))]
     usual = float(np.median(counts)) if counts else 0.0
     if counts and np.mean(np.abs(np.array(counts) - usual) <= 0.15 * usual) >= 0.75:
         yield Fact("movements", value=usual, unit="", tolerance=max(1.0, 0.05 * usual))
@@ -191,7 +191,7 @@ def _tempo(series: Series, moved: Sequence[int]) -> Iterator[Fact]:
     half = len(series) // 2
     ratios = []
     for n in moved:
-        x = series.values[:, n].astype(np.float64)
+        x = measure.finite(series.values[:, n])
         if (first := measure.period(x[:half])) and (second := measure.period(x[half:])):
             ratios.append(second / first)
     if not ratios:
@@ -251,7 +251,7 @@ def _between(series: Series, wanted: Sequence[int]) -> Iterator[Fact]:
     count = len(series.channels)
     if not 1 < count <= WIDE:
         return
-    x = series.values.astype(np.float64)
+    x = measure.finite(series.values)
     known = np.isfinite(x)
     if (known.sum(axis=0) < LEAST).any():
         return
@@ -299,7 +299,7 @@ def between(first: Series, second: Series) -> Iterator[Fact]:
     for n, (channel, unit) in enumerate(zip(first.channels, first.units, strict=True)):
         if channel not in second.channels or second.units[at := second.channels.index(channel)] != unit:
             continue
-        x, y = first.values[:, n].astype(np.float64), second.values[:, at].astype(np.float64)
+        x, y = measure.finite(first.values[:, n]), measure.finite(second.values[:, at])
         if min(np.isfinite(x).sum(), np.isfinite(y).sum()) < LEAST:
             continue
         slots = {"channel": channel}
@@ -347,7 +347,7 @@ def of_records(records: Records) -> Iterator[Fact]:
                 yield Fact("share", value=share, unit="%", tolerance=10.0, slots={**slots, "word": str(words[n])})
             yield Fact("kinds", value=len(words), unit="", tolerance=0.0 if len(words) <= 5 else 1.0, slots=slots)
         elif about.type in ("number", "integer") and not NAMES.search(about.name):
-            x = column.astype(np.float64)
+            x = measure.finite(column)
             if not np.isfinite(x).any():
                 continue
             width = 0.1 * float(np.nanmax(x) - np.nanmin(x))

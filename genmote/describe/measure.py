@@ -6,7 +6,7 @@ asked, rather than decided by a hair. Missing samples are NaN; a measure that ne
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ def clock(series: Series) -> Floats:
         return np.arange(len(series)) / series.rate_hz
     assert series.times_s is not None
     return np.asarray(series.times_s - series.times_s[0], np.float64) if len(series) else np.zeros(0)
+
+
+def finite(values: NDArray[Any]) -> Floats:
+    """As float64, with NaN for what is infinite, too."""
+    x = np.asarray(values, np.float64)
+    return x if np.isfinite(x).all() else np.where(np.isfinite(x), x, np.nan)
 
 
 def steady_hz(series: Series) -> float:

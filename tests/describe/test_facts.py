@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from genmote.describe import facts
+from genmote.describe import asking, facts
 from genmote.describe.facts import Fact
 from genmote.signals.kinds import Field, Frames, Records, Series
 
@@ -191,3 +191,27 @@ def test_every_choice_holds_its_word() -> None:
         found = facts.facts(series(noise(300, seed), noise(300, seed + 100)))
         assert all(fact.word in fact.choices for fact in found if fact.choices)
         assert all(np.isfinite(fact.value) and fact.tolerance >= 0 for fact in found if not fact.word)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_odd_signals_have_finite_facts_and_no_warning(seed: int) -> None:
+    """Short, empty, constant, huge, tiny, with holes and infinities, at no rate and with times that stand still."""
+    random = np.random.default_rng(seed)
+    count, width = int(random.choice((0, 1, 16, 33, 65, 128, 500))), int(random.choice((1, 2, 5)))
+    values = random.normal(size=(count, width))
+    values = (
+        np.full_like(values, random.choice((0, 1e-30, 1e30))),
+        np.round(values),
+        values * 10.0 ** random.integers(-20, 30),
+        (values > 1.3).astype(np.float64),
+        np.cumsum(values, axis=0),
+    )[seed % 5]
+    if count and random.random() < 0.5:
+        values[random.random(values.shape) < random.choice((0.05, 0.3, 0.95))] = random.choice((np.nan, np.inf))
+    rate = float(random.choice((0, 0.0003, 50)))
+    times = np.sort(random.random(count)) if random.random() < 0.7 else np.zeros(count)
+    names, units = ("II", "x", "pulse", "a{b}", "°")[:width], ("mV", "", "ms", "g", "s")[:width]
+    odd = Series("odd", values.astype(np.float32), rate, names, units, None if rate else times)
+    found = [*facts.facts(odd), *facts.between(odd, odd)]
+    assert all(fact.word or (np.isfinite(fact.value) and fact.tolerance >= 0) for fact in found)
+    assert all(one.question and one.answer for one in asking.questions([odd], random))
