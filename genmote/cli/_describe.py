@@ -78,17 +78,34 @@ def signals(flags: DescribeFlags, file: Path, notes: list[str]) -> list[Signal]:
 
 
 def one(flags: DescribeFlags, path: Path, notes: list[str]) -> Signal:
-    from genmote.signals import modality, reading
-
-    found = reading.read(path, reader=flags.reader, said=flags, notes=notes)
-    if len(found) > 1:
-        notes.append(f"{path}: has {len(found)} signals, the first is looked at: {found[0].name}")
-    signal = picked(found[0], flags.channels)
+    signal = picked(first(flags, path, notes), flags.channels)
     if flags.modality is not None:
+        from genmote.signals import modality
+
         name = modality.named(flags.modality)
         modality.fits(name, signal)
         signal = replace(signal, labels={**signal.labels, "modality": name})
     return cut(signal, flags.start, flags.seconds, path)
+
+
+def first(flags: DescribeFlags, path: Path, notes: list[str]) -> Signal:
+    """The first signal in a file, as far as it is looked at: what comes after that is not read."""
+    from genmote.errors import SignalError
+    from genmote.signals import reading
+    from genmote.signals.kinds import Series
+
+    stop_s = float("inf") if flags.seconds is None else flags.start + flags.seconds
+    parts: list[Signal] = []
+    for piece in reading.pieces(path, reader=flags.reader, said=flags, notes=notes):
+        if parts and not piece.continues:
+            notes.append(f"{path}: has more than one signal, the first is looked at: {parts[0].name}")
+            break
+        parts.append(piece)
+        if isinstance(piece, Series) and piece.rate_hz > 0 and sum(map(len, parts)) >= stop_s * piece.rate_hz:
+            break
+    if not parts:
+        raise SignalError(f"{path}: holds no signal")
+    return reading.joined(parts)
 
 
 def picked(signal: Signal, channels: Sequence[str]) -> Signal:

@@ -53,6 +53,7 @@ JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
 WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
 SLOW = 0.1  # of the rate, by which the encoder's blocks learn beside the adapter
 ASKED = 8  # questions of a drawn signal for the encoder alone: to encode it is what takes the time
+AT_ONCE = 2  # examples that go through the language model together: what layers keep of more takes memory
 HELD_BYTES = 400 << 20  # of signals as the encoder reads them, kept
 
 
@@ -120,7 +121,7 @@ class Learning:
         self.file, self.form, self.base, self.training, self.notes = file, form, base, training, notes
         self.context = min(training.context, read_config(file).context_length)
         self.material = Material([*learnt, *judged], file, form, training)
-        self.learnt, self.judged = learnt, [*judged, *self._drawn_to_judge(len(judged))]
+        self.learnt, self.judged = learnt, self._to_judge(judged)
         self.network = Network(form, self._first())
         self.heads = Heads(form, training.seed)
         self.tuning = Tuning(
@@ -139,11 +140,12 @@ class Learning:
         self.key = _key(file, base, learnt, judged, training)
         self._steps = dict(zip(STAGES, (training.encoder_steps, training.projector_steps, training.steps), strict=True))
 
-    def _drawn_to_judge(self, others: int) -> list[Example]:
-        """Drawn examples to judge by, as large a part of them as of those learnt from."""
-        part = self.training.drawn
-        count = round(JUDGED["encoder"] * part) if part < 1 else JUDGED["encoder"]
-        return list(islice(drawn.stream((1 << 31) + self.training.seed), count if part else 0))
+    def _to_judge(self, given: Sequence[Example]) -> list[Example]:
+        """Examples to judge by, in an order of the seed: those given, and drawn ones, as large a part of them as of a
+        step."""
+        new = round(JUDGED["encoder"] * (self.training.drawn if given else 1))
+        some = [*given, *islice(drawn.stream((1 << 31) + self.training.seed), new)]
+        return [some[n] for n in np.random.default_rng([self.training.seed, 6]).permutation(len(some))]
 
     def _step_examples(self, count: int) -> list[Example]:
         """The examples of the step that comes: of those given in an order drawn anew each time round, and some that are
@@ -252,11 +254,10 @@ class Learning:
         total = self._steps[name]
         limit_s = math.inf if self.training.minutes is None else 60 * self.training.minutes * SHARES[name]
         spent, began, saved = self.spent_s, time.monotonic(), time.monotonic()
-        every = max(1, total // JUDGEMENTS)
+        done = max(self.step / total, self.spent_s / limit_s)
         assert self.optimiser is not None
         try:
             while self.step < total and self.spent_s < limit_s:
-                done = max(self.step / total, self.spent_s / limit_s)
                 for group in self.optimiser.param_groups:
                     rate = self.training.encoder_rate if name == "encoder" else self.training.rate
                     group["lr"] = rate * _rate(done) * (SLOW if group["slow"] else 1)
@@ -272,7 +273,8 @@ class Learning:
                 if limit_s < math.inf:
                     expected = min(total, max(self.step, round(self.step * limit_s / max(self.spent_s, 1e-9))))
                 progress(f"training the {name}", self.step, expected)
-                if self.step % every == 0 or self.step == total:
+                before, done = done, max(self.step / total, self.spent_s / limit_s)
+                if int(done * JUDGEMENTS) > int(before * JUDGEMENTS):
                     self._judge(name)
                 if time.monotonic() - saved > SAVE_S:
                     self._save()
@@ -303,9 +305,12 @@ class Learning:
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
         some = self._short(self._step_examples(self.training.batch))
-        if not some:
-            return 0.0
-        return Passes(self._decoder(name), recompute=False, logit_rows=64).step(self._batch(some), 0)
+        passes, tokens = Passes(self._decoder(name), recompute=False, logit_rows=64), self._answered(some)
+        return sum(passes.step(self._batch(few, tokens), 0) for few in _chunks(some, AT_ONCE))
+
+    def _answered(self, examples: Sequence[Example]) -> int:
+        """Tokens of the examples that are to be learnt."""
+        return sum(len(self.material.said(example)[1]) for example in examples)
 
     def _asked(self, examples: Sequence[Example]) -> tuple[Tensor, int, int]:
         """Mean loss of what the heads say of some examples; of how many the choice was right, and of how many there was
@@ -354,13 +359,13 @@ class Learning:
         weights = self.weights if name == "adapter" else self.model.weights
         return Decoder(self.model.config, weights, self.model.ops, fused=False)
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
-        """Some examples in one pass; `tokens` are embeddings (N, D), those of signals with their gradients."""
+    def _batch(self, examples: Sequence[Example], learnt: int) -> Batch:
+        """Some examples in one pass, of a step with `learnt` tokens; the batch's `tokens` are embeddings (N, D), those
+        of signals with their gradients."""
         assert self.model is not None
         decoder, material = self._decoder("projector"), self.material
         embeddings = self._embeddings(examples)
         rows, lengths, targets, weights = list[Tensor](), list[int](), list[NDArray[Any]](), list[NDArray[Any]]()
-        learnt = sum(len(material.said(example)[1]) for example in examples)
         for example, own in zip(examples, embeddings, strict=True):
             parts, answer = material.said(example)
             held, at = list[Tensor](), 0
@@ -389,8 +394,8 @@ class Learning:
             loss = sum(float(self._asked(some)[0]) * len(some) for some in parts) / sum(map(len, parts))
         else:
             passes = Passes(self._decoder(name), recompute=False, logit_rows=64)
-            parts = _chunks(self.short_judged, 4)
-            loss = sum(passes.loss(self._batch(some)) * len(some) for some in parts) / sum(map(len, parts))
+            tokens = self._answered(self.short_judged)
+            loss = sum(passes.loss(self._batch(some, tokens)) for some in _chunks(self.short_judged, AT_ONCE))
         self.curve.append((self.step, loss))
         if loss < self.best:
             self.best = loss

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,8 +71,9 @@ class Describer:
         context: int | None = None,
         progress: Progress = quiet,
     ) -> Describer:
-        """A model by its TOML file, or by the name of one that comes with the package; the settings are `Engine.load`'s. ModelNameError for no such file, ModelFileError
-        for parts that are not there, not what the TOML names, or do not fit each other."""
+        """A model by its TOML file, or by the name of one that comes with the package; the settings are
+        `Engine.load`'s. ModelNameError for no such file, ModelFileError for parts that are not there, not what the TOML
+        names, or do not fit each other."""
         from genmote.runtime.engine import Engine
 
         found = parts_of.find(path, progress=progress)

@@ -66,6 +66,30 @@ def test_ask_depends_on_question_and_recording(folder: Path, capsys: pytest.Capt
     assert both["prompt_tokens"] > one["prompt_tokens"] + 8
 
 
+def test_no_more_is_read_than_is_looked_at(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genmote.signals import reading
+
+    whole = reading.read(folder / "wave.csv")[0]
+    given: list[int] = []
+
+    def pieces(*path: object, **settings: object) -> Any:
+        for start in range(0, 400, 100):
+            given.append(start)
+            yield whole.part(start, start + 100)
+        yield tiny.wave(5)
+
+    monkeypatch.setattr(reading, "pieces", pieces)
+    words = ["describe", folder / "wave.csv", "-m", folder / "model.toml", "-n", 2]
+    told(capsys, *words, "--start", 1, "--seconds", 3)
+    assert given == [0, 100]  # 4 s of 40 Hz
+    notes = told(capsys, *words)["notes"]
+    assert notes == [f"{folder / 'wave.csv'}: has more than one signal, the first is looked at: {whole.name}"]
+    monkeypatch.setattr(reading, "pieces", lambda *path, **settings: iter(()))
+    assert "wave.csv: holds no signal" in refused(capsys, *words)
+
+
 def test_a_flat_line_is_told_by_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, flat = folder / "model.toml", folder / "flat.csv"
     for words in (("describe", flat), ("ask", flat, "How many beats?")):

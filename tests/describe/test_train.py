@@ -147,6 +147,32 @@ def test_a_loss_that_is_no_number_ends_it(tmp_path: Path, monkeypatch: pytest.Mo
         train.train(examples(12), tmp_path / "m.toml", quick(tmp_path))
 
 
+def test_a_step_that_fails_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: learning.Learning, name: str) -> float:
+        raise FloatingPointError("the loss is inf")
+
+    monkeypatch.setattr(learning.Learning, "_learn", fail)
+    with pytest.raises(TrainingError, match="the loss is inf in step 1 of the encoder: use a lower rate"):
+        train.train(examples(12), tmp_path / "m.toml", quick(tmp_path))
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, mode: str = "wb") -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    settings = quick(tmp_path, projector_steps=0, steps=0)
+    monkeypatch.setattr(learning.home, "atomic_write", full)
+    with pytest.raises(TrainingError, match="state.pt cannot be written .No space left on device.: free space"):
+        train.train(examples(12), tmp_path / "m.toml", settings)
+
+    def denied(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(train.home, "held", denied)
+    with pytest.raises(SpecError, match="m.toml.work cannot be written .Permission denied.* choose another --output"):
+        train.train(examples(12), tmp_path / "m.toml", settings)
+
+
 def test_examples_that_cannot_be_learnt_from(tmp_path: Path) -> None:
     with pytest.raises(ExamplesError, match="3 examples: wanted at least 8; give more signals or questions"):
         train.train(examples(2)[:3], tmp_path / "m.toml", quick(tmp_path))
