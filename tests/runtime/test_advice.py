@@ -177,7 +177,9 @@ def test_where_rows_are_evicted_a_simpler_way_and_none_are_tried(long_texts):
 def test_what_writes_faster_does_and_keeps_the_context(long_texts, monkeypatch):
     """Where weights are read from storage."""
     monkeypatch.setattr("genmote.runtime.plan.LEAST_RING", 10_000)
-    settings = asked(context=8192, memory=plan(long_texts, context=8192, interpreter=BASE).predicted_bytes - 300_000)
+    settings = asked(
+        context=8192, memory=plan(long_texts, context=8192, threads=2, interpreter=BASE).predicted_bytes - 300_000
+    )
     own = plan(long_texts, machine=BOARD, **settings)
     assert own.streamed_bytes
     found = advice.faster(long_texts, own, machine=BOARD, **settings)
