@@ -28,7 +28,9 @@ NOT_IMITATED = ("clock rate and instruction set of the processors", "memory band
 _SAMPLE_S = 0.05
 _GRACE_S = 2.0
 _STAYED = 1_000_000  # bytes of cached files that make a run warmer than it may seem
-_COPY_BYTES = 1 << 20  # what a copy of this process may touch before it becomes the command
+_COPY_BYTES = (
+    4 << 20
+)  # what this process may grow by until it is copied: other threads, counts that the kernel sums up late
 _DEATHSIG = 1  # PR_SET_PDEATHSIG
 
 
@@ -174,7 +176,7 @@ def _within(
         not_limited=not_limited,
         dropped=dropped,
         peak_how=peak_how,
-        peak_rss_bytes=_largest(rusage.ru_maxrss * 1024, own, watch.peak_rss_bytes, reading.wall_s),
+        peak_rss_bytes=_largest(rusage.ru_maxrss * 1024, own, watch.peak_rss_bytes, watch.looks),
         oom_killed=process.returncode == -signal.SIGKILL and bool(usage.oom_kills),
         energy=reading.energy,
         ended_processes=ended,
@@ -183,16 +185,17 @@ def _within(
     )
 
 
-def _largest(waited: int, own: int, seen: int, wall_s: float) -> int | None:
+def _largest(waited: int, own: int, seen: int, looks: int) -> int | None:
     """The most memory that one process had resident, None where that cannot be known.
 
     `waited`: the kernel's figure for the processes that were waited for. It begins with what the command's process was
     before it became the command: a copy of this one, which has `own` bytes, so that it tells nothing below these.
-    `seen`: the largest of what was looked at every now and then, which is near the truth only for a longer run.
+    `seen`: the largest of what was looked at every now and then, which is near the truth only after several `looks`: at
+    the first a command may not have touched its memory yet.
     """
     if waited > own + _COPY_BYTES:
         return max(waited, seen)
-    return (seen or None) if wall_s >= 2 * _SAMPLE_S else None
+    return (seen or None) if looks >= 2 else None
 
 
 def _start(
@@ -233,6 +236,7 @@ class _Watch:
     def __init__(self, group: Group) -> None:
         self.peak_rss_bytes = 0
         self.peak_bytes = 0
+        self.looks = 0  # that found a process
         self._group = group
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -241,8 +245,9 @@ class _Watch:
     def _look(self) -> None:
         while True:
             self.peak_bytes = max(self.peak_bytes, self._group.current_bytes() or 0)
-            for pid in self._group.processes():
-                self.peak_rss_bytes = max(self.peak_rss_bytes, memory_bytes(pid, "VmHWM"))
+            found = [memory_bytes(pid, "VmHWM") for pid in self._group.processes()]
+            self.peak_rss_bytes = max(self.peak_rss_bytes, *found, 0)
+            self.looks += any(found)
             if self._over.wait(_SAMPLE_S):
                 return
 
