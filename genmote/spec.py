@@ -234,8 +234,13 @@ def _add_flag(parser: argparse.ArgumentParser, f: Field[Any], hint: Any) -> None
 
 
 def number(text: str) -> float:
-    """A number on the command line, which may be a percentage: ``50%`` is 0.5. Raises ValueError."""
-    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    """A number on the command line, which may be a percentage: ``50%`` is 0.5. Raises ValueError, also for a percentage
+    above 100: as a number it could mean so many of something."""
+    if not text.endswith("%"):
+        return float(text)
+    if (share := float(text.removesuffix("%"))) > 100:
+        raise ValueError(f"{text}: more than 100%")
+    return share / 100
 
 
 def from_flags(cls: type[T], namespace: argparse.Namespace) -> T:

@@ -74,6 +74,12 @@ def test_a_class_may_tell_more_about_its_values() -> None:
         spec.build(Settings, {"model": "m", "count": 0})
 
 
+def test_a_percentage_above_100_is_no_number() -> None:
+    assert (spec.number("50%"), spec.number("100%"), spec.number("300")) == (0.5, 1, 300)
+    with pytest.raises(ValueError, match="300%: more than 100%"):
+        spec.number("300%")
+
+
 def test_booleans_are_no_numbers() -> None:
     with pytest.raises(SpecError, match="count=True, wanted a whole number"):
         spec.build(Settings, {"model": "m", "count": True})

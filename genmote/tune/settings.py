@@ -20,6 +20,7 @@ HEAD_PART, NORMS_PART, BIASES_PART = "head", "norms", "biases"
 RATES: dict[str, float] = {"backward": 5e-4, "forward": 0.02}  # of the methods that need no PyTorch
 MOST_RATE = 1e30  # of which a float32 takes many steps: what they make of the model is judged, not what overflows
 MOST_BATCH = 1 << 16
+KEPT = 0.1  # by select, unless told otherwise
 WORKBENCH = "workbench"  # the method that a memory budget chooses of those in this room
 ROOM = "genmote.tune.workbench"
 PLACES = (*GROUPS, *PARTS, HEAD_PART, NORMS_PART, BIASES_PART)
@@ -66,7 +67,7 @@ class Tuning:
         "forgetting, gradients or cover, with settings as NAME:FIELD=VALUE",
         default=None,
     )
-    keep: float = setting("with --select: how many examples, a share such as 10% or a number", default=0.1)
+    keep: float = setting("with --select: how many examples, a share such as 10% or a number", default=KEPT)
     inputs: Literal["f32", "f16"] = setting("how layers' inputs are kept until the way back", default="f32")
     rows: int = setting("tokens that go through the model at once (0: one example of --context)", default=0)
     logit_rows: int = setting("rows whose logits are held at once", default=32)
@@ -113,6 +114,8 @@ class Tuning:
             yield f"method={self.method}: no method is called so{close}; use of {every}"
         elif ":" in self.method and self.method_name not in known:
             yield f"method={self.method}: {self.method_name} has no settings after a colon; leave them out"
+        if self.select is None and self.keep not in (KEPT, 1):
+            yield f"keep={self.keep:g}: how much select keeps; say how to choose with select (--select auto), or leave it out"
         if not self.on_workbench and (self.recompute or self.type is not None):
             yield f"recompute, type: of methods with PyTorch; method={self.method} takes neither"
         if self.on_workbench and (self.weights == "disk" or self.inputs != "f32"):
