@@ -115,7 +115,7 @@ class Tuning:
         elif ":" in self.method and self.method_name not in known:
             yield f"method={self.method}: {self.method_name} has no settings after a colon; leave them out"
         if self.select is None and self.keep not in (KEPT, 1):
-            yield f"keep={self.keep:g}: how much select keeps; say how to choose with select (--select auto), or leave it out"
+            yield f"keep={self.keep:g}: how much select keeps; give select, too (--select auto), or leave it out"
         if not self.on_workbench and (self.recompute or self.type is not None):
             yield f"recompute, type: of methods with PyTorch; method={self.method} takes neither"
         if self.on_workbench and (self.weights == "disk" or self.inputs != "f32"):

@@ -237,7 +237,7 @@ def test_without_pytorch_the_extra_is_named(
     [
         ({"method": "lorra"}, "method=lorra: no method is called so, did you mean lora"),
         ({"method": "backward", "recompute": True}, "recompute, type: of methods with PyTorch; method=backward takes"),
-        ({"keep": 0.3}, "keep=0.3: how much select keeps; say how to choose with select"),
+        ({"keep": 0.3}, "keep=0.3: how much select keeps; give select, too"),
         ({"method": "backward", "type": "F16"}, "recompute, type: of methods with PyTorch; method=backward takes"),
         ({"method": "full", "weights": "disk"}, "method=full: keeps weights and inputs in memory"),
         ({"method": "full", "inputs": "f16"}, "method=full: keeps weights and inputs in memory"),
