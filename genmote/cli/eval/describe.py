@@ -29,7 +29,7 @@ LEAST_NUMBERS = 16
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     folder: Path = setting("a folder of labelled recordings", positional=True)
-    layout: str = setting("how it is laid out: csv, ptbxl, watch, phone, occupancy, air, flows", default="csv")
+    layout: str = setting("how it is laid out: the name of a layout, such as csv or ptbxl", default="csv")
     model: Path = setting("the .toml of a model that genmote describe-train made", short="-m")
     folds: tuple[int, ...] = setting("folds that are judged (default: a fifth of the groups)", default=(), many=True)
     most: int | None = setting("recordings that are judged at most, evenly over all", default=None)
