@@ -22,7 +22,7 @@ from genmote.models.patches import BINS, Patches
 from genmote.registry import listed
 from genmote.runtime.footprint import trim
 from genmote.runtime.prompt import Rows
-from genmote.runtime.sample import token_logprobs
+from genmote.runtime.sample import log_softmax, token_logprobs
 from genmote.signals.kinds import Signal
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Describer:
     def classify(self, signals: Sequence[Signal], task: Task, *, confidence: float | None = None) -> Labels:
         """How likely each of a task's labels is, as the answer to its question."""
         limit = self.parts.confidence if confidence is None else confidence
-        shares = softmax(self.label_nats(signals, task) / task.temperature)
+        shares = np.exp(log_softmax(self.label_nats(signals, task) / task.temperature))
         best = int(shares.argmax())
         found = {label: float(share) for label, share in zip(task.labels, shares, strict=True)}
         return Labels(found, task.labels[best] if shares[best] >= limit else None, limit, task.examples > 0)
@@ -196,8 +196,3 @@ def hidden(patches: Patches, start: int, stop: int) -> Patches:
     rows[:-1, start:stop, : 2 * BINS] = 0
     rows[:-1, start:stop, 2 * BINS + 16 : 2 * BINS + 30] = 0  # what features say of the slot alone
     return replace(patches, rows=rows)
-
-
-def softmax(x: Float64) -> Float64:
-    powers = np.exp(x - x.max())
-    return np.asarray(powers / powers.sum())

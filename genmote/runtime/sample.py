@@ -254,7 +254,7 @@ def draw(weights: NDArray[np.float64], u: float) -> int:
     return block * _BLOCK + min(place, int(np.flatnonzero(inside)[-1]))
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Log-probabilities over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), np.float64)
