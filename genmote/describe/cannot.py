@@ -3,15 +3,14 @@ there, sensors of another kind, and what no signal tells."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from genmote.describe import wording
+from genmote.describe import sensors, wording
 from genmote.describe.examples import Example, bare
-from genmote.signals.kinds import Records, Series, Signal
+from genmote.signals.kinds import Series, Signal
 
 CANNOT = "cannot"
 # What a flat line or noise does not answer, though it has a mean and extremes.
@@ -92,7 +91,7 @@ def broken(
 def absent(signal: Signal, random: np.random.Generator, *, held_out: bool = False, group: str = "") -> Example:
     """A question about a channel that the signal does not have: of a series with several, mostly one that was taken
     out of it, such as a lead that fell off."""
-    name = str(random.choice(STRANGERS_HELD_OUT if held_out else STRANGERS))
+    name = str(random.choice(_strangers(signal, held_out)))
     if isinstance(signal, Series) and len(signal.channels) > 1 and random.random() < 0.6:
         gone = int(random.integers(len(signal.channels)))
         name = signal.channels[gone]
@@ -104,15 +103,23 @@ def absent(signal: Signal, random: np.random.Generator, *, held_out: bool = Fals
     return _example(signal, question, "channel", random, held_out, group, channel=name)
 
 
+def _strangers(signal: Signal, held_out: bool) -> list[str]:
+    """Names of no channel of the signal: none is all words of a channel's name, or part of one, as temperature may be
+    that of the skin."""
+    here = [set(name.lower().split()) for name in sensors.names(signal)]
+    known = STRANGERS_HELD_OUT if held_out else STRANGERS
+    return [name for name in known if not any(own <= (words := {*name.split()}) or words <= own for own in here)]
+
+
 def elsewhere(
     signal: Signal, random: np.random.Generator, *, held_out: bool = False, group: str = ""
 ) -> Example | None:
     """A question for a sensor of another kind; None where every one that is known may fit."""
-    names = _names(signal)
+    names = sensors.names(signal)
     asked = [
         str(question)
         for one in wording.table()["elsewhere"]
-        if not any(re.search(one["unless"], name, re.IGNORECASE) for name in (*names, signal.name))
+        if not sensors.measures(signal, one["of"])
         for question in one["held_out" if held_out else "questions"]
     ]
     if not asked:
@@ -147,7 +154,3 @@ def any_of(
     if kind == 2:
         return absent(signal, random, held_out=held_out, group=group)
     return unanswerable(signal, random, held_out=held_out, group=group)
-
-
-def _names(signal: Signal) -> list[str]:
-    return [field.name for field in signal.fields] if isinstance(signal, Records) else list(signal.channels)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genmote.describe import health, prompt, quality
+from genmote.describe import health, prompt
 from genmote.describe.factline import lines
 from genmote.errors import SignalError, SpecError
 from genmote.models.gguf import ModelFile
@@ -79,57 +79,7 @@ def test_facts_of_the_channels_that_a_question_names() -> None:
     assert " no," not in two[0]  # what is not so is not told
 
 
-# -- what a rule says --------------------------------------------------------------------------------------------------
-
-
-def test_a_flat_line_is_not_described() -> None:
-    flat = Series("f", np.full((300, 2), 3, np.float32), 50.0, ("a", "b"), ("V", "V"))
-    assert quality.check([flat], shape=True).why == "the signal is a flat line"
-    gone = replace(flat, values=np.full((300, 2), np.nan, np.float32))
-    assert quality.check([gone]).why == "the signal has no sample for 100% of the time"
-    both = replace(flat, values=np.stack([flat.values[:, 0], gone.values[:, 0]], axis=1))
-    assert quality.check([both], shape=True).why == "a is a flat line; b has no sample for 100% of the time"
-    assert quality.check([wave(), flat], shape=True).why == "signal 2: the signal is a flat line"
-    assert quality.check([replace(flat, values=flat.values[:, :1], channels=("a",), units=("V",))], shape=True).why == (
-        "a is a flat line"
-    )
-
-
-def test_noise_is_not_described_where_samples_are_fast() -> None:
-    draw = np.random.default_rng(0).standard_normal((2000, 1)).astype(np.float32)
-    noise = Series("n", draw, 100.0, ("a",), ("V",))
-    assert quality.check([noise], "Report it.").why == "a is noise alone: no sample has to do with the one before it"
-    assert not quality.check(
-        [replace(noise, rate_hz=0.01)], shape=True
-    ).why  # counts of an hour may have nothing in common
-    assert not any(quality.check([one], shape=True).why for one in (wave(), noise.part(0, 100)))
-
-
-def test_what_is_asked_of_a_lead_that_is_missing() -> None:
-    series = wave(channels=("I", "II", "V1"))
-    series.values[:, 2] = 0
-    assert quality.check([series], "How many beats has V1?").why == "V1 is a flat line"
-    found = quality.check([series], "Are beats of V1 like those of II?")
-    assert not found.why and found.unusable == {"V1": "is a flat line"} and quality.note(found) == "V1 is a flat line"
-    assert not quality.check([series], "How many beats has V10?").why
-
-
-def test_a_flat_line_and_noise_have_a_level_and_a_length() -> None:
-    flat = Series("f", np.full((300, 1), 3, np.float32), 50.0, ("a",), ("V",))
-    for question in ("What is the mean of a?", "How long does it last?", "Is a higher in the first half?"):
-        found = quality.check([flat], question)
-        assert not found.why and found.unusable == {"a": "is a flat line"}
-    for question in ("What is the heart rate?", "Is the rhythm regular?", "Welcher Befund?", "Which exercise is it?"):
-        assert quality.check([flat], question).why == "a is a flat line"
-    heart = replace(flat, channels=("heart rate",))
-    assert not quality.check([heart], "What is the mean of heart rate?").why
-    gone = replace(flat, values=np.full((300, 1), np.nan, np.float32))
-    assert quality.check([gone], "What is the mean of a?").why == "a has no sample for 100% of the time"
-
-
-def test_records_are_left_to_the_model() -> None:
-    rows = Records("r", (Field("n", "integer"),), (np.zeros(3, np.int64),))
-    assert quality.check([rows]) == quality.Quality("", {})
+# -- health -----------------------------------------------------------------------------------------------------------
 
 
 def test_health() -> None:
