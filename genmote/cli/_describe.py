@@ -29,7 +29,7 @@ class DescribeFlags(Said):
     modality: str | None = setting("what the recordings are of (genmote signal modalities)", default=None)
     start: float = setting("seconds from the beginning of a recording to begin at", default=0.0)
     seconds: float | None = setting("seconds of a recording to look at (default: all)", default=None)
-    check: bool = setting("look first whether there is a signal at all: flat lines, noise, gaps", default=True)
+    check: bool = setting("look first whether there is a signal, and the sensor that is asked for", default=True)
     ops: str | None = setting("op set: native, numpy or torch (default: the fastest here)", default=None)
     threads: int | None = setting("threads (default: one a physical core)", default=None)
     memory: str | None = setting(

@@ -3,9 +3,9 @@
     genmote ask watch.csv "How many squats, and was the last one slower?" -m motion.toml
     genmote ask today.csv "Which is livelier?" --also yesterday.csv -m home.toml --json
 
-The answer streams. Where there is nothing to tell from (a flat line, noise alone, no samples), that is said instead, by
-a rule and without a model; --no-check leaves the rule out. --evidence hides stretches of the signal in turn and tells
-which moved the answer most.
+The answer streams. Where there is nothing to tell from (a flat line, noise alone, no samples, no such sensor or channel
+as is asked for), that is said instead, by a rule and without a model; --no-check leaves the rule out. --evidence hides
+stretches of the signal in turn and tells which moved the answer most.
 """
 
 from __future__ import annotations

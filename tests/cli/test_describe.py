@@ -278,3 +278,18 @@ def test_a_topic_is_described(folder: Path, broker: Any) -> None:
         assert process.wait(60) == 0
     assert report["topic"] == "room" and report["to_s"] - report["from_s"] == pytest.approx(1.0)
     assert summary == {"event": "summary", "reports": 1}
+
+
+def test_a_sensor_that_is_not_there_is_told_by_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = folder / "model.toml"
+    table(folder / "room.csv", tiny.wave(channels=("temperature", "humidity")))
+    words = ("ask", folder / "room.csv", "What is the heart rate?", "-m", model, "-n", 3)
+    found = told(capsys, *words)
+    wanted = "I cannot tell: the recording measures no heart beat: it has temperature, humidity."
+    assert found["text"] == wanted and found["by"] == "rule"
+    assert told(capsys, *words, "--also", folder / "wave.csv")["by"] == "rule"
+    assert told(capsys, *words, "--no-check")["by"] == "model"
+    found = told(
+        capsys, "classify", folder / "room.csv", "-m", model, "--labels", "a,b", "--question", "Which exercise?"
+    )
+    assert found["label"] is None and found["why"].startswith("the recording measures no movement of a person")
