@@ -34,6 +34,8 @@ class Settings(EvidenceFlags, DescribeFlags):
         yield from super().faults()
         if not 0 < self.window < float("inf") or self.reports < 0 or not 0 <= self.rate < 1e9:
             yield f"window={self.window}, reports={self.reports}, rate={self.rate}: use such as 60, 0 and 0"
+        if not self.follow and (self.reports or self.rate):
+            yield "reports, rate: go with --follow; add it, or leave them out"
         if not self.follow and self.file.startswith(("mqtt://", "mqtts://")):
             yield f"file={self.file}: a topic is described with --follow"
         if self.follow and (self.also or self.plot is not None or self.evidence):

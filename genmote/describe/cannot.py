@@ -104,11 +104,13 @@ def absent(signal: Signal, random: np.random.Generator, *, held_out: bool = Fals
 
 
 def _strangers(signal: Signal, held_out: bool) -> list[str]:
-    """Names of no channel of the signal: none is all words of a channel's name, or part of one, as temperature may be
-    that of the skin."""
-    here = [set(name.lower().split()) for name in sensors.names(signal)]
+    """Names of no channel of the signal: none has all words of a channel's name, or is part of one, as temperature may
+    be that of the skin."""
+    here = [own for name in sensors.names(signal) if (own := set(name.lower().split()))]
     known = STRANGERS_HELD_OUT if held_out else STRANGERS
-    return [name for name in known if not any(own <= (words := {*name.split()}) or words <= own for own in here)]
+    words = {name: set(name.lower().split()) for name in known}
+    found = [name for name in known if not any(own <= words[name] or own >= words[name] for own in here)]
+    return found or ["channel 99"]
 
 
 def elsewhere(

@@ -38,7 +38,8 @@ def _line(signal: Signal, question: str) -> str:
     names = _channels(signal)
     asked = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", question)]
     shown = set(names if len(names) <= WHOLE else asked)
-    told = [fact for fact in facts(signal) if fact.word != NO and _of(fact) <= shown]
+    own = [n for n, name in enumerate(names) if name in shown]  # the others' are not computed
+    told = [fact for fact in facts(signal, own) if fact.word != NO and _of(fact) <= shown]
     return _grouped(told[:MOST])
 
 

@@ -20,6 +20,7 @@ from genmote.registry import listed
 from genmote.signals.kinds import Series, Signal
 
 LEAST_THERE = 0.5  # part of a channel's samples
+LEAST_SAMPLES = 4  # fewer have no shape
 NOISE_SAMPLES = 64  # fewer say nothing of noise
 MOST_LAGS = 64
 SMOOTH = 0.5  # correlation of samples side by side in means of two
@@ -74,7 +75,7 @@ def note(quality: Quality) -> str:
 
 def _named(signals: Sequence[Signal], question: str) -> list[str]:
     """Channels that a question names, as words of their own."""
-    names = {name for signal in signals if isinstance(signal, Series) for name in signal.channels}
+    names = {name for signal in signals if isinstance(signal, Series) for name in signal.channels if name}
     # As they are written: channel I is not the i of "is it".
     return sorted(name for name in names if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", question))
 
@@ -92,16 +93,18 @@ def _gone(series: Series, channel: int) -> str:
 
 
 def _shapeless(series: Series, gone: dict[str, str]) -> dict[str, str]:
-    """Of the other channels those that are flat, and those of noise: either each is like noise by itself, or all that
-    are left are together, which tells it better (a phone at rest is no noise, though one of its axes may look like
-    it)."""
+    """Of the other channels those that are flat or too short, and those of noise: either each is like noise by itself,
+    or all that are left are together, which tells it better (a phone at rest is no noise, though one of its axes may
+    look like it)."""
     flat: dict[str, str] = {}
     beyond: dict[str, float] = {}
     for n, name in enumerate(series.channels):
         if name in gone:
             continue
         known = _known(series, n)
-        if len(known) > 1 and np.ptp(known) == 0:
+        if len(known) < LEAST_SAMPLES:
+            flat[name] = f"has too few samples for a shape: {len(known)}"
+        elif np.ptp(known) == 0:
             flat[name] = FLAT
         else:
             beyond[name] = _beyond_noise(known)

@@ -79,7 +79,7 @@ def lacking(signals: Sequence[Signal], question: str) -> str:
     if any(isinstance(signal, Frames) for signal in signals):
         return ""
     here = [name for signal in signals for name in names(signal)]
-    for name in sorted(here, key=len, reverse=True):
+    for name in sorted(filter(None, here), key=len, reverse=True):
         question = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "\0", question)
     has = f"it has {listed(here)}"
     for name in _siblings(here, question):

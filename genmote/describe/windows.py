@@ -97,7 +97,10 @@ class Growing:
     def step(self) -> list[Signal]:
         """What has come since, mostly nothing. A line that is not whole waits until it is. SignalError as reading
         has it."""
-        size = self.path.stat().st_size
+        try:
+            size = self.path.stat().st_size
+        except OSError as fault:
+            raise SignalError(f"{self.path}: cannot be read ({fault.strerror}): wanted a file that grows") from None
         if size in (0, self._size):
             return []
         self._size = size

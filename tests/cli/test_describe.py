@@ -161,6 +161,8 @@ def test_settings_that_cannot_be(folder: Path, capsys: pytest.CaptureFixture[str
         ("describe", wave, "--plot", folder): "is a folder: name a file in it with --plot",
         ("describe", wave, "--follow", "--window", "0"): "window=0.0, reports=0, rate=0.0: use such as 60, 0 and 0",
         ("describe", wave, "--follow", "--evidence", "3"): "leave out --also, --plot and --evidence",
+        ("describe", wave, "--reports", "1"): "reports, rate: go with --follow; add it, or leave them out",
+        ("describe", folder / "none.csv", "--follow"): "none.csv: cannot be read (No such file or directory): wanted",
         ("describe", "mqtt://localhost/x"): "file=mqtt://localhost/x: a topic is described with --follow",
         ("classify", wave, "--labels", "a,b"): "labels and question go together: give both, or neither",
         ("classify", wave, "--confidence", "7"): "confidence=7.0: use 0 to 1, or a percentage",

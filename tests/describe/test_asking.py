@@ -182,3 +182,20 @@ def test_facts_of_a_real_signal_are_never_refusals() -> None:
     random = np.random.default_rng(4)
     assert not any(refused(one.answer) for one in asking.questions([heart()], random))
     assert not any(fact.about == "cannot" for fact in facts.facts(heart()))
+
+
+def test_a_channel_that_is_there_is_not_asked_for_as_if_it_were_not() -> None:
+    random = np.random.default_rng(5)
+    zeros = np.zeros((50, 1), np.float32)
+    for held_out, strangers in ((False, cannot.STRANGERS), (True, cannot.STRANGERS_HELD_OUT)):
+        for name in strangers:
+            one = Series("s", zeros, 1.0, (name,), ("V",))
+            asked = [cannot.absent(one, random, held_out=held_out).question for _ in range(60)]
+            assert not any(name in text for text in asked)
+    for name, other in {"relative humidity": "humidity", "temperature": "skin temperature"}.items():
+        asked = [cannot.absent(Series("s", zeros, 1.0, (name,), ("V",)), random).question for _ in range(60)]
+        assert not any(other in text for text in asked)
+    every = Series("s", np.zeros((50, 8), np.float32), 1.0, cannot.STRANGERS, ("",) * 8)
+    assert set(cannot._strangers(every, False)) == {"channel 99"}
+    nameless = Series("s", zeros, 1.0, ("",), ("",))
+    assert cannot.absent(nameless, random) and not cannot.absent(nameless, random).question.startswith("\0")

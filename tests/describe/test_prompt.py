@@ -73,6 +73,9 @@ def test_facts_of_the_channels_that_a_question_names() -> None:
     assert (
         "; a:" not in lines([many], "How high is b?")[0] and ";" not in lines([many], "How is it?")[0].split("b and")[0]
     )
+    wide = wave(channels=tuple("abcdefghij"))
+    wide.values[:, 9] = wide.values[:, 8]
+    assert "; i and j: together together" in lines([wide], "How are i and j related?")[0]
     two = lines([wave(1), wave(2)], "Which is higher?")
     assert len(two) == 3 and "higher about the same" in two[2]
     assert len(lines([wave(), wave(1), wave(2)], "Which?")) == 3

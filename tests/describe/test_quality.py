@@ -51,6 +51,13 @@ def test_a_flat_line_is_not_described() -> None:
     )
 
 
+def test_one_sample_has_a_level_and_no_shape() -> None:
+    one = series("level", "m").part(0, 1)
+    why = "level has too few samples for a shape: 1"
+    assert quality.check([one], shape=True).why == why and not quality.check([one], "What is the mean of level?").why
+    assert not quality.check([series("level", "m").part(0, 4)], shape=True).why
+
+
 def test_what_is_asked_of_a_lead_that_is_missing() -> None:
     series = wave(channels=("I", "II", "V1"))
     series.values[:, 2] = 0
