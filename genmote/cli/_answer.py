@@ -31,7 +31,7 @@ def run(
     of.check_plot()
     notes: list[str] = []
     signals = _describe.signals(flags, file, notes)
-    with _describe.load(flags) as describer:
+    with _describe.load(flags, signals[0]) as describer:
         asked = describer.parts.question if question is None else question
         quality = _describe.checked(flags, signals, asked, shape=None if question is not None else True)
         values, said = answered(describer, signals, asked, quality, max_tokens, out)

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 class DescribeFlags(Said):
     """The model, and which signals it is asked about."""
 
-    model: str = setting("the .toml of a model that genmote describe-train made, or one of genmote", short="-m")
+    model: str | None = setting(
+        "the .toml of a model that genmote describe-train made, or one of genmote (default: the one of genmote that "
+        "was trained on such channels)",
+        default=None,
+        short="-m",
+    )
     also: tuple[Path, ...] = setting("further recordings, which the question may compare with", default=(), many=True)
     reader: str | None = setting("the reader of the recordings (default: found by name and first bytes)", default=None)
     channels: tuple[str, ...] = setting("only these channels", default=(), many=True)
@@ -65,11 +70,18 @@ class EvidenceFlags:
             check_place(self.plot, "--plot")
 
 
-def load(flags: DescribeFlags) -> Describer:
+def load(flags: DescribeFlags, signal: Signal | None = None) -> Describer:
+    """The model that is named, or that is meant for the signal."""
+    from genmote.describe import file
     from genmote.describe.model import Describer
 
+    name = flags.model
+    if name is None:
+        assert signal is not None  # with --follow a model is named
+        name = file.meant_for(signal)
+        note(f"model: {name}")
     with Bar() as bar:
-        return Describer.load(flags.model, threads=flags.threads, ops=flags.ops, memory=flags.memory, progress=bar)
+        return Describer.load(name, threads=flags.threads, ops=flags.ops, memory=flags.memory, progress=bar)
 
 
 def signals(flags: DescribeFlags, file: Path, notes: list[str]) -> list[Signal]:

@@ -45,7 +45,7 @@ def run(settings: Settings, out: Output) -> None:
     settings.check_plot()
     notes: list[str] = []
     signals = _describe.signals(settings, settings.file, notes)
-    with _describe.load(settings) as describer:
+    with _describe.load(settings, signals[0]) as describer:
         if settings.labels is not None and settings.question is not None:
             labels = tuple(word.strip() for word in settings.labels.split(",") if word.strip())
             task = Task(about="own", question=settings.question, labels=labels)

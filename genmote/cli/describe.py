@@ -38,6 +38,8 @@ class Settings(EvidenceFlags, DescribeFlags):
             yield "reports, rate: go with --follow; add it, or leave them out"
         if not self.follow and self.file.startswith(("mqtt://", "mqtts://")):
             yield f"file={self.file}: a topic is described with --follow"
+        if self.follow and self.model is None:
+            yield "follow: say with -m which model, as what will come is not known yet"
         if self.follow and (self.also or self.plot is not None or self.evidence):
             yield "follow: tells of one signal as it comes; leave out --also, --plot and --evidence"
 

@@ -14,6 +14,7 @@ from genmote.signals.kinds import Frames, Records, Series, Signal
 
 MOST = 32  # facts of a line
 WHOLE = 2  # channels of a signal of which all is told, whatever the question
+BRIEF = ("commonest", "mean")  # what is told of each field of a table where the question names none
 
 
 def lines(signals: Sequence[Signal], question: str) -> list[str]:
@@ -38,8 +39,11 @@ def _line(signal: Signal, question: str) -> str:
     names = _channels(signal)
     asked = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", question)]
     shown = set(names if len(names) <= WHOLE else asked)
+    # An encoder does not see what the words of a table are.
+    brief = BRIEF if isinstance(signal, Records) and not shown else ()
     own = [n for n, name in enumerate(names) if name in shown]  # the others' are not computed
-    told = [fact for fact in facts(signal, own) if fact.word != NO and _of(fact) <= shown]
+    found = (fact for fact in facts(signal, own) if fact.word != NO)
+    told = [fact for fact in found if _of(fact) <= shown or fact.about in brief]
     return _grouped(told[:MOST])
 
 

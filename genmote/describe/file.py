@@ -16,9 +16,11 @@ from genmote.errors import ModelFileError, ModelNameError, SpecError
 from genmote.fetch import Progress, quiet
 from genmote.models import digests, store
 from genmote.models.gguf import ModelFile
+from genmote.signals.kinds import Records, Signal
 from genmote.spec import setting
 
 VERSION = 1
+KNOWN = 0.5  # of a signal's channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class Parts:
     confidence: float = setting("a label less likely than this is not told", default=0.5)
     question: str = setting("what `describe` asks", default="Describe this recording.")
     licence: str = setting("the licence of what it was trained on", default="not stated")
+    channels: tuple[str, ...] = setting("channels (of tables: fields) that it was trained on", default=())
     language: Part = setting("the language model")
     encoder: Part = setting("the sensor encoder and its projector")
     adapter: Part | None = setting("an adapter of the language model", default=None)
@@ -87,6 +90,23 @@ class Found:
 def names() -> list[str]:
     """The models that come with the package."""
     return sorted(path.stem for path in store.ZOO.glob("*/*.toml") if path.stem == path.parent.name)
+
+
+def meant_for(signal: Signal) -> str:
+    """Which of the models that come with the package is taken for a signal where none is named: the one that was
+    trained on the most of its channels, among equals that with the fewest others; of a signal that none knows half
+    of, the one with the most channels. ModelNameError where none comes with the package."""
+    channels = {name: read(place(name)).channels for name in names()}
+    if not channels:
+        raise ModelNameError("no model comes with this package: name one with -m, made by genmote describe-train")
+    told = [f.name for f in signal.fields] if isinstance(signal, Records) else list(getattr(signal, "channels", ()))
+    own = {word.casefold() for word in told}
+
+    def known(name: str) -> float:
+        return len(own & {word.casefold() for word in channels[name]}) / max(1, len(own))
+
+    best = max(channels, key=lambda name: (known(name), -len(channels[name]), name))
+    return best if known(best) >= KNOWN else max(channels, key=lambda name: (len(channels[name]), name))
 
 
 def place(name: str | os.PathLike[str]) -> Path:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from genmote import home
-from genmote.describe import checking, drawn, prompt
+from genmote.describe import checking, drawn
 from genmote.describe.examples import Example
 from genmote.describe.file import Found
+from genmote.describe.material import Material, Talk, talks
 from genmote.describe.network import Heads, Network
 from genmote.errors import ExamplesError, SpecError, TrainingError
 from genmote.fetch import Progress
@@ -29,11 +30,9 @@ from genmote.models.config import read_config
 from genmote.models.decoder import Decoder
 from genmote.models.encoder import Form
 from genmote.models.gguf import ModelFile
-from genmote.models.patches import Patches, number, patches
-from genmote.models.tokenizer import load_tokenizer
+from genmote.models.patches import Patches, number
 from genmote.models.write_lora import write_lora
 from genmote.runtime.threads import checked_threads
-from genmote.signals.kinds import Signal
 from genmote.tune.batches import chosen
 from genmote.tune.settings import Tuning
 from genmote.tune.workbench._model import Model, WorkbenchOps
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from genmote.describe.settings import Training
 
 Tensor = torch.Tensor
-Said = tuple[list[list[int] | int], list[int]]
+T = TypeVar("T")
 STAGES = ("encoder", "projector", "adapter")
 SHARES = {"encoder": 0.3, "projector": 0.15, "adapter": 0.5}  # of --minutes; the rest is for loading and judging
 SAVE_S = 30.0
@@ -52,56 +51,10 @@ JUDGEMENTS = 8  # of a stage
 JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
 WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
 SLOW = 0.1  # of the rate, by which the encoder's blocks learn beside the adapter
-ASKED = 8  # questions of a drawn signal for the encoder alone: to encode it is what takes the time
-AT_ONCE = 2  # examples that go through the language model together: what layers keep of more takes memory
-HELD_BYTES = 400 << 20  # of signals as the encoder reads them, kept
-
-
-class Material:
-    """Examples as the encoder and the language model read them. What is `kept` of them is kept for the next time."""
-
-    def __init__(self, kept: Sequence[Example], file: ModelFile, form: Form, training: Training) -> None:
-        self.kept = {id(example): example for example in kept}
-        self.kept_signals = {id(signal): signal for example in kept for signal in example.signals}
-        self.form = form
-        self.tokenizer = load_tokenizer(file)
-        self.facts: prompt.Facts | None = None
-        if training.facts:
-            from genmote.describe.factline import lines
-
-            self.facts = lines
-        self._patches: dict[int, Patches] = {}
-        self._bytes = 0
-        self._said: dict[int, Said] = {}
-
-    def patches(self, signal: Signal) -> Patches:
-        if (found := self._patches.get(id(signal))) is not None:
-            return found
-        made = patches(signal, self.form.slots, self.form.join)
-        if id(signal) in self.kept_signals and self._bytes + made.rows.nbytes < HELD_BYTES:
-            self._patches[id(signal)] = made
-            self._bytes += made.rows.nbytes
-        return made
-
-    def said(self, example: Example) -> Said:
-        """An example's prompt, token ids and the numbers of its signals, and the answer's token ids."""
-        if (found := self._said.get(id(example))) is not None:
-            return found
-        parts = prompt.tokens(self.tokenizer, prompt.pieces(example.signals, example.question, self.facts))
-        made = parts, prompt.answer(self.tokenizer, example.answer)
-        if id(example) in self.kept:
-            self._said[id(example)] = made
-        return made
-
-    def embeddings(self, signal: Signal) -> int:
-        """How many embeddings a signal has."""
-        return len(self.patches(signal).spans_s) // self.form.join
-
-    def rows(self, example: Example) -> int:
-        """How long an example is, as rows of the language model."""
-        parts, answer = self.said(example)
-        counts = [self.embeddings(example.signals[p]) if isinstance(p, int) else len(p) for p in parts]
-        return sum(counts) + len(answer)
+# Questions of a signal, at most: for the encoder alone to encode it is what takes the time, and for the language model
+# it and the facts are most of a prompt.
+ASKED = {"encoder": 8, "projector": 3, "adapter": 3}
+AT_ONCE = 2  # signals whose questions go through the language model together: what layers keep of more takes memory
 
 
 class Learning:
@@ -121,7 +74,8 @@ class Learning:
         self.file, self.form, self.base, self.training, self.notes = file, form, base, training, notes
         self.context = min(training.context, read_config(file).context_length)
         self.material = Material([*learnt, *judged], file, form, training)
-        self.learnt, self.judged = learnt, self._to_judge(judged)
+        self.judged = self._to_judge(judged)
+        self.learnt = _by_signals(learnt)
         self.network = Network(form, self._first())
         self.heads = Heads(form, training.seed)
         self.tuning = Tuning(
@@ -138,7 +92,8 @@ class Learning:
         self.optimiser: torch.optim.Optimizer | None = None
         self.state_path = state
         self.key = _key(file, base, learnt, judged, training)
-        self._steps = dict(zip(STAGES, (training.encoder_steps, training.projector_steps, training.steps), strict=True))
+        before = (0, 0) if training.keep_encoder else (training.encoder_steps, training.projector_steps)
+        self._steps = dict(zip(STAGES, (*before, training.steps), strict=True))
 
     def _to_judge(self, given: Sequence[Example]) -> list[Example]:
         """Examples to judge by, in an order of the seed: those given, and drawn ones, as large a part of them as of a
@@ -147,15 +102,19 @@ class Learning:
         some = [*given, *islice(drawn.stream((1 << 31) + self.training.seed), new)]
         return [some[n] for n in np.random.default_rng([self.training.seed, 6]).permutation(len(some))]
 
-    def _step_examples(self, count: int) -> list[Example]:
-        """The examples of the step that comes: of those given in an order drawn anew each time round, and some that are
-        drawn for this step alone. What comes depends on nothing but the seed, the stage and the step."""
-        seed = self.training.seed * 4 + self.stage
+    def _step_talks(self) -> list[Talk]:
+        """What is asked in the step that comes: questions about some of the signals, in an order drawn anew each time
+        round, and about others that are drawn for this step alone. What comes depends on nothing but the seed, the
+        stage and the step."""
+        name, seed = STAGES[self.stage], self.training.seed * 4 + self.stage
+        count = self.training.encoder_batch if name == "encoder" else self.training.batch
         new = round(count * self.training.drawn) if self.learnt else count
         given = min(count - new, len(self.learnt))
-        found = [self.learnt[n] for n in chosen(len(self.learnt), given, self.step, seed)] if given else []
-        each = ASKED if STAGES[self.stage] == "encoder" else 3
-        return found + list(islice(drawn.stream(seed * 1_000_003 + self.step, each=each), new))
+        found: list[Talk] = []
+        for n in chosen(len(self.learnt), given, self.step, seed) if given else []:
+            order = np.random.default_rng([seed, 7, self.step, n]).permutation(len(self.learnt[n]))
+            found.append(tuple(self.learnt[n][m] for m in order[: ASKED[name]]))
+        return found + list(islice(talks(drawn.stream(seed * 1_000_003 + self.step, each=ASKED[name])), new))
 
     def _first(self) -> dict[str, NDArray[np.float32]]:
         if self.base is not None:
@@ -205,7 +164,9 @@ class Learning:
             self._language(progress)
             bridge = self.network.bridge()
             groups = [{"params": bridge}]
-            if name == "adapter":
+            if name == "adapter" and self.training.keep_encoder:
+                groups = [{"params": list(self.lora.values())}]
+            elif name == "adapter":
                 others = [p for p in self.network.parameters() if not any(p is own for own in bridge)]
                 groups += [{"params": list(self.lora.values())}, {"params": others, "slow": True}]
         for group in groups:
@@ -235,12 +196,12 @@ class Learning:
         self.model = Model(self.file, WorkbenchOps(), packed=False)
         lora = Lora()
         self.weights, self.lora = lora.prepare(self.model, self.tuning)
-        fitting = self._short(self.learnt)
-        if left := len(self.learnt) - len(fitting):
-            self.notes.append(f"{left} of {len(self.learnt)} examples are longer than --context: left out")
-        self.learnt = fitting
+        fitting = [tuple(self._short(talk)) for talk in self.learnt]
+        if left := sum(map(len, self.learnt)) - sum(map(len, fitting)):
+            self.notes.append(f"{left} examples are longer than --context: left out")
+        self.learnt = [talk for talk in fitting if talk]
         self.short_judged = self._short(self.judged)[: JUDGED["projector"]]
-        if not self.short_judged or not (fitting or self.training.drawn):
+        if not self.short_judged or not (self.learnt or self.training.drawn):
             most = read_config(self.file).context_length
             raise ExamplesError(
                 f"no example fits {self.context} tokens (the language model takes {most}): use a larger --context, or "
@@ -248,7 +209,7 @@ class Learning:
             )
 
     def _short(self, examples: Sequence[Example]) -> list[Example]:
-        return [example for example in examples if self.material.rows(example) <= self.context]
+        return [example for example in examples if self.material.rows((example,)) <= self.context]
 
     def _run(self, name: str, progress: Progress) -> None:
         total = self._steps[name]
@@ -300,17 +261,19 @@ class Learning:
 
     # -- the encoder alone ---------------------------------------------------------------------------------------------
     def _learn(self, name: str) -> float:
+        some = self._step_talks()
         if name == "encoder":
-            loss = self._asked(self._step_examples(self.training.encoder_batch))[0]
+            loss = self._asked([example for talk in some for example in talk])[0]
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
-        some = self._short(self._step_examples(self.training.batch))
-        passes, tokens = Passes(self._decoder(name), recompute=False, logit_rows=64), self._answered(some)
-        return sum(passes.step(self._batch(few, tokens), 0) for few in _chunks(some, AT_ONCE))
+        some = [talk for one in some if (talk := self.material.fitting(one, self.context))]
+        passes, whole = Passes(self._decoder(name), recompute=False, logit_rows=64), self._weight(some)
+        return sum(passes.step(self._batch(few, whole), 0) for few in _chunks(some, AT_ONCE))
 
-    def _answered(self, examples: Sequence[Example]) -> int:
-        """Tokens of the examples that are to be learnt."""
-        return sum(len(self.material.said(example)[1]) for example in examples)
+    def _weight(self, some: Sequence[Talk]) -> float:
+        """What the tokens of all answers count together, each by the root of its answer's length: else long reports
+        are nearly all that is learnt."""
+        return sum(len(part) ** 0.5 for talk in some for part, said in self.material.said(talk) if said)  # type: ignore[arg-type]
 
     def _asked(self, examples: Sequence[Example]) -> tuple[Tensor, int, int]:
         """Mean loss of what the heads say of some examples; of how many the choice was right, and of how many there was
@@ -325,13 +288,13 @@ class Learning:
                 continue
             choices = list(example.choices) or answers
             meant = checking.mentioned(example.answer, example.choices) if example.choices else {example.answer}
-            if len(meant) != 1 or len(choices) < 2:
+            if not meant or len(choices) < 2:
                 continue
             logits = self.heads.choices(one, choices)
-            place = choices.index(next(iter(meant)))
-            losses.append(F.cross_entropy(logits[None], torch.tensor([place])))
+            target = torch.tensor([(choice in meant) / len(meant) for choice in choices])
+            losses.append(F.cross_entropy(logits[None], target[None]))
             if example.choices:
-                right, asked = right + int(int(logits.argmax()) == place), asked + 1
+                right, asked = right + (choices[int(logits.argmax())] in meant), asked + 1
         loss = torch.stack(losses).mean() if losses else 0 * found.sum()
         return loss, right, asked
 
@@ -359,31 +322,30 @@ class Learning:
         weights = self.weights if name == "adapter" else self.model.weights
         return Decoder(self.model.config, weights, self.model.ops, fused=False)
 
-    def _batch(self, examples: Sequence[Example], learnt: int) -> Batch:
-        """Some examples in one pass, of a step with `learnt` tokens; the batch's `tokens` are embeddings (N, D), those
-        of signals with their gradients."""
+    def _batch(self, some: Sequence[Talk], whole: float) -> Batch:
+        """Some talks in one pass, of a step whose answers count `whole` together; the batch's `tokens` are embeddings
+        (N, D), those of signals with their gradients."""
         assert self.model is not None
         decoder, material = self._decoder("projector"), self.material
-        embeddings = self._embeddings(examples)
+        embeddings = self._embeddings([talk[0] for talk in some])
         rows, lengths, targets, weights = list[Tensor](), list[int](), list[NDArray[Any]](), list[NDArray[Any]]()
-        for example, own in zip(examples, embeddings, strict=True):
-            parts, answer = material.said(example)
-            held, at = list[Tensor](), 0
-            for part in [*parts, answer[:-1]]:
+        for talk, own in zip(some, embeddings, strict=True):
+            held, at, next_, counts = list[Tensor](), 0, list[int](), list[float]()
+            for part, said in material.said(talk):
                 if isinstance(part, int):
-                    count = material.embeddings(example.signals[part])
+                    count = material.embeddings(talk[0].signals[part])
                     held.append(own[at : at + count])
                     at += count
+                    next_ += [0] * count
+                    counts += [0.0] * count
                 elif part:
                     held.append(decoder.embed(part).detach())
-            x = torch.cat(held)
-            target, weight = np.zeros(len(x), np.int32), np.zeros(len(x), np.float32)
-            target[len(x) - len(answer) :] = answer
-            weight[len(x) - len(answer) :] = 1 / learnt
-            rows.append(x)
-            lengths.append(len(x))
-            targets.append(target)
-            weights.append(weight)
+                    next_ += part
+                    counts += [said * len(part) ** -0.5 / whole] * len(part)
+            rows.append(torch.cat(held)[:-1])  # nothing comes after the last answer
+            lengths.append(len(next_) - 1)
+            targets.append(np.array(next_[1:], np.int32))
+            weights.append(np.array(counts[1:], np.float32))
         tokens = cast(Any, torch.cat(rows))
         return Batch(tokens, tuple(lengths), np.concatenate(targets), np.concatenate(weights))
 
@@ -394,8 +356,9 @@ class Learning:
             loss = sum(float(self._asked(some)[0]) * len(some) for some in parts) / sum(map(len, parts))
         else:
             passes = Passes(self._decoder(name), recompute=False, logit_rows=64)
-            tokens = self._answered(self.short_judged)
-            loss = sum(passes.loss(self._batch(some, tokens)) for some in _chunks(self.short_judged, AT_ONCE))
+            singly: list[Talk] = [(example,) for example in self.short_judged]
+            whole = self._weight(singly)
+            loss = sum(passes.loss(self._batch(some, whole)) for some in _chunks(singly, AT_ONCE))
         self.curve.append((self.step, loss))
         if loss < self.best:
             self.best = loss
@@ -471,7 +434,15 @@ class Learning:
         self.kept = state["kept"]
 
 
-def _chunks(some: Sequence[Example], size: int = 16) -> list[list[Example]]:
+def _by_signals(examples: Sequence[Example]) -> list[Talk]:
+    """Examples of the same signals together, in the order in which these first come."""
+    found: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        found.setdefault(tuple(map(id, example.signals)), []).append(example)
+    return [tuple(own) for own in found.values()]
+
+
+def _chunks(some: Sequence[T], size: int = 16) -> list[list[T]]:
     return [list(some[at : at + size]) for at in range(0, len(some), size)]
 
 

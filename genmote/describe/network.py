@@ -78,7 +78,8 @@ class Network(torch.nn.Module):
 
 class Heads(torch.nn.Module):
     """What asks the encoder directly, before there is a language model: a question, told by its letters, looks at the
-    embeddings of its signals and says which of its choices is so, and how large a number is. Thrown away after."""
+    embeddings of its signals, and their mean, and says which of its choices is so, and how large a number is. Thrown
+    away after."""
 
     def __init__(self, form: Form, seed: int, width: int = 256) -> None:
         super().__init__()
@@ -90,8 +91,9 @@ class Heads(torch.nn.Module):
         self.query = torch.nn.Linear(width, self.parts * width)
         self.key = torch.nn.Linear(form.out, width)
         self.value = torch.nn.Linear(form.out, width)
+        self.all = torch.nn.Sequential(torch.nn.LayerNorm(form.out), torch.nn.Linear(form.out, width))
         self.mixed = torch.nn.Sequential(
-            torch.nn.Linear((self.parts + 1) * width, 2 * width), torch.nn.SiLU(), torch.nn.Linear(2 * width, width)
+            torch.nn.Linear((self.parts + 2) * width, 2 * width), torch.nn.SiLU(), torch.nn.Linear(2 * width, width)
         )
         self.answer = torch.nn.Linear(NAMES, width)
         self.number = torch.nn.Linear(width, 8)
@@ -103,12 +105,15 @@ class Heads(torch.nn.Module):
         most = max(map(len, embeddings))
         held = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)  # (B, E, out)
         size = held.detach().square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6)
-        held = held / size + self.places[torch.arange(most) % len(self.places)]
         hidden = torch.arange(most)[None] >= torch.tensor([len(one) for one in embeddings])[:, None]
+        # The mean of them all is what is learnt from first: without it kinds of movements are not, in so many steps.
+        parts = torch.split((held / size)[~hidden], [len(one) for one in embeddings])
+        mean = torch.stack([one.mean(dim=0) for one in parts])
+        held = held / size + self.places[torch.arange(most) % len(self.places)]
         scores = torch.einsum("bpw,bew->bpe", self.query(asked).reshape(count, self.parts, width), self.key(held))
         shares = torch.softmax((scores / width**0.5).masked_fill(hidden[:, None], -torch.inf), dim=-1)
         seen = torch.einsum("bpe,bew->bpw", shares, self.value(held)).reshape(count, -1)
-        mixed: Tensor = self.mixed(torch.cat([asked, seen], dim=1))
+        mixed: Tensor = self.mixed(torch.cat([asked, seen, self.all(mean)], dim=1))
         return mixed
 
     def choices(self, found: Tensor, choices: Sequence[str]) -> Tensor:

@@ -23,22 +23,31 @@ NAMED = 16  # channels that are named
 Facts = Callable[[Sequence[Signal], str], list[str]]  # a line for each signal, and perhaps one of all
 
 
-def pieces(signals: Sequence[Signal], question: str, facts: Facts | None = None) -> list[str | int]:
-    """Texts, and between them the number (from 0) of the signal whose embeddings stand there. SpecError for no
-    question or no signal."""
+def pieces(
+    signals: Sequence[Signal], question: str, facts: Facts | None = None, *, also: Sequence[str] = ()
+) -> list[str | int]:
+    """Texts, and between them the number (from 0) of the signal whose embeddings stand there. `also`: questions that
+    come later, for which the facts are told, too. SpecError for no question or no signal."""
     question = " ".join(question.split())
     if not question:
         raise SpecError('the question is empty: ask something, such as "What is the trend?"')
     if not signals:
         raise SpecError("no signal to ask about: give at least one")
     found: list[str | int] = []
-    lines = [] if facts is None else [f"Facts: {line or 'none'}\n" for line in facts(signals, question)]
+    lines = (
+        [] if facts is None else [f"Facts: {line or 'none'}\n" for line in facts(signals, " ".join([question, *also]))]
+    )
     text = ""
     for number, signal in enumerate(signals):
         found += [f"{text}Signal {number + 1}: {head(signal)}\n", number]
         text = "\n" + "".join(lines[number : number + 1])
     text += "".join(lines[len(signals) :])
-    return [*found, f"{text}Question: {question}\nAnswer:"]
+    return [*found, text + asked(question)]
+
+
+def asked(question: str) -> str:
+    """A question, after which the answer comes."""
+    return f"Question: {' '.join(question.split())}\nAnswer:"
 
 
 def tokens(tokenizer: Tokenizer, parts: Sequence[str | int]) -> list[list[int] | int]:

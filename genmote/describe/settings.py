@@ -16,15 +16,13 @@ class Training:
 
     language: str = setting("the language model, a name or a path", default="smollm2-135m")
     facts: bool = setting("put a line of computed facts into each prompt", default=True)
-    drawn: float = setting(
-        "part of the examples of a step that are drawn anew: signals without end, and questions of them", default=0.5
-    )
+    drawn: float = setting("part of the signals of a step that are drawn anew, with questions of them", default=0.5)
     encoder_steps: int = setting("steps of the encoder alone", default=2000)
     projector_steps: int = setting("steps of the projector", default=100)
     steps: int = setting("steps of projector and adapter", default=300)
     minutes: float | None = setting("time that all of it may take (default: as the steps take)", default=None)
-    encoder_batch: int = setting("examples of a step of the encoder alone", default=32)
-    batch: int = setting("examples of a step with the language model", default=8)
+    encoder_batch: int = setting("signals of a step of the encoder alone", default=12)
+    batch: int = setting("signals of a step with the language model", default=6)
     encoder_rate: float = setting("learning rate of the encoder alone", default=1e-3)
     rate: float = setting("learning rate of projector and adapter", default=1e-3)
     rank: int = setting("rank of the adapter", default=8)
@@ -37,6 +35,9 @@ class Training:
     bridge: int = setting("numbers between the encoder and the language model", default=384)
     base: Path | None = setting(
         "a model (.toml) whose encoder and adapter are gone on from", default=None, flag="--from"
+    )
+    keep_encoder: bool = setting(
+        "take the encoder of --from as it is, so that several models have one: only the adapter learns", default=False
     )
     tasks: tuple[str, ...] = setting(
         "kinds of question that classify is to know (default: those about labels)", default=(), many=True, flag="--task"
@@ -57,6 +58,8 @@ class Training:
             yield f"drawn={self.drawn}: use 0 to 1, or a percentage"
         if self.minutes is not None and not 0 < self.minutes <= 10000:
             yield f"minutes={self.minutes}: use more than 0, such as 50"
+        if self.keep_encoder and self.base is None:
+            yield "keep_encoder: there is none to keep; say with --from whose"
         if not 0 < self.rate < 1 or not 0 < self.encoder_rate < 1:
             yield f"encoder_rate={self.encoder_rate}, rate={self.rate}: use such as 0.001"
         if not 1 <= self.rank <= 1024:

@@ -10,6 +10,7 @@ that was killed goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from genmote.models import digests, encoder, store
 from genmote.models.config import read_config
 from genmote.models.encoder import Form
 from genmote.models.gguf import ModelFile
+from genmote.signals.kinds import Records
 
 HELD_OUT = 0.1  # of the groups
 LEAST = 8  # examples
@@ -92,8 +94,11 @@ def _trained(
     figures = run.go(progress)
     stem = output.stem
     places = {name: output.with_name(f"{stem}-{name}.gguf") for name in ("encoder", "adapter")}
-    about = encoder.metadata(form, stem, digests.sha256(language), training.language)
-    encoder.write(places["encoder"], form, run.network.numbers(), training.type, about)
+    if training.keep_encoder and base is not None:
+        places["encoder"] = base.encoder.path
+    else:
+        about = encoder.metadata(form, stem, digests.sha256(language), training.language)
+        encoder.write(places["encoder"], form, run.network.numbers(), training.type, about)
     run.write_adapter(places["adapter"], stem)
     parts = Parts(
         version=parts_of.VERSION,
@@ -103,9 +108,10 @@ def _trained(
         confidence=training.confidence,
         question=_report(learnt),
         licence=training.licence,
+        channels=_channels(learnt),
         language=Part(file=_name(training.language, language.path, output), sha256=digests.sha256(language)),
-        encoder=_part(places["encoder"]),
-        adapter=_part(places["adapter"]),
+        encoder=_part(places["encoder"], output),
+        adapter=_part(places["adapter"], output),
         tasks=tuple(tasks(learnt, training.tasks)),
     )
     parts_of.write(output, parts)
@@ -225,20 +231,28 @@ def _report(examples: Sequence[Example]) -> str:
     return own.most_common(1)[0][0] if own else "Describe this recording."
 
 
+def _channels(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The names of what is measured, sorted."""
+    found: set[str] = set()
+    for signal in {id(signal): signal for example in examples for signal in example.signals}.values():
+        found |= {f.name for f in signal.fields} if isinstance(signal, Records) else {*getattr(signal, "channels", ())}
+    return tuple(sorted(found))
+
+
 def _health(examples: Sequence[Example]) -> bool:
     from genmote.describe import health
 
     return any(health.of_health(example.signals) for example in examples)
 
 
-def _part(path: Path) -> Part:
-    return Part(file=path.name, sha256=ModelFile.open(path).sha256())
+def _part(path: Path, output: Path) -> Part:
+    return Part(file=_from(path, output), sha256=ModelFile.open(path).sha256())
 
 
 def _name(asked: str, path: Path, output: Path) -> str:
     """How the TOML names the language model: by its name, or by its path from the TOML's folder."""
-    if not Path(asked).expanduser().is_file():
-        return asked
-    import os
+    return _from(path, output) if Path(asked).expanduser().is_file() else asked
 
+
+def _from(path: Path, output: Path) -> str:
     return os.path.relpath(path.resolve(), output.resolve().parent)

@@ -2,8 +2,9 @@
 
 A series of any rate and length is cut into T slots of one length, each of them into `BINS` bins. A bin's number is the
 mean of its samples, as a part of the channel's spread around its median. As that says nothing of how high a level is,
-or how long a slot lasts, a row also has `FEATURES` numbers that do. A number among these is told by its sign, its
-binary and decimal magnitude, and where it lies within that; nothing of it needs more than exact arithmetic.
+how long a slot lasts, or how the channel moves as a whole and with the others, a row also has `FEATURES` numbers that
+do. A number among these is told by its sign, its binary and decimal magnitude, and where it lies within that; nothing
+of it needs more than exact arithmetic.
 
 A channel's name and unit are told by their letters: groups of three are counted in `NAMES` places.
 """
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from genmote.errors import SignalError
 from genmote.signals.kinds import Frames, Series, Signal
 
-BINS, FEATURES, NAMES = 32, 64, 1024
+BINS, FEATURES, NAMES = 32, 96, 1024
 INPUTS = 2 * BINS + FEATURES  # numbers of a row: bins, how much of each is there, features
-PER_SLOT = 16  # samples of a slot, at least, where there are so many slots to choose from
+PER_SLOT = 32  # samples of a slot, at least, where there are so many slots to choose from
+OCTAVES = 10  # of pace: how much a channel moves from sample to sample, from pair to pair, from four to four, …
+OTHERS = 27  # places for what a channel has in common with each of the others, by their names
 MOST_CHANNELS = 32
 KNEE = 8.0  # spreads from the median beyond which a number counts less and less
 SUMMARY = "summary of all channels"
@@ -57,9 +60,11 @@ def patches(signal: Signal, slots: int, join: int = 1) -> Patches:
     means = np.zeros((channels, total * BINS))
     there = np.zeros((channels, total * BINS))
     features = np.zeros((channels + 1, total, FEATURES))
+    scaled = np.zeros((channels, count))
     for n in range(channels):
         column = np.where(np.isfinite(series.values[:, n]), series.values[:, n], np.nan).astype(np.float64)
-        means[n], there[n] = _channel(column, starts, stops, total, features[n])
+        means[n], there[n] = _channel(column, starts, stops, total, features[n], scaled[n])
+    features[:channels, :, 50 : 50 + OTHERS] = _correlations(scaled, series.channels)[:, None]
     at = np.arange(total)
     shared = np.concatenate(
         [
@@ -160,9 +165,10 @@ def _bins(series: Series, count: int) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _channel(
-    column: Float64, starts: NDArray[np.int64], stops: NDArray[np.int64], total: int, features: Float64
+    column: Float64, starts: NDArray[np.int64], stops: NDArray[np.int64], total: int, features: Float64, scaled: Float64
 ) -> tuple[Float64, Float64]:
-    """A channel's bins and how much of each is there (T * BINS,); its features (T, FEATURES) are filled in."""
+    """A channel's bins and how much of each is there (T * BINS,); its features (T, FEATURES) are filled in, and the
+    channel as parts of its spread (N,), 0 where it is missing."""
     there = np.isfinite(column)
     some = column[there]
     centre = spread = 0.0
@@ -170,7 +176,7 @@ def _channel(
         centre = float(np.median(some))
         low, high = np.quantile(some, (0.1, 0.9))
         spread = float(high - low) / 2 or float(some.std())
-    scaled = np.where(there, column - centre, 0.0) / (spread or 1.0)
+    scaled[:] = np.where(there, column - centre, 0.0) / (spread or 1.0)
     held = np.concatenate([[0], np.cumsum(there)])
     sums = np.concatenate([[0.0], np.cumsum(scaled)])
     squares = np.concatenate([[0.0], np.cumsum(scaled * scaled)])
@@ -198,7 +204,44 @@ def _channel(
     features[:, 30] = len(some) / len(column)
     features[:, 31] = float(spread == 0)
     features[:, 32] = centre / (abs(centre) + spread) if spread else np.sign(centre)
+    if spread:
+        features[:, 33 : 33 + OCTAVES] = _pace(scaled)
+        features[:, 43:47] = _bent(np.quantile(scaled[there], (0.02, 0.25, 0.75, 0.98)))
+        features[:, 47] = _bent(scaled[there].mean())
+        features[:, 48] = np.mean(np.sign(scaled[1:]) != np.sign(scaled[:-1])) if len(scaled) > 1 else 0.0
+        moves = np.sign(np.diff(scaled))
+        features[:, 49] = np.mean(moves[1:] != moves[:-1]) if len(moves) > 1 else 0.0
     return _bent(bins), part
+
+
+def _pace(x: Float64) -> Float64:
+    """(OCTAVES,) of a channel (N,): the mean square of the differences between neighbours, between neighbouring means
+    of two, of four, … (the energies of a Haar wavelet), as binary magnitudes; the least there is where x is too
+    short."""
+    found = np.full(OCTAVES, -4.0)
+    for n in range(OCTAVES):
+        x = x[: len(x) // 2 * 2].reshape(-1, 2)
+        if not len(x):
+            break
+        energy = max(2.0**-16, float(np.mean((x[:, 1] - x[:, 0]) ** 2)))
+        fraction, exponent = np.frexp(energy)
+        found[n] = min(1.0, float(exponent + 2 * fraction - 2) / 4)
+        x = x.mean(axis=1)
+    return found
+
+
+def _correlations(scaled: Float64, names: tuple[str, ...]) -> Float64:
+    """(C, OTHERS) of each of some channels (C, N) with each of the others, at the place that the other's name says;
+    what falls in one place is added. 0 where one does not move."""
+    found = np.zeros((len(scaled), OTHERS))
+    apart = scaled - scaled.mean(axis=1, keepdims=True)
+    sizes = np.sqrt((apart * apart).sum(axis=1))
+    for n, name in enumerate(names):
+        both = sizes * sizes[n]
+        own = np.divide((apart * apart[n]).sum(axis=1), both, out=np.zeros(len(both)), where=both > 0)
+        own[n] = 0.0
+        found[:, zlib.crc32(name.strip().lower().encode()) % OTHERS] += own
+    return found
 
 
 def _bent(x: Float64) -> Float64:

@@ -14,6 +14,7 @@ import pytest
 
 from genmote.cli import main
 from genmote.describe import examples as told_by
+from genmote.describe import file as parts_of
 from genmote.describe.health import NOTICE
 from genmote.signals import container, writing
 from genmote.signals.kinds import Series
@@ -135,6 +136,20 @@ def test_health_is_no_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]
     assert told(capsys, "classify", folder / "wave.csv", "-m", folder / "doctor.toml")["notice"] == NOTICE
     assert main(["describe", str(folder / "heart.csv"), "-m", str(folder / "model.toml"), "-n", "3"]) == 0
     assert NOTICE in capsys.readouterr().err
+
+
+def test_a_model_is_chosen_where_none_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "follow: say with -m which model, as what will come is not known yet" in refused(
+        capsys, "describe", folder / "wave.csv", "--follow"
+    )
+    (tmp_path / "waves").mkdir()
+    tiny.model(tmp_path / "waves", name="waves")
+    monkeypatch.setattr(parts_of.store, "ZOO", tmp_path)
+    assert main(["ask", str(folder / "wave.csv"), "How high?", "-n", "3"]) == 0
+    assert "model: waves" in capsys.readouterr().err
+    assert told(capsys, "classify", folder / "wave.csv")["task"] == "kind"
 
 
 def test_channels_and_a_lead_that_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.patches import BINS
 from genmote.runtime.prompt import Rows
 from genmote.runtime.sample import token_logprobs
+from genmote.signals.kinds import Field, Records
 from tests.describe.tiny import TASK, form, model, wave
 
 
@@ -40,8 +41,8 @@ def test_embeddings_stand_between_the_texts(one: Describer) -> None:
     found = one.prompt(series, "Which is livelier?")
     texts = ["".join(one.engine.tokenizer.decode(part)) for part in found if isinstance(part, list)]
     assert texts[0].endswith("Signal 1: level, speed in m, 40 Hz, 10 s\n") and texts[-1].endswith("\nAnswer:")
-    assert np.array_equal(found[1], one.encoder.embed(series[0])) and len(found[1]) == 8
-    assert np.array_equal(found[3], one.encoder.embed(series[1])) and len(found[3]) == 2
+    assert np.array_equal(found[1], one.encoder.embed(series[0])) and len(found[1]) == 7
+    assert np.array_equal(found[3], one.encoder.embed(series[1])) and len(found[3]) == 1
     begins = one.engine.begin_token
     assert begins is None or (found[0][0] == begins and begins not in found[2])
 
@@ -118,12 +119,14 @@ def test_evidence_is_what_an_answer_loses_without_a_stretch(one: Describer) -> N
 
 
 def test_what_is_hidden_cannot_be_told_from_another_stretch_that_is_hidden(one: Describer) -> None:
-    """Of the slots that are hidden nothing is left but that they are."""
+    """Of the slots that are hidden nothing is left but that they are, and what they are part of."""
     series = wave(samples=640)
     other = series.values.copy()
-    other[40:80] = other[40:80][::-1]  # of the same samples, in another order: what is told of the whole stays
+    other[40:80] = other[40:80][::-1]  # of the same samples, in another order
     seen = [hidden(one.encoder.patches(replace(series, values=x)), 0, 4) for x in (series.values, other)]
-    assert np.allclose(seen[0].rows, seen[1].rows, atol=1e-5) and (seen[0].rows[:-1, :4, : 2 * BINS] == 0).all()
+    whole = slice(2 * BINS + 33, 2 * BINS + 77)  # how the channel moves as a whole, and with the others
+    own = [np.delete(x.rows[:, :4], whole, axis=2) for x in seen]
+    assert np.allclose(own[0], own[1], atol=1e-5) and (seen[0].rows[:-1, :4, : 2 * BINS] == 0).all()
     assert np.array_equal(seen[0].rows[-1], one.encoder.patches(series).rows[-1])
 
 
@@ -201,6 +204,26 @@ def test_models_of_the_package_are_known_by_name(tmp_path: Path, monkeypatch: py
     assert parts_of.find("heart").parts.title == "heart"
     with pytest.raises(ModelNameError, match="hart: no such file; give the .toml .*; models of genmote are heart"):
         Describer.load("hart")
+
+
+def test_a_model_is_chosen_by_the_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_of.store, "ZOO", tmp_path)
+    with pytest.raises(ModelNameError, match="no model comes with this package: name one with -m, made by genmote des"):
+        parts_of.meant_for(wave())
+    for name, channels in {
+        "heart": ("I", "II"),
+        "all": ("I", "II", "level", "speed"),
+        "rows": ("port", "bytes"),
+    }.items():
+        (tmp_path / name).mkdir()
+        path = model(tmp_path / name, name=name)
+        parts_of.write(path, replace(parts_of.read(path), channels=channels))
+    assert parts_of.meant_for(wave(channels=("II", "i"))) == "heart"  # both know them: the one with fewer others
+    assert parts_of.meant_for(wave(channels=("II", "level"))) == "all"
+    assert parts_of.meant_for(wave(channels=("port", "bytes", "more"))) == "rows"
+    assert parts_of.meant_for(wave(channels=("port", "never", "heard of"))) == "all"  # the most channels
+    fields = tuple(Field(name, "number", "") for name in ("Port", "bytes"))
+    assert parts_of.meant_for(Records("r", fields, (np.arange(3.0), np.arange(3.0)))) == "rows"
 
 
 def test_an_encoder_for_another_language_model_is_told(tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_facts_of_the_channels_that_a_question_names() -> None:
     assert " no," not in two[0]  # what is not so is not told
 
 
+def test_of_a_table_the_commonest_word_and_the_mean_of_each_field() -> None:
+    words = np.array(["on", "on", "on", "off"] * 3, object)
+    fields = (Field("door", "category"), Field("load", "number", "W"), Field("hall", "category"))
+    table = Records("r", fields, (words, np.full(12, 40.0), words[::-1].copy()))
+    (line,) = lines([table], "What is it?")
+    assert "door: commonest on" in line and "load: mean 40.0 W" in line and "share" not in line
+    (named,) = lines([table], "What of load?")
+    assert "door" not in named and "load: mean 40.0 W" in named and "highest" in named
+
+
 # -- health -----------------------------------------------------------------------------------------------------------
 
 

@@ -14,13 +14,16 @@ pytest.importorskip("torch")
 
 from genmote import home
 from genmote.describe import file as parts_of
-from genmote.describe import learning, train
+from genmote.describe import learning, prompt, train
 from genmote.describe.examples import Example
+from genmote.describe.material import Material, talks
 from genmote.describe.model import Describer
 from genmote.describe.settings import Training
 from genmote.describe.train import split, tasks, temperature
 from genmote.errors import ExamplesError, SpecError, TrainingError
+from genmote.models.encoder import Form
 from genmote.models.gguf import ModelFile
+from genmote.signals.kinds import Series
 from tests.describe.tiny import examples, language
 
 QUICK = Training(
@@ -68,12 +71,12 @@ def test_all_stages_bring_the_answer_nearer_and_the_engine_agrees(tmp_path: Path
     judged = split(some, 0)[1]
     with Describer.load(tmp_path / "m.toml", threads=1) as one:
         # What training judged by is what the engine computes, but for roundings.
-        losses, tokens = 0.0, 0
+        losses = whole = 0.0
         for example in judged:
-            said = learning.prompt.answer(one.engine.tokenizer, example.answer)
-            losses -= float(one.likelihoods(one.prompt(example.signals, example.question), [said])[0])
-            tokens += len(said)
-        assert losses / tokens == pytest.approx(card["adapter"]["held_out_nats"], abs=0.1)
+            said = prompt.answer(one.engine.tokenizer, example.answer)
+            nats = -float(one.likelihoods(one.prompt(example.signals, example.question), [said])[0])
+            losses, whole = losses + nats / len(said) ** 0.5, whole + len(said) ** 0.5
+        assert losses / whole == pytest.approx(card["adapter"]["held_out_nats"], abs=0.1)
         assert one.parts.tasks[0].temperature == task["temperature"]
 
 
@@ -128,6 +131,42 @@ def test_a_model_is_gone_on_from(tmp_path: Path) -> None:
     assert first[0]["blk.0.attn_q.weight"] == second[0]["blk.0.attn_q.weight"] and first[1] == second[1]
     with pytest.raises(SpecError, match="first-encoder.gguf has another form .* than is asked for"):
         train.train(some, tmp_path / "third.toml", replace(again, width=96))
+
+
+def test_an_encoder_is_kept_for_several_models(tmp_path: Path) -> None:
+    some = examples(12)
+    train.train(some, tmp_path / "first.toml", quick(tmp_path))
+    (tmp_path / "other").mkdir()
+    again = quick(tmp_path, base=tmp_path / "first.toml", keep_encoder=True, encoder_steps=5)
+    card = train.train(some, tmp_path / "other" / "second.toml", again)
+    assert "encoder" not in card and "projector" not in card and card["adapter"]["steps"] == again.steps
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["second-adapter.gguf", "second.toml"]
+    parts = parts_of.read(tmp_path / "other" / "second.toml")
+    assert parts.encoder.file == str(Path("..") / "first-encoder.gguf")
+    assert weights(tmp_path / "other" / "second-adapter.gguf") != weights(tmp_path / "first-adapter.gguf")
+    with Describer.load(tmp_path / "other" / "second.toml", threads=1) as one:
+        assert one.ask(some[0].signals, "Which way?", max_tokens=2) is not None
+    assert list(replace(again, base=None).faults()) == ["keep_encoder: there is none to keep; say with --from whose"]
+
+
+def test_questions_of_one_signal_are_one_talk(tmp_path: Path) -> None:
+    """Later questions come after the answers before them, and the facts are those that any of them names."""
+    form = Form(64, 64, 64, slots=4, join=2, bridge=64)
+    series = Series("a", np.arange(96, dtype=np.float32).reshape(24, 4), 1.0, tuple("wxyz"), ("m",) * 4)
+    asked = ("What is the mean of x?", "What is the mean of z?")
+    talk = tuple(Example((series,), question, "yes", "mean") for question in asked)
+    material = Material(talk, ModelFile.open(language(tmp_path)), form, Training(facts=True))
+    said = material.said(talk)
+    assert [answer for _, answer in said] == [False, False, False, True, False, True]
+    text = material.tokenizer.decode([token for part, _ in said if isinstance(part, list) for token in part])
+    first, then, last = text.partition("Question: " + asked[1])
+    assert then and "x: unit m" in first and "z: unit m" in first and "w: unit m" not in first
+    assert asked[0] in first and last.lstrip("\n").startswith("Answer:")
+    assert material.rows(talk) == sum(1 if isinstance(part, int) else len(part) for part, _ in said)  # of two slots
+    assert material.fitting(talk, material.rows(talk)) == talk
+    assert material.fitting(talk, material.rows(talk) - 1) == talk[:1]
+    assert material.fitting(talk, 3) == ()
+    assert [len(one) for one in talks([*talk, replace(talk[0], signals=(replace(series),)), talk[0]])] == [2, 1, 1]
 
 
 def test_time_that_is_over_ends_a_stage(tmp_path: Path) -> None:

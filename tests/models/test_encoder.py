@@ -158,9 +158,28 @@ def test_samples_at_times_of_their_own_lie_where_they_were_taken() -> None:
     assert np.flatnonzero(there).tolist() == [0, 25]
 
 
+def test_how_a_channel_moves_and_with_which_others() -> None:
+    """Energies by pace, and correlations by the other's name, whatever the order."""
+    t = np.arange(4096)
+    slow, quick = np.sin(t / 300), np.sin(t * 2.5)
+    values = np.stack([slow, quick, -slow], axis=1).astype(np.float32)
+    series = Series("a", values, 1.0, ("slow", "quick", "back"), ("",) * 3)
+    found = patches(series, 8).rows[:, 0, 2 * BINS :]
+    pace, shared = found[:3, 33:43], found[:3, 50:77]
+    assert pace[0].argmax() == 9 and pace[1].argmax() == 0 and np.allclose(pace[0], pace[2], atol=1e-5)
+    assert shared[0].min() == pytest.approx(-1, abs=1e-4) and np.abs(shared[1]).max() < 0.05
+    assert shared[0].argmin() != shared[2].argmin()  # the one is told of the other
+    order = [2, 0, 1]
+    names = tuple(series.channels[n] for n in order)
+    turned = patches(replace(series, values=values[:, order].copy(), channels=names), 8).rows[:, 0, 2 * BINS :]
+    assert np.allclose(turned[:3], found[order], atol=1e-6)
+    still = patches(replace(series, values=np.ones_like(values)), 8).rows[:, 0, 2 * BINS :]
+    assert (still[:3, 33:77] == 0).all() and np.isfinite(patches(series.part(0, 1), 8).rows).all()
+
+
 def test_a_signal_has_no_more_slots_than_samples_need() -> None:
     counts = [patches(wave(n, 1), 48, 2).rows.shape[1] for n in (1, 16, 33, 160, 768, 100_000)]
-    assert counts == [2, 2, 4, 10, 48, 48]
+    assert counts == [2, 2, 2, 6, 24, 48]
 
 
 def test_records_become_a_series() -> None:
