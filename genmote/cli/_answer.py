@@ -33,7 +33,7 @@ def run(
     signals = _describe.signals(flags, file, notes)
     with _describe.load(flags, signals[0]) as describer:
         asked = describer.parts.question if question is None else question
-        quality = _describe.checked(flags, signals, asked, shape=None if question is not None else True)
+        quality = _describe.checked(flags, describer, signals, asked, shape=None if question is not None else True)
         values, said = answered(describer, signals, asked, quality, max_tokens, out)
         warned = _describe.notice(describer, signals)
         spans = describer.evidence(signals, asked, said, spans=of.stretches) if of.stretches and said else []

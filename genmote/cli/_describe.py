@@ -159,11 +159,24 @@ def cut(signal: Signal, start_s: float, seconds: float | None, path: Path) -> Si
     return signal.part(first, last)
 
 
-def checked(flags: DescribeFlags, found: Sequence[Signal], question: str, *, shape: bool | None = None) -> Quality:
-    """What a rule says of the signals' quality; `shape`: whether the question needs one (None: by its words)."""
+def checked(
+    flags: DescribeFlags,
+    describer: Describer,
+    found: Sequence[Signal],
+    question: str,
+    *,
+    shape: bool | None = None,
+    taught: bool = False,
+) -> Quality:
+    """What rules say of the signals and the question; `shape`: whether the question needs one (None: by its words);
+    `taught`: the answer is one of labels that the model was taught. These, and what it says of health, are of signals
+    like those that it was trained on."""
     from genmote.describe import quality
 
-    return quality.check(found, question, shape=shape) if flags.check else quality.Quality()
+    if not flags.check:
+        return quality.Quality()
+    trained = describer.parts.channels if taught or describer.parts.health else ()
+    return quality.check(found, question, shape=shape, trained=trained)
 
 
 def notice(describer: Describer, found: Sequence[Signal]) -> str | None:

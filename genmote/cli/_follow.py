@@ -49,7 +49,7 @@ def _over(out: Output, reports: int, status: int) -> int:
 
 def _report(describer: Describer, settings: Settings, window: Window, out: Output) -> None:
     question = describer.parts.question
-    quality = _describe.checked(settings, [window.signal], question, shape=True)
+    quality = _describe.checked(settings, describer, [window.signal], question, shape=True)
     out.say(f"{when(window.from_s)}  {shown(window.name)}: ", end="")
     values, _ = _answer.answered(describer, [window.signal], question, quality, settings.max_tokens, out)
     told: dict[str, Any] = {"event": "report", "topic": window.name, "from_s": window.from_s, "to_s": window.to_s}

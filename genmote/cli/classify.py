@@ -51,9 +51,10 @@ def run(settings: Settings, out: Output) -> None:
             task = Task(about="own", question=settings.question, labels=labels)
             if faults := list(task.faults()):
                 raise SpecError("; ".join(faults))
+            own = False
         else:
-            task = describer.task(settings.task)
-        quality = _describe.checked(settings, signals, task.question, shape=True)
+            task, own = describer.task(settings.task), True
+        quality = _describe.checked(settings, describer, signals, task.question, shape=True, taught=own)
         values: dict[str, Any] = {"file": settings.file, "task": task.about, "question": task.question}
         spans = []
         if quality.why:

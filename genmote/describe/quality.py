@@ -9,7 +9,7 @@ refused where a question needs one: a report, a label, a heart's rate.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,10 +37,12 @@ class Quality:
     unusable: dict[str, str] = field(default_factory=dict)
 
 
-def check(signals: Sequence[Signal], question: str = "", *, shape: bool | None = None) -> Quality:
+def check(
+    signals: Sequence[Signal], question: str = "", *, shape: bool | None = None, trained: Collection[str] = ()
+) -> Quality:
     """Looks at all signals that a question is about. Where none measures what it asks for, every channel of one is
     unusable, or all that the question names, nothing can be told. `shape`: whether the question needs one (None: by its
-    words)."""
+    words). `trained`: channels that a model was trained on, where its reports and labels are of such signals alone."""
     asked = _named(signals, question)
     plain = question
     for name in asked:  # a channel may be called heart rate
@@ -49,6 +51,9 @@ def check(signals: Sequence[Signal], question: str = "", *, shape: bool | None =
     found: dict[str, str] = {}
     refused: dict[str, str] = {}
     why = sensors.lacking(signals, question)
+    if needs and trained and not why and all(sensors.foreign(signal, trained) for signal in signals):
+        here = listed((name for signal in signals for name in sensors.names(signal)), 4)
+        why = f"the model was trained on other channels ({listed(trained, 4)}): the recording has {here}"
     for number, signal in enumerate(signals, 1):
         if not isinstance(signal, Series):
             continue

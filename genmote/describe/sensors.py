@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from genmote.registry import listed
-from genmote.signals.kinds import Frames, Records, Signal
+from genmote.signals.kinds import Frames, Records, Series, Signal
 
 FILE = Path(__file__).parent / "sensors.toml"
 OPEN_UNITS = frozenset(("", "1", "%", "V", "mV", "µV", "counts", "a.u.", "raw"))  # of which nothing follows
@@ -90,6 +90,23 @@ def lacking(signals: Sequence[Signal], question: str) -> str:
     return ""
 
 
+def foreign(signal: Signal, trained: Collection[str]) -> bool:
+    """Whether none of its channels is like one of those that a model was trained on, whose names these are: called the
+    same, or measuring half of the same things, as far as the names tell."""
+    taught = {name.casefold() for name in trained}
+    sorts = {sort for name in trained if (sort := _sort(name))}
+    own = {name.casefold(): _sort(name) for name in names(signal)}
+    like = [
+        name in taught or any(2 * len(sort & one) >= len(sort | one) for one in sorts) for name, sort in own.items()
+    ]
+    return bool(own) and not any(like) and not (isinstance(signal, Series) and _open(signal))
+
+
+@lru_cache(maxsize=1024)
+def _sort(name: str) -> frozenset[str]:
+    return frozenset(what for what, one in table().items() if one.told.search(name))
+
+
 def _units(signal: Signal) -> list[str]:
     if isinstance(signal, Frames):
         return []
@@ -103,7 +120,7 @@ def _called(signal: Signal) -> list[str]:
 def _open(signal: Signal) -> bool:
     """Whether it may measure what its names do not tell: a series with such a channel; rows of which no field is known,
     or that tell of things of any kind."""
-    known = [any(one.told.search(name) for one in table().values()) for name in names(signal)]
+    known = [bool(_sort(name)) for name in names(signal)]
     if isinstance(signal, Records):
         return not any(known) or any(map(OPEN_FIELDS.search, names(signal)))
     return any(not one and unit in OPEN_UNITS for one, unit in zip(known, _units(signal), strict=True))

@@ -310,3 +310,19 @@ def test_a_sensor_that_is_not_there_is_told_by_a_rule(folder: Path, capsys: pyte
         capsys, "classify", folder / "room.csv", "-m", model, "--labels", "a,b", "--question", "Which exercise?"
     )
     assert found["label"] is None and found["why"].startswith("the recording measures no movement of a person")
+
+
+def test_a_model_of_health_tells_nothing_of_a_room(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.model(folder, name="heart", health=True, channels=("I", "II"))
+    table(folder / "hall.csv", tiny.wave(channels=("temperature", "humidity")))
+    for words in (("describe",), ("ask", "Is it normal?"), ("classify",)):
+        found = told(capsys, words[0], folder / "hall.csv", *words[1:], "-m", folder / "heart.toml")
+        why = "the model was trained on other channels (I, II): the recording has temperature, humidity"
+        assert found["by"] == "rule" and why in (found.get("text") or found["why"])
+    told_too = told(
+        capsys, "classify", folder / "hall.csv", "-m", folder / "heart.toml", "--labels", "a,b", "--question", "Why?"
+    )
+    assert told_too["by"] == "rule"  # it is of health all the same
+    tiny.model(folder, name="motion", channels=("ax", "ay"))
+    assert told(capsys, "describe", folder / "hall.csv", "-m", folder / "motion.toml", "-n", 2)["by"] == "model"
+    assert told(capsys, "classify", folder / "hall.csv", "-m", folder / "motion.toml")["by"] == "rule"

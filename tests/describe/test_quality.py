@@ -234,3 +234,32 @@ def test_every_modality_measures_something_or_may_be_anything() -> None:
         known = modality.load(name)
         fields = Series(name, np.zeros((4, len(known.channels)), np.float32), 1.0, known.channels, known.units)
         assert sensors.measures(replace(fields, name="r"), what), name
+
+
+@pytest.mark.parametrize(
+    ("trained", "likely", "foreign"),
+    [
+        (("I", "II", "V1", "AVR"), (ECG, series("MLII,V5", "mV,mV"), ADC), (ROOM, WATCH, POWER, FLOWS, PULSE)),
+        (("temperature", "humidity", "CO2"), (ROOM, series("temp_hall", "°C")), (ECG, WATCH, FLOWS)),
+        (
+            ("ax", "ay", "az", "wx", "wy", "wz"),
+            (WATCH, series("x,y,z", "g,g,g"), series("acceleration x", "g")),
+            (ECG, ROOM),
+        ),
+        (("protocol", "service"), (FLOWS,), (ROOM, HOME)),
+    ],
+)
+def test_a_signal_that_a_model_knows_nothing_of(
+    trained: tuple[str, ...], likely: tuple[Series, ...], foreign: tuple[Series, ...]
+) -> None:
+    assert not any(sensors.foreign(one, trained) for one in likely)
+    assert all(sensors.foreign(one, trained) for one in foreign)
+
+
+def test_labels_of_a_signal_that_the_model_knows_nothing_of() -> None:
+    found = quality.check([ROOM], "What is the diagnosis?", trained=ECG.channels)
+    here = "the recording has temperature, humidity, CO2"
+    assert found.why == f"the model was trained on other channels (I, II, aVR, V1 and 1 more): {here}"
+    assert not quality.check([ROOM], "What is the mean of humidity?", trained=ECG.channels).why
+    assert not quality.check([ROOM], "What is the diagnosis?", trained=()).why
+    assert not quality.check([ROOM, ECG], "Describe this recording.", trained=ECG.channels).why

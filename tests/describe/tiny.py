@@ -30,7 +30,15 @@ def language(folder: Path) -> Path:
     return path
 
 
-def model(folder: Path, *, facts: bool = False, name: str = "model", type: str = "Q8_0", health: bool = False) -> Path:
+def model(
+    folder: Path,
+    *,
+    facts: bool = False,
+    name: str = "model",
+    type: str = "Q8_0",
+    health: bool = False,
+    channels: tuple[str, ...] = (),
+) -> Path:
     """A model's TOML, with its parts beside it."""
     own = ModelFile.open(language(folder))
     shape = form(read_config(own).width)
@@ -42,6 +50,7 @@ def model(folder: Path, *, facts: bool = False, name: str = "model", type: str =
         title=name,
         facts=facts,
         health=health,
+        channels=channels,
         language=Part(file=own.path.name, sha256=own.sha256()),
         encoder=Part(file=path.name, sha256=ModelFile.open(path).sha256()),
         tasks=(TASK,),

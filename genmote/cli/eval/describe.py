@@ -112,7 +112,8 @@ class _Asked(_Tokens):
         from genmote.cli._answer import CANNOT
         from genmote.describe import quality
 
-        if why := quality.check(signals, question).why:
+        parts = self._describer.parts
+        if why := quality.check(signals, question, trained=parts.channels if parts.health else ()).why:
             return f"{CANNOT}: {why}."
         prompt = self._describer.prompt(signals, question)
         result = self._describer.engine.generate(prompt, max_tokens=self._max_tokens)
