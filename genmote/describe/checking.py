@@ -105,15 +105,17 @@ def right(example: Example, text: str) -> bool:
     """
     if example.about == "cannot" or refused(text):
         return example.about == "cannot" and refused(text)
+    names = {name for signal in example.signals for name in _names(signal)}
+    if example.choices:  # a channel may be called sound level, or NO: then these words are no answer
+        text, answer = (_without(names - {*example.choices}, said) for said in (text, example.answer))
     if example.choices == ("yes", "no"):
         first = re.search(r"\b(yes|no)\b", text, re.IGNORECASE)
-        wanted = re.search(r"\b(yes|no)\b", example.answer, re.IGNORECASE)
+        wanted = re.search(r"\b(yes|no)\b", answer, re.IGNORECASE)
         return first is not None and wanted is not None and first[1].lower() == wanted[1].lower()
     if example.choices:
-        return mentioned(text, example.choices) == mentioned(example.answer, example.choices)
+        return mentioned(text, example.choices) == mentioned(answer, example.choices)
     if not math.isnan(example.value):
-        for name in {name for signal in example.signals for name in _names(signal) if re.search(r"\d", name)}:
-            text = text.replace(name, "")  # the 2 of "connections in 2 s" is no answer
+        text = _without({name for name in names if re.search(r"\d", name)}, text)  # "connections in 2 s"
         told = numbers(text, _seconds(example)) if example.unit in SECONDS else numbers(text)
         value, tolerance = (x * SECONDS.get(example.unit, 1.0) for x in (example.value, example.tolerance))
         return bool(told) and abs(told[0] - value) <= tolerance + 1e-6 * abs(value)
@@ -128,6 +130,13 @@ def _seconds(example: Example) -> float:
 
 def _names(signal: Signal) -> list[str]:
     return [field.name for field in signal.fields] if isinstance(signal, Records) else list(signal.channels)
+
+
+def _without(names: set[str], text: str) -> str:
+    """The text without these names, the longest first."""
+    for name in sorted(filter(None, names), key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", text)
+    return text
 
 
 def _plain(text: str) -> str:

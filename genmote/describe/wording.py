@@ -87,7 +87,8 @@ def number(value: float, unit: str = "", tolerance: float = 0.0) -> str:
     ('23.2 °C', '90 min', '0.84 s', '7')
     """
     if unit == "s":
-        unit, scale = next((name, scale) for name, scale, below in TIMES if abs(value) < below)
+        size = abs(value) or (tolerance if math.isfinite(tolerance) else 0.0)  # 0 of days is no "0 ms"
+        unit, scale = next((name, scale) for name, scale, below in TIMES if size < below)
         value, tolerance = value / scale, tolerance / scale
     text = _rounded(value, tolerance)
     return f"{text} {unit}" if unit else text

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from genmote.describe.checking import mentioned, refused, right
 from genmote.describe.examples import Example
-from genmote.signals.kinds import Field, Records
+from genmote.signals.kinds import Field, Records, Series
 
 TREND = ("rising", "falling", "no clear trend")
 
@@ -55,6 +56,17 @@ def test_numbers_in_names_are_no_answers() -> None:
     example = Example((rows,), "?", "4", "mean", value=4.0, tolerance=0.1)
     assert right(example, "connections in 2 s is 4.0") and not right(example, "connections in 2 s is 2")
     assert right(number(0.3, 0.05, "0.3 mV"), "V1 is at 0.3 mV")
+
+
+def test_names_of_channels_are_no_answers() -> None:
+    level = Series("s", np.zeros((9, 1), np.float32), 1.0, ("sound level",), ("dB",))
+    example = Example((level,), "?", "sound level: rising.", "trend", TREND)
+    for text in ("rising", "The sound level is rising.", "sound level: rising."):
+        assert right(example, text)
+    assert not right(example, "The sound level is level.") and not right(example, "sound level")
+    air = Series("s", np.zeros((9, 2), np.float32), 1.0, ("NO", "b"), ("", ""))
+    assert right(Example((air,), "?", "yes", "periodic", ("yes", "no")), "NO repeats: yes")
+    assert right(Example((air,), "?", "NO", "leads", ("NO", "b", "at the same time")), "It is NO.")
 
 
 @pytest.mark.parametrize(
