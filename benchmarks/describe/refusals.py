@@ -30,9 +30,10 @@ MOST = 353  # recordings of a set
 SHAPELESS = "questions that need a shape, of flat lines, noise and no samples"
 NOISE = "reports and labels of noise"
 SENSOR, CHANNEL = "questions for another sensor", "questions of a channel that is not there"
+UNTOLD = "questions that no sensor answers"
 ANSWERED = "computed questions, labels and reports of recordings as they are"
 SHAPED = "reports and labels of recordings as they are"
-ASKED = dict.fromkeys((SHAPELESS, NOISE, SENSOR, CHANNEL), 95) | {ANSWERED: 5, SHAPED: 5}
+ASKED = dict.fromkeys((SHAPELESS, NOISE, SENSOR, CHANNEL, UNTOLD), 95) | {ANSWERED: 5, SHAPED: 5}
 
 
 def measure(bench: Bench) -> Iterator[Row]:
@@ -77,6 +78,7 @@ def _told(one: Labelled, random: np.random.Generator) -> Iterator[tuple[str, boo
     if (example := cannot.elsewhere(signal, random, **settings)) is not None:
         yield SENSOR, _refused(example)
     yield CHANNEL, _refused(cannot.absent(signal, random, **settings))
+    yield UNTOLD, _refused(cannot.unanswerable(signal, random, **settings))
     own = asking.questions([signal], random, known=one.known, **settings)
     own += [asking.ask([signal], fact, random, **settings)] if (fact := labelled.label(one)) else []
     own += [told] if (told := labelled.report(one, random, held_out=True)) else []

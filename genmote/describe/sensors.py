@@ -47,8 +47,8 @@ def table() -> dict[str, Sensor]:
 
 
 @lru_cache
-def _shape() -> re.Pattern[str]:
-    return _words(_file()["shape"])
+def _patterns(name: str) -> re.Pattern[str]:
+    return _words(_file()[name])
 
 
 def _words(patterns: Sequence[str]) -> re.Pattern[str]:
@@ -57,7 +57,7 @@ def _words(patterns: Sequence[str]) -> re.Pattern[str]:
 
 def needs_shape(question: str) -> bool:
     """Whether a flat line or noise, which have a level, a length and a rate, do not answer the question."""
-    return _shape().search(question) is not None
+    return _patterns("shape").search(question) is not None
 
 
 def names(signal: Signal) -> list[str]:
@@ -75,12 +75,14 @@ def measures(signal: Signal, what: str) -> bool:
 
 def lacking(signals: Sequence[Signal], question: str) -> str:
     """What the question asks for and no signal has, as a reason that it cannot be answered; nothing where there is no
-    such thing."""
+    such thing, or one of the signals may have it."""
     if any(isinstance(signal, Frames) for signal in signals):
         return ""
     here = [name for signal in signals for name in names(signal)]
     for name in sorted(filter(None, here), key=len, reverse=True):
         question = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "\0", question)
+    if _patterns("untold").search(question):
+        return "no recording of sensors says that"
     has = f"it has {listed(here)}"
     for name in _siblings(here, question):
         return f"the recording has no {name}: {has}"

@@ -95,6 +95,17 @@ def test_which_questions_need_a_shape(about: str) -> None:
                     assert sensors.needs_shape(asked) == (about in SHAPED), asked
 
 
+@pytest.mark.parametrize("about", wording.kinds())
+def test_no_question_that_has_an_answer_is_one_that_no_sensor_answers(about: str) -> None:
+    both = replace(ADC, values=ADC.values.repeat(2, axis=1), channels=("value", "other"), units=("V", "V"))
+    for held_out in (False, True):
+        for claim in (False, True):
+            for text in wording.questions(about, held_out, claim):
+                filled = wording._filled(text, {**SLOTS, "channel": "value", "other": "other", "task": "activity"})
+                for opener in wording.table()["openers"]["held_out" if held_out else "questions"]:
+                    assert sensors.lacking([both], opener + filled) == "", filled
+
+
 @pytest.mark.parametrize("samples", [96, 256, 1000])
 @pytest.mark.parametrize("rate_hz", [1 / 3600, 100.0])
 def test_noise_is_found_at_any_rate_smooth_or_not(rate_hz: float, samples: int) -> None:
@@ -214,6 +225,19 @@ def test_a_channel_that_is_not_there(signal: Series, question: str, lacks: str) 
 )
 def test_what_may_be_asked(signal: Series | Records, question: str) -> None:
     assert sensors.lacking([signal], question) == ""
+
+
+@pytest.mark.parametrize(
+    "question", ["Who owns the pump?", "What did it cost?", "Why did they measure?", "What colour is the wall?"]
+)
+def test_what_no_sensor_says(question: str) -> None:
+    for signal in (ROOM, ADC, FLOWS, HOME):
+        assert quality.check([signal], question).why == "no recording of sensors says that"
+    named = replace(ADC, channels=("colour",))
+    assert not sensors.lacking([named], "What is the mean of colour?")
+    for asked in ("Who leads: value, or neither?", "How would you describe value to someone who cannot see it?"):
+        assert not sensors.lacking([ADC], asked)
+    assert not sensors.lacking([WATCH], "Why?")
 
 
 def test_frames_are_left_to_who_reads_them() -> None:
