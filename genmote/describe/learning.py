@@ -48,6 +48,7 @@ STAGES = ("encoder", "projector", "adapter")
 SHARES = {"encoder": 0.3, "projector": 0.15, "adapter": 0.5}  # of --minutes; the rest is for loading and judging
 SAVE_S = 30.0
 JUDGEMENTS = 8  # of a stage
+SEEN = 512  # signals by which an encoder's features are brought to one size
 JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
 WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
 SLOW = 0.1  # of the rate, by which the encoder's blocks learn beside the adapter
@@ -129,7 +130,16 @@ class Learning:
         size = (
             float(np.sqrt(np.mean(table[:: max(1, len(table) // 4096)] ** 2))) * read_config(self.file).embedding_scale
         )
-        return encoder.fresh(self.form, self.training.seed, size)
+        some = {id(signal): signal for talk in self.learnt for example in talk for signal in example.signals}
+        if not some:
+            some = {
+                id(one): one
+                for talk in islice(talks(drawn.stream(self.training.seed)), SEEN)
+                for one in talk[0].signals
+            }
+        order = np.random.default_rng([self.training.seed, 9]).permutation(len(some))[:SEEN]
+        signals = list(some.values())
+        return encoder.fresh(self.form, self.training.seed, size, [self.material.patches(signals[n]) for n in order])
 
     # -- the whole of it -----------------------------------------------------------------------------------------------
     def go(self, progress: Progress) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from genmote.ops.protocol import Span
 from genmote.ops.torch_ops import Matrix, TorchOps
 
 Tensor = torch.Tensor
+STILL = ("portrait_mean.weight", "portrait_scale.weight")  # found out of the signals before training, and not learnt
 
 
 class SpanOps(TorchOps):
@@ -51,9 +52,12 @@ class Network(torch.nn.Module):
     def __init__(self, form: Form, numbers: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
         self.form, self.ops = form, SpanOps()
-        self.held = torch.nn.ParameterDict(
-            {name.replace(".", "/"): torch.nn.Parameter(torch.from_numpy(x.copy())) for name, x in numbers.items()}
-        )
+        self.held = torch.nn.ParameterDict()
+        for name, x in numbers.items():
+            if name in STILL:
+                self.register_buffer(name.replace(".", "/"), torch.from_numpy(x.copy()))
+            else:
+                self.held[name.replace(".", "/")] = torch.nn.Parameter(torch.from_numpy(x.copy()))
         self.weights = Weights(form, self)
 
     def linear(self, name: str, out: int, cols: int) -> Linear:
@@ -62,17 +66,22 @@ class Network(torch.nn.Module):
     def norm(self, name: str, length: int, eps: float) -> Norm:
         return Norm(self.held[f"{name}.weight".replace(".", "/")], eps=eps)
 
+    def vector_numbers(self, name: str, length: int) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self.get_buffer(f"{name}/weight").numpy()
+        return found
+
     def embed(self, signals: Sequence[Patches]) -> Tensor:
         """Embeddings of some signals, one after the other, (sum of T / join, out)."""
         found: Tensor = encoder.forward(self.ops, self.weights, signals)
         return found
 
     def numbers(self) -> dict[str, NDArray[np.float32]]:
-        return {name.replace("/", "."): x.detach().numpy() for name, x in self.held.items()}
+        found = {name.replace("/", "."): x.detach().numpy() for name, x in self.held.items()}
+        return found | {name: self.get_buffer(name.replace(".", "/")).numpy() for name in STILL}
 
     def bridge(self) -> list[Tensor]:
         """What stands between the blocks and the language model: the projector."""
-        parts = ("joined_norm", "bridge_gate", "bridge_up", "bridge_down", "output_norm")
+        parts = ("joined_norm", "bridge_gate", "bridge_up", "bridge_down", "output_norm", "portrait_out")
         return [self.held[f"{part}/weight"] for part in parts]
 
 

@@ -29,7 +29,7 @@ class Training:
     on: str = setting("matrices that it adapts (as genmote tune --on)", default="all")
     context: int = setting("most tokens of an example", default=384)
     width: int = setting("numbers of the encoder's states", default=192)
-    ffn: int = setting("numbers within the encoder's feed-forward parts", default=512)
+    ffn: int = setting("numbers within the encoder's feed-forward parts", default=384)
     slots: int = setting("stretches of time that a signal is cut into, at most", default=48)
     join: int = setting("of which so many together are one embedding", default=2)
     bridge: int = setting("numbers between the encoder and the language model", default=384)

@@ -182,7 +182,8 @@ def _calibrated(
     """Tasks with the temperature by which held-out labels are the likeliest, where there are some."""
     from genmote.describe.model import Describer
 
-    if not known:
+    if not known or not training.steps:  # nothing has been learnt that says a label
+        yield from known
         return
     with Describer.load(output, threads=training.threads) as describer:
         for task in known:

@@ -7,7 +7,9 @@ every other one runs backward, from the last slot to the first. C channels, T sl
 2. `time` blocks over the slots of each channel.
 3. `across` blocks over the channels of each slot, the summary last, which sees them all; it alone goes on: (T, D).
 4. `after` blocks over the slots again.
-5. Some slots together become one embedding, as wide and as large as the language model's own.
+5. Some slots together become one embedding, as wide and as large as the language model's own; to each a portrait of
+   the whole signal is added, which two matrices make of its channels' features: the kind of a movement is learnt from
+   that within minutes, where blocks take hours.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.config import Keys
 from genmote.models.decoder import block
-from genmote.models.patches import INPUTS, NAMES, Patches, patches
+from genmote.models.patches import INPUTS, NAMES, PLACES, WHOLE, Patches, patches, portrait
 from genmote.models.weights import Tensors
 from genmote.ops.layer import Array, Layer, LayerSpec, Linear, Norm
 from genmote.ops.protocol import Ops, Span
@@ -47,16 +49,17 @@ class Form:
 
     out: int
     width: int = 192
-    ffn: int = 512
+    ffn: int = 384
     time: int = 2
     across: int = 1
     after: int = 1
     slots: int = 48
     join: int = 2
     bridge: int = 384
+    portrait: int = 128
 
     def faults(self) -> Iterator[str]:
-        for name in ("width", "ffn", "bridge"):
+        for name in ("width", "ffn", "bridge", "portrait"):
             if getattr(self, name) % 32 or not 32 <= getattr(self, name) <= 8192:
                 yield f"{name}={getattr(self, name)}: use a multiple of 32, such as 192"
         if self.time < 1 or self.across < 1 or self.after < 0 or self.time + self.across + self.after > 64:
@@ -89,6 +92,9 @@ class Form:
         found |= {f"bridge_{part}.weight": (self.bridge, together) for part in ("gate", "up")}
         found["bridge_down.weight"] = (self.out, self.bridge)
         found["output_norm.weight"] = (self.out,)
+        found |= {f"portrait_{part}.weight": (WHOLE,) for part in ("mean", "scale")}
+        found["portrait_in.weight"] = (self.portrait, PLACES * (WHOLE + 1))
+        found["portrait_out.weight"] = (self.out, self.portrait)
         return found
 
     @property
@@ -107,6 +113,7 @@ KEYS = {
     "slots": "slots",
     "join": "slots_joined",
     "bridge": "bridge_length",
+    "portrait": "portrait_length",
 }
 LANGUAGE = f"{ARCHITECTURE}.language."  # of the language model: sha256, name
 
@@ -143,6 +150,10 @@ class Weights:
         self.up: Linear = matrices.linear("bridge_up", form.bridge, together)
         self.down: Linear = matrices.linear("bridge_down", form.out, form.bridge)
         self.output_norm: Norm = matrices.norm("output_norm", form.out, EPS)
+        self.whole_mean: NDArray[np.float32] = matrices.vector_numbers("portrait_mean", WHOLE)
+        self.whole_scale: NDArray[np.float32] = matrices.vector_numbers("portrait_scale", WHOLE)
+        self.portrait_in: Linear = matrices.linear("portrait_in", form.portrait, PLACES * (WHOLE + 1))
+        self.portrait_out: Linear = matrices.linear("portrait_out", form.out, form.portrait)
 
 
 def _layer(form: Form, matrices: Any, n: int) -> Layer:
@@ -170,7 +181,11 @@ def forward(ops: Ops, weights: Weights, signals: Sequence[Patches]) -> Array:
     x = slot_states(ops, weights, signals)
     x = ops.norm(x.reshape(-1, form.width * form.join), weights.joined_norm)
     x = ops.glu(ops.linear(x, weights.gate), ops.linear(x, weights.up), "silu")
-    return ops.norm(ops.linear(x, weights.down), weights.output_norm)
+    portraits = ops.array(np.stack([portrait(one, weights.whole_mean, weights.whole_scale) for one in signals]))
+    whole = ops.linear(ops.linear(portraits, weights.portrait_in), weights.portrait_out)
+    counts = [len(one.spans_s) // form.join for one in signals]
+    x = ops.add(ops.linear(x, weights.down), whole[np.repeat(np.arange(len(counts)), counts)])
+    return ops.norm(x, weights.output_norm)
 
 
 def slot_states(ops: Ops, weights: Weights, signals: Sequence[Patches]) -> Array:
@@ -265,8 +280,9 @@ class Encoder:
         return np.ascontiguousarray(self.ops.numpy(forward(self.ops, self.weights, [one])))
 
 
-def fresh(form: Form, seed: int, size: float = 1.0) -> dict[str, NDArray[np.float32]]:
-    """An encoder's numbers as it begins, drawn with a seed. `size`: root mean square of its embeddings."""
+def fresh(form: Form, seed: int, size: float = 1.0, seen: Sequence[Patches] = ()) -> dict[str, NDArray[np.float32]]:
+    """An encoder's numbers as it begins, drawn with a seed. `size`: root mean square of its embeddings; `seen`: signals
+    whose channels' features are to have a mean of 0 and a spread of 1."""
     if faults := list(form.faults()):
         raise SpecError("; ".join(faults))
     if form.numbers > MOST_NUMBERS:
@@ -277,13 +293,22 @@ def fresh(form: Form, seed: int, size: float = 1.0) -> dict[str, NDArray[np.floa
     deep = (2 * form.blocks) ** -0.5
     found = {}
     for name, shape in form.shapes().items():
+        if name == "portrait_mean.weight":
+            found[name] = np.zeros(shape, np.float32)
+            continue
         if len(shape) == 1:
             found[name] = np.full(shape, size if name == "output_norm.weight" else 1.0, np.float32)
             continue
         factor = deep if name.endswith(("attn_output.weight", "ffn_down.weight")) else 1.0
         if name == "names.weight":  # few of its columns meet, and their parts are small
             factor = NAMES**0.5
+        if name == "portrait_in.weight":  # of the places few are taken
+            factor = PLACES**0.5
         found[name] = (draw.standard_normal(shape) * (factor / shape[1] ** 0.5)).astype(np.float32)
+    if seen:
+        told = np.concatenate([one.whole for one in seen]).astype(np.float64)
+        found["portrait_mean.weight"] = told.mean(axis=0).astype(np.float32)
+        found["portrait_scale.weight"] = (1 / np.maximum(0.02, told.std(axis=0))).astype(np.float32)
     return found
 
 
@@ -305,7 +330,11 @@ def stored_as(name: str, shape: tuple[int, ...], type_name: str) -> str:
     as F16 at the least, as features tell fine differences."""
     if len(shape) == 1:
         return "F32"
-    return "F16" if name in ("input.weight", "names.weight") and type_name not in ("F32", "F16") else type_name
+    return (
+        "F16"
+        if name in ("input.weight", "names.weight", "portrait_in.weight") and type_name not in ("F32", "F16")
+        else type_name
+    )
 
 
 def write(

@@ -21,6 +21,7 @@ from genmote.errors import SignalError
 from genmote.signals.kinds import Frames, Series, Signal
 
 BINS, FEATURES, NAMES = 32, 96, 1024
+PLACES = 24  # of a portrait: a channel stands in two, by its name
 INPUTS = 2 * BINS + FEATURES  # numbers of a row: bins, how much of each is there, features
 PER_SLOT = 32  # samples of a slot, at least, where there are so many slots to choose from
 OCTAVES = 10  # of pace: how much a channel moves from sample to sample, from pair to pair, from four to four, …
@@ -28,6 +29,11 @@ OTHERS = 27  # places for what a channel has in common with each of the others, 
 MOST_CHANNELS = 32
 KNEE = 8.0  # spreads from the median beyond which a number counts less and less
 SUMMARY = "summary of all channels"
+# Features of a row that are the same in all rows of a channel, and those of the slot, whose means and spreads over the
+# slots a portrait has.
+OF_CHANNEL = (*range(16), *range(32, 77))
+OF_SLOT = slice(16, 29)
+WHOLE = len(OF_CHANNEL) + 2 * (29 - 16)
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -36,11 +42,14 @@ Float64 = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Patches:
     """`rows` (C + 1, T, INPUTS): of each channel, and last of the one that sums them up, which has features alone;
-    `names` (C + 1, NAMES): what they are called; `spans_s` (T, 2): when a slot begins and ends, from the beginning."""
+    `names` (C + 1, NAMES): what they are called; `spans_s` (T, 2): when a slot begins and ends, from the beginning;
+    `whole` (C, WHOLE): what is told of each channel as a whole, and `places` (C, 2): where its name puts it."""
 
     rows: Float32
     names: Float32
     spans_s: Float64
+    whole: Float32
+    places: NDArray[np.int64]
 
 
 def patches(signal: Signal, slots: int, join: int = 1) -> Patches:
@@ -81,7 +90,28 @@ def patches(signal: Signal, slots: int, join: int = 1) -> Patches:
     rows[:, :, 2 * BINS :] = features
     names = np.stack([letters(*pair) for pair in zip(series.channels, series.units, strict=True)] + [letters(SUMMARY)])
     edges = np.arange(total + 1) * (duration_s / total)
-    return Patches(rows, names, np.stack([edges[:-1], edges[1:]], axis=1))
+    slots_ = features[:channels, :, OF_SLOT]
+    whole = np.concatenate([features[:channels, 0, OF_CHANNEL], slots_.mean(axis=1), slots_.std(axis=1)], axis=1)
+    places = np.array([_places(name) for name in series.channels], np.int64).reshape(-1, 2)
+    return Patches(rows, names, np.stack([edges[:-1], edges[1:]], axis=1), whole.astype(np.float32), places)
+
+
+def portrait(one: Patches, mean: Float32, scale: Float32) -> Float32:
+    """(PLACES * (WHOLE + 1),) of a signal: what is told of each channel as a whole, less the mean of that and times its
+    scale, (WHOLE,) each, and that it is there; at the two places that its name says. What falls in one place is added.
+    """
+    found = np.zeros((PLACES, WHOLE + 1), np.float32)
+    told = np.clip((one.whole - mean) * scale, -5, 5)
+    for row, places in zip(told, one.places, strict=True):
+        found[places, :WHOLE] += row
+        found[places, WHOLE] += 1
+    return found.reshape(-1)
+
+
+def _places(name: str) -> tuple[int, int]:
+    half = PLACES // 2
+    drawn = zlib.crc32(name.strip().lower().encode())
+    return drawn % half, half + drawn // half % half
 
 
 def as_series(signal: Signal) -> Series:

@@ -93,6 +93,11 @@ class Tensors:
         self._info(name, (length,))
         return self.ops.vector(self.model.tensor(name))
 
+    def vector_numbers(self, name: str, length: int) -> NDArray[np.float32]:
+        """The vector `NAME.weight` as it is in the file."""
+        self._info(f"{name}.weight", (length,))
+        return self.model.tensor(f"{name}.weight")
+
     def linear(self, name: str, out: int, cols: int, *, bias: bool = False) -> Linear:
         """`NAME.weight`, or of low rank `NAME_a.weight` and `NAME_b.weight`; and `NAME.bias` where the file has one;
         with `bias` it must."""

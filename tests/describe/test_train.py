@@ -124,7 +124,8 @@ def test_a_state_of_another_training_or_a_damaged_one(tmp_path: Path) -> None:
 
 def test_a_model_is_gone_on_from(tmp_path: Path) -> None:
     some = examples(12)
-    train.train(some, tmp_path / "first.toml", quick(tmp_path, type="F32"))
+    train.train(some, tmp_path / "first.toml", quick(tmp_path, type="F32", steps=0))
+    assert parts_of.read(tmp_path / "first.toml").tasks[0].examples == 0  # nothing that says a label was learnt
     again = quick(tmp_path, type="F32", base=tmp_path / "first.toml", encoder_steps=0, projector_steps=0, steps=0)
     train.train(some, tmp_path / "second.toml", again)
     first, second = made(tmp_path / "first.toml"), made(tmp_path / "second.toml")
