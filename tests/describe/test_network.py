@@ -47,7 +47,7 @@ def test_every_number_learns() -> None:
     ).sum().backward()
     for name, parameter in network.held.items():
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
-    assert set(network.numbers()) == set(shape.shapes()) and len(network.bridge()) == 5
+    assert set(network.numbers()) == set(shape.shapes()) and len(network.bridge()) == 6
 
 
 def test_heads_look_at_the_embeddings_of_their_own_question() -> None:

@@ -12,7 +12,18 @@ from genmote.errors import ModelFileError, SignalError, SpecError
 from genmote.models import encoder
 from genmote.models.encoder import Encoder, Form
 from genmote.models.gguf import ModelFile
-from genmote.models.patches import BINS, FEATURES, MOST_CHANNELS, as_series, letters, number, patches
+from genmote.models.patches import (
+    BINS,
+    FEATURES,
+    MOST_CHANNELS,
+    PLACES,
+    WHOLE,
+    as_series,
+    letters,
+    number,
+    patches,
+    portrait,
+)  # fmt: skip
 from genmote.ops import numpy_ops
 from genmote.signals.kinds import Field, Frames, Records, Series
 
@@ -175,6 +186,20 @@ def test_how_a_channel_moves_and_with_which_others() -> None:
     assert np.allclose(turned[:3], found[order], atol=1e-6)
     still = patches(replace(series, values=np.ones_like(values)), 8).rows[:, 0, 2 * BINS :]
     assert (still[:3, 33:77] == 0).all() and np.isfinite(patches(series.part(0, 1), 8).rows).all()
+
+
+def test_a_portrait_is_of_all_channels_by_their_names() -> None:
+    seen = [patches(wave(400, n), 12) for n in (1, 2, 3)]
+    numbers = encoder.fresh(Form(out=96, width=64, ffn=64, bridge=64, portrait=32), 0, seen=seen)
+    mean, scale = numbers["portrait_mean.weight"], numbers["portrait_scale.weight"]
+    told = (np.concatenate([one.whole for one in seen]) - mean) * scale
+    assert np.abs(told.mean(axis=0)).max() < 1e-4 and told.std(axis=0).max() < 1.001
+    one = seen[2]
+    found = portrait(one, mean, scale).reshape(PLACES, WHOLE + 1)
+    assert found[:, WHOLE].sum() == 6 and (one.places[:, 0] < PLACES // 2).all()  # three channels, each twice
+    assert np.allclose(found[: PLACES // 2].sum(axis=0), found[PLACES // 2 :].sum(axis=0), atol=1e-4)
+    far = replace(one, whole=one.whole + 1e6)
+    assert np.abs(portrait(far, mean, scale)).max() <= 15  # what is far off counts as 5
 
 
 def test_a_signal_has_no_more_slots_than_samples_need() -> None:
