@@ -27,6 +27,7 @@ Ask = Callable[[Sequence[Signal], str], str]
 Classify = Callable[[Signal], Mapping[str, float]]
 RHYTHM = ("heart_rate", "regular")
 KNOWN = ("report", "caption", "findings", "label")  # what is not judged as an answer computed from the signal
+WITHIN = 0.5  # of the likeliest class's probability: what a class that is meant, too, has at the least
 OURS, MAJORITY, NEAREST, NUMBERS = "model", "majority", "nearest", "numbers"
 
 
@@ -100,6 +101,7 @@ def evaluate(
     if ask_text is not None:
         said[NUMBERS] = _Said()
     total = len(test) + len(examples)
+    several = any(len(one.labels) > 1 for one in train)
     for n, one in enumerate(test, 1):
         far = [float(x) for x in nearest.distances(one.signal)]
         rows = reported.get(_asked_in(one)) or reported.get("")
@@ -107,9 +109,9 @@ def evaluate(
         said[NEAREST].reports.append(train[min(rows, key=far.__getitem__)].report if rows else "")
         said[MAJORITY].labels.append(baselines.most_frequent_labels(train))
         said[NEAREST].labels.append(train[int(np.argmin(far))].labels)
-        _judged(said[OURS], one, partial(ask, [bare(one.signal)]), classify)
+        _judged(said[OURS], one, partial(ask, [bare(one.signal)]), classify, several)
         if ask_text is not None:
-            _judged(said[NUMBERS], one, partial(ask_text, [bare(one.signal)]), None)
+            _judged(said[NUMBERS], one, partial(ask_text, [bare(one.signal)]), None, several)
         progress("asking", n, total)
     for n, example in enumerate(examples, 1):
         said[OURS].answers.append(ask(example.signals, example.question))
@@ -140,7 +142,9 @@ def _by_language(train: Sequence[Labelled]) -> dict[str, list[int]]:
     return found
 
 
-def _judged(said: _Said, one: Labelled, ask: Callable[[str], str], classify: Classify | None) -> None:
+def _judged(said: _Said, one: Labelled, ask: Callable[[str], str], classify: Classify | None, several: bool) -> None:
+    """`several`: a recording may be of several classes; then those are meant that are nearly as likely as the
+    likeliest."""
     said.reports.append(ask(report_question(one)) if one.report else "")
     if not one.classes:
         said.labels.append(())
@@ -150,8 +154,8 @@ def _judged(said: _Said, one: Labelled, ask: Callable[[str], str], classify: Cla
     else:
         likely = classify(one.signal)
         said.likely.append([likely.get(name, 0.0) for name in one.classes])
-        several = [name for name in one.classes if likely.get(name, 0.0) >= 0.5]
-        said.labels.append(tuple(several) or (max(one.classes, key=lambda name: likely.get(name, 0.0)),))
+        least = max(said.likely[-1]) * (WITHIN if several else 1.0)
+        said.labels.append(tuple(name for name in one.classes if likely.get(name, 0.0) >= least))
 
 
 def _interval(score: Callable[[NDArray[np.intp]], float], groups: Sequence[str], asked: Asked) -> dict[str, float]:

@@ -95,6 +95,21 @@ def test_probabilities_give_labels_and_an_auroc() -> None:
     assert found["labels"]["model"]["auroc"] == 1 and found["labels"]["model"]["accuracy"]["value"] == 1
 
 
+def test_several_labels_where_a_recording_may_have_several() -> None:
+    """Those that are at least half as likely as the likeliest; the likeliest alone where each has one label."""
+
+    def classify(signal: Signal) -> dict[str, float]:
+        return {CLASSES[0]: 0.6, CLASSES[1]: 0.35}
+
+    both = [replace(one, labels=CLASSES) for one in TEST]
+    found = evaluation.evaluate(
+        [replace(TRAIN[0], labels=CLASSES), *TRAIN], both, knowing, classify=classify, asked=ASKED
+    )
+    assert found["labels"]["model"]["accuracy"]["value"] == 1
+    alone = evaluation.evaluate(TRAIN, TEST, knowing, classify=classify, asked=ASKED)
+    assert alone["labels"]["model"]["accuracy"]["value"] == 0.5
+
+
 def test_recordings_without_reports_or_labels() -> None:
     bare = [[replace(one, report="", labels=(), classes=()) for one in part] for part in (TRAIN, TEST)]
     found = evaluation.evaluate(*bare, lambda signals, question: "yes", asked=ASKED)
