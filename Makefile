@@ -12,8 +12,9 @@ NATIVE := build/native
 CROSS_PACKAGES := gcc-aarch64-linux-gnu g++-aarch64-linux-gnu gcc-riscv64-linux-gnu g++-riscv64-linux-gnu qemu-user
 DEBIAN_PACKAGES := $(CROSS_PACKAGES) mosquitto
 SETS ?=
-# The tests run in two processes, a file of tests in one of them, PyTorch with a thread in each.
-TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
+# The tests run in two processes, a file of tests in one of them, in the order of collection: what compiles for other
+# processors comes first (tests/conftest.py). PyTorch has a thread in each.
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # Where writing bytecode is switched off, each of the many processes that tests start would compile all it imports.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -30,6 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Compiling the kernels for other processors takes minutes of one process: at the end the other one would wait.
+    items.sort(key=lambda item: "native" not in item.path.parts)
     if config.getoption("--slow") or "slow" in (config.getoption("-m") or ""):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow (make test-slow)")
