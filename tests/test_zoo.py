@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genmote.describe import file as parts_of
+from genmote.describe.checking import numbers
 from genmote.models import packed, store
 from genmote.models.gguf import ModelFile
 from genmote.models.store import ZOO
 from genmote.models.tokenizer import load_tokenizer
+from genmote.signals.kinds import Series
 
 MIXTURE = ZOO / "mixture-16x"
 
@@ -96,3 +99,44 @@ def test_the_mixtures_perplexity_is_its_cards(tmp_path: Path, shared_data: Path)
         count += 256
     assert np.exp(total / count) == pytest.approx(figures["perplexity"], rel=1e-4)
     assert figures["perplexity"] < 0.75 * figures["bigram"] < figures["unigram"]
+
+
+@pytest.mark.parametrize("name", parts_of.names())
+def test_each_describing_model_has_its_parts_and_a_card(name: str) -> None:
+    found = parts_of.find(name) if store.find("smollm2-135m") else None
+    parts = parts_of.read(parts_of.place(name))
+    card = (ZOO / name / "card.md").read_text(encoding="utf-8")
+    assert parts.adapter is not None and parts.encoder.sha256 in card and parts.adapter.sha256 in card
+    assert parts.licence in card and parts.licence != "not stated" and "python tools/make_describers.py" in card
+    assert parts.channels and (found is None or found.encoder.sha256() == parts.encoder.sha256)
+    assert (ZOO / name / parts.encoder.file).resolve() == ZOO / "sensors" / "sensors-encoder.gguf"  # one for all
+
+
+def test_describing_models_are_small() -> None:
+    files = {(ZOO / name / part.file).resolve() for name in parts_of.names() for part in _parts(name)}
+    assert len(files) == 1 + len(parts_of.names()) and sum(path.stat().st_size for path in files) <= 14e6
+    assert sum(path.stat().st_size for path in ZOO.rglob("*.gguf")) <= 40e6
+
+
+def _parts(name: str) -> list[parts_of.Part]:
+    parts = parts_of.read(parts_of.place(name))
+    return [part for part in (parts.encoder, parts.adapter) if part is not None]
+
+
+def test_an_ecg_is_described_by_the_model_of_ecgs() -> None:
+    """A drawn heart: which model, its rate, and that it is no diagnosis."""
+    if store.find("smollm2-135m") is None:
+        pytest.skip("smollm2-135m is not here: make models")
+    from genmote.describe.model import Describer
+
+    t = np.arange(1000) / 100
+    beat = np.exp(-0.5 * (((t * 1.25) % 1 - 0.3) / 0.02) ** 2)
+    leads = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+    values = np.outer(beat, np.linspace(-0.5, 1.5, 12)) + 0.01 * np.random.default_rng(0).standard_normal((1000, 12))
+    heart = Series("drawn", values.astype(np.float32), 100.0, leads, ("mV",) * 12)
+    assert parts_of.meant_for(heart) == "ecg"
+    with Describer.load("ecg", threads=1) as model:
+        assert model.parts.health
+        assert abs(numbers(model.ask([heart], "What is the heart rate?", max_tokens=16))[0] - 75) <= 5
+        found = model.classify([heart], model.task(None)).probabilities
+        assert set(found) >= {"normal ECG", "myocardial infarction"} and sum(found.values()) == pytest.approx(1)
