@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -20,11 +21,12 @@ from genmote.device.sensors import Battery, Heat, Seen
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.write_lora import write_lora
+from genmote.signals import chart
 from genmote.tune import adapt, journal, picture
 from genmote.tune.adapt import Adapting
 from genmote.tune.drift._base import Change
 from genmote.tune.examples import Examples
-from genmote.tune.follow import Followed, follow, rollback
+from genmote.tune.follow import LAST, Followed, follow, rollback
 from genmote.tune.journal import Journal
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
@@ -520,21 +522,59 @@ def test_answers_by_chance_leave_the_model_no_worse(tiny: Path, known: Path, tmp
 
 
 def test_the_picture_shows_what_happened() -> None:
-    told = Followed(
-        Path("state"), "sha", first=11, examples=40, losses=[1.0] * 20 + [3.0] * 20, memory=[5_000_000] * 40
-    )
-    told.events = [
-        adapt.Event("drift", 35, {"since": 31}),
-        adapt.Event("accepted", 45, {}),
-        adapt.Event("drift", 48, {"since": 47}),
-    ]
+    told = Followed(Path("state"), "sha", first=11)
+    happened = {
+        35: adapt.Event("drift", 35, {"since": 31}),
+        45: adapt.Event("accepted", 45, {}),
+        48: adapt.Event("drift", 48, {"since": 47}),
+    }
+    for n in range(11, 51):
+        told.take(1.0 if n < 31 else 3.0, 5_000_000, [happened[n]] if n in happened else [])
     drawn = picture.followed(told, "m.gguf")
     assert "m.gguf: drift at 35, accepted at 45, drift at 48" in drawn and "memory after each example" in drawn
     assert drawn.count("<circle") == 1 and drawn.count('class="shade"') == 4, "two changes, in two panels"
     told.losses[3] = float("nan")
     assert "NaN" not in picture.followed(told, "m") and "nan" not in picture.followed(told, "m")
-    assert "no change" in picture.followed(Followed(Path("s"), "sha", losses=[1.0], memory=[0]), "m")
+    one = Followed(Path("s"), "sha")
+    one.take(1.0, 0, [])
+    assert "no change" in picture.followed(one, "m")
     assert "no example was read" in picture.followed(Followed(Path("s"), "sha"), "m")
+
+
+def test_a_line_that_is_half_written_is_read_when_it_is_whole(tiny: Path, tmp_path: Path) -> None:
+    """A log is followed while somebody writes it; what has no end yet is not counted as read."""
+    stream, whole = tmp_path / "stream.jsonl", [json.dumps(line("old", n)).encode() + b"\n" for n in range(4)]
+    told: list[str] = []
+
+    def go_on(written: bytes, **settings: Any) -> Followed:
+        stream.write_bytes(written)
+        told.clear()
+        with open(stream, "rb") as lines:
+            settings = {"again": True, "threads": 1, "tell": told.append, **settings}
+            return follow(tiny, lines, tmp_path / "s", TUNING, **settings)
+
+    found = go_on(b"".join(whole[:2]) + whole[2][:20])
+    assert (found.examples, found.left_out) == (2, 0)
+    assert told == ["the last line has no end yet: it is read when the same command is given again"]
+    found = go_on(b"".join(whole[:3]) + whole[3][:-1])
+    assert (found.examples, found.left_out) == (2, 0), "whole but for its end: that is an example"
+    assert told == ["goes on after 2 examples"]
+    assert go_on(b"".join(whole) + b"{half\n" + whole[0]).left_out == 1, "what has its end is a faulty line"
+    found = go_on(b"".join(whole) + whole[1][:9], again=False)
+    assert (found.examples, found.left_out) == (4, 1), "of a pipe no more comes"
+
+
+def test_an_endless_stream_takes_no_more_memory_and_its_figures_are_of_all_of_it() -> None:
+    told = Followed(Path("s"), "sha", first=5)
+    for n in range(LAST + 7):
+        told.take(math.nan if n == 3 else float(n < 7), n, [adapt.Event("refused", 5 + n, {})])
+    assert len(told.losses) == len(told.memory) == len(told.events) == LAST and told.memory[0] == 7
+    values = told.values()
+    assert values["examples"] == values["refused"] == LAST + 7
+    assert values["loss"] == pytest.approx(6 / (LAST + 6)), "of all whose loss is a number"
+    told.events[0], told.events[-1] = adapt.Event("accepted", 7, {}), adapt.Event("accepted", LAST + 11, {})
+    drawn = picture.followed(told, "m")
+    assert drawn.count("<circle") == 1 and f'cx="{chart.LEFT + chart.COLUMNS:.1f}"' in drawn, "the one that is in it"
 
 
 def test_the_same_folder_tells_what_it_does_not_take(tiny: Path, known: Path, tmp_path: Path) -> None:
