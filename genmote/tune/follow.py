@@ -28,7 +28,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.lora import check_lora
 from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import resident_bytes
-from genmote.tune import examples
+from genmote.tune import begin, examples
 from genmote.tune.adapt import Adapting, Event, Looks, One
 from genmote.tune.examples import Examples
 from genmote.tune.journal import Journal
@@ -297,6 +297,8 @@ def _begin(
         sensors=sensors or Sensors(),
         progress=progress,
     )
+    # Beside the state, which is small, an adapter is kept.
+    begin.check_room(journal.folder, sum(array.nbytes for array in adapting.numbers.values()), "--state")
     if journal.current is None and start is not None:
         journal.take(adapting.numbers, decoder.config.architecture, _alpha(tuning), {"from": str(start)}, "start")
     return adapting

@@ -32,6 +32,18 @@ from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
 from genmote.tune.watch import Watch
 
+ENDED = {
+    "since": 121,
+    "examples": 36,
+    "replayed": 12,
+    "steps": 60,
+    "share": 0.75,
+    "recent_before": 3.0,
+    "recent_after": 2.0,
+    "guard_before": 1.0,
+    "guard_after": 1.1,
+    "seconds": 8.51,
+}
 OLD, NEW = 10, 20  # the first token of an example is its kind
 
 
@@ -459,6 +471,13 @@ def test_a_full_disk_leaves_what_was(tiny: Path, known: Path, tmp_path: Path, mo
     assert told.count("accepted") == 1 and told.adapter == folder / "adapters" / "0002.gguf"
 
 
+def test_a_disk_without_room_is_told_before_the_stream_is_read(tiny: Path, tmp_path: Path, full_disk: Any) -> None:
+    rows = (json.dumps(line("old", n)) for n in range(60))
+    with full_disk(10_000), pytest.raises(SpecError, match=r"s takes no 1 MB .*: make room, or name another --state$"):
+        follow(tiny, rows, tmp_path / "s", TUNING, threads=1)
+    assert len(list(rows)) == 60
+
+
 KILLED = """
     import os, signal
     from pathlib import Path
@@ -562,6 +581,40 @@ def test_a_line_that_is_half_written_is_read_when_it_is_whole(tiny: Path, tmp_pa
     assert go_on(b"".join(whole) + b"{half\n" + whole[0]).left_out == 1, "what has its end is a faulty line"
     found = go_on(b"".join(whole) + whole[1][:9], again=False)
     assert (found.examples, found.left_out) == (4, 1), "of a pipe no more comes"
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (
+            adapt.Event("drift", 125, {"since": 121, "chance": 6.5e-05, "loss_before": 1.13, "loss_since": None}),
+            "harder since example 121: no number instead of 1.1300 nats a token (by chance: 6.5e-05 at most)",
+        ),
+        (
+            adapt.Event("eased", 125, {"since": 121, "chance": 1e-9, "loss_before": 4.0, "loss_since": 1.0}),
+            "easier since example 121: 1.0000 instead of 4.0000 nats a token (by chance: 1e-09 at most)",
+        ),
+        (
+            adapt.Event("postponed", 125, {"why": "battery B at 5%, below 30%"}),
+            "learning waits: battery B at 5%, below 30%",
+        ),
+        (
+            adapt.Event("accepted", 125, ENDED),
+            "a new adapter is taken; nats a token of recent examples 2.0000 instead of 3.0000, of the guard set 1.1000 "
+            "instead of 1.0000; 36 examples and 12 from before, 60 steps, 8.51 s, 75% of what was learnt",
+        ),
+        (
+            adapt.Event(
+                "refused", 125, ENDED | {"why": "its loss is no number", "guard_before": None, "stopped": "hot"}
+            ),
+            "what was learnt is not taken: its loss is no number; nats a token of recent examples 2.0000 instead of "
+            "3.0000; 36 examples and 12 from before, 60 steps, 8.51 s, stopped: hot, 75% of what was learnt",
+        ),
+    ],
+    ids=lambda each: getattr(each, "what", ""),
+)
+def test_what_happened_is_told_in_words(event: adapt.Event, told: str) -> None:
+    assert str(event) == f"example 125: {told}"
 
 
 def test_an_endless_stream_takes_no_more_memory_and_its_figures_are_of_all_of_it() -> None:
