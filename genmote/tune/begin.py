@@ -18,6 +18,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.tokenizer import load_tokenizer
 from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import without_holes
+from genmote.tune import batches
 from genmote.tune.examples import Examples
 from genmote.tune.memory import Need
 from genmote.tune.settings import Tuning
@@ -80,6 +81,7 @@ def trainer(
     from genmote.tune.workbench._trainer import WorkbenchTrainer
 
     longest = max(each.rows(index) for each in (learn, judge) for index in range(len(each)))
-    tuning, method, planned, told = _plan.planned(file, tuning, longest, budget)
+    most = batches.most_rows(learn, tuning.batch, tuning.steps, tuning.seed)
+    tuning, method, planned, told = _plan.planned(file, tuning, longest, budget, most)
     note(told)
     return WorkbenchTrainer(file, method, tuning, threads), planned

@@ -252,7 +252,7 @@ def _ended(lines: Iterable[str | bytes], tell: Tell) -> Iterator[str | bytes]:
 
 
 def _half(line: str | bytes) -> bool:
-    if line.endswith("\n" if isinstance(line, str) else b"\n"):
+    if line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n"):
         return False
     try:
         json.loads(line)
