@@ -16,6 +16,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -131,6 +132,21 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def check_room(folder: Path, count: int) -> None:
+    """Raise OSError where no file of `count` bytes can be written in `folder`. The room is asked for, not filled, where
+    the system can do that; where it cannot, what the disk says to be free is believed."""
+    probe = folder / f".room.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    try:
+        with open(probe, "xb") as out:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(out.fileno(), 0, max(1, count))
+            elif shutil.disk_usage(folder).free < count:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 @contextlib.contextmanager

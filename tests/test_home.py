@@ -165,6 +165,21 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
     assert not folder.exists(), "an empty one is removed"
 
 
+def test_room_is_asked_for_and_nothing_is_left(tmp_path: Path, full_disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.check_room(tmp_path, 0)
+    with full_disk(10_000):
+        home.check_room(tmp_path, 10_000)
+        with pytest.raises(OSError):
+            home.check_room(tmp_path, 10_001)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    home.check_room(tmp_path, 10_001)
+    with pytest.raises(OSError, match="No space left"):
+        home.check_room(tmp_path, 1 << 62)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError):
+        home.check_room(tmp_path / "absent", 1)
+
+
 def test_a_folder_on_a_full_disk_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is to be written there tells that the disk is full; no lock stays behind."""
 

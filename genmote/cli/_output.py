@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -57,6 +58,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def going_on(told: str) -> Iterator[None]:
+    """Where the block is ended by Ctrl-C, or by SIGTERM, which `genmote.cli` makes SystemExit, what stays is `told`."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        note(told)
+        raise
 
 
 def shown(line: str) -> str:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from genmote.cli._model import find
-from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.cli._output import Bar, Output, check_place, going_on, note, save, size
+from genmote.cli.tune import GOES_ON
 from genmote.errors import UserError
 from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
@@ -90,7 +91,8 @@ def run(settings: Settings, out: Output) -> None:
             check_place(place, option)
     model = find(settings.model)
     watch = Watch(**{field.name: getattr(settings, field.name) for field in fields(Watch)})
-    with Bar(unit_bytes=False) as bar:
+    goes_on = contextlib.nullcontext() if settings.stream == Path("-") else going_on(GOES_ON)
+    with goes_on, Bar(unit_bytes=False) as bar:
 
         def tell(line: str) -> None:
             bar.make_way()

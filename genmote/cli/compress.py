@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from genmote.cli import _compress, _ground
 from genmote.cli._compress import Around
 from genmote.cli._ground import Ground
-from genmote.cli._output import Bar, Output, note, save, size
+from genmote.cli._output import Bar, Output, going_on, note, save, size
 from genmote.errors import BudgetError, GenmoteError, UserError
 from genmote.signals.said import Said
 from genmote.spec import dataclass, setting
@@ -126,16 +126,14 @@ def make(settings: Settings, model: str, text_to_measure: str | None, out: Outpu
         work = settings.work or work_folder(settings.output)
         ground = Ground.of(model, settings.signals, settings, recipe_of(settings), work)
     try:
-        if settings.searches:
-            found = search_for(settings, model)
-            recipe, made = found.recipe, found.made
-        else:
-            recipe = recipe_of(settings, ground)
-            with Bar(unit_bytes=False) as bar:
-                made = compress(model, settings.output, recipe, work=settings.work, progress=bar)
-    except KeyboardInterrupt:
-        note("what is done is kept: the same command goes on from there")
-        raise
+        with going_on("what is done is kept: the same command goes on from there"):
+            if settings.searches:
+                found = search_for(settings, model)
+                recipe, made = found.recipe, found.made
+            else:
+                recipe = recipe_of(settings, ground)
+                with Bar(unit_bytes=False) as bar:
+                    made = compress(model, settings.output, recipe, work=settings.work, progress=bar)
     except GenmoteError:
         if ground is not None:
             ground.forget()

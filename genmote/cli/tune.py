@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from genmote.cli._model import find
-from genmote.cli._output import Bar, Output, check_place, note, save, size
+from genmote.cli._output import Bar, Output, check_place, going_on, note, save, size
 from genmote.errors import UserError
 from genmote.spec import dataclass, setting
 from genmote.tune.settings import Tuning
+
+GOES_ON = "what was kept last stays: the same command goes on from there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,28 +73,24 @@ def run(settings: Settings, out: Output) -> None:
             f"{settings.model}"
         )
     tuning = Tuning(**{field.name: getattr(settings, field.name) for field in fields(Tuning)})
-    try:
-        with Bar(unit_bytes=False) as bar:
+    with going_on(GOES_ON), Bar(unit_bytes=False) as bar:
 
-            def tell(line: str) -> None:
-                bar.make_way()
-                note(line)
+        def tell(line: str) -> None:
+            bar.make_way()
+            note(line)
 
-            made = tune(
-                model,
-                settings.data,
-                settings.output,
-                tuning,
-                memory=settings.memory,
-                ops=settings.ops,
-                isa=settings.isa,
-                threads=settings.threads,
-                progress=bar,
-                tell=tell,
-            )
-    except KeyboardInterrupt:
-        note("what was kept last stays: the same command goes on from there")
-        raise
+        made = tune(
+            model,
+            settings.data,
+            settings.output,
+            tuning,
+            memory=settings.memory,
+            ops=settings.ops,
+            isa=settings.isa,
+            threads=settings.threads,
+            progress=bar,
+            tell=tell,
+        )
     values: dict[str, Any] = {"path": made.path, **made.values()}
     if settings.plot is not None:
         save(settings.plot, picture.svg(made), "--plot")

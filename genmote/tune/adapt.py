@@ -54,8 +54,32 @@ class Event:
     values: dict[str, Any]
 
     def __str__(self) -> str:
-        told = {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in self.values.items() if v is not None}
-        return f"example {self.example}: {self.what}: " + ", ".join(f"{key} {value}" for key, value in told.items())
+        """A line in words.
+
+        >>> str(Event("drift", 125, {"since": 121, "chance": 6.5e-05, "loss_before": 1.13, "loss_since": 4.09}))
+        'example 125: harder since example 121: 4.0900 instead of 1.1300 nats a token (by chance: 6.5e-05 at most)'
+        >>> str(Event("postponed", 9, {"why": "it is 12 o'clock, outside of 22-6"}))
+        "example 9: learning waits: it is 12 o'clock, outside of 22-6"
+        """
+        v = self.values
+        if self.what == "postponed":
+            told = f"learning waits: {v['why']}"
+        elif self.what in ("drift", "eased"):
+            told = "harder" if self.what == "drift" else "easier"
+            told += f" since example {v['since']}: {_change(v['loss_before'], v['loss_since'])} nats a token"
+            told += f" (by chance: {v['chance']:.2g} at most)"
+        else:
+            why = f": {v['why']}" if "why" in v else ""
+            told = f"{'a new adapter is taken' if self.what == 'accepted' else 'what was learnt is not taken'}{why}; "
+            told += f"nats a token of recent examples {_change(v['recent_before'], v['recent_after'])}"
+            if v["guard_before"] is not None:
+                told += f", of the guard set {_change(v['guard_before'], v['guard_after'])}"
+            told += (
+                f"; {v['examples']} examples and {v['replayed']} from before, {v['steps']} steps, {v['seconds']:g} s"
+            )
+            told += f", stopped: {v['stopped']}" if "stopped" in v else ""
+            told += f", {v['share']:.0%} of what was learnt" if v["share"] != 1 else ""
+        return f"example {self.example}: {told}"
 
 
 class Adapting:
@@ -327,6 +351,11 @@ def _mean(losses: Sequence[float]) -> float:
     """Of those that are numbers; NaN for none."""
     known = [loss for loss in losses if math.isfinite(loss)]
     return float(np.mean(known)) if known else math.nan
+
+
+def _change(before: float | None, now: float | None) -> str:
+    then, after = ("no number" if value is None else f"{value:.4f}" for value in (before, now))
+    return f"{after} instead of {then}"
 
 
 def _plain(value: float | None) -> float | None:

@@ -29,6 +29,12 @@ def chosen(count: int, batch: int, step: int, seed: int) -> list[int]:
     return found
 
 
+def most_rows(examples: Examples, batch: int, steps: int, seed: int) -> int:
+    """Rows of the one of these steps that has the most: often half of what `batch` of the longest example have."""
+    rows = [examples.rows(index) for index in range(len(examples))]
+    return max(sum(rows[index] for index in chosen(len(rows), batch, step, seed)) for step in range(steps))
+
+
 def passes(examples: Examples, some: Sequence[int], rows: int, share: float) -> Iterator[Batch]:
     """Some examples in passes of at most `rows` rows (an example that is longer goes alone), each row's loss counting
     `share` where its next token is to be learnt."""

@@ -7,15 +7,17 @@ rollback("adapted")
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
-
-import numpy as np
 
 from genmote import records
 from genmote.device.meter import Meter, Reading
@@ -26,7 +28,7 @@ from genmote.models.gguf import ModelFile
 from genmote.models.lora import check_lora
 from genmote.runtime.engine import Engine
 from genmote.runtime.footprint import resident_bytes
-from genmote.tune import examples
+from genmote.tune import begin, examples
 from genmote.tune.adapt import Adapting, Event, Looks, One
 from genmote.tune.examples import Examples
 from genmote.tune.journal import Journal
@@ -37,6 +39,7 @@ from genmote.tune.watch import Watch
 STEPS = 60  # of one training
 KEEP_EVERY = 25  # examples after which the state is written
 BEGINNING = 8  # pieces by which a stream is known again
+LAST = 10_000  # examples, and events, that are remembered one by one: a stream may have no end
 
 Bar = Callable[[str, int, int], None]
 Tell = Callable[[str], None]
@@ -52,15 +55,31 @@ class Followed:
     examples: int = 0
     left_out: int = 0  # lines that were no examples
     first: int = 1  # number of the first example that was read
-    events: list[Event] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)  # of each example, before it was learnt from
-    memory: list[int] = field(default_factory=list)  # resident bytes after each example
+    events: deque[Event] = field(default_factory=partial(deque, maxlen=LAST))  # the last ones
+    losses: deque[float] = field(
+        default_factory=partial(deque, maxlen=LAST)
+    )  # of the last, before they were learnt from
+    memory: deque[int] = field(default_factory=partial(deque, maxlen=LAST))  # resident bytes after each of these
+    counts: Counter[str] = field(default_factory=Counter)  # of all events, by what they are
+    loss_sum: float = 0.0  # of all examples whose loss is a number
+    judged: int = 0  # how many these are
     trained: int = 0  # rows that went through trainings
     trained_s: float = 0.0
     reading: Reading | None = None  # of the whole run
 
     def count(self, what: str) -> int:
-        return sum(event.what == what for event in self.events)
+        return self.counts[what]
+
+    def take(self, loss: float, resident: int, events: Iterable[Event]) -> None:
+        """One more example, and what happened because of it."""
+        self.examples += 1
+        self.losses.append(loss)
+        self.memory.append(resident)
+        if math.isfinite(loss):
+            self.loss_sum, self.judged = self.loss_sum + loss, self.judged + 1
+        for event in events:
+            self.events.append(event)
+            self.counts[event.what] += 1
 
     def record(self, seed: int, threads: int | None) -> records.Record:
         """The figures as a record."""
@@ -75,7 +94,7 @@ class Followed:
             "changes": self.count("drift"),
             "accepted": self.count("accepted"),
             "refused": self.count("refused"),
-            "loss": float(np.mean(self.losses)) if self.losses else None,
+            "loss": self.loss_sum / self.judged if self.judged else None,
             "adapter": self.adapter,
             "training_s": round(self.trained_s, 2),
             "training_tokens": self.trained,
@@ -122,6 +141,8 @@ def follow(
                 raise ExamplesError("not UTF-8") from None
             return examples.one(text, engine, tuning.context)
 
+        if again:
+            lines = _ended(lines, tell)
         told = follow_with(
             engine.decoder,
             engine.identity(),
@@ -205,11 +226,8 @@ def follow_with(
                 told.left_out += 1
                 continue
             events = adapting.see(*example)
-            told.examples += 1
-            told.losses.append(adapting.loss)
-            told.memory.append(resident_bytes())
+            told.take(adapting.loss, resident_bytes(), events)
             for event in events:
-                told.events.append(event)
                 tell(str(event))
                 _kept(journal, event, adapting)
             if events or told.examples % KEEP_EVERY == 0:
@@ -217,6 +235,30 @@ def follow_with(
         journal.keep({"lines": max(number, passed), "begins": begins, **adapting.state()})
         told.adapter, told.trained, told.trained_s = journal.adapter, adapting.trained, adapting.trained_s
         return told
+
+
+def _ended(lines: Iterable[str | bytes], tell: Tell) -> Iterator[str | bytes]:
+    """Without a last line that is still being written, which has no end and is no JSON yet: to whoever goes on later it
+    must not be one that was read."""
+    waits: str | bytes | None = None
+    for line in lines:
+        if waits is not None:
+            yield waits
+        waits = line if _half(line) else None
+        if waits is None:
+            yield line
+    if waits is not None:
+        tell("the last line has no end yet: it is read when the same command is given again")
+
+
+def _half(line: str | bytes) -> bool:
+    if line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return bool(line.strip())
+    return False
 
 
 def rollback(folder: str | os.PathLike[str]) -> Path | None:
@@ -255,6 +297,8 @@ def _begin(
         sensors=sensors or Sensors(),
         progress=progress,
     )
+    # Beside the state, which is small, an adapter is kept.
+    begin.check_room(journal.folder, sum(array.nbytes for array in adapting.numbers.values()), "--state")
     if journal.current is None and start is not None:
         journal.take(adapting.numbers, decoder.config.architecture, _alpha(tuning), {"from": str(start)}, "start")
     return adapting

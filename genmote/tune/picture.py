@@ -3,6 +3,7 @@ that was followed: the loss of each example, with what happened, and the memory.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,13 +46,14 @@ def svg(made: Tuned) -> str:
 def followed(told: Followed, model: str) -> str:
     """The picture of a stream: shaded from a change on until an adapter is taken, with a point where one is."""
     losses = np.array(told.losses, np.float64)
-    x = np.arange(told.first, told.first + len(losses), dtype=np.float64)
+    last = told.first + told.examples  # and one: of a long stream only the last losses are there
+    x = np.arange(last - len(losses), last, dtype=np.float64)
     there = np.isfinite(losses)
     x, losses, memory = x[there], losses[there], np.array(told.memory, np.float64)[there]
-    what = f"{model}: " + (", ".join(f"{e.what} at {e.example}" for e in told.events[:SHOWN]) or "no change")
+    what = f"{model}: " + (", ".join(f"{e.what} at {e.example}" for e in islice(told.events, SHOWN)) or "no change")
     if not len(x):
         return chart.svg(told.folder.name, f"{what}; no example was read", [])
-    taken = np.array([e.example for e in told.events if e.what == "accepted"], np.float64)
+    taken = np.array([e.example for e in told.events if e.what == "accepted" and e.example >= x[0]], np.float64)
     ones = np.ones(min(SMOOTH, len(losses)))
     smooth = np.convolve(losses, ones, "same") / np.convolve(np.ones(len(losses)), ones, "same")
     own: dict[str, Any] = {"x": x, "x_label": "example", "y_label": "nats a token", "shades": _unknown(told, x[-1])}

@@ -185,7 +185,7 @@ def tune(
         engine.tokenizer.release()
         trim()
         name = _named(engine, trainer.tuning, every, judge)  # a budget may have settled some of the settings
-        run = _Run(engine, trainer, learn, judge, output, work, name, note)
+        run = _Run(engine, trainer, learn, judge, output, work, name, note, planned.parts["averages"])
         run.go(progress)
         written = run.judge_written(progress)
         meter.tokens = run.done
@@ -278,14 +278,20 @@ class _Run:
         work: Path,
         name: str,
         note: Tell,
+        averages: int,
     ) -> None:
+        """`averages`: bytes of what the trainer keeps beside its numbers."""
         self.engine, self.trainer, self.learn, self.judge = engine, trainer, learn, judge
         self.output, self.work, self.name, self.note, self.tuning = output, work, name, note, trainer.tuning
+        self.averages = averages
         self.base = engine.identity()
         self.progress = state.Progress()
         self.done = 0  # rows of this process
 
     def go(self, bar: Bar) -> None:
+        # Of what is kept, the numbers are there twice: the last ones and the best.
+        numbers = sum(array.nbytes for array in self.trainer.numbers.values())
+        begin.check_room(self.work, 2 * numbers + self.averages, "--output")
         tuning, progress = self.tuning, self._begin(bar)
         kept = time.monotonic()
         try:
@@ -293,7 +299,7 @@ class _Run:
                 bar("training, steps", progress.step, tuning.steps)
                 self._step()
                 if progress.step % tuning.judge_every == 0 or progress.step == tuning.steps:
-                    self._judge()
+                    self._judge(self._judging(bar))
                 elif time.monotonic() - kept < KEEP_S:
                     continue
                 self._keep()
@@ -329,10 +335,10 @@ class _Run:
         self.done += rows
 
     def _judging(self, bar: Bar) -> Callable[[int], None]:
-        """Tells how many of the held-out examples are read, where nothing else is told."""
+        """Tells how many of the held-out examples are read."""
         return lambda done: bar("judging, examples", done, len(self.judge))
 
-    def _judge(self, done: Callable[[int], None] = lambda count: None) -> None:
+    def _judge(self, done: Callable[[int], None]) -> None:
         if not len(self.judge):
             return
         progress, loss = self.progress, self.trainer.judge(self.judge, done)

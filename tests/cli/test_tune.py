@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -123,6 +126,25 @@ def test_a_training_that_stops_is_told(genmote: Genmote, model: Path, data: Path
     output = str(tmp_path / "mine.gguf")
     ran = genmote("tune", str(model), str(data), "-o", output, *QUICK, "--on", "head", "--rate", "1e30")
     assert ran.status == 1 and "training stopped, no adapter was written; use a lower --rate" in ran.err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_and_the_same_command_goes_on(
+    model: Path, data: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    words = ["tune", str(model), str(data), "-o", str(tmp_path / "mine.gguf"), *QUICK, "--steps", "100000"]
+    for begins in ("held out: ", "goes on after step "):
+        command = [sys.executable, "-m", "genmote.cli", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        told = [process.stderr.readline()]
+        while told[-1] and sum(line.startswith("step ") for line in told) < 2:  # of the second the first was kept
+            told.append(process.stderr.readline())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (status, ""), err
+        assert told[0].startswith(begins) and "Traceback" not in err
+        assert "what was kept last stays: the same command goes on from there" in err.splitlines()
 
 
 def test_merge_of_what_does_not_fit(genmote: Genmote, model: Path, data: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_whole_way(trained: Path, recordings: Path, tmp_path: Path, capsys: 
     assert main([*words, "--plot", str(picture), "--record", str(record)]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
-    assert result["changes"] >= 1 and result["accepted"] >= 1 and "accepted: " in said.err
+    assert result["changes"] >= 1 and result["accepted"] >= 1 and "a new adapter is taken; " in said.err
     changed = result["examples"] // 2
     first = next(event for event in result["events"] if event["what"] == "drift")
     assert 0 <= first["example"] - changed <= 24 and abs(first["since"] - changed) <= 8

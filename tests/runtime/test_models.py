@@ -170,6 +170,20 @@ def write_adapter(path: Path, engine: Engine, seed: int) -> Path:
     return path
 
 
+@pytest.mark.skipif("native" not in OPS, reason="the native kernels are not built")
+def test_another_familys_adapter_is_refused_before_weights_are_laid_anew(
+    tiny: Callable[[str, str], Path], tmp_path: Path, own_home: Path
+) -> None:
+    path = tiny("tiny-gemma3", "Q8_0")
+    with Engine.load(tiny("tiny-llama", "Q4_0"), ops="numpy") as other:
+        adapter = write_adapter(tmp_path / "other.gguf", other, 1)
+    with pytest.raises(ModelFileError, match="is an adapter for llama: this model is gemma3"):
+        Engine.load(path, ops="native", adapter=adapter)
+    assert not list((own_home / "cache").glob("packed/*"))
+    Engine.load(path, ops="native").close()
+    assert list((own_home / "cache").glob("packed/*")), "what a model that loads leaves there"
+
+
 def test_adapters_are_swapped_while_running(engine: Engine, tmp_path: Path) -> None:
     one, two = (write_adapter(tmp_path / f"{i}.gguf", engine, i) for i in (1, 2))
     options = {"max_tokens": 8, "ignore_eos": True, "logprobs": True}

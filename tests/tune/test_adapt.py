@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -20,16 +21,29 @@ from genmote.device.sensors import Battery, Heat, Seen
 from genmote.errors import ModelFileError, SpecError
 from genmote.models.gguf import ModelFile
 from genmote.models.write_lora import write_lora
+from genmote.signals import chart
 from genmote.tune import adapt, journal, picture
 from genmote.tune.adapt import Adapting
 from genmote.tune.drift._base import Change
 from genmote.tune.examples import Examples
-from genmote.tune.follow import Followed, follow, rollback
+from genmote.tune.follow import LAST, Followed, follow, rollback
 from genmote.tune.journal import Journal
 from genmote.tune.run import tune
 from genmote.tune.settings import Tuning
 from genmote.tune.watch import Watch
 
+ENDED = {
+    "since": 121,
+    "examples": 36,
+    "replayed": 12,
+    "steps": 60,
+    "share": 0.75,
+    "recent_before": 3.0,
+    "recent_after": 2.0,
+    "guard_before": 1.0,
+    "guard_after": 1.1,
+    "seconds": 8.51,
+}
 OLD, NEW = 10, 20  # the first token of an example is its kind
 
 
@@ -457,6 +471,13 @@ def test_a_full_disk_leaves_what_was(tiny: Path, known: Path, tmp_path: Path, mo
     assert told.count("accepted") == 1 and told.adapter == folder / "adapters" / "0002.gguf"
 
 
+def test_a_disk_without_room_is_told_before_the_stream_is_read(tiny: Path, tmp_path: Path, full_disk: Any) -> None:
+    rows = (json.dumps(line("old", n)) for n in range(60))
+    with full_disk(10_000), pytest.raises(SpecError, match=r"s takes no 1 MB .*: make room, or name another --state$"):
+        follow(tiny, rows, tmp_path / "s", TUNING, threads=1)
+    assert len(list(rows)) == 60
+
+
 KILLED = """
     import os, signal
     from pathlib import Path
@@ -520,21 +541,93 @@ def test_answers_by_chance_leave_the_model_no_worse(tiny: Path, known: Path, tmp
 
 
 def test_the_picture_shows_what_happened() -> None:
-    told = Followed(
-        Path("state"), "sha", first=11, examples=40, losses=[1.0] * 20 + [3.0] * 20, memory=[5_000_000] * 40
-    )
-    told.events = [
-        adapt.Event("drift", 35, {"since": 31}),
-        adapt.Event("accepted", 45, {}),
-        adapt.Event("drift", 48, {"since": 47}),
-    ]
+    told = Followed(Path("state"), "sha", first=11)
+    happened = {
+        35: adapt.Event("drift", 35, {"since": 31}),
+        45: adapt.Event("accepted", 45, {}),
+        48: adapt.Event("drift", 48, {"since": 47}),
+    }
+    for n in range(11, 51):
+        told.take(1.0 if n < 31 else 3.0, 5_000_000, [happened[n]] if n in happened else [])
     drawn = picture.followed(told, "m.gguf")
     assert "m.gguf: drift at 35, accepted at 45, drift at 48" in drawn and "memory after each example" in drawn
     assert drawn.count("<circle") == 1 and drawn.count('class="shade"') == 4, "two changes, in two panels"
     told.losses[3] = float("nan")
     assert "NaN" not in picture.followed(told, "m") and "nan" not in picture.followed(told, "m")
-    assert "no change" in picture.followed(Followed(Path("s"), "sha", losses=[1.0], memory=[0]), "m")
+    one = Followed(Path("s"), "sha")
+    one.take(1.0, 0, [])
+    assert "no change" in picture.followed(one, "m")
     assert "no example was read" in picture.followed(Followed(Path("s"), "sha"), "m")
+
+
+def test_a_line_that_is_half_written_is_read_when_it_is_whole(tiny: Path, tmp_path: Path) -> None:
+    """A log is followed while somebody writes it; what has no end yet is not counted as read."""
+    stream, whole = tmp_path / "stream.jsonl", [json.dumps(line("old", n)).encode() + b"\n" for n in range(4)]
+    told: list[str] = []
+
+    def go_on(written: bytes, **settings: Any) -> Followed:
+        stream.write_bytes(written)
+        told.clear()
+        with open(stream, "rb") as lines:
+            settings = {"again": True, "threads": 1, "tell": told.append, **settings}
+            return follow(tiny, lines, tmp_path / "s", TUNING, **settings)
+
+    found = go_on(b"".join(whole[:2]) + whole[2][:20])
+    assert (found.examples, found.left_out) == (2, 0)
+    assert told == ["the last line has no end yet: it is read when the same command is given again"]
+    found = go_on(b"".join(whole[:3]) + whole[3][:-1])
+    assert (found.examples, found.left_out) == (2, 0), "whole but for its end: that is an example"
+    assert told == ["goes on after 2 examples"]
+    assert go_on(b"".join(whole) + b"{half\n" + whole[0]).left_out == 1, "what has its end is a faulty line"
+    found = go_on(b"".join(whole) + whole[1][:9], again=False)
+    assert (found.examples, found.left_out) == (4, 1), "of a pipe no more comes"
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (
+            adapt.Event("drift", 125, {"since": 121, "chance": 6.5e-05, "loss_before": 1.13, "loss_since": None}),
+            "harder since example 121: no number instead of 1.1300 nats a token (by chance: 6.5e-05 at most)",
+        ),
+        (
+            adapt.Event("eased", 125, {"since": 121, "chance": 1e-9, "loss_before": 4.0, "loss_since": 1.0}),
+            "easier since example 121: 1.0000 instead of 4.0000 nats a token (by chance: 1e-09 at most)",
+        ),
+        (
+            adapt.Event("postponed", 125, {"why": "battery B at 5%, below 30%"}),
+            "learning waits: battery B at 5%, below 30%",
+        ),
+        (
+            adapt.Event("accepted", 125, ENDED),
+            "a new adapter is taken; nats a token of recent examples 2.0000 instead of 3.0000, of the guard set 1.1000 "
+            "instead of 1.0000; 36 examples and 12 from before, 60 steps, 8.51 s, 75% of what was learnt",
+        ),
+        (
+            adapt.Event(
+                "refused", 125, ENDED | {"why": "its loss is no number", "guard_before": None, "stopped": "hot"}
+            ),
+            "what was learnt is not taken: its loss is no number; nats a token of recent examples 2.0000 instead of "
+            "3.0000; 36 examples and 12 from before, 60 steps, 8.51 s, stopped: hot, 75% of what was learnt",
+        ),
+    ],
+    ids=lambda each: getattr(each, "what", ""),
+)
+def test_what_happened_is_told_in_words(event: adapt.Event, told: str) -> None:
+    assert str(event) == f"example 125: {told}"
+
+
+def test_an_endless_stream_takes_no_more_memory_and_its_figures_are_of_all_of_it() -> None:
+    told = Followed(Path("s"), "sha", first=5)
+    for n in range(LAST + 7):
+        told.take(math.nan if n == 3 else float(n < 7), n, [adapt.Event("refused", 5 + n, {})])
+    assert len(told.losses) == len(told.memory) == len(told.events) == LAST and told.memory[0] == 7
+    values = told.values()
+    assert values["examples"] == values["refused"] == LAST + 7
+    assert values["loss"] == pytest.approx(6 / (LAST + 6)), "of all whose loss is a number"
+    told.events[0], told.events[-1] = adapt.Event("accepted", 7, {}), adapt.Event("accepted", LAST + 11, {})
+    drawn = picture.followed(told, "m")
+    assert drawn.count("<circle") == 1 and f'cx="{chart.LEFT + chart.COLUMNS:.1f}"' in drawn, "the one that is in it"
 
 
 def test_the_same_folder_tells_what_it_does_not_take(tiny: Path, known: Path, tmp_path: Path) -> None:

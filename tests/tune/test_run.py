@@ -47,7 +47,9 @@ def test_it_learns_and_the_engine_uses_what_it_writes(tiny: Path, data: Path, tm
     seen: list[tuple[str, int, int]] = []
     made = tune(tiny, data, output, QUICK, tell=told.append, progress=lambda *at: seen.append(at))
     judged = [at for at in seen if at[0] == "judging, examples"]
-    assert judged and judged == seen[: len(judged)] and judged[-1][1:] == (6, 6), "the base, before anything is learnt"
+    assert [at[1:] for at in judged].count((6, 6)) == 4, "the base, and at each judgement"
+    base = seen[: 1 + judged.index(("judging, examples", 6, 6))]
+    assert {at[0] for at in base} == {"judging, examples"}, "before anything is learnt"
     assert made.before is not None and made.after is not None and made.after < 0.8 * made.before
     assert made.progress.losses[-1] < made.progress.losses[0]
     assert [step for step, _ in made.progress.judged] == [0, 8, 16, 24] and len(made.progress.losses) == 24
@@ -209,6 +211,18 @@ def test_a_full_disk_stops_it_and_what_was_there_stays(
     assert told[0] == "goes on after step 8 of 24"
     tune(tiny, data, tmp_path / "whole.gguf", tuning)
     assert same(output, tmp_path / "whole.gguf")
+
+
+@pytest.mark.parametrize("tuning", METHODS, ids=lambda tuning: tuning.method)
+def test_a_disk_without_room_is_told_before_anything_is_read(
+    tuning: Tuning, tiny: Path, data: Path, tmp_path: Path, full_disk: Any
+) -> None:
+    output, seen = tmp_path / "mine.gguf", list[tuple[str, int, int]]()
+    with full_disk(10_000):
+        wanted = r"mine.gguf.work takes no 1 MB of what is kept on the way \(.*\): make room, or name another --output$"
+        with pytest.raises(SpecError, match=wanted):
+            tune(tiny, data, output, tuning, progress=lambda *at: seen.append(at))
+    assert not seen and not list(tmp_path.glob("mine*")), "no judgement yet, and nothing is left"
 
 
 def test_a_disk_that_is_full_at_the_very_end_costs_no_step(

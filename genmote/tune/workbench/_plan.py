@@ -39,15 +39,17 @@ def every() -> list[Method]:
     return sorted((method for method in found if method.strength), key=lambda method: -method.strength)
 
 
-def need(file: ModelFile, method: Method, tuning: Tuning, longest: int) -> Need:
-    """What a training takes with these settings, out of the model's header and the longest example's rows: what is
-    always there, and the most of what comes and goes in a step."""
+def need(file: ModelFile, method: Method, tuning: Tuning, longest: int, most: int = 0) -> Need:
+    """What a training takes with these settings, out of the model's header, the longest example's rows, and the most
+    that a step has (0: not known, as many as if all were of the longest): what is always there, and the most of what
+    comes and goes in a step."""
     config = read_config(file)
     shapes = method.shapes(file, tuning)
     active = method.most_active(shapes, tuning)
     sizes = {name: 4 * math.prod(shape) for name, shape in active.items()}
-    rows = max(longest, min(tuning.batch * longest, tuning.rows or tuning.batch * longest))
-    at_once = method.applies_at_once or rows >= tuning.batch * longest
+    most = most or tuning.batch * longest
+    rows = max(longest, min(most, tuning.rows or most))
+    at_once = method.applies_at_once or rows >= most
     # What the way back goes through, and what of a step is kept for it.
     layers = {block_of(name) for name in active} - {ENDS}
     depth = config.n_layers - (0 if {TABLE, POSITIONS} & set(active) else min(layers, default=config.n_layers))
@@ -116,7 +118,9 @@ def layer_numbers(file: ModelFile, config: Config, method: Method, learnt: Shape
     return found
 
 
-def planned(file: ModelFile, tuning: Tuning, longest: int, budget: int | None) -> tuple[Tuning, Method, Need, str]:
+def planned(
+    file: ModelFile, tuning: Tuning, longest: int, budget: int | None, most: int = 0
+) -> tuple[Tuning, Method, Need, str]:
     """The settings to train with, the method, what it takes, and why in words. With a budget the strongest method that
     fits, or of the one that is asked for the fastest way that fits. BudgetError where none fits."""
     asked = every() if tuning.method == WORKBENCH else [named(tuning.method)]
@@ -124,7 +128,7 @@ def planned(file: ModelFile, tuning: Tuning, longest: int, budget: int | None) -
         check(method, tuning)
     if budget is None:
         tuning = settled(tuning, asked[0])
-        found = need(file, asked[0], tuning, longest)
+        found = need(file, asked[0], tuning, longest, most)
         return (
             tuning,
             asked[0],
@@ -136,7 +140,7 @@ def planned(file: ModelFile, tuning: Tuning, longest: int, budget: int | None) -
     for method in asked:
         smallest: Need | None = None
         for step, way in _ladder(settled(tuning, method), method, longest):
-            found = need(file, method, step, longest)
+            found = need(file, method, step, longest, most)
             if SPARE * found.total <= budget:
                 return step, method, found, _why(budget, step, found, way, refused)
             smallest = found if smallest is None or found.total < smallest.total else smallest

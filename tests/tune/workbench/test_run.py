@@ -19,6 +19,7 @@ import pytest
 
 from genmote import Engine, registry
 from genmote.errors import BudgetError, OpsError, SpecError, TrainingError
+from genmote.models.backward import Batch
 from genmote.models.config import read_config
 from genmote.models.gguf import ModelFile
 from genmote.models.make_model import make_model
@@ -28,6 +29,7 @@ from genmote.tune.settings import ROOM, Tuning
 from genmote.tune.workbench import _plan
 from genmote.tune.workbench._base import ENDS, block_of
 from genmote.tune.workbench._model import Matrix
+from genmote.tune.workbench._passes import Passes
 from genmote.tune.workbench._trainer import WorkbenchTrainer
 
 METHODS = registry.names(ROOM)
@@ -180,6 +182,32 @@ def test_a_budget_chooses_the_strongest_that_fits_and_says_why(smollm2: Path, mo
     assert not ways[0].recompute and ways[1].recompute
     without, _, need, told = _plan.planned(file, tuning, 256, None)
     assert without.method == "full" and told.startswith("all weights learn by full: ")
+
+
+def test_the_rows_of_the_largest_step_are_planned(
+    halves: Path, lines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long example among short ones: no step has a batch of long ones."""
+    monkeypatch.setattr(_plan, "resident_bytes", lambda: 0)
+    seen, step, given, planned = list[int](), Passes.step, list[int](), _plan.planned
+
+    def counted(self: Passes, batch: Batch, lowest: int) -> float:
+        seen.append(len(batch.tokens))
+        return step(self, batch, lowest)
+
+    def asked(file: ModelFile, tuning: Tuning, longest: int, budget: int | None, most: int) -> Any:
+        given.extend((longest, most))
+        return planned(file, tuning, longest, budget, most)
+
+    monkeypatch.setattr(Passes, "step", counted)
+    monkeypatch.setattr(_plan, "planned", asked)
+    learn = lines(*({"prompt": "a", "completion": "b" * count} for count in (20, 1, 2, 3)))
+    judge = lines({"prompt": "a", "completion": "b"}, name="judge.jsonl")
+    made = tune(halves, learn, tmp_path / "a.gguf", replace(quick("qlora", held_out=judge), steps=6))
+    longest, most = given
+    assert len(seen) == 6 and most == max(seen) and longest < most < 2 * longest
+    of_all = _plan.need(ModelFile.open(halves), _plan.named("qlora"), replace(QUICK, method="qlora"), longest)
+    assert made.planned.total < of_all.total
 
 
 @pytest.mark.parametrize("shape", ["tiny-llama", "tiny-gemma3", "tiny-opt", "tiny-qwen3", "tiny-olmoe"])
