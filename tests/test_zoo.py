@@ -114,7 +114,7 @@ def test_each_describing_model_has_its_parts_and_a_card(name: str) -> None:
 
 def test_describing_models_are_small() -> None:
     files = {(ZOO / name / part.file).resolve() for name in parts_of.names() for part in _parts(name)}
-    assert len(files) == 1 + len(parts_of.names()) and sum(path.stat().st_size for path in files) <= 14e6
+    assert len(files) == len(parts_of.names()) + bool(files) and sum(path.stat().st_size for path in files) <= 14e6
     assert sum(path.stat().st_size for path in ZOO.rglob("*.gguf")) <= 40e6
 
 
@@ -125,6 +125,8 @@ def _parts(name: str) -> list[parts_of.Part]:
 
 def test_an_ecg_is_described_by_the_model_of_ecgs() -> None:
     """A drawn heart: which model, its rate, and that it is no diagnosis."""
+    if "ecg" not in parts_of.names():
+        pytest.skip("no model of ECGs comes with the package yet")
     if store.find("smollm2-135m") is None:
         pytest.skip("smollm2-135m is not here: make models")
     from genmote.describe.model import Describer

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from genmote import home
 from genmote.describe import checking, drawn
 from genmote.describe.examples import Example
+from genmote.describe.facts import NO, YES
 from genmote.describe.file import Found
 from genmote.describe.material import Material, Talk, talks
 from genmote.describe.network import Heads, Network
@@ -48,6 +49,7 @@ STAGES = ("encoder", "projector", "adapter")
 SHARES = {"encoder": 0.3, "projector": 0.15, "adapter": 0.5}  # of --minutes; the rest is for loading and judging
 SAVE_S = 30.0
 JUDGEMENTS = 8  # of a stage
+NEAR = 10.0  # how sharply an embedding is to lie at the words of one choice and not at another's
 SEEN = 512  # signals by which an encoder's features are brought to one size
 JUDGED = {"encoder": 256, "projector": 24, "adapter": 24}  # held-out examples
 WARM, LOWEST = 0.05, 0.05  # part of the steps in which the rate rises; part of the rate that is left at the end
@@ -82,6 +84,9 @@ class Learning:
         self.tuning = Tuning(
             rank=training.rank, on=training.on, seed=training.seed, base=None if base is None else base.adapter
         )
+        self._table = torch.from_numpy(file.tensor("token_embd.weight"))
+        self._middle = self._table[:: max(1, len(self._table) // 4096)].mean(dim=0)
+        self._words: dict[str, Tensor] = {}
         self.model: Model | None = None
         self.lora: dict[str, Tensor] = {}
         self.weights: Any = None  # the language model's, with the adapter
@@ -288,10 +293,11 @@ class Learning:
     def _asked(self, examples: Sequence[Example]) -> tuple[Tensor, int, int]:
         """Mean loss of what the heads say of some examples; of how many the choice was right, and of how many there was
         one. An example without choices has the other answers for choices."""
-        found = self.heads(self._embeddings(examples), [example.question for example in examples])
+        embeddings = self._embeddings(examples)
+        found = self.heads(embeddings, [example.question for example in examples])
         answers = list(dict.fromkeys(e.answer for e in examples if not e.choices and not math.isfinite(e.value)))
         losses, right, asked = [], 0, 0
-        for one, example in zip(found, examples, strict=True):
+        for one, own, example in zip(found, embeddings, examples, strict=True):
             if math.isfinite(example.value):
                 target = torch.from_numpy(number(np.array(example.value)).astype(np.float32))
                 losses.append(F.smooth_l1_loss(self.heads.number(one), target, beta=0.1) * 4)
@@ -303,10 +309,23 @@ class Learning:
             logits = self.heads.choices(one, choices)
             target = torch.tensor([(choice in meant) / len(meant) for choice in choices])
             losses.append(F.cross_entropy(logits[None], target[None]))
+            if example.choices and example.choices != (YES, NO):
+                near = NEAR * F.normalize(own.mean(dim=0), dim=0) @ self._directions(choices).T
+                losses.append(F.cross_entropy(near[None], target[None]))
             if example.choices:
                 right, asked = right + (choices[int(logits.argmax())] in meant), asked + 1
         loss = torch.stack(losses).mean() if losses else 0 * found.sum()
         return loss, right, asked
+
+    def _directions(self, choices: Sequence[str]) -> Tensor:
+        """(len(choices), out) of length 1: where the language model has the words of each choice, from the mean of all
+        its words. An embedding that lies there is read like the word: to learn that by steps of the language model
+        takes many of them, and here it costs nothing."""
+        for choice in choices:
+            if choice not in self._words:
+                tokens = self.material.tokenizer.encode(" " + choice, bos=False, special=False, start=False)
+                self._words[choice] = F.normalize(self._table[tokens].mean(dim=0) - self._middle, dim=0)
+        return torch.stack([self._words[choice] for choice in choices])
 
     def _embeddings(self, examples: Sequence[Example]) -> list[Tensor]:
         """The embeddings of each example's signals, one after the other; a signal of several is encoded once."""

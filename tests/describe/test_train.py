@@ -58,6 +58,16 @@ def test_it_learns_what_a_signal_shows(tmp_path: Path) -> None:
     assert card["encoder"]["choices"] == 8 and card["encoder"]["choices_right"] == 1.0
     curve = [loss for _, loss in card["encoder"]["curve"]]
     assert curve[-1] < curve[0] - 0.1 and not (tmp_path / "m.toml.work").exists()
+    table = ModelFile.open(language(tmp_path)).tensor("token_embd.weight")
+    with Describer.load(tmp_path / "m.toml", threads=1) as one:
+        # Embeddings lie where the language model has the word of the right label.
+        ids = [one.engine.tokenizer.encode(f" {word}", bos=False, start=False) for word in ("rising", "falling")]
+        words = [table[some].mean(axis=0) - table.mean(axis=0) for some in ids]
+        judged = [example for example in split(examples(80), 0)[1] if example.about == "label"]
+        for example in judged:
+            own = one.encoder.embed(example.signals[0]).mean(axis=0)
+            rises, falls = (float(own @ word / np.linalg.norm(word)) for word in words)
+            assert (rises > falls) == (example.answer == "rising")
 
 
 def test_all_stages_bring_the_answer_nearer_and_the_engine_agrees(tmp_path: Path) -> None:
