@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from genmote.cli import main
+
+if TYPE_CHECKING:
+    from genmote.device.profile import Profile
 
 
 @dataclass
@@ -40,6 +43,27 @@ def genmote(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return Ran(status, told.out, told.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def board() -> Profile:
+    """What device-probe could have recorded of this machine: a Raspberry Pi's figures."""
+    from genmote import records
+    from genmote.device import profile
+
+    found = profile.load("pi-4b-2gb")
+    compute = replace(found.compute, cores=records.usable_cores())
+    return replace(found, chip=records.cpu_model(), compute=compute, measured=profile.Measured(seconds=2.0, load=0.0))
+
+
+@pytest.fixture
+def known_machine(board: Profile) -> Generator[None]:
+    """This machine is known as `board`: else every plan for it would measure it again, for seconds."""
+    from genmote.cli import _machine
+
+    assert _machine.remember(board, force=True).startswith("remembered")
+    yield
+    _machine.recorded().unlink()
 
 
 @pytest.fixture

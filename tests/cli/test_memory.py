@@ -156,7 +156,7 @@ def test_the_least_that_is_told_is_kept_by_a_mixture_too() -> None:
         assert told["peak_rss_bytes"] <= memory * 1_000_000
 
 
-def test_a_plan_and_loads_name_the_same_least_each_time(smollm2: Path) -> None:
+def test_a_plan_and_loads_name_the_same_least_each_time(smollm2: Path, known_machine: None) -> None:
     """A load counts what its own process holds, a plan what one usually does: a megabyte apart at most."""
 
     def refused(verb: str, *words: str) -> tuple[str, list[int]]:
@@ -235,7 +235,7 @@ def test_a_schema_without_room_is_refused_in_one_line(smollm2: Path, tmp_path: P
     assert ran.status == 2 and re.search(r"a grammar's tables take 3\d MB more, and \d+ MB of memory leave", ran.err)
 
 
-def test_adapters_are_counted(smollm2: Path, adapter: MakeAdapter, genmote: Any) -> None:
+def test_adapters_are_counted(smollm2: Path, adapter: MakeAdapter, known_machine: None, genmote: Any) -> None:
     """One that matters: 40 MB beside 97 MB of weights."""
     path = adapter(smollm2, 32)
     words = ["--adapter", str(path), "--context", "256", "--threads", "2"]

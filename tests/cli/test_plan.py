@@ -46,7 +46,7 @@ def test_more_than_a_device_leaves_to_a_program_is_told(genmote, model):
     assert ran.status == 0 and ran.err == told
 
 
-def test_no_more_is_planned_than_this_process_may_use(genmote, model, monkeypatch):
+def test_no_more_is_planned_than_this_process_may_use(genmote, model, known_machine, monkeypatch):
     """Its control group's limit, or this machine's memory; another device's plan has nothing to do with it."""
     allowed = lambda most: monkeypatch.setattr("genmote.device.sensors.most_memory", lambda: (most, "group /x"))  # noqa: E731
     allowed(300_000_000)
@@ -70,7 +70,7 @@ def test_no_more_is_planned_than_this_process_may_use(genmote, model, monkeypatc
     assert genmote("plan", model, "--json").json["limit_bytes"] == 1_000_000
 
 
-def test_what_a_conversation_takes_more_is_told(genmote, model, tmp_path):
+def test_what_a_conversation_takes_more_is_told(genmote, model, known_machine, tmp_path):
     """By what `genmote chat` plans: the same least."""
     words = ["plan", model, "--context", "64"]
     whole = genmote(*words, "--json").json
@@ -106,7 +106,7 @@ def test_a_slow_plan_tells_what_writes_faster(genmote, model, monkeypatch):
     assert genmote(*words, "--json").json["faster"][0]["settings"] == {"kv": "int8"}
 
 
-def test_sinks_that_fill_all_rows_are_refused(genmote, model):
+def test_sinks_that_fill_all_rows_are_refused(genmote, model, known_machine):
     ran = genmote("plan", model, "--evict", "window:sinks=999", "--kv-tokens", "64")
     assert ran.status == 2 and "always keeps the first 999 rows" in ran.err
 
@@ -226,15 +226,13 @@ def test_the_picture_and_a_model_take_no_pipes_place(genmote, model, tmp_path, m
     assert pipe.is_fifo()
 
 
-def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
+def test_this_machine_is_measured_or_remembered(genmote, model, board):
     from genmote import home, records
     from genmote.cli import _machine
     from genmote.device import profile
 
     ran = genmote("plan", model, "--context", "64")
     assert ran.status == 0 and "plan: this machine was measured in a second" in ran.err
-    board = replace(profile.load("pi-4b-2gb"), chip=records.cpu_model())  # as of this processor
-    board = replace(board, compute=replace(board.compute, cores=records.usable_cores()))
     loaded = replace(board, measured=profile.Measured(seconds=2.0, load=records.usable_cores()))
     assert "remembered for plans, measured for 2 s each, at a load of" in _machine.remember(loaded)
     assert _machine.recorded().is_relative_to(home.cache_dir())
@@ -246,13 +244,11 @@ def test_this_machine_is_measured_or_remembered(genmote, model, monkeypatch):
     assert ran.status == 0 and "by the figures of Raspberry Pi 4 Model B 2 GB and " in ran.out
 
 
-def test_a_worse_measurement_takes_no_better_ones_place(own_home, monkeypatch):
-    from genmote import home, records
+def test_a_worse_measurement_takes_no_better_ones_place(own_home, board, monkeypatch):
+    from genmote import home
     from genmote.cli import _machine
     from genmote.device import profile
 
-    board = replace(profile.load("pi-4b-2gb"), chip=records.cpu_model())
-    board = replace(board, compute=replace(board.compute, cores=records.usable_cores()))
     untold, long, short, loaded = (
         replace(board, measured=None if told is None else profile.Measured(seconds=told[0], load=told[1]))
         for told in (None, (2.0, 0.1), (0.1, 0.0), (9.0, 99.0))
@@ -271,7 +267,7 @@ def test_a_worse_measurement_takes_no_better_ones_place(own_home, monkeypatch):
     assert _machine.remember(long) == f"not remembered: {home.cache_dir()} cannot be written"
 
 
-def test_a_check_compares(genmote, model):
+def test_a_check_compares(genmote, model, known_machine):
     ran = genmote("plan", model, "--context", "64", "--threads", "1", "--check")
     assert ran.status == 0, ran.err
     assert "peak memory" in ran.out and "predicted  measured  ratio" in ran.out and " 60 tokens" not in ran.out
@@ -314,7 +310,7 @@ def test_times_as_people_write_them():
         parse_seconds("2 minutes")
 
 
-def test_a_check_of_what_it_would_not_run_is_refused(genmote, model, monkeypatch):
+def test_a_check_of_what_it_would_not_run_is_refused(genmote, model, known_machine, monkeypatch):
     from genmote.runtime import advice, plan
 
     ran = genmote("plan", model, "--memory", "200MB", "--sessions", "4", "--check")

@@ -98,19 +98,23 @@ def stop_at(stage: str, step: int) -> Callable[[str, int, int], None]:
     return stop
 
 
-@pytest.mark.parametrize(("stage", "step"), [("encoder", 2), ("projector", 1), ("adapter", 3)])
-def test_what_was_killed_goes_on_to_the_same_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+def test_what_was_killed_in_each_stage_goes_on_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, some = quick(tmp_path, drawn=0.5), examples(12)
     train.train(some, tmp_path / "whole.toml", settings)
     monkeypatch.setattr(learning, "SAVE_S", -1.0)
-    with pytest.raises(KeyboardInterrupt):
-        train.train(some, tmp_path / "cut.toml", settings, progress=stop_at(stage, step))
-    assert not (tmp_path / "cut.toml").exists() and (tmp_path / "cut.toml.work").is_dir()
-    notes: list[str] = []
-    train.train(some, tmp_path / "cut.toml", settings, notes=notes)
-    assert any(line.startswith(f"goes on from the {stage}, step") for line in notes)
+    before = None
+    for stage, step in (("encoder", 2), ("projector", 1), ("adapter", 3), (None, 0)):
+        notes: list[str] = []
+        if stage is None:
+            train.train(some, tmp_path / "cut.toml", settings, notes=notes)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train.train(some, tmp_path / "cut.toml", settings, notes=notes, progress=stop_at(stage, step))
+            assert not (tmp_path / "cut.toml").exists() and (tmp_path / "cut.toml.work").is_dir()
+        assert before is None or any(line.startswith(f"goes on from the {before}, step") for line in notes)
+        before = stage
     assert made(tmp_path / "cut.toml") == made(tmp_path / "whole.toml")
     train.train(some, tmp_path / "other.toml", replace(settings, seed=1))
     assert made(tmp_path / "other.toml") != made(tmp_path / "whole.toml")

@@ -375,7 +375,8 @@ def test_a_threshold_lets_through_what_is_clean(model: Generator) -> None:
     detector = detect.Detector(model, limit, smooth=4)
     found = detector.push(clean)
     assert found.alarms.mean() <= 0.011
-    plain = np.array([model.scores(clean)[max(0, n - 3) : n + 1].mean() for n in range(300)])
+    scores = model.scores(clean)
+    plain = np.array([scores[max(0, n - 3) : n + 1].mean() for n in range(300)])
     np.testing.assert_allclose(found.scores, plain, rtol=1e-4)
     again = detect.Detector(model, limit, smooth=4)
     parts = [again.push(clean.part(a, b)).scores for a, b in ((0, 2), (2, 3), (3, 100), (100, 300))]

@@ -92,8 +92,8 @@ def test_a_model_that_is_here_is_not_fetched_again(index: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("left", [0, fetch.HEAD, len(WHOLE) - 1])
 def test_a_copy_that_was_cut_short_is_fetched_again_and_told(index: Path, left: int) -> None:
-    path = store.pull("tiny")
-    path.write_bytes(WHOLE[:left])
+    assert home.usable(home.models_dir())
+    (home.models_dir() / "tiny.gguf").write_bytes(WHOLE[:left])
     assert store.find("tiny") is None
     told: list[str] = []
     assert store.pull("tiny", progress=lambda what, done, total: told.append(what)).read_bytes() == WHOLE
@@ -282,7 +282,8 @@ def test_a_faulty_source_names_its_file(index: Path) -> None:
 
 def test_a_damaged_file_is_listed_with_its_fault(index: Path) -> None:
     pytest.importorskip("genmote.models.gguf")
-    store.pull("tiny")
+    assert home.usable(home.models_dir())
+    (home.models_dir() / "tiny.gguf").write_bytes(WHOLE)
     (entry,) = store.list_models()
     assert entry.name == "tiny" and entry.size_bytes == len(WHOLE)
     assert entry.fault and entry.architecture is None

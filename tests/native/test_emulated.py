@@ -19,9 +19,15 @@ PROCESSORS = {
     ("aarch64", "max"): {"i8mm", "dotprod", "neon", "scalar"},
     ("riscv64", "rv64"): {"scalar"},
 }
+# These two take minutes and show little that the others do not: an A72 runs an A53's kernels, and of RISC-V there is
+# only what every processor runs.
+SLOW = {("aarch64", "cortex-a72"), ("riscv64", "rv64")}
 
 
-@pytest.mark.parametrize(("machine", "processor"), PROCESSORS)
+@pytest.mark.parametrize(
+    ("machine", "processor"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if each in SLOW else []) for each in PROCESSORS],
+)
 def test_same_bits(machine: str, processor: str, cases: tuple[Path, int], kernel_check: Callable[..., Path]) -> None:
     emulator = f"qemu-{machine}"
     if shutil.which(emulator) is None:

@@ -65,13 +65,16 @@ def test_in_a_batch_as_alone(engine: Engine) -> None:
             assert result.logprobs == wanted.logprobs
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("temperature", [0.0, 0.2])  # at 0.8 these models repeat nothing, so that nothing is guessed
 def test_speculation_gives_the_same_text(engine: Engine, temperature: float) -> None:
+    drafted = accepted = 0
     for prompt in PROMPTS:
-        plain = engine.generate(prompt, max_tokens=40, temperature=temperature, seed=3, session=engine.session())
-        options = {"max_tokens": 40, "temperature": temperature, "seed": 3, "speculate": True}
-        guessed = engine.generate(prompt, session=engine.session(), **options)
+        options = {"max_tokens": 20, "temperature": temperature, "seed": 3}
+        plain = engine.generate(prompt, session=engine.session(), **options)
+        guessed = engine.generate(prompt, session=engine.session(), **options, speculate=True)
         assert (guessed.tokens, guessed.text) == (plain.tokens, plain.text)
+        drafted, accepted = drafted + guessed.drafted, accepted + guessed.accepted
+    assert drafted > accepted > 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
