@@ -25,14 +25,14 @@ ZOO = Path(__file__).parents[1] / "genmote" / "zoo"
 FOLDS = ("7", "8")  # of PTB-XL, that are judged
 # What each step learns from, the licence of that, and its settings.
 SETS = {
-    "encoder": (("ptbxl", "watch", "phone", "occupancy"), "--each 0 --drawn 0.1 --encoder-steps 420 "
+    "encoder": (("ptbxl", "watch", "phone", "occupancy"), "--each 0 --drawn 0.05 --encoder-steps 900 "
                 "--encoder-batch 14 --projector-steps 0 --steps 0"),
-    "sensors": (("ptbxl", "watch", "phone", "occupancy", "air"), "--from {encoder} --each 2 --drawn 0.2 "
-                "--encoder-steps 0 --projector-steps 25 --steps 80"),
-    "ecg": (("ptbxl",), "--from {sensors} --keep-encoder --each 1 --drawn 0.1 --steps 90"),
-    "motion": (("watch", "phone"), "--from {sensors} --keep-encoder --each 1 --drawn 0.1 --steps 120"),
-    "home": (("occupancy", "air"), "--from {sensors} --keep-encoder --each 2 --drawn 0.6 --steps 80"),
-    "flows": (("flows",), "--from {sensors} --keep-encoder --drawn 0.1 --steps 50"),
+    "sensors": (("ptbxl", "watch", "phone", "occupancy", "air"), "--from {encoder} --each 1 --drawn 0.2 "
+                "--encoder-steps 0 --projector-steps 0 --steps 120"),
+    "ecg": (("ptbxl",), "--from {sensors} --keep-encoder --each 1 --drawn 0.1 --steps 120"),
+    "motion": (("watch", "phone"), "--from {sensors} --keep-encoder --each 1 --drawn 0.1 --steps 150"),
+    "home": (("occupancy", "air"), "--from {sensors} --keep-encoder --each 2 --drawn 0.6 --steps 120"),
+    "flows": (("flows",), "--from {sensors} --keep-encoder --drawn 0.1 --steps 60"),
 }  # fmt: skip
 ALWAYS = "--rank 4 --seed 0"
 LICENCES = {
