@@ -72,7 +72,7 @@ def load(folder: Path, layout: str, *, notes: list[str] | None = None, progress:
 def table(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a comma-separated table (RFC 4180) with a line of names, which has at least the columns `wanted`. A name
     that is empty, as PTB-XL's tables have one, stays."""
-    csv.field_size_limit(LONGEST)
+    before = csv.field_size_limit(LONGEST)  # of the whole process
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
@@ -86,6 +86,8 @@ def table(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
         raise ExamplesError(f"{path}: is not UTF-8: save it as UTF-8") from None
     except csv.Error as fault:
         raise ExamplesError(f"{path}: is no table of comma-separated values ({fault})") from None
+    finally:
+        csv.field_size_limit(before)
     if missing := [name for name in wanted if name not in names]:
         raise ExamplesError(f"{path}: has no column {missing[0]!r}: it has {listed(names)}")
     if not rows:
