@@ -16,7 +16,6 @@ import contextlib
 import errno
 import importlib.util
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -142,8 +141,11 @@ def check_room(folder: Path, count: int) -> None:
         with open(probe, "xb") as out:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(out.fileno(), 0, max(1, count))
-            elif shutil.disk_usage(folder).free < count:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            else:
+                import shutil
+
+                if shutil.disk_usage(folder).free < count:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()

@@ -53,7 +53,6 @@ def load(
     from genmote.models.config import read_config
     from genmote.models.decoder import Decoder
     from genmote.models.gguf import ModelFile
-    from genmote.models.lora import check_lora
     from genmote.models.tokenizer import load_tokenizer
     from genmote.models.weights import GgufWeights
     from genmote.runtime import footprint
@@ -75,8 +74,11 @@ def load(
     started = time.perf_counter()
     file = ModelFile.open(path)
     files = open_adapters(adapter or ())
-    for _, _, each in files:
-        check_lora(each, read_config(file))  # before weights are re-laid for nothing
+    if files:
+        from genmote.models.lora import check_lora
+
+        for _, _, each in files:
+            check_lora(each, read_config(file))  # before weights are re-laid for nothing
     asked: dict[str, Any] = {"draft": draft, "context": context, "sessions": sessions, "threads": count, "kv": kv}
     asked |= {"evict": evict, "kv_tokens": kv_tokens, "kv_spill": kv_spill}
     planned = {"chat templates": MEMORY_BYTES} if chat and "tokenizer.chat_template" in file.metadata else {}

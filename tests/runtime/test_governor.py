@@ -541,7 +541,7 @@ def test_a_memory_limit_that_is_lowered_while_a_text_is_made_kills_nothing_and_c
         assert ready == "ready"
         version, folder = group._folders["memory"]
         end = time.monotonic() + 40
-        while not (reached := lower(folder, version, 92 << 20)) and time.monotonic() < end:
+        while not (reached := lower(folder, version, 96 << 20)) and time.monotonic() < end:
             time.sleep(0.3)
         time.sleep(1.0)  # below the limit, some more text
         out, _ = process.communicate("enough\n", timeout=60)
