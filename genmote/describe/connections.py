@@ -2,7 +2,8 @@
 four kinds of attack. No data set of such connections may be learnt from by those who ship a model; so these follow what
 is published of how each kind looks: Lee and Stolfo, "A framework for constructing features and models for intrusion
 detection systems", ACM TISSEC 3 (2000) 227-261; Kendall, "A database of computer attacks for the evaluation of
-intrusion detection systems", MIT 1999.
+intrusion detection systems", MIT 1999. Their ranges were written by somebody who had seen quantiles of NSL-KDD's test
+part, so what a model that learnt from them is measured at there is not blind to it.
 
 A window is of one way of each kind: a flood of half-open connections, one of echo requests, a scan of many services, a
 sweep over hosts, guessing of passwords, a transfer by a guest, a shell that was broken out of.

@@ -8,8 +8,7 @@ every other one runs backward, from the last slot to the first. C channels, T sl
 3. `across` blocks over the channels of each slot, the summary last, which sees them all; it alone goes on: (T, D).
 4. `after` blocks over the slots again.
 5. Some slots together become one embedding, as wide and as large as the language model's own; to each a portrait of
-   the whole signal is added, which two matrices make of its channels' features: the kind of a movement is learnt from
-   that within minutes, where blocks take hours.
+   the whole signal is added, which two matrices make of its channels' features, as blocks alone learn kinds slowly.
 """
 
 from __future__ import annotations
